@@ -1,0 +1,1 @@
+"""How the shipped language model `builtin:stories` and its corpus were made."""

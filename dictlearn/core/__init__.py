@@ -1,0 +1,1 @@
+"""The contract every other room speaks: sites, dictionaries, sparse coefficients, records."""

@@ -1,0 +1,155 @@
+"""What training reads: rows of activations, computed from (seed, step) and never popped."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from dictlearn.core.errors import InputError, NonFiniteError
+from dictlearn.core.provenance import Provenance
+from dictlearn.core.sites import Site, Sites
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Aligned rows: `x` read at a source, `y` at a target; `y is x` for an autoencoder."""
+
+    x: Float[Tensor, "n d_in"]
+    y: Float[Tensor, "n d_out"]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of activations at several hooks, aligned: row i is one token everywhere."""
+
+    at: dict[str, Float[Tensor, "n _"]]
+
+    def batch(self, sites: Sites) -> Batch:
+        """The rows that a dictionary at `sites` reads and writes."""
+        x = self.at[sites.source.hook]
+        return Batch(x, x if sites.is_autoencoder else self.at[sites.target.hook])
+
+    def __len__(self) -> int:
+        return next(iter(self.at.values())).shape[0]
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> "Rows":
+        """The same rows on `device` as `dtype`."""
+        return Rows({hook: x.to(device, dtype, non_blocking=True) for hook, x in self.at.items()})
+
+
+class Activations(ABC):
+    """Activations to train on: a store on disk, a live stream from a model, or tensors.
+
+    `rows(seed, step, n)` is a pure function: batch *t* is computed, not popped. Exact resume
+    and "training many equals training each alone" follow from that, not from saved buffers.
+    """
+
+    @property
+    @abstractmethod
+    def sites(self) -> tuple[Sites, ...]:
+        """The sites offered, in the order harvested."""
+
+    @property
+    @abstractmethod
+    def n_rows(self) -> int:
+        """Rows in one epoch."""
+
+    @property
+    @abstractmethod
+    def provenance(self) -> Provenance:
+        """Where the activations come from."""
+
+    @abstractmethod
+    def rows(self, seed: int, step: int, n: int) -> Rows:
+        """The `n` shuffled rows of step `step`: the same for the same arguments, always."""
+
+    def locate(self, seed: int, step: int, n: int, row: int) -> str:
+        """Where row `row` of a batch came from, in words for an error message."""
+        return f"row {row} of the batch of step {step}"
+
+    def select(self, sites: Sites) -> "Activations":
+        """The same rows, offering only `sites`.
+
+        Raises:
+            InputError: the hooks of `sites` are not among those harvested.
+        """
+        return SelectedActivations(self, sites)
+
+    @property
+    def only_sites(self) -> Sites:
+        """The one pair of sites offered.
+
+        Raises:
+            InputError: several are offered, so that the caller has to choose.
+        """
+        if len(self.sites) != 1:
+            offered = "; ".join(map(str, self.sites))
+            raise InputError(
+                f"these activations offer {len(self.sites)} sites ({offered}), and one is "
+                "required here: choose with activations.select(sites)"
+            )
+        return self.sites[0]
+
+
+class SelectedActivations(Activations):
+    """A view of activations that offers one pair of sites out of several."""
+
+    def __init__(self, base: Activations, sites: Sites) -> None:
+        known: dict[str, Site] = {}
+        for offered in base.sites:
+            known |= {s.hook: s for s in (offered.source, offered.target)}
+        for site in (sites.source, sites.target):
+            if known.get(site.hook) != site:
+                raise InputError(
+                    f"required a site that was harvested ({', '.join(known)}), got {site.hook!r} "
+                    f"of width {site.d}; harvest it first"
+                )
+        self._base = base
+        self._sites = sites
+
+    @property
+    def sites(self) -> tuple[Sites, ...]:
+        return (self._sites,)
+
+    @property
+    def n_rows(self) -> int:
+        return self._base.n_rows
+
+    @property
+    def provenance(self) -> Provenance:
+        return self._base.provenance
+
+    def rows(self, seed: int, step: int, n: int) -> Rows:
+        at = self._base.rows(seed, step, n).at
+        return Rows({hook: at[hook] for hook in self._sites.hooks})
+
+    def locate(self, seed: int, step: int, n: int, row: int) -> str:
+        return self._base.locate(seed, step, n, row)
+
+
+def first_bad_row(x: Float[Tensor, "n d"]) -> int | None:
+    """The first row of `x` that holds NaN or infinity, or None.
+
+    One reduction decides the common case: a sum is finite only if every term is (an overflow
+    of finite terms is sorted out by the row-wise test).
+    """
+    if torch.isfinite(x.sum()):
+        return None
+    bad: Bool[Tensor, " n"] = ~torch.isfinite(x).all(dim=1)
+    return int(bad.nonzero()[0]) if bad.any() else None
+
+
+def require_finite(x: Float[Tensor, "n d"], where: str) -> None:
+    """Check that `x` holds only finite numbers.
+
+    Raises:
+        NonFiniteError: it does not; the message names `where` and the first bad row.
+    """
+    row = first_bad_row(x)
+    if row is not None:
+        raise NonFiniteError(
+            f"{where}: required finite activations, got NaN or infinity in row {row}; check the "
+            "model and its dtype (float16 overflows easily: use bfloat16 or float32)"
+        )

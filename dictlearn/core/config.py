@@ -1,0 +1,138 @@
+"""A config is the method: frozen fields, checked on construction, that build a dictionary."""
+
+from abc import ABC, ABCMeta, abstractmethod
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from dictlearn.core.errors import ConfigError, nearest
+from dictlearn.core.sites import Sites
+
+if TYPE_CHECKING:
+    from dictlearn.core.dictionary import FeatureDictionary
+    from dictlearn.core.learning import Learner, Objective
+
+
+class _NamesChecked(ABCMeta):
+    """Turns a misspelt field into a `ConfigError` that suggests the nearest one."""
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        valid = [f.name for f in fields(cls)]  # type: ignore[arg-type]
+        for name in kwargs:
+            if name not in valid:
+                raise ConfigError(f"{cls.__name__} has no field {name!r}; {nearest(name, valid)}")
+        return super().__call__(*args, **kwargs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(metaclass=_NamesChecked):
+    """Base of every configuration: unknown names and bad values are refused at once."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """The config with these fields; lists become tuples where a tuple is declared."""
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in data.items()})
+
+    def _require(self, holds: bool, field: str, requirement: str) -> None:
+        if not holds:
+            raise ConfigError(
+                f"{type(self).__name__}.{field} must be {requirement}, got "
+                f"{getattr(self, field)!r}"
+            )
+
+    def _require_count(self, *names: str) -> None:
+        for name in names:
+            value = getattr(self, name)
+            whole = isinstance(value, int) and not isinstance(value, bool)
+            self._require(whole and value >= 1, name, "a whole number of at least 1")
+
+    def _require_not_negative(self, *names: str) -> None:
+        for name in names:
+            self._require(getattr(self, name) >= 0, name, "at least 0")
+
+    def _require_positive(self, *names: str) -> None:
+        for name in names:
+            self._require(getattr(self, name) > 0, name, "greater than 0")
+
+    def _require_choice(self, field: str, valid: tuple[str, ...]) -> None:
+        value = getattr(self, field)
+        if value not in valid:
+            raise ConfigError(
+                f"{type(self).__name__}.{field} must be one of {', '.join(valid)}, got "
+                f"{value!r}; {nearest(str(value), valid)}"
+            )
+
+
+@dataclass(frozen=True)
+class DeadFeatureRemedy:
+    """When and how features that stopped firing are seeded anew.
+
+    At each of `steps`, and each multiple of `every`, a feature that has not fired in the last
+    `window` steps takes the place of one row out of `n_rows` fresh ones, drawn with
+    probability proportional to its loss to the power `loss_power` (2: Bricken et al. 2023,
+    "Neuron Resampling"; 0: uniform).
+    """
+
+    window: int
+    n_rows: int
+    loss_power: float
+    every: int | None = None
+    steps: tuple[int, ...] = ()
+
+    def due(self, step: int) -> bool:
+        """Whether the remedy is applied after step `step` (counted from 1)."""
+        return step in self.steps or (self.every is not None and step % self.every == 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DictionaryConfig(Config, ABC):
+    """The hyper-parameters of one kind of dictionary."""
+
+    kind: ClassVar[str]
+    """The name in files, recipes and on the command line."""
+
+    def sites(self, offered: Sites) -> Sites:
+        """Where a dictionary of this kind sits, given the sites offered.
+
+        An autoencoder reads and writes the target, so that every kind replaces one tensor;
+        transcoders override this and take the sites as they are.
+        """
+        return offered.at_target()
+
+    @abstractmethod
+    def build(self, sites: Sites, *, seed: int = 0) -> "FeatureDictionary":
+        """A fresh dictionary at `sites`, initialised from `seed` alone."""
+
+    @classmethod
+    @abstractmethod
+    def tiny(cls) -> Self:
+        """The smallest useful instance: what the contract tests build and train."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradientConfig(DictionaryConfig, ABC):
+    """A kind that learns by gradient descent on an objective."""
+
+    default_learning_rate: ClassVar[float] = 1e-3
+    """Used where `FitConfig.learning_rate` is not set."""
+
+    @abstractmethod
+    def objective(self) -> "Objective":
+        """The function from a `FitPass` to named loss terms."""
+
+    def remedy(self) -> DeadFeatureRemedy | None:
+        """How dead features are revived, or None."""
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClosedFormConfig(DictionaryConfig, ABC):
+    """A kind that learns from accumulated statistics, not from gradients."""
+
+    @abstractmethod
+    def learner(self, sites: Sites, *, seed: int) -> "Learner":
+        """A fresh learner whose `finish` returns the dictionary."""

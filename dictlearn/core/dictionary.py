@@ -1,0 +1,190 @@
+"""The one interface: a feature dictionary reads activations and writes an estimate.
+
+Every method in scope has an affine decoder, so methods differ in two ways only: how `encode`
+picks coefficients, and how parameters are learned (`core.learning`).
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from dictlearn.core.config import DictionaryConfig
+from dictlearn.core.errors import InputError
+from dictlearn.core.provenance import Provenance
+from dictlearn.core.sites import Sites
+from dictlearn.core.sparse_acts import SparseActs
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What `encode` promises about every row of coefficients."""
+
+    nonnegative: bool = False
+    binary: bool = False
+    max_active: int | None = None
+
+
+class FeatureDictionary(nn.Module, ABC):
+    """A linear dictionary of features on activations.
+
+    A kind supplies, in standardized units `z = (x - mean) / scale`:
+
+    * `_encode(z)`: `[n, d_in] -> [n, feature]`, each row by itself, no state changed;
+    * `_atoms`: `[feature, d_out]`, a parameter, buffer or property;
+    * `_bias`: `[d_out]`, likewise; zero unless supplied;
+    * `_skip(z)`: `[n, d_in] -> [n, d_out]`, only where the kind has a linear skip.
+
+    Everything public is in raw activation units: the scale is folded into `atoms` and `bias`,
+    and nothing is rescaled around a save. Until `standardize_` is called the two units agree.
+    """
+
+    traits: Traits = Traits()
+    config: DictionaryConfig | None = None
+    """The config that built it; required for saving."""
+    provenance: Provenance
+    _atoms: Tensor
+    _FINAL: ClassVar = ("encode", "encode_sparse", "decode", "estimate", "forward", "skip",
+                        "atoms", "bias")  # fmt: skip
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for name in FeatureDictionary._FINAL:
+            if name in cls.__dict__:
+                raise TypeError(
+                    f"{cls.__name__}.{name} is final: it follows from _encode, _atoms and _bias; "
+                    "supply those, in standardized units"
+                )
+
+    def __init__(self, sites: Sites, n_features: int) -> None:
+        super().__init__()
+        self.sites = sites
+        self.n_features = n_features
+        self.provenance = Provenance()
+        self.x_mean: Tensor
+        self.x_scale: Tensor
+        self.y_mean: Tensor
+        self.y_scale: Tensor
+        self.register_buffer("x_mean", torch.zeros(sites.source.d))
+        self.register_buffer("x_scale", torch.ones(()))
+        self.register_buffer("y_mean", torch.zeros(sites.target.d))
+        self.register_buffer("y_scale", torch.ones(()))
+
+    # What a kind supplies
+
+    @abstractmethod
+    def _encode(self, z: Float[Tensor, "n d_in"]) -> Float[Tensor, "n feature"]: ...
+
+    def _encode_sparse(self, z: Float[Tensor, "n d_in"]) -> SparseActs:
+        """The same as `_encode`; override it only to be faster."""
+        return SparseActs.from_dense(self._encode(z))
+
+    def _skip(self, z: Float[Tensor, "n d_in"]) -> Float[Tensor, "n d_out"] | None:
+        return None
+
+    @property
+    def _standardized_bias(self) -> Float[Tensor, " d_out"] | float:
+        return getattr(self, "_bias", 0.0)
+
+    # What everyone uses
+
+    @final
+    def encode(self, x: Float[Tensor, "*b d_in"]) -> Float[Tensor, "*b feature"]:
+        """The coefficients of `x`, always exactly one dense tensor.
+
+        Raises:
+            InputError: the last axis of `x` is not the width of the source site.
+        """
+        rows = self._checked(x)
+        return self._encode(self._standardized(rows)).reshape(*x.shape[:-1], self.n_features)
+
+    @final
+    def encode_sparse(self, x: Float[Tensor, "n d_in"]) -> SparseActs:
+        """The coefficients of `x` without the zeros: equal to `encode(x)`.
+
+        Raises:
+            InputError: `x` is not a matrix as wide as the source site.
+        """
+        if x.ndim != 2:
+            raise InputError(f"encode_sparse needs a matrix of rows, got shape {tuple(x.shape)}")
+        return self._encode_sparse(self._standardized(self._checked(x)))
+
+    @final
+    def decode(
+        self, acts: Float[Tensor, "*b feature"] | SparseActs
+    ) -> Float[Tensor, "*b d_out"]:
+        """The estimate `acts @ atoms + bias`, in raw units.
+
+        Raises:
+            InputError: `acts` does not have one coefficient per feature.
+        """
+        sparse = isinstance(acts, SparseActs)
+        width = acts.n_features if sparse else acts.shape[-1]
+        if width != self.n_features:
+            raise InputError(f"required {self.n_features} coefficients per row, got {width}")
+        product = acts.matmul(self._atoms) if sparse else acts @ self._atoms
+        return self.y_scale * product + self.bias
+
+    @final
+    def skip(self, x: Float[Tensor, "*b d_in"]) -> Float[Tensor, "*b d_out"] | None:
+        """The part of the estimate that bypasses the features, or None where there is none."""
+        linear = self._skip(self._standardized(self._checked(x)))
+        if linear is None:
+            return None
+        return (self.y_scale * linear).reshape(*x.shape[:-1], self.sites.target.d)
+
+    @final
+    def estimate(
+        self, x: Float[Tensor, "*b d_in"], acts: Float[Tensor, "*b feature"] | SparseActs
+    ) -> Float[Tensor, "*b d_out"]:
+        """`decode(acts)` plus `skip(x)`: the estimate of the target when `acts` are at hand."""
+        y_hat = self.decode(acts)
+        skipped = self.skip(x)
+        return y_hat if skipped is None else y_hat + skipped
+
+    @final
+    def forward(self, x: Float[Tensor, "*b d_in"]) -> Float[Tensor, "*b d_out"]:
+        """The estimate of the target from `x`: `decode(encode(x))`, plus `skip(x)` if any."""
+        return self.estimate(x, self.encode(x))
+
+    @property
+    @final
+    def atoms(self) -> Float[Tensor, "feature d_out"]:
+        """The feature directions, one a row, in raw activation units per unit coefficient."""
+        return self.y_scale * self._atoms
+
+    @property
+    @final
+    def bias(self) -> Float[Tensor, " d_out"]:
+        """What is written when every coefficient is zero, in raw activation units."""
+        return self.y_scale * self._standardized_bias + self.y_mean
+
+    # Units
+
+    def standardize_(
+        self,
+        x_mean: Float[Tensor, " d_in"],
+        x_scale: Float[Tensor, ""],
+        y_mean: Float[Tensor, " d_out"],
+        y_scale: Float[Tensor, ""],
+    ) -> None:
+        """Set the units in which the kind sees its source (`x`) and its target (`y`)."""
+        for name, value in (
+            ("x_mean", x_mean), ("x_scale", x_scale), ("y_mean", y_mean), ("y_scale", y_scale)
+        ):  # fmt: skip
+            getattr(self, name).copy_(value)
+
+    def _standardized(self, x: Float[Tensor, "n d_in"]) -> Float[Tensor, "n d_in"]:
+        return (x.to(self.x_mean.dtype) - self.x_mean) / self.x_scale
+
+    def _checked(self, x: Float[Tensor, "*b d_in"]) -> Float[Tensor, "n d_in"]:
+        d = self.sites.source.d
+        if x.ndim == 0 or x.shape[-1] != d:
+            raise InputError(
+                f"required activations of width {d} (hook {self.sites.source.hook!r}), got shape "
+                f"{tuple(x.shape)}; check the hook"
+            )
+        return x.reshape(-1, d)

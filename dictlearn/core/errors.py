@@ -1,0 +1,53 @@
+"""Every error the package raises on purpose.
+
+A message says what was required, what arrived, and what to do about it.
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class DictLearnError(Exception):
+    """Root of the hierarchy: catch this to catch everything the package raises on purpose."""
+
+
+class InputError(DictLearnError, ValueError):
+    """An argument has the wrong value, shape or name."""
+
+
+class ConfigError(InputError):
+    """A configuration field is unknown or out of range."""
+
+
+class ProvenanceError(DictLearnError):
+    """Two things that must come from the same model, hook or text do not."""
+
+
+class NonFiniteError(DictLearnError):
+    """A tensor holds NaN or infinity where numbers are required."""
+
+
+class CorruptFileError(DictLearnError):
+    """A file is missing, truncated, altered, or not in the format that it claims."""
+
+
+class StorageError(DictLearnError, OSError):
+    """A folder cannot be written, or the disk is too small for what is asked."""
+
+
+class ContractError(DictLearnError, AssertionError):
+    """A dictionary breaks the contract of `FeatureDictionary`."""
+
+
+def nearest(name: str, valid: Iterable[str], n: int = 3) -> str:
+    """A clause that suggests the valid names nearest to `name`.
+
+    >>> nearest("l1_coeficient", ["l1_coefficient", "n_features"])
+    "did you mean 'l1_coefficient'?"
+    """
+    names = list(valid)
+    close = get_close_matches(name, names, n=n, cutoff=0.5)
+    if close:
+        return f"did you mean {' or '.join(map(repr, close))}?"
+    shown = ", ".join(map(repr, names[:8])) + (", …" if len(names) > 8 else "")
+    return f"valid names: {shown}"

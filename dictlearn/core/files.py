@@ -1,0 +1,115 @@
+"""Files that are whole or absent: atomic writes, and reads that name what is broken."""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from dictlearn.core.errors import CorruptFileError, StorageError
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` that takes its place only if the block succeeds."""
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    os.close(handle)
+    part = Path(name)
+    try:
+        yield part
+        with part.open("rb") as written:
+            os.fsync(written.fileno())
+        os.replace(part, path)
+    except OSError as error:
+        raise StorageError(f"could not write {path}: {error}; free space or choose another folder")
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` to `path` as a whole."""
+    with atomic_path(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, data: dict[str, Any]) -> None:
+    """Write `data` to `path` as a whole; `nan` is written as null."""
+    write_text(path, json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in `path`.
+
+    Raises:
+        CorruptFileError: the file is absent or is not a JSON object.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CorruptFileError(f"{path}: cannot be read ({error.strerror})") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CorruptFileError(f"{path}: not valid JSON ({error}); it may be truncated") from error
+    if not isinstance(data, dict):
+        raise CorruptFileError(f"{path}: required a JSON object, got {type(data).__name__}")
+    return data
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write named tensors to a safetensors file as a whole."""
+    whole = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
+    with atomic_path(path) as part:
+        save_file(whole, part, metadata=metadata)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The named tensors of a safetensors file.
+
+    Raises:
+        CorruptFileError: the file is absent, truncated or not safetensors.
+    """
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CorruptFileError(f"{path}: cannot be read as safetensors ({error})") from error
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def writable_folder(path: str | Path, n_bytes: int = 0) -> Path:
+    """`path` as a folder that exists, can be written and has room for `n_bytes`.
+
+    Raises:
+        StorageError: it is a file, cannot be made or written, or the disk is too small.
+    """
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder):
+            pass
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        raise StorageError(
+            f"required a folder that can be written, got {folder} ({error.strerror or error}); "
+            "choose another one"
+        ) from error
+    if n_bytes > free:
+        raise StorageError(
+            f"{folder}: {n_bytes / 1e9:.2f} GB are required, {free / 1e9:.2f} GB are free; free "
+            "space, or ask for fewer tokens or a smaller dtype"
+        )
+    return folder

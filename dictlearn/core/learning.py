@@ -1,0 +1,123 @@
+"""What learning needs beside the interface: a pass to differentiate, an objective, a learner."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple, final
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from dictlearn.core.batches import Batch
+from dictlearn.core.dictionary import FeatureDictionary
+
+
+class Encoding(NamedTuple):
+    """Coefficients together with what they were selected from."""
+
+    acts: Float[Tensor, "n feature"]
+    pre: Float[Tensor, "n feature"]
+    """Pre-activations: the features' scores before selection."""
+
+
+@dataclass(frozen=True)
+class FitPass:
+    """One differentiable pass over a batch, in standardized units: what an objective sees."""
+
+    dictionary: "TrainableDictionary"
+    z: Float[Tensor, "n d_in"]
+    t: Float[Tensor, "n d_out"]
+    """The standardized target; `t is z` for an autoencoder."""
+    acts: Float[Tensor, "n feature"]
+    pre: Float[Tensor, "n feature"]
+    t_hat: Float[Tensor, "n d_out"]
+    dead: Bool[Tensor, " feature"]
+    """Features that have not fired for a while, counted by the learner."""
+    sparsity_scale: float
+    """Warm-up factor in [0, 1] for sparsity coefficients."""
+
+    @property
+    def residual(self) -> Float[Tensor, "n d_out"]:
+        """What the estimate misses."""
+        return self.t - self.t_hat
+
+
+Objective = Callable[[FitPass], dict[str, Tensor]]
+"""Maps a pass to named loss terms; their sum is minimised."""
+
+
+class TrainableDictionary(FeatureDictionary, ABC):
+    """A dictionary that learns by gradient descent."""
+
+    def _train_encode(self, z: Float[Tensor, "n d_in"]) -> Encoding:
+        """The encoding used while learning; override where a rule couples tokens."""
+        acts = self._encode(z)
+        return Encoding(acts, acts)
+
+    @final
+    def fit_pass(
+        self,
+        batch: Batch,
+        *,
+        dead: Bool[Tensor, " feature"] | None = None,
+        sparsity_scale: float = 1.0,
+    ) -> FitPass:
+        """One differentiable pass over `batch`, which is in raw units."""
+        z = self._standardized(batch.x)
+        t = z if batch.y is batch.x else (batch.y.to(z.dtype) - self.y_mean) / self.y_scale
+        acts, pre = self._train_encode(z)
+        t_hat = acts @ self._atoms + self._standardized_bias
+        linear = self._skip(z)
+        if linear is not None:
+            t_hat = t_hat + linear
+        if dead is None:
+            dead = torch.zeros(self.n_features, dtype=torch.bool, device=z.device)
+        return FitPass(self, z, t, acts, pre, t_hat, dead, sparsity_scale)
+
+    def initialize_(self, z: Float[Tensor, "n d_in"], t: Float[Tensor, "n d_out"]) -> None:
+        """Set parameters that start from data, given the first standardized rows."""
+
+    @torch.no_grad()
+    def project_gradient_(self) -> None:
+        """Remove the part of the gradient that a constraint would undo."""
+
+    @torch.no_grad()
+    def project_(self) -> None:
+        """Restore constraints on parameters after a step."""
+
+    @torch.no_grad()
+    def observe_(self, fit_pass: FitPass) -> None:
+        """Update running statistics (a threshold, say) from a training pass."""
+
+    @torch.no_grad()
+    def reseed_(
+        self,
+        features: Int[Tensor, " m"],
+        z: Float[Tensor, "m d_in"],
+        residual: Float[Tensor, "m d_out"],
+    ) -> None:
+        """Start `features` anew, one from each row of `z` and what is missed there."""
+        raise NotImplementedError(f"{type(self).__name__} has no way to reseed features")
+
+
+class Learner(ABC):
+    """Turns a stream of batches into a dictionary. One loop drives every learner."""
+
+    dictionary: FeatureDictionary
+
+    @abstractmethod
+    def update(self, batch: Batch) -> dict[str, Tensor]:
+        """Learn from one batch; the scalars to log, left on the device until someone reads."""
+
+    @abstractmethod
+    def finish(self) -> FeatureDictionary:
+        """The learned dictionary."""
+
+    @abstractmethod
+    def state(self) -> dict[str, Tensor]:
+        """Everything that a checkpoint needs, as named tensors."""
+
+    @abstractmethod
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Continue from what `state` returned, to the same bits."""

@@ -1,0 +1,74 @@
+"""Where numbers come from: carried by stores, dictionaries and records, and compared."""
+
+import platform
+from dataclasses import asdict, dataclass, field, fields, replace
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from dictlearn.core.errors import ProvenanceError
+
+_LIBRARIES = ("dictlearn", "torch", "transformer-lens", "transformers")
+
+
+def library_versions() -> dict[str, str]:
+    """The versions of Python and of the libraries that decide results."""
+    found = {"python": platform.python_version()}
+    for name in _LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """The origin of activations, and of whatever was trained on them.
+
+    An empty string means unknown: activations handed over as bare tensors have no model.
+    """
+
+    model: str = ""
+    """Name under which the language model was loaded."""
+    model_hash: str = ""
+    """Fingerprint of its weights as loaded: differs between revisions, finetunes and foldings."""
+    weight_processing: str = ""
+    """How TransformerLens changed the weights on loading ("none", or what was folded)."""
+    text_hash: str = ""
+    """Content hash of the tokens."""
+    split: str = ""
+    """Which split of the text: "train" or "held_out"."""
+    exclude_special: bool = True
+    """Whether special tokens were left out of rows and metrics."""
+    seed: int | None = None
+    """Seed of the training run; unset for activations."""
+    versions: dict[str, str] = field(default_factory=library_versions, compare=False)
+
+    def with_seed(self, seed: int) -> "Provenance":
+        """The same origin, with the seed of a training run."""
+        return replace(self, seed=seed)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form, read back by `from_dict`."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> "Provenance":
+        """The provenance that `to_dict` wrote; fields of later versions are ignored."""
+        known = {f.name for f in fields(cls)}
+        return cls(**{key: value for key, value in data.items() if key in known})
+
+    def require_same_model(self, other: "Provenance", name: str) -> None:
+        """Check that dictionary `name`, made from `self`, may be used on the model of `other`.
+
+        Raises:
+            ProvenanceError: both fingerprints are known and they differ.
+        """
+        if self.model_hash and other.model_hash and self.model_hash != other.model_hash:
+            raise ProvenanceError(
+                f"dictionary {name!r} was trained on model {self.model!r} (weights "
+                f"{self.model_hash[:12]}, processing {self.weight_processing or 'unknown'}) but is "
+                f"used on {other.model!r} (weights {other.model_hash[:12]}, processing "
+                f"{other.weight_processing or 'unknown'}); load the same model with the same "
+                "weight processing, or train a dictionary on this one"
+            )

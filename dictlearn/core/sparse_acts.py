@@ -1,0 +1,72 @@
+"""Coefficients with the zeros left out."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn.functional import embedding_bag
+
+
+@dataclass(frozen=True)
+class SparseActs:
+    """Coefficients of `n` rows as compressed sparse rows.
+
+    Row `i` owns the entries `offsets[i]:offsets[i + 1]` of `indices` (which feature) and
+    `values` (its coefficient). Features of one row are distinct; their order has no meaning.
+    """
+
+    offsets: Int[Tensor, " n_plus_1"]
+    indices: Int[Tensor, " nnz"]
+    values: Float[Tensor, " nnz"]
+    n_features: int
+
+    @classmethod
+    def from_dense(cls, acts: Float[Tensor, "n feature"]) -> "SparseActs":
+        """The non-zero entries of `acts`."""
+        rows, indices = acts.nonzero(as_tuple=True)
+        counts = torch.bincount(rows, minlength=acts.shape[0])
+        return cls(_offsets(counts), indices, acts[rows, indices], acts.shape[1])
+
+    @classmethod
+    def from_top(
+        cls, values: Float[Tensor, "n k"], indices: Int[Tensor, "n k"], n_features: int
+    ) -> "SparseActs":
+        """At most k entries a row, as `torch.topk` returns them; zeros are dropped."""
+        keep = values != 0
+        return cls(_offsets(keep.sum(dim=1)), indices[keep], values[keep], n_features)
+
+    def __len__(self) -> int:
+        return self.offsets.shape[0] - 1
+
+    def l0(self) -> Int[Tensor, " n"]:
+        """Active features in each row."""
+        return self.offsets.diff()
+
+    def rows(self) -> Int[Tensor, " nnz"]:
+        """The row that owns each entry."""
+        return torch.repeat_interleave(self.l0())
+
+    def row_sums(self, entries: Float[Tensor, " nnz"]) -> Float[Tensor, " n"]:
+        """The sum of `entries` over each row."""
+        return entries.new_zeros(len(self)).index_add_(0, self.rows(), entries)
+
+    def firing_counts(self) -> Int[Tensor, " feature"]:
+        """In how many rows each feature is active."""
+        return torch.bincount(self.indices, minlength=self.n_features)
+
+    def to_dense(self) -> Float[Tensor, "n feature"]:
+        """The same coefficients as one dense tensor."""
+        dense = self.values.new_zeros(len(self), self.n_features)
+        dense[self.rows(), self.indices] = self.values
+        return dense
+
+    def matmul(self, atoms: Float[Tensor, "feature d_out"]) -> Float[Tensor, "n d_out"]:
+        """`to_dense() @ atoms`, touching only the active rows of `atoms`."""
+        return embedding_bag(
+            self.indices, atoms, self.offsets[:-1], mode="sum", per_sample_weights=self.values
+        )
+
+
+def _offsets(counts: Int[Tensor, " n"]) -> Int[Tensor, " n_plus_1"]:
+    return torch.cat([counts.new_zeros(1), counts.cumsum(0)])

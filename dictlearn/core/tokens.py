@@ -1,0 +1,42 @@
+"""Tokens: what a text becomes, and what a language model reads."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Packed blocks of equal length, with what they were made from.
+
+    `ordinary` is false at special tokens (BOS, EOS, padding): such positions are fed to the
+    model, and are left out of training rows and of metrics unless the user says otherwise.
+    """
+
+    ids: Int[Tensor, "b pos"]
+    ordinary: Bool[Tensor, "b pos"]
+    source: str
+    split: str
+    hash: str
+    """SHA-256 of the ids and of the block length."""
+
+    def __len__(self) -> int:
+        return self.ids.shape[0]
+
+    @property
+    def n_tokens(self) -> int:
+        """Ordinary tokens in all blocks."""
+        return int(self.ordinary.sum())
+
+    def describe(self) -> dict[str, Any]:
+        """What identifies these tokens in a manifest or in results."""
+        return {
+            "source": self.source,
+            "split": self.split,
+            "hash": self.hash,
+            "n_tokens": self.n_tokens,
+            "n_sequences": len(self),
+            "context": self.ids.shape[1],
+        }
