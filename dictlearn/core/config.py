@@ -3,7 +3,9 @@
 from abc import ABC, ABCMeta, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar, final
+
+from torch import Tensor
 
 from dictlearn.core.errors import ConfigError, nearest
 from dictlearn.core.sites import Sites
@@ -11,6 +13,8 @@ from dictlearn.core.sites import Sites
 if TYPE_CHECKING:
     from dictlearn.core.dictionary import FeatureDictionary
     from dictlearn.core.learning import Learner, Objective
+
+D = TypeVar("D", bound="FeatureDictionary", covariant=True)
 
 
 class _NamesChecked(ABCMeta):
@@ -40,8 +44,7 @@ class Config(metaclass=_NamesChecked):
     def _require(self, holds: bool, field: str, requirement: str) -> None:
         if not holds:
             raise ConfigError(
-                f"{type(self).__name__}.{field} must be {requirement}, got "
-                f"{getattr(self, field)!r}"
+                f"{type(self).__name__}.{field} must be {requirement}, got {getattr(self, field)!r}"
             )
 
     def _require_count(self, *names: str) -> None:
@@ -89,7 +92,7 @@ class DeadFeatureRemedy:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DictionaryConfig(Config, ABC):
+class DictionaryConfig(Config, ABC, Generic[D]):
     """The hyper-parameters of one kind of dictionary."""
 
     kind: ClassVar[str]
@@ -103,9 +106,21 @@ class DictionaryConfig(Config, ABC):
         """
         return offered.at_target()
 
-    @abstractmethod
-    def build(self, sites: Sites, *, seed: int = 0) -> "FeatureDictionary":
+    @final
+    def build(self, sites: Sites, *, seed: int = 0) -> D:
         """A fresh dictionary at `sites`, initialised from `seed` alone."""
+        dictionary = self._build(sites, seed)
+        if dictionary.config is None:
+            dictionary.config = self
+        return dictionary
+
+    @abstractmethod
+    def _build(self, sites: Sites, seed: int) -> D:
+        """What a kind supplies: see `build`."""
+
+    def restored(self, sites: Sites, tensors: Mapping[str, Tensor]) -> "FeatureDictionary":
+        """A dictionary shaped to receive saved `tensors`; override where they decide the shape."""
+        return self.build(sites)
 
     @classmethod
     @abstractmethod
@@ -114,7 +129,7 @@ class DictionaryConfig(Config, ABC):
 
 
 @dataclass(frozen=True, kw_only=True)
-class GradientConfig(DictionaryConfig, ABC):
+class GradientConfig(DictionaryConfig[D], ABC):
     """A kind that learns by gradient descent on an objective."""
 
     default_learning_rate: ClassVar[float] = 1e-3
@@ -130,7 +145,7 @@ class GradientConfig(DictionaryConfig, ABC):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClosedFormConfig(DictionaryConfig, ABC):
+class ClosedFormConfig(DictionaryConfig[D], ABC):
     """A kind that learns from accumulated statistics, not from gradients."""
 
     @abstractmethod

@@ -6,7 +6,7 @@ picks coefficients, and how parameters are learned (`core.learning`).
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar, final
+from typing import TYPE_CHECKING, Any, ClassVar, final
 
 import torch
 from jaxtyping import Float
@@ -46,7 +46,6 @@ class FeatureDictionary(nn.Module, ABC):
     config: DictionaryConfig | None = None
     """The config that built it; required for saving."""
     provenance: Provenance
-    _atoms: Tensor
     _FINAL: ClassVar = ("encode", "encode_sparse", "decode", "estimate", "forward", "skip",
                         "atoms", "bias")  # fmt: skip
 
@@ -74,6 +73,11 @@ class FeatureDictionary(nn.Module, ABC):
         self.register_buffer("y_scale", torch.ones(()))
 
     # What a kind supplies
+
+    if TYPE_CHECKING:  # a property at run time would keep kinds from registering a tensor here
+
+        @property
+        def _atoms(self) -> Float[Tensor, "feature d_out"]: ...
 
     @abstractmethod
     def _encode(self, z: Float[Tensor, "n d_in"]) -> Float[Tensor, "n feature"]: ...
@@ -113,19 +117,17 @@ class FeatureDictionary(nn.Module, ABC):
         return self._encode_sparse(self._standardized(self._checked(x)))
 
     @final
-    def decode(
-        self, acts: Float[Tensor, "*b feature"] | SparseActs
-    ) -> Float[Tensor, "*b d_out"]:
+    def decode(self, acts: Float[Tensor, "*b feature"] | SparseActs) -> Float[Tensor, "*b d_out"]:
         """The estimate `acts @ atoms + bias`, in raw units.
 
         Raises:
             InputError: `acts` does not have one coefficient per feature.
         """
-        sparse = isinstance(acts, SparseActs)
-        width = acts.n_features if sparse else acts.shape[-1]
+        width = acts.n_features if isinstance(acts, SparseActs) else acts.shape[-1]
         if width != self.n_features:
             raise InputError(f"required {self.n_features} coefficients per row, got {width}")
-        product = acts.matmul(self._atoms) if sparse else acts @ self._atoms
+        atoms = self._atoms
+        product = acts.matmul(atoms) if isinstance(acts, SparseActs) else acts @ atoms
         return self.y_scale * product + self.bias
 
     @final
@@ -145,7 +147,7 @@ class FeatureDictionary(nn.Module, ABC):
         skipped = self.skip(x)
         return y_hat if skipped is None else y_hat + skipped
 
-    @final
+    @final  # type: ignore[misc]  # nn.Module declares it as an attribute
     def forward(self, x: Float[Tensor, "*b d_in"]) -> Float[Tensor, "*b d_out"]:
         """The estimate of the target from `x`: `decode(encode(x))`, plus `skip(x)` if any."""
         return self.estimate(x, self.encode(x))

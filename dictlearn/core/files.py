@@ -29,7 +29,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
             os.fsync(written.fileno())
         os.replace(part, path)
     except OSError as error:
-        raise StorageError(f"could not write {path}: {error}; free space or choose another folder")
+        raise StorageError(
+            f"could not write {path} ({error}); free space or choose another folder"
+        ) from error
     finally:
         part.unlink(missing_ok=True)
 

@@ -89,7 +89,7 @@ class Records:
             StorageError: the folder cannot be written.
         """
         folder = writable_folder(folder)
-        tensors = {}
+        tensors: dict[str, Tensor] = {}
         for name, record in self.dictionaries.items():
             tensors |= {f"{name}/sums/{key}": value for key, value in record.sums.items()}
             tensors[f"{name}/density"] = record.density

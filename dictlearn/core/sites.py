@@ -1,13 +1,26 @@
 """Where in a language model a dictionary reads and writes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import gelu, relu, silu
 
 from dictlearn.core.errors import InputError
+
+ACTIVATION_FUNCTIONS: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType(
+    {
+        "gelu": gelu,
+        "gelu_new": partial(gelu, approximate="tanh"),
+        "relu": relu,
+        "silu": silu,
+    }
+)
+"""The MLP non-linearities known by name, as TransformerLens spells them."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +47,15 @@ class MLPWeights:
     b_in: Float[Tensor, " hidden"]
     W_out: Float[Tensor, "hidden d_out"]
     b_out: Float[Tensor, " d_out"]
-    act: Callable[[Tensor], Tensor]
     act_name: str
+    """A key of `ACTIVATION_FUNCTIONS`."""
     W_gate: Float[Tensor, "d_in hidden"] | None = None
+
+    def hidden(self, x: Float[Tensor, "n d_in"]) -> Float[Tensor, "n hidden"]:
+        """The hidden activations from which the output is a linear map."""
+        act = ACTIVATION_FUNCTIONS[self.act_name]
+        linear = x @ self.W_in + self.b_in
+        return act(linear) if self.W_gate is None else act(x @ self.W_gate) * linear
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,93 @@
+"""Train, evaluate and compare feature dictionaries on the activations of language models.
+
+import dictlearn as dl
+
+model = dl.load_model("builtin:stories")
+train = dl.load_tokens("builtin:stories", model, split="train", n_tokens=500_000)
+activations = dl.harvest(model, train, dl.mlp_sites(model, 1), out="runs/mlp1")
+configs = {"sae": dl.SAEConfig(n_features=1024), "codes": dl.CodebookConfig(n_codes=1024, k=8)}
+dictionaries = dl.fit(configs, activations, dl.FitConfig(steps=2000))
+held_out = dl.load_tokens("builtin:stories", model, split="held_out", n_tokens=50_000)
+dl.evaluate(dictionaries, model, held_out).to_pandas()
+"""
+
+from dictlearn.activations.store import ActivationStore
+from dictlearn.contract import check_dictionary
+from dictlearn.core.batches import Activations
+from dictlearn.core.config import ClosedFormConfig, DictionaryConfig, GradientConfig
+from dictlearn.core.dictionary import FeatureDictionary, Traits
+from dictlearn.core.learning import Encoding, FitPass, Objective, TrainableDictionary
+from dictlearn.core.records import Records
+from dictlearn.core.sites import Site, Sites
+from dictlearn.core.sparse_acts import SparseActs
+from dictlearn.core.tokens import Tokens
+from dictlearn.dictionaries.batchtopk_sae import BatchTopKSAEConfig
+from dictlearn.dictionaries.codebook import CodebookConfig
+from dictlearn.dictionaries.files import load, save
+from dictlearn.dictionaries.gated_sae import GatedSAEConfig
+from dictlearn.dictionaries.ica import ICAConfig
+from dictlearn.dictionaries.identity import IdentityConfig
+from dictlearn.dictionaries.jumprelu_sae import JumpReLUSAEConfig
+from dictlearn.dictionaries.kmeans import KMeansConfig
+from dictlearn.dictionaries.mean import MeanConfig
+from dictlearn.dictionaries.neurons import NeuronsConfig
+from dictlearn.dictionaries.pca import PCAConfig
+from dictlearn.dictionaries.random import RandomConfig
+from dictlearn.dictionaries.residual_codebook import ResidualCodebookConfig
+from dictlearn.dictionaries.sae import SAEConfig
+from dictlearn.dictionaries.topk_sae import TopKSAEConfig
+from dictlearn.dictionaries.topk_transcoder import TopKTranscoderConfig
+from dictlearn.dictionaries.transcoder import TranscoderConfig
+from dictlearn.evaluation.evaluate import evaluate
+from dictlearn.harvesting import harvest
+from dictlearn.lm.loading import load_model
+from dictlearn.lm.sites import hook_sites, mlp_sites
+from dictlearn.text.tokens import load_tokens
+from dictlearn.training.config import FitConfig
+from dictlearn.training.fit import fit
+
+__all__ = [
+    "ActivationStore",
+    "Activations",
+    "BatchTopKSAEConfig",
+    "ClosedFormConfig",
+    "CodebookConfig",
+    "DictionaryConfig",
+    "Encoding",
+    "FeatureDictionary",
+    "FitConfig",
+    "FitPass",
+    "GatedSAEConfig",
+    "GradientConfig",
+    "ICAConfig",
+    "IdentityConfig",
+    "JumpReLUSAEConfig",
+    "KMeansConfig",
+    "MeanConfig",
+    "NeuronsConfig",
+    "Objective",
+    "PCAConfig",
+    "RandomConfig",
+    "Records",
+    "ResidualCodebookConfig",
+    "SAEConfig",
+    "Site",
+    "Sites",
+    "SparseActs",
+    "Tokens",
+    "TopKSAEConfig",
+    "TopKTranscoderConfig",
+    "TrainableDictionary",
+    "Traits",
+    "TranscoderConfig",
+    "check_dictionary",
+    "evaluate",
+    "fit",
+    "harvest",
+    "hook_sites",
+    "load",
+    "load_model",
+    "load_tokens",
+    "mlp_sites",
+    "save",
+]

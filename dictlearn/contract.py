@@ -1,0 +1,290 @@
+"""The contract of `FeatureDictionary` as executable checks, for our kinds and for yours.
+
+Each check has a mutant in `tests/contract/test_mutants.py`: a dictionary broken on purpose, that
+the check must catch.
+"""
+
+import copy
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from dictlearn.activations.tensors import TensorActivations
+from dictlearn.core.batches import Batch
+from dictlearn.core.config import DictionaryConfig, GradientConfig
+from dictlearn.core.dictionary import FeatureDictionary
+from dictlearn.core.errors import ContractError
+from dictlearn.core.learning import TrainableDictionary
+from dictlearn.core.sites import MLPWeights, Site, Sites
+from dictlearn.core.sparse_acts import SparseActs
+from dictlearn.dictionaries.files import load, save
+from dictlearn.metrics.reconstruction import fraction_variance_unexplained
+from dictlearn.training.config import FitConfig
+from dictlearn.training.fit import fit
+
+_N_ROWS = 2048
+_FIT = FitConfig(
+    steps=150, batch_size=256, learning_rate=1e-2, standardize_rows=1024, dead_after=30
+)
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """A dictionary under test, with rows it can read and, where known, how it is made."""
+
+    dictionary: FeatureDictionary
+    x: Float[Tensor, "n d_in"]
+    config: DictionaryConfig | None
+
+
+def check_dictionary(
+    subject: FeatureDictionary | DictionaryConfig,
+    x: Float[Tensor, "n d_in"] | None = None,
+) -> dict[str, str]:
+    """What each check of the contract found: "passed", or "skipped" with the reason.
+
+    A config is built, trained for a moment on synthetic rows and checked whole. A dictionary is
+    checked as it is, on the rows `x` (standard normal ones unless given); what needs a config
+    is skipped if it has none.
+
+    Raises:
+        ContractError: a check failed; its message says which and how.
+    """
+    if isinstance(subject, DictionaryConfig):
+        activations = _synthetic(seed=0)
+        dictionary = fit(subject, activations, _FIT, progress=False)
+        rows = activations.rows(0, 0, 64).batch(dictionary.sites).x
+        case = _Subject(dictionary, rows, subject)
+    else:
+        d = subject.sites.source.d
+        generator = torch.Generator().manual_seed(0)
+        rows = torch.randn(64, d, generator=generator) if x is None else x
+        case = _Subject(copy.deepcopy(subject), rows.to(subject.x_mean.dtype), subject.config)
+    return {check.__name__.removeprefix("_check_"): _run(check, case) for check in CHECKS}
+
+
+def _run(check: "Check", case: _Subject) -> str:
+    try:
+        reason = check(case)
+    except ContractError:
+        raise
+    except Exception as error:
+        raise ContractError(f"{check.__name__}: raised {error!r}") from error
+    return f"skipped: {reason}" if reason else "passed"
+
+
+def _require(holds: bool, message: str) -> None:
+    if not holds:
+        raise ContractError(message)
+
+
+def _close(a: Tensor, b: Tensor, what: str) -> None:
+    """Equal to rounding, relative to the larger entries."""
+    _require(a.shape == b.shape, f"{what}: shapes {tuple(a.shape)} and {tuple(b.shape)} differ")
+    tolerance = 1e-9 if a.dtype == torch.float64 else 1e-4
+    scale = 1 + float(b.detach().abs().max()) if b.numel() else 1.0
+    worst = float((a - b).detach().abs().max()) if a.numel() else 0.0
+    _require(worst <= tolerance * scale, f"{what}: differ by up to {worst:.3g}")
+
+
+def _check_shapes(case: _Subject) -> None:
+    """Leading axes (), (n,), (0,) and (b, p) come out as they went in."""
+    dictionary, x = case.dictionary, case.x
+    d_in, d_out, n = dictionary.sites.source.d, dictionary.sites.target.d, dictionary.n_features
+    _require(dictionary.atoms.shape == (n, d_out), f"atoms: required {(n, d_out)}, got "
+             f"{tuple(dictionary.atoms.shape)}")  # fmt: skip
+    _require(dictionary.bias.shape == (d_out,), f"bias: required {(d_out,)}, got "
+             f"{tuple(dictionary.bias.shape)}")  # fmt: skip
+    for rows in (x[0], x[:5], x[:0], x[:6].view(2, 3, d_in)):
+        acts, lead = dictionary.encode(rows), rows.shape[:-1]
+        for name, got, width in (
+            ("encode", acts, n),
+            ("decode", dictionary.decode(acts), d_out),
+            ("forward", dictionary(rows), d_out),
+        ):
+            _require(
+                got.shape == (*lead, width),
+                f"{name}: required shape {(*lead, width)}, got {tuple(got.shape)}",
+            )
+    for rows in (x[:5], x[:0]):
+        sparse = dictionary.encode_sparse(rows)
+        _require(dictionary.decode(sparse).shape == (len(rows), d_out), "decode of SparseActs")
+
+
+def _check_forward_is_decode_of_encode(case: _Subject) -> None:
+    """The estimate comes from the published coefficients (and skip), and from nothing else."""
+    dictionary, x = case.dictionary, case.x
+    expected = dictionary.decode(dictionary.encode(x))
+    skip = dictionary.skip(x)
+    expected = expected if skip is None else expected + skip
+    _close(dictionary(x), expected, "forward against decode(encode(x)) + skip(x)")
+
+
+def _check_decode_is_affine(case: _Subject) -> None:
+    """In float64, decode is `acts @ atoms + bias` for any coefficients, dense or sparse."""
+    dictionary = copy.deepcopy(case.dictionary).double()
+    generator = torch.Generator().manual_seed(1)
+    acts = torch.randn(7, dictionary.n_features, generator=generator, dtype=torch.float64)
+    expected = acts @ dictionary.atoms + dictionary.bias
+    _close(dictionary.decode(acts), expected, "decode against acts @ atoms + bias")
+    sparse = dictionary.decode(SparseActs.from_dense(acts))
+    _close(sparse, expected, "decode of SparseActs against acts @ atoms + bias")
+
+
+def _check_sparse_equals_dense(case: _Subject) -> None:
+    """`encode_sparse` holds what `encode` holds."""
+    dictionary = case.dictionary
+    sparse = dictionary.encode_sparse(case.x)
+    _close(sparse.to_dense(), dictionary.encode(case.x), "encode_sparse against encode")
+
+
+def _check_rows_are_independent(case: _Subject) -> None:
+    """What a row becomes does not depend on its neighbours (float64: ties do not flip)."""
+    dictionary, x = copy.deepcopy(case.dictionary).double(), case.x.double()
+    for mode in (True, False):
+        dictionary.train(mode)
+        together = dictionary.encode(x)
+        _close(dictionary.encode(x.flip(0)).flip(0), together, "encode of reversed rows")
+        _close(dictionary.encode(x[:3]), together[:3], "encode of the first rows alone")
+
+
+def _check_encode_changes_nothing(case: _Subject) -> None:
+    """No parameter, buffer or attribute moves, and training mode encodes as evaluation does."""
+    dictionary, results = copy.deepcopy(case.dictionary), []
+    for mode in (True, False):
+        dictionary.train(mode)
+        tensors = {k: v.clone() for k, v in dictionary.state_dict().items()}
+        attributes = set(vars(dictionary))
+        results += [dictionary.encode(case.x), dictionary.encode(case.x)]
+        changed = [k for k, v in dictionary.state_dict().items() if not torch.equal(v, tensors[k])]
+        _require(not changed, f"encode changed {changed} (training mode: {mode})")
+        added = set(vars(dictionary)) - attributes
+        _require(not added, f"encode left {sorted(added)} behind")
+    for again in results[1:]:
+        _require(torch.equal(again, results[0]), "encode gave different results for one input")
+
+
+def _check_traits_hold(case: _Subject) -> None:
+    """The coefficients are what `traits` promise."""
+    traits, acts = case.dictionary.traits, case.dictionary.encode(case.x)
+    _require(not traits.nonnegative or bool((acts >= 0).all()), "traits.nonnegative: got < 0")
+    _require(
+        not traits.binary or bool(((acts == 0) | (acts == 1)).all()), "traits.binary: got others"
+    )
+    most = int((acts != 0).sum(dim=1).max())
+    limit = traits.max_active
+    _require(limit is None or most <= limit, f"traits.max_active is {limit}: got {most}")
+
+
+def _check_units_are_raw(case: _Subject) -> None:
+    """In other units of source and target, coefficients stay and the estimate follows."""
+    plain = copy.deepcopy(case.dictionary).double()
+    moved = copy.deepcopy(plain)
+    x = case.x.double()
+    x_shift, y_shift = torch.full_like(plain.x_mean, 3.0), torch.full_like(plain.y_mean, -2.0)
+    moved.standardize_(
+        5 * plain.x_mean + x_shift, 5 * plain.x_scale, 7 * plain.y_mean + y_shift, 7 * plain.y_scale
+    )
+    _close(moved.encode(5 * x + x_shift), plain.encode(x), "encode in other units")
+    _close(moved(5 * x + x_shift), 7 * plain(x) + y_shift, "forward in other units")
+
+
+def _check_save_and_load(case: _Subject) -> str | None:
+    """A fresh object from config and file gives the same bits."""
+    if case.config is None:
+        return "the dictionary has no config to be built from"
+    with tempfile.TemporaryDirectory() as folder:
+        path = save(case.dictionary, Path(folder) / "dictionary")
+        loaded = load(path, kinds=[type(case.config)])
+    _require(torch.equal(loaded(case.x), case.dictionary(case.x)), "forward after save and load")
+    _require(loaded.sites == case.dictionary.sites, "sites after save and load")
+    _require(loaded.config == case.dictionary.config, "config after save and load")
+    _require(loaded.provenance == case.dictionary.provenance, "provenance after save and load")
+    return None
+
+
+def _check_gradients(case: _Subject) -> str | None:
+    """Every parameter gets a finite gradient, and one that is not all zero."""
+    if not isinstance(case.config, GradientConfig):
+        return "it does not learn by gradients"
+    dictionary = copy.deepcopy(case.dictionary).requires_grad_(True)
+    assert isinstance(dictionary, TrainableDictionary)
+    batch: Batch = _synthetic(seed=0).rows(0, 0, 512).batch(dictionary.sites)
+    losses = case.config.objective()(dictionary.fit_pass(batch))
+    torch.stack(list(losses.values())).sum().backward()
+    for name, parameter in dictionary.named_parameters():
+        gradient = parameter.grad
+        _require(gradient is not None, f"{name} got no gradient")
+        assert gradient is not None
+        _require(bool(gradient.isfinite().all()), f"the gradient of {name} is not finite")
+        _require(bool((gradient != 0).any()), f"the gradient of {name} is zero everywhere")
+    return None
+
+
+def _check_seeds(case: _Subject) -> str | None:
+    """Two fits from one seed agree to the bit; from two seeds they differ."""
+    config = case.config
+    if config is None:
+        return "the dictionary has no config to be trained from"
+
+    def weights(seed: int) -> dict[str, Tensor]:
+        short = replace(_FIT, steps=20, batch_size=64, standardize_rows=64, seed=seed)
+        return fit(config, _synthetic(seed=0), short, progress=False).state_dict()
+
+    once, again, other = weights(3), weights(3), weights(4)
+    differing = [name for name in once if not torch.equal(once[name], again[name])]
+    _require(not differing, f"two fits from one seed differ in {differing}")
+    if isinstance(config, GradientConfig):
+        same = all(torch.equal(once[name], other[name]) for name in once)
+        _require(not same, "two fits from different seeds are equal: the seed is ignored")
+    return None
+
+
+def _check_learning(case: _Subject) -> str | None:
+    """On rows not trained on, it beats predicting the mean (a fixed baseline: is no worse)."""
+    if case.config is None:
+        return "the dictionary has no config to be trained from"
+    batch = _synthetic(seed=1).rows(0, 0, 1024).batch(case.dictionary.sites)
+    with torch.no_grad():
+        fvu = float(fraction_variance_unexplained(batch.y, case.dictionary(batch.x)))
+    limit = 0.95 if isinstance(case.config, GradientConfig) else 1.01
+    _require(fvu < limit, f"on held-out rows FVU is {fvu:.3f}; the mean has 1, required < {limit}")
+    return None
+
+
+Check = Callable[[_Subject], str | None]
+CHECKS: Sequence[Check] = (
+    _check_shapes,
+    _check_forward_is_decode_of_encode,
+    _check_decode_is_affine,
+    _check_sparse_equals_dense,
+    _check_rows_are_independent,
+    _check_encode_changes_nothing,
+    _check_traits_hold,
+    _check_units_are_raw,
+    _check_save_and_load,
+    _check_gradients,
+    _check_seeds,
+    _check_learning,
+)
+
+
+def _synthetic(seed: int) -> TensorActivations:
+    """Rows of a small ReLU MLP: input 12 wide, output 8 wide, both off-centre and scaled."""
+    weights = torch.Generator().manual_seed(99)
+    mlp = MLPWeights(
+        W_in=torch.randn(12, 24, generator=weights),
+        b_in=torch.randn(24, generator=weights) - 2.0,
+        W_out=torch.randn(24, 8, generator=weights),
+        b_out=torch.randn(8, generator=weights),
+        act_name="relu",
+    )
+    rows = torch.Generator().manual_seed(seed)
+    x = torch.randn(_N_ROWS, 12, generator=rows)
+    y = mlp.hidden(x) @ mlp.W_out + mlp.b_out
+    return TensorActivations(x, y, sites=Sites(Site("x", 12), Site("y", 8), mlp))

@@ -1,0 +1,1 @@
+"""One file per kind, the registry that lists them, and their files on disk."""

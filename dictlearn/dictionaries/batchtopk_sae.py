@@ -1,0 +1,73 @@
+"""Batch top-k sparse autoencoder: rows share a budget of active features.
+
+Bussmann et al. 2024, "BatchTopK Sparse Autoencoders".
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from dictlearn.core.dictionary import Traits
+from dictlearn.core.learning import Encoding, FitPass
+from dictlearn.core.sites import Sites
+from dictlearn.dictionaries.linear import LinearAutoencoder
+from dictlearn.dictionaries.selection import batch_top_k
+from dictlearn.dictionaries.topk_sae import TopKFields
+
+
+class BatchTopKSAE(LinearAutoencoder):
+    """Learns with the `n * k` largest scores of a batch; encodes with the threshold they imply.
+
+    `threshold` is a running mean of the smallest score kept, so that encoding a row needs no
+    other row.
+    """
+
+    traits = Traits(nonnegative=True)
+    threshold: Tensor
+    _n_observed: Tensor
+
+    def __init__(self, sites: Sites, n_features: int, *, k: int, seed: int) -> None:
+        super().__init__(sites, n_features, seed=seed)
+        self.k = k
+        self.register_buffer("threshold", torch.zeros(()))
+        self.register_buffer("_n_observed", torch.zeros(()))
+
+    def _encode(self, z: Float[Tensor, "n d_in"]) -> Float[Tensor, "n feature"]:
+        pre = self._pre(z)
+        return torch.where(pre > self.threshold, pre, 0.0).relu()
+
+    def _train_encode(self, z: Float[Tensor, "n d_in"]) -> Encoding:
+        pre = self._pre(z)
+        return Encoding(batch_top_k(pre, self.k), pre)
+
+    @torch.no_grad()
+    def observe_(self, fit_pass: FitPass) -> None:
+        """Move the threshold towards the smallest score kept in this batch.
+
+        A mean of all batches at first, of about the last thousand in the end: the early ones
+        come from a dictionary that no longer exists.
+        """
+        kept = fit_pass.acts[fit_pass.acts > 0]
+        if kept.numel() == 0:
+            return
+        self._n_observed += 1
+        rate = torch.clamp(1 / self._n_observed, min=1e-3)
+        self.threshold += rate * (kept.min() - self.threshold)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchTopKSAEConfig(TopKFields[BatchTopKSAE]):
+    """An autoencoder that keeps k features per row on average over a batch."""
+
+    kind = "batchtopk_sae"
+
+    def _build(self, sites: Sites, seed: int) -> BatchTopKSAE:
+        """A fresh autoencoder at `sites`."""
+        return BatchTopKSAE(sites, self.n_features, k=self.k, seed=seed)
+
+    @classmethod
+    def tiny(cls) -> "BatchTopKSAEConfig":
+        """The smallest useful instance."""
+        return cls(n_features=32, k=4)

@@ -1,0 +1,209 @@
+"""Codebook: an activation becomes the sum of k of C codes, in each of G groups of dimensions.
+
+Tamkin, Taufeeque and Goodman 2024, "Codebook Features", section 2.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from dictlearn.core.config import D, DeadFeatureRemedy, GradientConfig
+from dictlearn.core.dictionary import Traits
+from dictlearn.core.errors import ConfigError
+from dictlearn.core.learning import FitPass, Objective, TrainableDictionary
+from dictlearn.core.sites import Sites
+from dictlearn.core.sparse_acts import SparseActs
+
+
+class Similarity(ABC):
+    """How close codes are to inputs; the k closest codes are chosen."""
+
+    @abstractmethod
+    def __call__(
+        self, z: Float[Tensor, "group n d"], codes: Float[Tensor, "group code d"]
+    ) -> Float[Tensor, "group n code"]:
+        """Scores that are larger for closer codes."""
+
+
+class Cosine(Similarity):
+    """The code's direction decides. The input's norm is left out: it changes no ranking."""
+
+    def __call__(
+        self, z: Float[Tensor, "group n d"], codes: Float[Tensor, "group code d"]
+    ) -> Float[Tensor, "group n code"]:
+        """`z . c / |c|`."""
+        return z @ normalize(codes, dim=2).mT
+
+
+class InnerProduct(Similarity):
+    """The code's direction and its norm decide."""
+
+    def __call__(
+        self, z: Float[Tensor, "group n d"], codes: Float[Tensor, "group code d"]
+    ) -> Float[Tensor, "group n code"]:
+        """`z . c`."""
+        return z @ codes.mT
+
+
+class Euclidean(Similarity):
+    """The distance decides."""
+
+    def __call__(
+        self, z: Float[Tensor, "group n d"], codes: Float[Tensor, "group code d"]
+    ) -> Float[Tensor, "group n code"]:
+        """`z . c - |c|^2 / 2`, which ranks codes as `-|z - c|` does."""
+        return torch.baddbmm(codes.pow(2).sum(dim=2).unsqueeze(1), z, codes.mT, beta=-0.5)
+
+
+SIMILARITIES: dict[str, type[Similarity]] = {
+    "cosine": Cosine,
+    "inner_product": InnerProduct,
+    "euclidean": Euclidean,
+}
+
+
+class Codebook(TrainableDictionary):
+    """`acts` is 1 at the k codes of each group most similar to that group's chunk of `z`.
+
+    Feature `g * C + c` is code `c` of group `g`; its atom is that code in the group's own
+    dimensions and zero elsewhere, divided by k where codes are averaged.
+    """
+
+    def __init__(
+        self, sites: Sites, *, n_codes: int, k: int, n_groups: int, similarity: Similarity,
+        mean: bool, seed: int
+    ) -> None:  # fmt: skip
+        super().__init__(sites, n_groups * n_codes)
+        self.k, self.n_codes, self.n_groups = k, n_codes, n_groups
+        self.similarity = similarity
+        self.weight = 1 / k if mean else 1.0
+        self.traits = Traits(nonnegative=True, binary=True, max_active=k * n_groups)
+        generator = torch.Generator().manual_seed(seed)
+        self._order = torch.randperm(n_codes, generator=generator)
+        shape = (n_groups, n_codes, sites.target.d // n_groups)
+        self.codes = nn.Parameter(torch.randn(shape, generator=generator) / (k * self.weight))
+
+    @property
+    def _atoms(self) -> Float[Tensor, "feature d_out"]:
+        blocks = torch.block_diag(*self.codes) if self.n_groups > 1 else self.codes[0]
+        return self.weight * blocks
+
+    def _chunks(self, z: Float[Tensor, "n d_in"]) -> Float[Tensor, "group n d"]:
+        return z.view(z.shape[0], self.n_groups, self.codes.shape[2]).transpose(0, 1)
+
+    def _chosen(self, z: Float[Tensor, "n d_in"]) -> Int[Tensor, "n k_all"]:
+        """Feature numbers of the chosen codes, all groups side by side."""
+        scores = self.similarity(self._chunks(z), self.codes)
+        codes = scores.topk(self.k, dim=2, sorted=False).indices
+        first = torch.arange(self.n_groups, device=z.device).view(-1, 1, 1) * self.n_codes
+        return (codes + first).transpose(0, 1).flatten(1)
+
+    def _encode(self, z: Float[Tensor, "n d_in"]) -> Float[Tensor, "n feature"]:
+        return z.new_zeros(z.shape[0], self.n_features).scatter(1, self._chosen(z), 1.0)
+
+    def _encode_sparse(self, z: Float[Tensor, "n d_in"]) -> SparseActs:
+        chosen = self._chosen(z)
+        return SparseActs.from_top(z.new_ones(chosen.shape), chosen, self.n_features)
+
+    @torch.no_grad()
+    def initialize_(self, z: Float[Tensor, "n d_in"], t: Float[Tensor, "n d_out"]) -> None:
+        """Codes start as rows of data, shortened so that k of them make a row of its length."""
+        rows = self._chunks(z)[:, self._order[: z.shape[0]] % z.shape[0]]
+        self.codes[:, : rows.shape[1]] = rows / (self.k * self.weight)
+
+    @torch.no_grad()
+    def reseed_(
+        self,
+        features: Int[Tensor, " m"],
+        z: Float[Tensor, "m d_in"],
+        residual: Float[Tensor, "m d_out"],
+    ) -> None:
+        """Dead codes become rows of data, shortened as at the start."""
+        group, code = features // self.n_codes, features % self.n_codes
+        row = torch.arange(z.shape[0], device=z.device)
+        self.codes[group, code] = self._chunks(z)[group, row] / (self.k * self.weight)
+
+
+def codebook_error(fit_pass: FitPass) -> dict[str, Tensor]:
+    """Squared error summed over dimensions, averaged over rows; it reaches codes only.
+
+    Tamkin et al. 2024, section 2, the mean squared error term.
+    """
+    return {"squared_error": fit_pass.residual.pow(2).sum(dim=1).mean()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodebookFields(GradientConfig[D]):
+    """What every codebook has: its size, and the replacement of codes nobody chooses."""
+
+    n_codes: int
+    """Codes per group, or per stage."""
+    replace_after_steps: int = 0
+    """Codes not chosen in so many steps become rows of data; 0 turns it off, as published."""
+
+    def __post_init__(self) -> None:
+        self._require_count("n_codes")
+        self._require_not_negative("replace_after_steps")
+
+    def objective(self) -> Objective:
+        """Squared error."""
+        return codebook_error
+
+    def remedy(self) -> DeadFeatureRemedy | None:
+        """Replacement of unused codes by rows drawn uniformly."""
+        every = self.replace_after_steps
+        if not every:
+            return None
+        return DeadFeatureRemedy(window=every, n_rows=self.n_codes * 4, loss_power=0.0, every=every)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodebookConfig(CodebookFields[Codebook]):
+    """A codebook of `n_groups` groups, from each of which k codes are chosen."""
+
+    kind = "codebook"
+    k: int = 1
+    """Codes chosen in each group."""
+    n_groups: int = 1
+    """Equal chunks of dimensions, each with codes of its own."""
+    similarity: str = "cosine"
+    """What decides: "cosine", "inner_product" or "euclidean"."""
+    combine: str = "sum"
+    """"sum" of the chosen codes (the paper's text) or their "mean" (its released code)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require_count("k", "n_groups")
+        self._require(self.k <= self.n_codes, "k", f"at most n_codes ({self.n_codes})")
+        self._require_choice("similarity", tuple(SIMILARITIES))
+        self._require_choice("combine", ("sum", "mean"))
+
+    def _build(self, sites: Sites, seed: int) -> Codebook:
+        """A fresh codebook at `sites`.
+
+        Raises:
+            ConfigError: the groups do not divide the width.
+        """
+        if sites.target.d % self.n_groups:
+            raise ConfigError(
+                f"n_groups must divide the width of {sites.target.hook!r} ({sites.target.d}), got "
+                f"{self.n_groups}"
+            )
+        return Codebook(
+            sites,
+            n_codes=self.n_codes,
+            k=self.k,
+            n_groups=self.n_groups,
+            similarity=SIMILARITIES[self.similarity](),
+            mean=self.combine == "mean",
+            seed=seed,
+        )
+
+    @classmethod
+    def tiny(cls) -> "CodebookConfig":
+        """The smallest useful instance."""
+        return cls(n_codes=16, k=2, n_groups=2, replace_after_steps=20)

@@ -1,0 +1,85 @@
+"""A dictionary on disk: `config.json`, `weights.safetensors`, and nothing executable."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from dictlearn.core.config import DictionaryConfig
+from dictlearn.core.dictionary import FeatureDictionary
+from dictlearn.core.errors import ConfigError, CorruptFileError, InputError
+from dictlearn.core.files import read_json, read_tensors, writable_folder, write_json, write_tensors
+from dictlearn.core.provenance import Provenance
+from dictlearn.core.sites import Sites
+from dictlearn.dictionaries.registry import config_class
+
+DICTIONARY_FORMAT = 1
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "weights.safetensors"
+
+
+def save(dictionary: FeatureDictionary, path: str | Path) -> Path:
+    """Write `dictionary` to the folder `path`; the folder.
+
+    The weights are written first and `config.json` last, each as a whole, so that a folder with
+    a config is complete.
+
+    Raises:
+        InputError: the dictionary has no `config`, so that it could not be built again.
+        StorageError: the folder cannot be written.
+    """
+    config = dictionary.config
+    if config is None:
+        raise InputError(
+            f"saving needs dictionary.config, and this {type(dictionary).__name__} has none: write "
+            "a DictionaryConfig for it whose build() makes it (docs/adding-a-kind.md)"
+        )
+    tensors = dictionary.state_dict()
+    folder = writable_folder(path, sum(t.nbytes for t in tensors.values()))
+    (folder / CONFIG_FILE).unlink(missing_ok=True)
+    write_tensors(folder / WEIGHTS_FILE, tensors, {"format": str(DICTIONARY_FORMAT)})
+    write_json(
+        folder / CONFIG_FILE,
+        {
+            "format": DICTIONARY_FORMAT,
+            "kind": config.kind,
+            "config": config.to_dict(),
+            "sites": dictionary.sites.to_dict(),
+            "provenance": dictionary.provenance.to_dict(),
+        },
+    )
+    return folder
+
+
+def load(path: str | Path, kinds: Sequence[type[DictionaryConfig]] = ()) -> FeatureDictionary:
+    """The dictionary that `save` wrote to `path`.
+
+    `kinds` are the config classes of kinds that are the caller's own.
+
+    Raises:
+        CorruptFileError: a file is absent, truncated, or does not fit its config.
+        ConfigError: the kind is unknown.
+    """
+    folder = Path(path)
+    data = read_json(folder / CONFIG_FILE)
+    if data.get("format") != DICTIONARY_FORMAT:
+        raise CorruptFileError(
+            f"{folder / CONFIG_FILE}: required dictionary format {DICTIONARY_FORMAT}, got "
+            f"{data.get('format')!r}; it was written by another version or another library"
+        )
+    try:
+        config = config_class(data["kind"], kinds).from_dict(data["config"])
+        sites = Sites.from_dict(data["sites"])
+        provenance = Provenance.from_dict(data["provenance"])
+    except ConfigError:
+        raise
+    except (KeyError, TypeError, AttributeError, InputError) as error:
+        message = f"{folder / CONFIG_FILE}: an entry is missing or malformed ({error!r})"
+        raise CorruptFileError(message) from error
+    tensors = read_tensors(folder / WEIGHTS_FILE)
+    dictionary = config.restored(sites, tensors)
+    try:
+        dictionary.load_state_dict(tensors)
+    except RuntimeError as error:
+        message = f"{folder / WEIGHTS_FILE}: does not fit {CONFIG_FILE} ({error})"
+        raise CorruptFileError(message) from error
+    dictionary.config, dictionary.provenance = config, provenance
+    return dictionary.eval()

@@ -1,0 +1,95 @@
+"""Independent components: directions whose coefficients are as non-Gaussian as possible."""
+
+import warnings
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from dictlearn.core.config import ClosedFormConfig
+from dictlearn.core.dictionary import Traits
+from dictlearn.core.errors import ConfigError
+from dictlearn.core.sites import Sites
+from dictlearn.dictionaries.closed_form import RowsDictionary, RowsLearner
+from dictlearn.dictionaries.selection import largest_k
+
+
+class ICA(RowsDictionary):
+    """`acts = z @ unmixing`, estimate `acts @ mixing`; the k largest coefficients are kept.
+
+    Hyvärinen and Oja 2000, "Independent Component Analysis: Algorithms and Applications"
+    (FastICA, as implemented by scikit-learn). Coefficients have unit variance.
+    """
+
+    def __init__(self, sites: Sites, n_features: int, *, k: int, seed: int) -> None:
+        super().__init__(sites, n_features)
+        self.k = k
+        self.traits = Traits(max_active=k)
+        self._seed = seed
+        self.unmixing: Tensor
+        self.register_buffer("unmixing", torch.eye(sites.source.d, n_features))
+        self.register_buffer("_atoms", torch.eye(n_features, sites.target.d))
+
+    def _encode(self, z: Float[Tensor, "n d_in"]) -> Float[Tensor, "n feature"]:
+        coefficients = z @ self.unmixing
+        return coefficients if self.k == self.n_features else largest_k(coefficients, self.k)
+
+    def solve_(self, z: Float[Tensor, "n d"]) -> None:
+        """Run FastICA on the rows."""
+        from sklearn.decomposition import FastICA
+        from sklearn.exceptions import ConvergenceWarning
+
+        solver = FastICA(
+            n_components=self.n_features, whiten="unit-variance", random_state=self._seed
+        )
+        with warnings.catch_warnings():
+            # Activations are close to Gaussian in many directions, which never settle.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            solver.fit(z.double().numpy())
+        self.unmixing.copy_(torch.from_numpy(solver.components_.T))
+        self._atoms.copy_(torch.from_numpy(solver.mixing_.T))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ICAConfig(ClosedFormConfig[ICA]):
+    """Independent components, with the k largest coefficients of each row on request."""
+
+    kind = "ica"
+    n_features: int | None = None
+    """Components; as many as dimensions unless set."""
+    k: int | None = None
+    """Coefficients kept per row; all unless set."""
+    max_rows: int = 32_768
+    """Rows that FastICA sees."""
+
+    def __post_init__(self) -> None:
+        self._require_count("max_rows")
+        for name in ("n_features", "k"):
+            if getattr(self, name) is not None:
+                self._require_count(name)
+
+    def _build(self, sites: Sites, seed: int) -> ICA:
+        """Untrained components at `sites`.
+
+        Raises:
+            ConfigError: more components than dimensions, or more kept than components.
+        """
+        d = sites.target.d
+        n_features = self.n_features or d
+        k = self.k or n_features
+        if n_features > d or k > n_features:
+            raise ConfigError(
+                f"ICA at {sites.target.hook!r} needs k <= n_features <= {d}, got n_features = "
+                f"{n_features}, k = {k}"
+            )
+        return ICA(sites, n_features, k=k, seed=seed)
+
+    def learner(self, sites: Sites, *, seed: int) -> RowsLearner:
+        """A learner that keeps rows for FastICA."""
+        return RowsLearner(self.build(sites, seed=seed), self.max_rows)
+
+    @classmethod
+    def tiny(cls) -> "ICAConfig":
+        """The smallest useful instance."""
+        return cls(n_features=8, k=4, max_rows=1024)

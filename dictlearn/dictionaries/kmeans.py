@@ -1,0 +1,73 @@
+"""k-means: each activation becomes its nearest centre. A codebook with k = 1, fitted directly."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from dictlearn.core.config import ClosedFormConfig
+from dictlearn.core.dictionary import Traits
+from dictlearn.core.sites import Sites
+from dictlearn.core.sparse_acts import SparseActs
+from dictlearn.dictionaries.closed_form import RowsDictionary, RowsLearner
+
+
+class KMeans(RowsDictionary):
+    """`acts` is 1 at the nearest centre (Lloyd's algorithm, as implemented by scikit-learn)."""
+
+    traits = Traits(nonnegative=True, binary=True, max_active=1)
+
+    def __init__(self, sites: Sites, n_features: int, *, seed: int) -> None:
+        super().__init__(sites, n_features)
+        self._seed = seed
+        generator = torch.Generator().manual_seed(seed)
+        centres = torch.randn(n_features, sites.target.d, generator=generator)
+        self.register_buffer("_atoms", centres)
+
+    def _nearest(self, z: Float[Tensor, "n d_in"]) -> Int[Tensor, "n 1"]:
+        scores = z @ self._atoms.T - self._atoms.pow(2).sum(dim=1) / 2
+        return scores.argmax(dim=1, keepdim=True)
+
+    def _encode(self, z: Float[Tensor, "n d_in"]) -> Float[Tensor, "n feature"]:
+        return z.new_zeros(z.shape[0], self.n_features).scatter(1, self._nearest(z), 1.0)
+
+    def _encode_sparse(self, z: Float[Tensor, "n d_in"]) -> SparseActs:
+        nearest = self._nearest(z)
+        return SparseActs.from_top(z.new_ones(nearest.shape), nearest, self.n_features)
+
+    def solve_(self, z: Float[Tensor, "n d"]) -> None:
+        """Run Lloyd's algorithm; with fewer rows than centres, the rows are the centres."""
+        from sklearn.cluster import KMeans as SklearnKMeans
+
+        n = min(self.n_features, len(z))
+        solver = SklearnKMeans(n_clusters=n, n_init=1, max_iter=50, random_state=self._seed)
+        solver.fit(z.numpy())
+        self._atoms[:n] = torch.from_numpy(solver.cluster_centers_)
+
+
+@dataclass(frozen=True, kw_only=True)
+class KMeansConfig(ClosedFormConfig[KMeans]):
+    """k-means centres as codes."""
+
+    kind = "kmeans"
+    n_features: int
+    """Number of centres."""
+    max_rows: int = 32_768
+    """Rows that are clustered."""
+
+    def __post_init__(self) -> None:
+        self._require_count("n_features", "max_rows")
+
+    def _build(self, sites: Sites, seed: int) -> KMeans:
+        """Untrained centres at `sites`."""
+        return KMeans(sites, self.n_features, seed=seed)
+
+    def learner(self, sites: Sites, *, seed: int) -> RowsLearner:
+        """A learner that keeps rows to cluster."""
+        return RowsLearner(self.build(sites, seed=seed), self.max_rows)
+
+    @classmethod
+    def tiny(cls) -> "KMeansConfig":
+        """The smallest useful instance."""
+        return cls(n_features=16, max_rows=1024)

@@ -1,0 +1,109 @@
+"""What kinds with a linear encoder and decoder share."""
+
+from abc import ABC
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from dictlearn.core.learning import TrainableDictionary
+from dictlearn.core.sites import Sites
+
+
+class LinearDictionary(TrainableDictionary, ABC):
+    """Scores `pre = z @ W_enc + b_enc`, estimate `acts @ W_dec + b_dec`, unit-norm `W_dec` rows.
+
+    A kind adds how coefficients follow from scores. All features start as random directions.
+    """
+
+    def __init__(self, sites: Sites, n_features: int, *, seed: int) -> None:
+        super().__init__(sites, n_features)
+        generator = torch.Generator().manual_seed(seed)
+        d_in, d_out = sites.source.d, sites.target.d
+        self.W_dec = nn.Parameter(random_directions(n_features, d_out, generator))
+        self.W_enc = nn.Parameter(self._initial_encoder(d_in, generator))
+        self.b_enc = nn.Parameter(torch.zeros(n_features))
+        self.b_dec = nn.Parameter(torch.zeros(d_out))
+
+    @property
+    def _atoms(self) -> Float[Tensor, "feature d_out"]:
+        return self.W_dec
+
+    @property
+    def _bias(self) -> Float[Tensor, " d_out"]:
+        return self.b_dec
+
+    def _initial_encoder(
+        self, d_in: int, generator: torch.Generator
+    ) -> Float[Tensor, "d_in feature"]:
+        """Directions of their own: source and target are different spaces."""
+        return random_directions(self.n_features, d_in, generator).T.contiguous()
+
+    def _pre(self, z: Float[Tensor, "n d_in"]) -> Float[Tensor, "n feature"]:
+        return torch.addmm(self.b_enc, z, self.W_enc)
+
+    @torch.no_grad()
+    def project_gradient_(self) -> None:
+        """Remove from each decoder row's gradient what its unit norm would undo."""
+        gradient = self.W_dec.grad
+        if gradient is not None:
+            gradient -= (gradient * self.W_dec).sum(dim=1, keepdim=True) * self.W_dec
+
+    @torch.no_grad()
+    def project_(self) -> None:
+        """Give each decoder row unit norm, in standardized units."""
+        self.W_dec.copy_(normalize(self.W_dec, dim=1))
+
+    @torch.no_grad()
+    def reseed_(
+        self,
+        features: Int[Tensor, " m"],
+        z: Float[Tensor, "m d_in"],
+        residual: Float[Tensor, "m d_out"],
+    ) -> None:
+        """Restart `features` on poorly explained rows (Bricken et al. 2023, "Neuron Resampling").
+
+        The encoder takes the direction of the input with 0.2 of the mean encoder norm of the
+        other features; the bias becomes 0; the decoder takes the unit direction that should be
+        written there.
+        """
+        others = torch.ones(self.n_features, dtype=torch.bool, device=z.device)
+        others[features] = False
+        if not others.any():
+            others[:] = True
+        norm = 0.2 * self.W_enc.norm(dim=0)[others].mean()
+        self.W_enc[:, features] = norm * normalize(z, dim=1).T
+        self.b_enc[features] = 0.0
+        self.W_dec[features] = self._reseeded_atoms(z, residual)
+
+    def _reseeded_atoms(
+        self, z: Float[Tensor, "m d_in"], residual: Float[Tensor, "m d_out"]
+    ) -> Float[Tensor, "m d_out"]:
+        return normalize(residual, dim=1)
+
+
+class LinearAutoencoder(LinearDictionary, ABC):
+    """A linear dictionary of one space: `b_dec` is subtracted before encoding as well.
+
+    The encoder starts as the transpose of the decoder.
+    """
+
+    def _initial_encoder(
+        self, d_in: int, generator: torch.Generator
+    ) -> Float[Tensor, "d_in feature"]:
+        return self.W_dec.detach().T.clone(memory_format=torch.contiguous_format)
+
+    def _pre(self, z: Float[Tensor, "n d_in"]) -> Float[Tensor, "n feature"]:
+        return torch.addmm(self.b_enc, z - self.b_dec, self.W_enc)
+
+    def _reseeded_atoms(
+        self, z: Float[Tensor, "m d_in"], residual: Float[Tensor, "m d_out"]
+    ) -> Float[Tensor, "m d_out"]:
+        """The input itself, as published: source and target are one space."""
+        return normalize(z, dim=1)
+
+
+def random_directions(n: int, d: int, generator: torch.Generator) -> Float[Tensor, "{n} {d}"]:
+    """`n` directions, uniform on the unit sphere in `d` dimensions."""
+    return normalize(torch.randn(n, d, generator=generator), dim=1)

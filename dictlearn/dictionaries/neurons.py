@@ -1,0 +1,125 @@
+"""Neurons: the model's own basis as a dictionary. On an MLP it *is* the MLP."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from dictlearn.core.batches import Batch
+from dictlearn.core.config import ClosedFormConfig
+from dictlearn.core.dictionary import FeatureDictionary, Traits
+from dictlearn.core.errors import ConfigError
+from dictlearn.core.learning import Learner
+from dictlearn.core.sites import MLPWeights, Sites
+
+
+class MLPNeurons(FeatureDictionary):
+    """Coefficients are the MLP's hidden activations, atoms its output weights."""
+
+    W_in: Tensor
+    b_in: Tensor
+    W_gate: Tensor | None
+    _bias: Tensor
+
+    def __init__(self, sites: Sites, weights: MLPWeights) -> None:
+        super().__init__(sites, weights.W_out.shape[0])
+        self._act_name = weights.act_name
+        for name in ("W_in", "b_in", "W_gate"):
+            value = getattr(weights, name)
+            self.register_buffer(name, None if value is None else value.detach().clone())
+        self.register_buffer("_atoms", weights.W_out.detach().clone())
+        self.register_buffer("_bias", weights.b_out.detach().clone())
+
+    @property
+    def weights(self) -> MLPWeights:
+        """The weights of the MLP."""
+        return MLPWeights(
+            self.W_in, self.b_in, self._atoms, self._bias, self._act_name, self.W_gate
+        )
+
+    def _encode(self, z: Float[Tensor, "n d_in"]) -> Float[Tensor, "n feature"]:
+        return self.weights.hidden(z)
+
+
+class NeuronBasis(FeatureDictionary):
+    """Each dimension's positive and negative part: the basis of a site that is no MLP's."""
+
+    traits = Traits(nonnegative=True)
+
+    def __init__(self, sites: Sites) -> None:
+        d = sites.target.d
+        super().__init__(sites, 2 * d)
+        self.register_buffer("_atoms", torch.cat([torch.eye(d), -torch.eye(d)]))
+
+    def _encode(self, z: Float[Tensor, "n d_in"]) -> Float[Tensor, "n feature"]:
+        return torch.cat([z, -z], dim=1).relu()
+
+
+class ReadyLearner(Learner):
+    """Learns nothing: the dictionary was complete when built."""
+
+    def __init__(self, dictionary: FeatureDictionary) -> None:
+        self.dictionary = dictionary
+
+    def update(self, batch: Batch) -> dict[str, Tensor]:
+        """Ignore the batch."""
+        return {}
+
+    def finish(self) -> FeatureDictionary:
+        """The dictionary as built."""
+        return self.dictionary
+
+    def state(self) -> dict[str, Tensor]:
+        """Nothing."""
+        return {}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Nothing to continue."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NeuronsConfig(ClosedFormConfig[FeatureDictionary]):
+    """The neurons of the MLP between source and target, or of the target's own basis."""
+
+    kind = "neurons"
+    act_name: str | None = None
+    """The MLP's non-linearity; filled in when the neurons are built."""
+
+    def sites(self, offered: Sites) -> Sites:
+        """The sites as offered: an MLP's neurons read its input."""
+        return offered
+
+    def _build(self, sites: Sites, seed: int) -> FeatureDictionary:
+        """The neurons at `sites`.
+
+        Raises:
+            ConfigError: source and target differ and the weights between them are unknown.
+        """
+        if sites.mlp is not None:
+            neurons = MLPNeurons(sites, sites.mlp)
+            neurons.config = NeuronsConfig(act_name=sites.mlp.act_name)
+            return neurons
+        if sites.is_autoencoder:
+            return NeuronBasis(sites)
+        raise ConfigError(
+            f"neurons at {sites} need the weights of the MLP between them: harvest with "
+            "mlp_sites(model, layer), or use one hook"
+        )
+
+    def restored(self, sites: Sites, tensors: Mapping[str, Tensor]) -> FeatureDictionary:
+        """The neurons of an MLP take their weights from the file, not from a model."""
+        if self.act_name is None:
+            return self.build(sites)
+        named = (tensors["W_in"], tensors["b_in"], tensors["_atoms"], tensors["_bias"])
+        return MLPNeurons(sites, MLPWeights(*named, self.act_name, tensors.get("W_gate")))
+
+    def learner(self, sites: Sites, *, seed: int) -> ReadyLearner:
+        """A learner with nothing to learn."""
+        return ReadyLearner(self.build(sites))
+
+    @classmethod
+    def tiny(cls) -> "NeuronsConfig":
+        """The only instance."""
+        return cls()

@@ -1,0 +1,61 @@
+"""Loss terms shared by kinds. All are in standardized units, so coefficients carry over.
+
+A target then has unit variance per dimension on average: the squared error below is close to
+the fraction of variance unexplained, whatever the model, the layer and the width.
+"""
+
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import embedding_bag
+
+from dictlearn.core.learning import FitPass
+
+
+def squared_error(fit_pass: FitPass) -> Float[Tensor, ""]:
+    """Squared error of the estimate, averaged over rows and dimensions."""
+    return fit_pass.residual.pow(2).mean()
+
+
+@dataclass(frozen=True)
+class SparsityL1:
+    """Squared error + coefficient * sum of |acts|, averaged over rows (Bricken et al. 2023)."""
+
+    coefficient: float
+
+    def __call__(self, fit_pass: FitPass) -> dict[str, Tensor]:
+        """The loss terms of one pass."""
+        l1 = fit_pass.acts.abs().sum(dim=1).mean()
+        scale = self.coefficient * fit_pass.sparsity_scale
+        return {"squared_error": squared_error(fit_pass), "sparsity": scale * l1}
+
+
+@dataclass(frozen=True)
+class AuxK:
+    """Squared error + coefficient * what the dead features fail to say about the residual.
+
+    The `k_aux` best-scoring dead features estimate the residual; their squared error is divided
+    by the residual's own. Gao et al. 2024, "Scaling and evaluating sparse autoencoders",
+    appendix A.2.
+    """
+
+    coefficient: float
+    k_aux: int | None
+
+    def __call__(self, fit_pass: FitPass) -> dict[str, Tensor]:
+        """The loss terms of one pass."""
+        terms = {"squared_error": squared_error(fit_pass)}
+        if self.coefficient > 0 and bool(fit_pass.dead.any()):
+            terms["auxk"] = self.coefficient * self._dead_error(fit_pass)
+        return terms
+
+    def _dead_error(self, fit_pass: FitPass) -> Float[Tensor, ""]:
+        dead = fit_pass.dead.nonzero().squeeze(1)
+        k_aux = self.k_aux or max(1, fit_pass.t.shape[1] // 2)
+        k = min(k_aux, dead.shape[0])
+        values, chosen = fit_pass.pre[:, dead].topk(k, dim=1, sorted=False)
+        residual = fit_pass.residual.detach()
+        atoms = fit_pass.dictionary._atoms
+        estimate = embedding_bag(dead[chosen], atoms, mode="sum", per_sample_weights=values.relu())
+        return (residual - estimate).pow(2).mean() / residual.pow(2).mean()

@@ -1,0 +1,76 @@
+"""Random: directions drawn once, never learned. What any learning has to beat."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from dictlearn.core.config import ClosedFormConfig
+from dictlearn.core.dictionary import Traits
+from dictlearn.core.sites import Sites
+from dictlearn.core.sparse_acts import SparseActs
+from dictlearn.dictionaries.closed_form import RowsDictionary, RowsLearner
+from dictlearn.dictionaries.linear import random_directions
+from dictlearn.dictionaries.selection import top_k, top_k_sparse
+
+
+class Random(RowsDictionary):
+    """The k largest projections on random directions, all times one fitted gain.
+
+    Overlapping directions count shared parts twice; the gain that minimises the squared error
+    over training rows corrects that on average, and makes this the strongest form of the
+    baseline that still learns no direction.
+    """
+
+    gain: Tensor
+
+    def __init__(self, sites: Sites, n_features: int, *, k: int, seed: int) -> None:
+        super().__init__(sites, n_features)
+        self.k = k
+        self.traits = Traits(nonnegative=True, max_active=k)
+        generator = torch.Generator().manual_seed(seed)
+        directions = random_directions(n_features, sites.target.d, generator)
+        self.register_buffer("_atoms", directions)
+        self.register_buffer("gain", torch.ones(()))
+
+    def _encode(self, z: Float[Tensor, "n d_in"]) -> Float[Tensor, "n feature"]:
+        return top_k(z @ (self.gain * self._atoms.T), self.k)
+
+    def _encode_sparse(self, z: Float[Tensor, "n d_in"]) -> SparseActs:
+        return top_k_sparse(z @ (self.gain * self._atoms.T), self.k)
+
+    def solve_(self, z: Float[Tensor, "n d"]) -> None:
+        """Fit the gain by least squares."""
+        estimate = self._encode_sparse(z).matmul(self._atoms)
+        self.gain.copy_((z * estimate).sum() / estimate.pow(2).sum())
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomConfig(ClosedFormConfig[Random]):
+    """Random directions, of which the k with the largest projection are used."""
+
+    kind = "random"
+    n_features: int
+    """Number of directions."""
+    k: int
+    """Directions used per row: choose the L0 of what it is compared with."""
+    max_rows: int = 8192
+    """Rows on which mean, scale and gain are fitted."""
+
+    def __post_init__(self) -> None:
+        self._require_count("n_features", "k", "max_rows")
+        self._require(self.k <= self.n_features, "k", f"at most n_features ({self.n_features})")
+
+    def _build(self, sites: Sites, seed: int) -> Random:
+        """Random directions at `sites`."""
+        return Random(sites, self.n_features, k=self.k, seed=seed)
+
+    def learner(self, sites: Sites, *, seed: int) -> RowsLearner:
+        """A learner that fits mean, scale and gain."""
+        return RowsLearner(self.build(sites, seed=seed), self.max_rows)
+
+    @classmethod
+    def tiny(cls) -> "RandomConfig":
+        """The smallest useful instance."""
+        return cls(n_features=32, k=4)

@@ -1,0 +1,56 @@
+"""The kinds there are. Adding one is one new file and one line here."""
+
+from collections.abc import Sequence
+
+from dictlearn.core.config import DictionaryConfig
+from dictlearn.core.errors import ConfigError, nearest
+from dictlearn.dictionaries.batchtopk_sae import BatchTopKSAEConfig
+from dictlearn.dictionaries.codebook import CodebookConfig
+from dictlearn.dictionaries.gated_sae import GatedSAEConfig
+from dictlearn.dictionaries.ica import ICAConfig
+from dictlearn.dictionaries.identity import IdentityConfig
+from dictlearn.dictionaries.jumprelu_sae import JumpReLUSAEConfig
+from dictlearn.dictionaries.kmeans import KMeansConfig
+from dictlearn.dictionaries.mean import MeanConfig
+from dictlearn.dictionaries.neurons import NeuronsConfig
+from dictlearn.dictionaries.pca import PCAConfig
+from dictlearn.dictionaries.random import RandomConfig
+from dictlearn.dictionaries.residual_codebook import ResidualCodebookConfig
+from dictlearn.dictionaries.sae import SAEConfig
+from dictlearn.dictionaries.topk_sae import TopKSAEConfig
+from dictlearn.dictionaries.topk_transcoder import TopKTranscoderConfig
+from dictlearn.dictionaries.transcoder import TranscoderConfig
+
+KINDS: tuple[type[DictionaryConfig], ...] = (
+    CodebookConfig,
+    ResidualCodebookConfig,
+    SAEConfig,
+    TopKSAEConfig,
+    BatchTopKSAEConfig,
+    JumpReLUSAEConfig,
+    GatedSAEConfig,
+    TranscoderConfig,
+    TopKTranscoderConfig,
+    NeuronsConfig,
+    PCAConfig,
+    ICAConfig,
+    KMeansConfig,
+    RandomConfig,
+    IdentityConfig,
+    MeanConfig,
+)
+
+
+def config_class(kind: str, own: Sequence[type[DictionaryConfig]] = ()) -> type[DictionaryConfig]:
+    """The config class of `kind`, among the registered ones and the caller's `own`.
+
+    Raises:
+        ConfigError: there is none; the nearest names are suggested.
+    """
+    known = {config.kind: config for config in (*KINDS, *own)}
+    if kind not in known:
+        raise ConfigError(
+            f"unknown kind {kind!r}; {nearest(kind, known)} (for a kind of your own, pass its "
+            "config class: kinds=[MyConfig])"
+        )
+    return known[kind]

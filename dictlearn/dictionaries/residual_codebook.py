@@ -1,0 +1,98 @@
+"""Residual codebook: each stage quantizes what the stages before it left over.
+
+Zeghidour et al. 2021, "SoundStream", section III-C (residual vector quantization).
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from dictlearn.core.dictionary import Traits
+from dictlearn.core.learning import TrainableDictionary
+from dictlearn.core.sites import Sites
+from dictlearn.core.sparse_acts import SparseActs
+from dictlearn.dictionaries.codebook import CodebookFields, Euclidean
+
+
+class ResidualCodebook(TrainableDictionary):
+    """One code per stage: the nearest to the residual, which is then subtracted.
+
+    Feature `s * C + c` is code `c` of stage `s`.
+    """
+
+    def __init__(self, sites: Sites, *, n_codes: int, n_stages: int, seed: int) -> None:
+        super().__init__(sites, n_stages * n_codes)
+        self.n_codes, self.n_stages = n_codes, n_stages
+        self.traits = Traits(nonnegative=True, binary=True, max_active=n_stages)
+        self._nearest = Euclidean()
+        generator = torch.Generator().manual_seed(seed)
+        self._order = torch.randperm(n_codes, generator=generator)
+        shape = (n_stages, n_codes, sites.target.d)
+        self.codes = nn.Parameter(torch.randn(shape, generator=generator))
+
+    @property
+    def _atoms(self) -> Float[Tensor, "feature d_out"]:
+        return self.codes.flatten(0, 1)
+
+    @torch.no_grad()
+    def _chosen(self, z: Float[Tensor, "n d_in"]) -> Int[Tensor, "n stage"]:
+        """Feature numbers of the chosen codes, stage by stage."""
+        chosen = []
+        residual = z
+        for stage, codes in enumerate(self.codes):
+            code = self._nearest(residual.unsqueeze(0), codes.unsqueeze(0))[0].argmax(dim=1)
+            residual = residual - codes[code]
+            chosen.append(code + stage * self.n_codes)
+        return torch.stack(chosen, dim=1)
+
+    def _encode(self, z: Float[Tensor, "n d_in"]) -> Float[Tensor, "n feature"]:
+        return z.new_zeros(z.shape[0], self.n_features).scatter(1, self._chosen(z), 1.0)
+
+    def _encode_sparse(self, z: Float[Tensor, "n d_in"]) -> SparseActs:
+        chosen = self._chosen(z)
+        return SparseActs.from_top(z.new_ones(chosen.shape), chosen, self.n_features)
+
+    @torch.no_grad()
+    def initialize_(self, z: Float[Tensor, "n d_in"], t: Float[Tensor, "n d_out"]) -> None:
+        """Each stage's codes start as rows of what the earlier stages leave over."""
+        residual = z
+        for codes in self.codes:
+            rows = residual[self._order % z.shape[0]]
+            codes.copy_(rows)
+            nearest = self._nearest(residual.unsqueeze(0), codes.unsqueeze(0))[0].argmax(dim=1)
+            residual = residual - codes[nearest]
+
+    @torch.no_grad()
+    def reseed_(
+        self,
+        features: Int[Tensor, " m"],
+        z: Float[Tensor, "m d_in"],
+        residual: Float[Tensor, "m d_out"],
+    ) -> None:
+        """Dead codes become what is missed at rows of data: an input for the first stage."""
+        first = (features < self.n_codes).unsqueeze(1)
+        self.codes.view(-1, z.shape[1])[features] = torch.where(first, z, residual)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResidualCodebookConfig(CodebookFields[ResidualCodebook]):
+    """A codebook of `n_stages` stages with one code chosen at each."""
+
+    kind = "residual_codebook"
+    n_stages: int = 4
+    """Stages, so also codes per row."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require_count("n_stages")
+
+    def _build(self, sites: Sites, seed: int) -> ResidualCodebook:
+        """A fresh residual codebook at `sites`."""
+        return ResidualCodebook(sites, n_codes=self.n_codes, n_stages=self.n_stages, seed=seed)
+
+    @classmethod
+    def tiny(cls) -> "ResidualCodebookConfig":
+        """The smallest useful instance."""
+        return cls(n_codes=16, n_stages=2, replace_after_steps=20)

@@ -1,0 +1,35 @@
+"""Rules that pick coefficients from scores."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from dictlearn.core.sparse_acts import SparseActs
+
+
+def top_k(scores: Float[Tensor, "n feature"], k: int) -> Float[Tensor, "n feature"]:
+    """The `k` largest positive scores of each row in their places, zero elsewhere."""
+    values, indices = scores.topk(k, dim=1, sorted=False)
+    return torch.zeros_like(scores).scatter(1, indices, values.relu())
+
+
+def top_k_sparse(scores: Float[Tensor, "n feature"], k: int) -> SparseActs:
+    """The same as `top_k`, without the zeros."""
+    values, indices = scores.topk(k, dim=1, sorted=False)
+    return SparseActs.from_top(values.relu(), indices, scores.shape[1])
+
+
+def batch_top_k(scores: Float[Tensor, "n feature"], k: int) -> Float[Tensor, "n feature"]:
+    """The `n * k` largest positive scores of the whole batch in their places, zero elsewhere.
+
+    Bussmann et al. 2024, "BatchTopK Sparse Autoencoders", section 3.
+    """
+    flat = scores.relu().flatten()
+    values, indices = flat.topk(k * scores.shape[0], sorted=False)
+    return torch.zeros_like(flat).scatter(0, indices, values).view_as(scores)
+
+
+def largest_k(scores: Float[Tensor, "n feature"], k: int) -> Float[Tensor, "n feature"]:
+    """The `k` scores of largest magnitude in each row, sign kept, zero elsewhere."""
+    indices = scores.abs().topk(k, dim=1, sorted=False).indices
+    return torch.zeros_like(scores).scatter(1, indices, scores.gather(1, indices))

@@ -1,0 +1,1 @@
+"""Dictionaries, a model and tokens become records."""

@@ -1,0 +1,122 @@
+"""Tokens through a model become activations: on disk, or live.
+
+This is where `lm/` and `activations/` meet; neither knows the other.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from jaxtyping import Bool, Int
+from rich.console import Console
+from torch import Tensor
+
+from dictlearn.activations.live import LiveActivations
+from dictlearn.activations.store import estimated_bytes, write_store
+from dictlearn.core.batches import Activations, Rows
+from dictlearn.core.errors import InputError, nearest
+from dictlearn.core.sites import Sites
+from dictlearn.core.tokens import Tokens
+from dictlearn.lm.forward import activations_at
+from dictlearn.lm.hooks import LanguageModel, require_hook
+from dictlearn.lm.identity import model_provenance
+from dictlearn.progress import progress as progress_bar
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def harvest(
+    model: LanguageModel,
+    tokens: Tokens,
+    sites: Sites | Sequence[Sites],
+    out: str | Path | None = None,
+    *,
+    dtype: str = "float32",
+    exclude_special: bool = True,
+    batch_size: int = 32,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> Activations:
+    """The activations of `model` on `tokens` at `sites`, ready for `fit`.
+
+    With `out`, they are written to that folder (its size is printed before it starts) and read
+    from there by memory map. Without, nothing touches the disk: each batch is computed by the
+    model when training asks for it. Several sites cost one forward pass, cut short after the
+    deepest of them. With `exclude_special`, special tokens give no rows. `batch_size` is in
+    sequences.
+
+    Raises:
+        InputError: an unknown hook or dtype, no rows, or a store that exists already.
+        StorageError: the folder cannot be written, or the disk is too small.
+        NonFiniteError: the model gave NaN or infinity; the shard and row are named.
+    """
+    offered = (sites,) if isinstance(sites, Sites) else tuple(sites)
+    _require_hooks(model, offered)
+    if dtype not in DTYPES:
+        raise InputError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}; "
+                         f"{nearest(dtype, DTYPES)}")  # fmt: skip
+    if batch_size < 1:
+        raise InputError(f"batch_size must be at least 1, got {batch_size}")
+    provenance = replace(
+        model_provenance(model),
+        text_hash=tokens.hash,
+        split=tokens.split,
+        exclude_special=exclude_special,
+    )
+    counted = tokens.ordinary if exclude_special else torch.ones_like(tokens.ordinary)
+    reader = _Reader(model, tokens.ids, counted, offered)
+    if out is None:
+        return LiveActivations(
+            reader.read, counted.sum(dim=1), offered, provenance, read_blocks=batch_size
+        )
+    n_rows = int(counted.sum())
+    size = estimated_bytes(offered, n_rows, DTYPES[dtype])
+    hooks = " and ".join(reader.hooks)
+    Console(stderr=True).print(
+        f"harvesting {n_rows:,} rows at {hooks}: {size / 1e6:,.0f} MB", highlight=False
+    )
+    with progress_bar("harvesting", len(tokens), show=progress) as done:
+        return write_store(
+            out,
+            reader.all(batch_size, done),
+            sites=offered,
+            n_rows=n_rows,
+            dtype=DTYPES[dtype],
+            provenance=provenance,
+            tokens=tokens.describe(),
+            overwrite=overwrite,
+        )
+
+
+class _Reader:
+    """Reads the counted rows of blocks of tokens at several hooks."""
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        ids: Int[Tensor, "block pos"],
+        counted: Bool[Tensor, "block pos"],
+        sites: Sequence[Sites],
+    ) -> None:
+        self._model, self._ids, self._counted = model, ids, counted
+        self.hooks = tuple(dict.fromkeys(hook for s in sites for hook in s.hooks))
+
+    def read(self, blocks: Int[Tensor, " b"]) -> Rows:
+        """The rows of `blocks`, in order, from one forward pass."""
+        at = activations_at(self._model, self._ids[blocks], self.hooks)
+        counted = self._counted[blocks]
+        return Rows({hook: x[counted.to(x.device)] for hook, x in at.items()})
+
+    def all(self, batch_size: int, done: Callable[[int], None]) -> Iterator[Rows]:
+        """The rows of all blocks, batch by batch."""
+        for blocks in torch.arange(len(self._ids)).split(batch_size):
+            yield self.read(blocks)
+            done(int(blocks[-1]) + 1)
+
+
+def _require_hooks(model: LanguageModel, sites: Sequence[Sites]) -> None:
+    if not sites:
+        raise InputError("harvest needs at least one Sites, got none; see hook_sites and mlp_sites")
+    for hook in (hook for s in sites for hook in s.hooks):
+        require_hook(model, hook)

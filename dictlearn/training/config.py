@@ -1,0 +1,87 @@
+"""How long, how fast and from which seed: everything about a run that is not the method."""
+
+from dataclasses import dataclass
+
+import torch
+
+from dictlearn.core.config import Config
+from dictlearn.core.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitConfig(Config):
+    """A training run. One run may train many dictionaries over the same batches."""
+
+    steps: int = 10_000
+    """Batches, each seen by every dictionary."""
+    batch_size: int = 4096
+    """Rows in a batch."""
+    learning_rate: float | None = None
+    """Peak learning rate of Adam; each kind's own default unless set."""
+    seed: int = 0
+    """Seed of the stream and of every dictionary."""
+    adam_betas: tuple[float, float] = (0.9, 0.999)
+    """Decay rates of Adam's two moments."""
+    warmup_fraction: float = 0.05
+    """Part of the run in which the learning rate rises linearly from 0."""
+    decay_fraction: float = 0.2
+    """Part of the run, at its end, in which the learning rate falls linearly to 0."""
+    sparsity_warmup_fraction: float = 0.1
+    """Part of the run in which sparsity coefficients rise linearly from 0."""
+    max_gradient_norm: float | None = 1.0
+    """Gradients are shortened to this norm, per dictionary; None leaves them as they are."""
+    standardize_rows: int = 16_384
+    """Rows from the first batches on which mean and scale of each site are fitted."""
+    dead_after: int = 250
+    """Steps without firing after which a feature counts as dead."""
+    log_every: int = 50
+    """Steps between two lines of the log."""
+    checkpoint_every: int = 1000
+    """Steps between two checkpoints (only with an output folder)."""
+    device: str = "cpu"
+    """Where dictionaries train: "cpu", "cuda", "cuda:1", …"""
+    mixed_precision: bool = True
+    """Whether CUDA runs multiply in bfloat16; elsewhere it has no effect."""
+
+    def __post_init__(self) -> None:
+        self._require_count(
+            "steps", "batch_size", "standardize_rows", "dead_after", "log_every", "checkpoint_every"
+        )
+        for name in ("learning_rate", "max_gradient_norm"):
+            if getattr(self, name) is not None:
+                self._require_positive(name)
+        for name in ("warmup_fraction", "decay_fraction", "sparsity_warmup_fraction"):
+            self._require(0 <= getattr(self, name) <= 1, name, "between 0 and 1")
+        self._require(
+            self.warmup_fraction + self.decay_fraction <= 1,
+            "decay_fraction",
+            f"at most 1 - warmup_fraction ({1 - self.warmup_fraction:g})",
+        )
+        self._require(all(0 <= b < 1 for b in self.adam_betas), "adam_betas", "in [0, 1)")
+        self._require(isinstance(self.seed, int), "seed", "a whole number")
+        self._require_device()
+
+    def _require_device(self) -> None:
+        try:
+            kind = torch.device(self.device).type
+        except RuntimeError as error:
+            raise ConfigError(
+                f"FitConfig.device must name a device, got {self.device!r}"
+            ) from error
+        if kind == "cuda" and not torch.cuda.is_available():
+            raise ConfigError(
+                f"FitConfig.device is {self.device!r} but this machine has no CUDA device that "
+                "torch can use; set device='cpu'"
+            )
+
+    def learning_rate_scale(self, step: int) -> float:
+        """The factor on the peak learning rate at step `step` (from 0): up, flat, down."""
+        warmup, decay = self.warmup_fraction * self.steps, self.decay_fraction * self.steps
+        up = (step + 1) / warmup if warmup > 0 else 1.0
+        down = (self.steps - step) / decay if decay > 0 else 1.0
+        return min(1.0, up, down)
+
+    def sparsity_scale(self, step: int) -> float:
+        """The factor on sparsity coefficients at step `step` (from 0)."""
+        warmup = self.sparsity_warmup_fraction * self.steps
+        return min(1.0, (step + 1) / warmup) if warmup > 0 else 1.0

@@ -1,0 +1,260 @@
+"""The only training loop."""
+
+import math
+import shutil
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, overload
+
+import torch
+from torch import Tensor
+
+from dictlearn.activations.tensors import TensorActivations
+from dictlearn.core.batches import Activations, Batch, Rows, first_bad_row
+from dictlearn.core.config import ClosedFormConfig, DictionaryConfig, GradientConfig
+from dictlearn.core.dictionary import FeatureDictionary
+from dictlearn.core.errors import ConfigError, InputError, NonFiniteError
+from dictlearn.core.files import writable_folder
+from dictlearn.core.learning import Learner
+from dictlearn.core.sites import Sites
+from dictlearn.dictionaries.files import save
+from dictlearn.training.checkpoints import CHECKPOINT_FILE, load_checkpoint, save_checkpoint
+from dictlearn.training.config import FitConfig
+from dictlearn.training.gradient import GradientLearner
+from dictlearn.training.progress import LOG_FILE, LiveView, TrainingLog
+from dictlearn.training.standardize import Standardization, Units, fit_units
+
+SINGLE = "dictionary"
+"""The name in logs and checkpoints where one config is given without a name."""
+
+
+@overload
+def fit(
+    configs: DictionaryConfig,
+    activations: Activations | Tensor | tuple[Tensor, Tensor],
+    fit_config: FitConfig | None = None,
+    *,
+    out: str | Path | None = None,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> FeatureDictionary: ...
+
+
+@overload
+def fit(
+    configs: Mapping[str, DictionaryConfig],
+    activations: Activations | Tensor | tuple[Tensor, Tensor],
+    fit_config: FitConfig | None = None,
+    *,
+    out: str | Path | None = None,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> dict[str, FeatureDictionary]: ...
+
+
+def fit(
+    configs: DictionaryConfig | Mapping[str, DictionaryConfig],
+    activations: Activations | Tensor | tuple[Tensor, Tensor],
+    fit_config: FitConfig | None = None,
+    *,
+    out: str | Path | None = None,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> FeatureDictionary | dict[str, FeatureDictionary]:
+    """The dictionaries that `configs` describe, trained in one pass over `activations`.
+
+    `activations` is a store, a live stream, or tensors: rows `x` for autoencoders, or `(x, y)`.
+    Every dictionary sees the same batches and owns its random numbers, so each is equal to the
+    bit to what training it alone gives. One config returns one dictionary, a dict of them a dict.
+
+    With `out`, that folder receives `train.jsonl`, a checkpoint that a later call with the same
+    arguments continues to the same bits, and at the end the dictionaries (each in a folder of
+    its name; a single one in `out` itself), when the checkpoint is removed.
+
+    Raises:
+        InputError, ConfigError: something in the arguments cannot work; nothing has started.
+        StorageError: `out` cannot be written or is too small.
+        NonFiniteError: activations or a loss became NaN or infinite; the last checkpoint stays.
+    """
+    fit_config = fit_config or FitConfig()
+    single = isinstance(configs, DictionaryConfig)
+    named = {SINGLE: configs} if isinstance(configs, DictionaryConfig) else dict(configs)
+    _require_configs(named)
+    rows = _as_activations(activations)
+    offered = rows.only_sites
+    sites = {name: config.sites(offered) for name, config in named.items()}
+    batches = _Batches(rows, fit_config)
+    learners = _make_learners(named, sites, fit_config, batches)
+    folder = _prepare(out, learners, overwrite)
+    description = _describe(named, sites, fit_config, rows)
+    start = load_checkpoint(folder, learners, description) if folder else 0
+
+    log = TrainingLog(folder, start)
+    with LiveView(learners, fit_config.steps, start, show=progress) as view:
+        for step in range(start, fit_config.steps):
+            batch = batches.rows(step)
+            scalars = {n: learner.update(batch.batch(sites[n])) for n, learner in learners.items()}
+            done = step + 1
+            view.advance(done)
+            last = done == fit_config.steps
+            if done % fit_config.log_every == 0 or last:
+                values = _finite(scalars, done)
+                view.show(values, log.write(done, values, fit_config.batch_size))
+            if folder and done % fit_config.checkpoint_every == 0 and not last:
+                _finite(scalars, done)
+                save_checkpoint(folder, learners, done, description)
+
+    provenance = rows.provenance.with_seed(fit_config.seed)
+    dictionaries = {name: learner.finish() for name, learner in learners.items()}
+    for name, dictionary in dictionaries.items():
+        dictionary.provenance = provenance
+        if folder:
+            save(dictionary, folder if single else folder / name)
+    if folder:
+        (folder / CHECKPOINT_FILE).unlink(missing_ok=True)
+    return dictionaries[SINGLE] if single else dictionaries
+
+
+def _as_activations(given: Activations | Tensor | tuple[Tensor, Tensor]) -> Activations:
+    match given:
+        case Activations():
+            return given
+        case Tensor():
+            return TensorActivations(given)
+        case (Tensor() as x, Tensor() as y):
+            return TensorActivations(x, y)
+    raise InputError(
+        f"required activations as a store, a stream, a tensor x or a pair (x, y), got "
+        f"{type(given).__name__}"
+    )
+
+
+class _Batches:
+    """Batches of one run by step, on its device, checked once however many learners read them."""
+
+    def __init__(self, activations: Activations, fit_config: FitConfig) -> None:
+        self._activations = activations
+        self._config = fit_config
+
+    def rows(self, step: int) -> Rows:
+        config = self._config
+        rows = self._activations.rows(config.seed, step, config.batch_size)
+        for hook, x in rows.at.items():
+            bad = first_bad_row(x)
+            if bad is not None:
+                where = self._activations.locate(config.seed, step, config.batch_size, bad)
+                raise NonFiniteError(
+                    f"NaN or infinity in the activations at {hook!r}, {where}; training stopped "
+                    f"at step {step + 1}. Harvest again, or drop that row"
+                )
+        return rows.to(torch.device(config.device), torch.float32)
+
+    def at(self, sites: Sites, step: int) -> Batch:
+        return self.rows(step).batch(sites)
+
+    def first(self) -> Iterator[Rows]:
+        """The batches on which units are fitted."""
+        n = math.ceil(self._config.standardize_rows / self._config.batch_size)
+        return (self.rows(step) for step in range(n))
+
+
+def _make_learners(
+    configs: Mapping[str, DictionaryConfig],
+    sites: Mapping[str, Sites],
+    fit_config: FitConfig,
+    batches: _Batches,
+) -> dict[str, Learner]:
+    learners: dict[str, Learner] = {}
+    units: dict[str, Units] = {}
+    for name, config in configs.items():
+        at = sites[name]
+        if isinstance(config, ClosedFormConfig):
+            learners[name] = config.learner(at, seed=fit_config.seed)
+            continue
+        assert isinstance(config, GradientConfig)
+        for site in (at.source, at.target):
+            if site.hook not in units:
+                units[site.hook] = fit_units(site, (rows.at[site.hook] for rows in batches.first()))
+        learners[name] = GradientLearner(
+            config,
+            at,
+            fit_config,
+            Standardization(units[at.source.hook], units[at.target.hook]),
+            partial(batches.at, at),
+        )
+    return learners
+
+
+def _require_configs(configs: Mapping[str, Any]) -> None:
+    if not configs:
+        raise InputError("fit needs at least one config, got an empty dict")
+    for name, config in configs.items():
+        if not isinstance(config, GradientConfig | ClosedFormConfig):
+            raise ConfigError(
+                f"required a dictionary config (SAEConfig(...), CodebookConfig(...), …) for "
+                f"{name!r}, got {type(config).__name__}"
+            )
+        if not name or "/" in name or name.startswith("."):
+            raise InputError(
+                f"a dictionary's name becomes a folder: required a name without '/' and no "
+                f"leading dot, got {name!r}"
+            )
+
+
+def _prepare(
+    out: str | Path | None, learners: Mapping[str, Learner], overwrite: bool
+) -> Path | None:
+    """The output folder, writable and large enough, emptied of an earlier run on request."""
+    if out is None:
+        return None
+    # Weights and two moments in a checkpoint, twice while it is replaced, and the result.
+    weights = sum(
+        t.nbytes for learner in learners.values() for t in learner.dictionary.state_dict().values()
+    )
+    folder = writable_folder(out, 7 * weights)
+    if overwrite:
+        for name in (CHECKPOINT_FILE, LOG_FILE):
+            (folder / name).unlink(missing_ok=True)
+        for name in learners:
+            shutil.rmtree(folder / name, ignore_errors=True)
+    return folder
+
+
+def _describe(
+    configs: Mapping[str, DictionaryConfig],
+    sites: Mapping[str, Sites],
+    fit_config: FitConfig,
+    activations: Activations,
+) -> dict[str, Any]:
+    """What decides a run's bits, as JSON: a checkpoint is good only for the same."""
+    return {
+        "fit_config": fit_config.to_dict(),
+        "dictionaries": {
+            name: {"kind": c.kind, "sites": sites[name].to_dict(), "config": c.to_dict()}
+            for name, c in configs.items()
+        },
+        "activations": {
+            "n_rows": activations.n_rows,
+            "provenance": activations.provenance.to_dict() | {"versions": None},
+        },
+    }
+
+
+def _finite(scalars: Mapping[str, Mapping[str, Tensor]], step: int) -> dict[str, dict[str, float]]:
+    """The scalars as numbers.
+
+    Raises:
+        NonFiniteError: a loss is NaN or infinite.
+    """
+    values = {
+        name: {metric: float(value) for metric, value in metrics.items()}
+        for name, metrics in scalars.items()
+    }
+    for name, metrics in values.items():
+        if not math.isfinite(metrics.get("loss", 0.0)):
+            raise NonFiniteError(
+                f"the loss of {name!r} is {metrics['loss']} at step {step}; training stopped. "
+                "Lower learning_rate, or set max_gradient_norm"
+            )
+    return values

@@ -1,0 +1,152 @@
+"""The one learner of every kind that learns by gradient descent."""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
+
+from dictlearn.core.batches import Batch
+from dictlearn.core.config import DeadFeatureRemedy, GradientConfig
+from dictlearn.core.dictionary import FeatureDictionary
+from dictlearn.core.learning import FitPass, Learner, TrainableDictionary
+from dictlearn.core.sites import Sites
+from dictlearn.training.config import FitConfig
+from dictlearn.training.remedies import rows_to_reseed
+from dictlearn.training.standardize import Standardization
+
+BatchAt = Callable[[int], Batch]
+"""The batch of a step, raw and on the learner's device: pure, so it may be asked for again."""
+
+
+class GradientLearner(Learner):
+    """Adam on a kind's objective, with schedules, constraints and the revival of dead features."""
+
+    dictionary: TrainableDictionary
+
+    def __init__(
+        self,
+        config: GradientConfig,
+        sites: Sites,
+        fit_config: FitConfig,
+        standardization: Standardization,
+        batch_at: BatchAt,
+    ) -> None:
+        dictionary = config.build(sites, seed=fit_config.seed)
+        assert isinstance(dictionary, TrainableDictionary)
+        self.dictionary = dictionary.to(fit_config.device)
+        self._config = fit_config
+        self._objective = config.objective()
+        self._remedy = config.remedy()
+        self._batch_at = batch_at
+        self._peak = fit_config.learning_rate or config.default_learning_rate
+        self._step = 0
+        self._idle = torch.zeros(dictionary.n_features, dtype=torch.long, device=fit_config.device)
+        # Random draws of the remedy come from the step alone, so that no state needs saving.
+        standardization.apply_(self.dictionary)
+        first = self.dictionary.fit_pass(batch_at(0))
+        self.dictionary.initialize_(first.z, first.t)
+        self.dictionary.project_()
+        self._optimizer = torch.optim.Adam(
+            self.dictionary.parameters(), lr=self._peak, betas=fit_config.adam_betas, fused=True
+        )
+
+    def update(self, batch: Batch) -> dict[str, Tensor]:
+        """Take one step of Adam on `batch`; losses, L0, FVU and the dead fraction of it."""
+        config = self._config
+        cuda = torch.device(config.device).type == "cuda"
+        with torch.autocast(
+            "cuda" if cuda else "cpu", torch.bfloat16, enabled=cuda and config.mixed_precision
+        ):
+            fit_pass = self.dictionary.fit_pass(
+                batch,
+                dead=self._idle >= config.dead_after,
+                sparsity_scale=config.sparsity_scale(self._step),
+            )
+            losses = self._objective(fit_pass)
+        self._descend(torch.stack(list(losses.values())).sum())
+        with torch.no_grad():
+            self.dictionary.observe_(fit_pass)
+            active = fit_pass.acts != 0
+            self._idle = torch.where(active.any(dim=0), 0, self._idle + 1)
+            log = self._log(fit_pass, losses, active)
+            self._step += 1
+            if self._remedy is not None and self._remedy.due(self._step):
+                self._apply(self._remedy)
+        return log
+
+    def finish(self) -> FeatureDictionary:
+        """The dictionary, in evaluation mode and without gradients."""
+        self._optimizer.zero_grad()
+        return self.dictionary.eval()
+
+    def state(self) -> dict[str, Tensor]:
+        """Parameters, buffers, Adam's moments, the step, and how long each feature has slept."""
+        state = {f"dictionary/{name}": t for name, t in self.dictionary.state_dict().items()}
+        state |= {f"adam/{name}": moment for name, moment in self._moments()}
+        return state | {"idle": self._idle, "step": torch.tensor(self._step)}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Continue from what `state` returned, to the same bits."""
+        prefix = "dictionary/"
+        self.dictionary.load_state_dict(
+            {k.removeprefix(prefix): t for k, t in state.items() if k.startswith(prefix)}
+        )
+        for name, parameter in self.dictionary.named_parameters():
+            self._optimizer.state[parameter] = {
+                key: state[f"adam/{name}/{key}"].to(parameter.device)
+                for key in ("step", "exp_avg", "exp_avg_sq")
+                if f"adam/{name}/{key}" in state
+            }
+        self._idle = state["idle"].to(self._config.device)
+        self._step = int(state["step"])
+
+    def _descend(self, loss: Tensor) -> None:
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._peak * self._config.learning_rate_scale(self._step)
+        self._optimizer.zero_grad()
+        loss.backward()
+        self.dictionary.project_gradient_()
+        if self._config.max_gradient_norm is not None:
+            clip_grad_norm_(self.dictionary.parameters(), self._config.max_gradient_norm)
+        self._optimizer.step()
+        self.dictionary.project_()
+
+    def _log(
+        self, fit_pass: FitPass, losses: dict[str, Tensor], active: Bool[Tensor, "n feature"]
+    ) -> dict[str, Tensor]:
+        variance = (fit_pass.t - fit_pass.t.mean(dim=0)).pow(2).sum()
+        log = {"loss": torch.stack(list(losses.values())).sum().detach()}
+        log |= {f"loss/{name}": term.detach() for name, term in losses.items()}
+        log["l0"] = active.sum() / len(active)
+        log["fvu"] = fit_pass.residual.detach().pow(2).sum() / variance
+        log["dead"] = (self._idle >= self._config.dead_after).float().mean()
+        return log
+
+    def _apply(self, remedy: DeadFeatureRemedy) -> None:
+        """Reseed dead features, and forget Adam's moments at every entry that changed."""
+        dead: Int[Tensor, " m"] = (self._idle >= remedy.window).nonzero().squeeze(1)
+        if len(dead) == 0:
+            return
+        generator = torch.Generator().manual_seed(self._config.seed * 1_000_003 + self._step)
+        z, residual = rows_to_reseed(
+            self.dictionary, remedy, self._recent_batches(), len(dead), generator
+        )
+        before = [p.detach().clone() for p in self.dictionary.parameters()]
+        self.dictionary.reseed_(dead, z, residual)
+        self.dictionary.project_()
+        for old, parameter in zip(before, self.dictionary.parameters(), strict=True):
+            changed = parameter != old
+            for moment in ("exp_avg", "exp_avg_sq"):
+                self._optimizer.state[parameter][moment][changed] = 0.0
+        self._idle[dead] = 0
+
+    def _recent_batches(self) -> Iterator[Batch]:
+        """The batches already seen, latest first."""
+        return (self._batch_at(step) for step in range(self._step - 1, -1, -1))
+
+    def _moments(self) -> Iterator[tuple[str, Tensor]]:
+        for name, parameter in self.dictionary.named_parameters():
+            for key, moment in self._optimizer.state[parameter].items():
+                yield f"{name}/{key}", moment

@@ -1,0 +1,128 @@
+"""What a run tells while it runs: a log of JSON lines, and a live view in a terminal."""
+
+import json
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from torch import Tensor
+
+LOG_FILE = "train.jsonl"
+
+Scalars = Mapping[str, Mapping[str, Tensor]]
+"""Per dictionary, the named scalars of a step."""
+
+
+class TrainingLog:
+    """Appends one JSON object a line, with keys `step`, `seconds`, `rows_per_second` and
+    `NAME/METRIC`. On resuming, lines of steps that are taken again are dropped.
+    """
+
+    def __init__(self, folder: Path | None, from_step: int) -> None:
+        self._path = folder / LOG_FILE if folder else None
+        self._start = time.monotonic()
+        self._from_step = from_step
+        if self._path is not None:
+            kept = _lines_until(self._path, from_step) if from_step else []
+            self._path.write_text("".join(kept), encoding="utf-8")
+
+    def write(self, step: int, scalars: Mapping[str, Mapping[str, float]], n_rows: int) -> float:
+        """Append the line of `step`; the rows per second since the start."""
+        seconds = time.monotonic() - self._start
+        speed = n_rows * (step - self._from_step) / max(seconds, 1e-9)
+        line: dict[str, float] = {
+            "step": step,
+            "seconds": round(seconds, 3),
+            "rows_per_second": round(speed, 1),
+        }
+        for name, metrics in scalars.items():
+            line |= {f"{name}/{metric}": value for metric, value in metrics.items()}
+        if self._path is not None:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+        return speed
+
+
+class LiveView:
+    """A progress bar over a table of loss, L0, FVU and dead fraction, on standard error."""
+
+    def __init__(self, names: Iterable[str], steps: int, from_step: int, *, show: bool) -> None:
+        self._progress = Progress(
+            TextColumn("training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[speed]}"),
+            TextColumn("time left"),
+            TimeRemainingColumn(),
+        )
+        self._task = self._progress.add_task("", total=steps, completed=from_step, speed="")
+        self._names = list(names)
+        console = Console(stderr=True)
+        self._live = Live(console=console, transient=True, refresh_per_second=4)
+        self._shown = show and (console.is_terminal or sys.stderr.isatty())
+
+    def __enter__(self) -> "LiveView":
+        if self._shown:
+            self._live.start()
+            self._live.update(self._progress)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._shown:
+            self._live.stop()
+
+    def advance(self, step: int) -> None:
+        """Move the bar to `step`."""
+        if self._shown:
+            self._progress.update(self._task, completed=step)
+
+    def show(self, scalars: Mapping[str, Mapping[str, float]], speed: float) -> None:
+        """Show the latest numbers."""
+        if not self._shown:
+            return
+        self._progress.update(self._task, speed=f"{speed:,.0f} rows/s")
+        table = Table(box=None, pad_edge=False)
+        for heading in ("dictionary", "loss", "L0", "FVU", "dead"):
+            table.add_column(heading, justify="left" if heading == "dictionary" else "right")
+        for name in self._names:
+            values = scalars.get(name) or {}
+            if values:
+                table.add_row(
+                    name,
+                    f"{values['loss']:.4f}",
+                    f"{values['l0']:.1f}",
+                    f"{values['fvu']:.4f}",
+                    f"{values['dead']:.1%}",
+                )
+        self._live.update(Group(self._progress, table))
+
+
+def _lines_until(path: Path, step: int) -> list[str]:
+    """The complete lines of a log up to and including `step`."""
+    if not path.exists():
+        return []
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line)
+        except (json.JSONDecodeError, KeyError):
+            break
+    return kept

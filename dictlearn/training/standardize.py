@@ -1,0 +1,50 @@
+"""The units in which every kind sees its sites: a mean vector and one scalar each."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from dictlearn.core.dictionary import FeatureDictionary
+from dictlearn.core.sites import Site
+
+
+@dataclass(frozen=True)
+class Units:
+    """Mean and scale of one site: `(x - mean) / scale` has unit variance per dimension."""
+
+    mean: Float[Tensor, " d"]
+    scale: Float[Tensor, ""]
+
+
+@dataclass(frozen=True)
+class Standardization:
+    """The units of a source and a target."""
+
+    source: Units
+    target: Units
+
+    def apply_(self, dictionary: FeatureDictionary) -> None:
+        """Give `dictionary` these units."""
+        source, target = self.source, self.target
+        dictionary.standardize_(source.mean, source.scale, target.mean, target.scale)
+
+
+def fit_units(site: Site, batches: Iterable[Float[Tensor, "n d"]]) -> Units:
+    """The units of `site` from rows of activations, accumulated in float64.
+
+    The scale is the root of the variance averaged over dimensions; a site that never varies
+    keeps scale 1.
+    """
+    n, total, squares = 0, torch.zeros(site.d, dtype=torch.float64), 0.0
+    for x in batches:
+        rows = x.to("cpu", torch.float64)
+        n += len(rows)
+        total += rows.sum(dim=0)
+        squares += float(rows.pow(2).sum())
+    mean = total / n
+    variance = max(squares / n - float(mean.pow(2).sum()), 0.0) / site.d
+    scale = variance**0.5 if variance > 0 else 1.0
+    return Units(mean.float(), torch.tensor(scale, dtype=torch.float32))
