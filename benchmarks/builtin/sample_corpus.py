@@ -29,7 +29,7 @@ from benchmarks.builtin.train_stories import (
     total_loss,
 )
 
-PAD, BOS, EOS = 0, 1, 2
+BOS, EOS = 1, 2
 
 
 @torch.no_grad()
@@ -37,21 +37,21 @@ def sample_ids(model: LlamaForCausalLM, count: int, length: int) -> list[list[in
     """Sample `count` continuations of the start token at temperature 1, from the whole vocabulary.
 
     The source model met the start token between documents, so that token ends a story as well as
-    the end token does; both are kept here, to tell an ended story from a cut one.
+    the end token does; what follows it in a row is not part of the story. Drawing from the
+    cumulative probabilities costs a tenth of `torch.multinomial` on a CPU.
     """
-    prompt = torch.full((count, 1), BOS, device=model.device)
-    tokens = model.generate(
-        prompt,
-        attention_mask=torch.ones_like(prompt),
-        do_sample=True,
-        temperature=1.0,
-        top_k=0,
-        top_p=1.0,
-        max_new_tokens=length,
-        eos_token_id=[BOS, EOS],
-        pad_token_id=PAD,
-    )
-    return tokens[:, 1:].tolist()
+    tokens = torch.full((count, 1), BOS, device=model.device)
+    done = torch.zeros_like(tokens, dtype=torch.bool)
+    cache, columns = None, []
+    while len(columns) < length and not done.all():
+        out = model(tokens, past_key_values=cache, use_cache=True)
+        cache = out.past_key_values
+        cumulative = out.logits[:, -1].softmax(-1).cumsum(-1)
+        draw = torch.rand_like(cumulative[:, :1]) * cumulative[:, -1:]
+        tokens = torch.searchsorted(cumulative, draw).clamp_(max=cumulative.shape[1] - 1)
+        done |= (tokens == BOS) | (tokens == EOS)
+        columns.append(tokens)
+    return torch.cat(columns, dim=1).tolist()
 
 
 def story_text(tokenizer: Tokenizer, ids: list[int]) -> str | None:
@@ -61,13 +61,14 @@ def story_text(tokenizer: Tokenizer, ids: list[int]) -> str | None:
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line; the defaults are the shipped corpus's."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--source", type=Path, required=True, help="Hugging Face folder")
     parser.add_argument("--model", type=Path, required=True, help="what train_stories wrote")
     parser.add_argument("--text-dir", type=Path, required=True, help="the training files")
     parser.add_argument("--out", type=Path, required=True, help="the corpus: a .jsonl.xz file")
     parser.add_argument("--stories", type=int, default=10240, help="how many to sample")
-    parser.add_argument("--batch", type=int, default=1024)
+    parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--length", type=int, default=255, help="most new tokens a story")
     parser.add_argument("--seed", type=int, default=20)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -75,6 +76,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """Sample, filter and write the corpus; print what became of the samples."""
     args = parse(argv)
     torch.manual_seed(args.seed)
     source = LlamaForCausalLM.from_pretrained(args.source, dtype=torch.float32).to(args.device)

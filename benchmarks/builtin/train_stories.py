@@ -15,16 +15,15 @@ import lzma
 import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, gelu, scaled_dot_product_attention
 
 SEPARATOR = "<|endoftext|>"
 SEPARATOR_ID = 0
@@ -65,7 +64,7 @@ class Attention(nn.Module):
         q, k, v = (
             m(x).unflatten(-1, (self.n_heads, -1)).transpose(1, 2) for m in (self.q, self.k, self.v)
         )
-        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        mixed = scaled_dot_product_attention(q, k, v, is_causal=True)
         return self.o(mixed.transpose(1, 2).flatten(-2))
 
 
@@ -78,7 +77,7 @@ class MLP(nn.Module):
         self.fc_out = nn.Linear(cfg.d_mlp, cfg.d_model)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc_out(F.gelu(self.fc_in(x)))
+        return self.fc_out(gelu(self.fc_in(x)))
 
 
 class Block(nn.Module):
@@ -163,6 +162,7 @@ class Document:
 
 
 def tokenize(tokenizer: Tokenizer, stories: Sequence[str]) -> list[Document]:
+    """Encode each story and put the separator after it."""
     documents = []
     for story, encoding in zip(stories, tokenizer.encode_batch(list(stories)), strict=True):
         tokens = np.array([*encoding.ids, SEPARATOR_ID])
@@ -190,8 +190,9 @@ def pack(documents: Sequence[Document], n_ctx: int, skip: int = 0) -> tuple[Tens
 
 
 def token_loss(model: nn.Module, inputs: Tensor, targets: Tensor, reduction: str) -> Tensor:
+    """Cross-entropy in nats, in float32 whatever the forward pass ran in."""
     logits = model(inputs).flatten(0, 1).float()
-    return F.cross_entropy(logits, targets.flatten(), ignore_index=IGNORED, reduction=reduction)
+    return cross_entropy(logits, targets.flatten(), ignore_index=IGNORED, reduction=reduction)
 
 
 @torch.no_grad()
@@ -271,6 +272,7 @@ def load_model(folder: Path) -> StoriesLM:
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line; the defaults are the shipped model's recipe."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--text-dir", type=Path, required=True, help="folder of the two files")
     parser.add_argument("--out", type=Path, required=True)
@@ -289,6 +291,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """Fit the tokenizer, train the model, and write both with a report to the output folder."""
     args = parse(argv)
     args.out.mkdir(parents=True, exist_ok=True)
     device = torch.device(args.device)
@@ -314,8 +317,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     optimizer = torch.optim.AdamW(
         groups, weight_decay=args.weight_decay, betas=(0.9, 0.98), fused=True
     )
-    on_gpu = device.type == "cuda"
-    autocast = torch.autocast("cuda", torch.bfloat16) if on_gpu else nullcontext()
+    autocast = torch.autocast(device.type, torch.bfloat16)
 
     curve: list[dict[str, float]] = []
     start, step, progress = time.monotonic(), 0, 0.0

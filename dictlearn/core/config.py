@@ -3,7 +3,7 @@
 from abc import ABC, ABCMeta, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar, final
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, final
 
 from torch import Tensor
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from dictlearn.core.dictionary import FeatureDictionary
     from dictlearn.core.learning import Learner, Objective
 
+C = TypeVar("C", bound="Config")
 D = TypeVar("D", bound="FeatureDictionary", covariant=True)
 
 
@@ -37,7 +38,7 @@ class Config(metaclass=_NamesChecked):
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+    def from_dict(cls: type[C], data: Mapping[str, Any]) -> C:
         """The config with these fields; lists become tuples where a tuple is declared."""
         return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in data.items()})
 
@@ -124,7 +125,7 @@ class DictionaryConfig(Config, ABC, Generic[D]):
 
     @classmethod
     @abstractmethod
-    def tiny(cls) -> Self:
+    def tiny(cls) -> "DictionaryConfig[D]":
         """The smallest useful instance: what the contract tests build and train."""
 
 

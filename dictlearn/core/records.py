@@ -61,7 +61,7 @@ class Records:
     provenance: Provenance
     """The model and the tokens of the evaluation."""
     tokens: dict[str, Any]
-    """`source`, `split`, `hash`, `n_tokens`, `n_sequences`, `exclude_special`."""
+    """`source`, `split`, `hash`, `n_tokens`, `n_sequences`, `context`, `exclude_special`."""
     dictionaries: dict[str, DictionaryRecord]
 
     def to_pandas(self) -> "pd.DataFrame":
@@ -152,7 +152,6 @@ def _to_json(metric: Metric) -> dict[str, Any]:
 def _record_from_json(
     name: str, entry: Mapping[str, Any], tensors: Mapping[str, Tensor]
 ) -> DictionaryRecord:
-    prefix = f"{name}/sums/"
     return DictionaryRecord(
         kind=entry["kind"],
         sites=Sites.from_dict(entry["sites"]),
@@ -162,6 +161,10 @@ def _record_from_json(
             key: Metric(math.nan if m["value"] is None else m["value"], m.get("reason", ""))
             for key, m in entry["metrics"].items()
         },
-        sums={key.removeprefix(prefix): t for key, t in tensors.items() if key.startswith(prefix)},
+        sums={
+            key.rpartition("/")[2]: tensor
+            for key, tensor in tensors.items()
+            if key.rpartition("/")[0] == f"{name}/sums"
+        },
         density=tensors[f"{name}/density"],
     )

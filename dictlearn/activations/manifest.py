@@ -1,0 +1,170 @@
+"""What a store says about itself: the one JSON file that makes a folder a store."""
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dictlearn.activations.hooks import hook_widths
+from dictlearn.core.errors import CorruptFileError
+from dictlearn.core.files import read_json, read_tensors, sha256, write_json, write_tensors
+from dictlearn.core.provenance import Provenance
+from dictlearn.core.sites import MLPWeights, Sites
+
+MANIFEST_FILE = "manifest.json"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_FORMAT = 1
+_HARVEST_AGAIN = "harvest again"
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """One file beside the manifest, with what is needed to notice that it changed."""
+
+    file: str
+    bytes: int
+    sha256: str
+    n_rows: int = 0
+    """Rows of activations; 0 for files that hold something else."""
+
+    @classmethod
+    def write(cls, path: Path, tensors: dict[str, Tensor], n_rows: int = 0) -> "StoredFile":
+        """Write tensors to `path` as a whole; the entry that describes the file."""
+        write_tensors(path, tensors, {"format": str(_FORMAT)})
+        return cls(path.name, path.stat().st_size, sha256(path), n_rows)
+
+    def check(self, folder: Path, verify: bool) -> None:
+        """Check that the file is there and whole, and unaltered if `verify`.
+
+        Raises:
+            CorruptFileError: it is not; the message names the file.
+        """
+        path = folder / self.file
+        if not path.is_file():
+            raise CorruptFileError(f"{path}: absent, but the manifest lists it; {_HARVEST_AGAIN}")
+        size = path.stat().st_size
+        if size != self.bytes:
+            raise CorruptFileError(
+                f"{path}: required {self.bytes} bytes, got {size}; it was truncated or replaced: "
+                f"{_HARVEST_AGAIN}"
+            )
+        if verify and sha256(path) != self.sha256:
+            raise CorruptFileError(
+                f"{path}: its SHA-256 is not that in the manifest, so it was altered; "
+                f"{_HARVEST_AGAIN}"
+            )
+
+
+@dataclass(frozen=True)
+class StoredMLP:
+    """The weights between a source and a target, in a file of their own."""
+
+    file: StoredFile
+    act_name: str
+
+    @classmethod
+    def write(cls, path: Path, mlp: MLPWeights) -> "StoredMLP":
+        """Write the weights to `path`; the entry that describes them."""
+        tensors = {name: x for name, x in vars(mlp).items() if isinstance(x, Tensor)}
+        return cls(StoredFile.write(path, tensors), mlp.act_name)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> "StoredMLP":
+        """The entry that a manifest holds."""
+        return cls(StoredFile(**data["file"]), data["act_name"])
+
+    def load(self, folder: Path) -> MLPWeights:
+        """The weights.
+
+        Raises:
+            CorruptFileError: the file does not hold them.
+        """
+        path = folder / self.file.file
+        try:
+            return MLPWeights(**read_tensors(path), act_name=self.act_name)
+        except TypeError as error:
+            raise CorruptFileError(f"{path}: not the weights of an MLP ({error})") from error
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything about a store but the activations."""
+
+    dtype: torch.dtype
+    sites: tuple[Sites, ...]
+    mlps: tuple[StoredMLP | None, ...]
+    """For each pair of sites, where its MLP weights are, if it has any."""
+    shards: tuple[StoredFile, ...]
+    provenance: Provenance
+    tokens: dict[str, Any]
+
+    @property
+    def n_rows(self) -> int:
+        """Rows in all shards."""
+        return sum(shard.n_rows for shard in self.shards)
+
+    def write(self, folder: Path) -> None:
+        """Write `manifest.json`, which turns `folder` into a store."""
+        data = {
+            "format": _FORMAT,
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "n_rows": self.n_rows,
+            "widths": hook_widths(self.sites),
+            "sites": [
+                {**pair.to_dict(), "mlp": mlp and asdict(mlp)}
+                for pair, mlp in zip(self.sites, self.mlps, strict=True)
+            ],
+            "provenance": self.provenance.to_dict(),
+            "tokens": self.tokens,
+            "shards": [asdict(shard) for shard in self.shards],
+        }
+        write_json(folder / MANIFEST_FILE, data)
+
+    @classmethod
+    def read(cls, folder: Path, verify: bool) -> "Manifest":
+        """The manifest in `folder`, once every file it lists was checked.
+
+        Raises:
+            CorruptFileError: the manifest is absent or malformed, or a file is absent or of
+                another size; if `verify`, also where a file's hash differs.
+        """
+        path = folder / MANIFEST_FILE
+        if not path.is_file():
+            found = "the harvest did not finish" if folder.is_dir() else "there is no such folder"
+            raise CorruptFileError(f"{path}: absent, so this is not a store: {found}")
+        data = read_json(path)
+        if data.get("format") != _FORMAT:
+            raise CorruptFileError(
+                f"{path}: required store format {_FORMAT}, got {data.get('format')!r}; "
+                f"{_HARVEST_AGAIN} with this version"
+            )
+        try:
+            manifest = cls._from_json(data)
+            if not manifest.n_rows == data["n_rows"] > 0:
+                raise ValueError(f"{manifest.n_rows} rows in shards, n_rows {data['n_rows']}")
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise CorruptFileError(
+                f"{path}: an entry is missing or malformed ({error!r}); {_HARVEST_AGAIN}"
+            ) from error
+        for file in (*manifest.shards, *(mlp.file for mlp in manifest.mlps if mlp)):
+            file.check(folder, verify)
+        sites = tuple(
+            replace(pair, mlp=mlp.load(folder)) if mlp else pair
+            for pair, mlp in zip(manifest.sites, manifest.mlps, strict=True)
+        )
+        return replace(manifest, sites=sites)
+
+    @classmethod
+    def _from_json(cls, data: dict[str, Any]) -> "Manifest":
+        return cls(
+            dtype=DTYPES[data["dtype"]],
+            sites=tuple(Sites.from_dict(entry) for entry in data["sites"]),
+            mlps=tuple(
+                entry["mlp"] and StoredMLP.from_json(entry["mlp"]) for entry in data["sites"]
+            ),
+            shards=tuple(StoredFile(**entry) for entry in data["shards"]),
+            provenance=Provenance.from_dict(data["provenance"]),
+            tokens=data["tokens"],
+        )

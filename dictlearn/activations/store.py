@@ -1,0 +1,228 @@
+"""Activations on disk: shards of safetensors that are mapped, not read, and one manifest.
+
+manifest.json             written last: without it the folder is not a store
+shard_00000.safetensors   one tensor per hook, the same rows in each
+mlp_0.safetensors         MLP weights of the first pair of sites, where it has any
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from dictlearn.activations.hooks import hook_widths, require_hooks
+from dictlearn.activations.manifest import (
+    DTYPES,
+    MANIFEST_FILE,
+    Manifest,
+    StoredFile,
+    StoredMLP,
+)
+from dictlearn.activations.shuffle import shuffled_positions
+from dictlearn.core.batches import Activations, Rows, require_finite
+from dictlearn.core.errors import CorruptFileError, InputError
+from dictlearn.core.files import writable_folder
+from dictlearn.core.provenance import Provenance
+from dictlearn.core.sites import Sites
+
+SHARD_BYTES = 64_000_000
+_OURS = ("shard_*.safetensors", "mlp_*.safetensors", ".shard_*.part", ".mlp_*.part")
+
+
+class ActivationStore(Activations):
+    """A store of rows in a folder: made by `write_store`, opened by `ActivationStore.open`.
+
+    Shards are mapped into memory: rows are read from the disk when a batch asks for them, and
+    the operating system keeps what it has room for.
+    """
+
+    def __init__(self, path: Path, manifest: Manifest) -> None:
+        self.path = path
+        self._manifest = manifest
+        self._widths = hook_widths(manifest.sites)
+        sizes = [shard.n_rows for shard in manifest.shards]
+        self._ends = torch.tensor(sizes).cumsum(0)
+        self._firsts = [0, *self._ends[:-1].tolist()]
+        self._shards = [self._mapped(shard) for shard in manifest.shards]
+
+    @classmethod
+    def open(cls, path: str | Path, verify: bool = False) -> "ActivationStore":
+        """The store in folder `path`; every file's presence and size are checked.
+
+        With `verify` their SHA-256 hashes are checked as well, which reads the whole store.
+
+        Raises:
+            CorruptFileError: the folder is not a finished store, or a file is absent,
+                truncated or altered; the message names it.
+        """
+        folder = Path(path)
+        return cls(folder, Manifest.read(folder, verify))
+
+    @property
+    def sites(self) -> tuple[Sites, ...]:
+        return self._manifest.sites
+
+    @property
+    def n_rows(self) -> int:
+        return self._manifest.n_rows
+
+    @property
+    def provenance(self) -> Provenance:
+        return self._manifest.provenance
+
+    @property
+    def tokens(self) -> dict[str, Any]:
+        """What the rows were harvested from, as `core.tokens.Tokens.describe` says it."""
+        return self._manifest.tokens
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the rows."""
+        return self._manifest.dtype
+
+    def rows(self, seed: int, step: int, n: int) -> Rows:
+        positions, order = shuffled_positions(seed, step * n, n, self.n_rows).sort()
+        gathered = {hook: torch.empty(n, d, dtype=self.dtype) for hook, d in self._widths.items()}
+        counts = torch.searchsorted(positions, self._ends).diff(prepend=torch.tensor([0])).tolist()
+        parts = zip(order.split(counts), positions.split(counts), strict=True)
+        for shard, first, (place, position) in zip(self._shards, self._firsts, parts, strict=True):
+            if len(place):
+                for hook, x in shard.items():
+                    gathered[hook][place] = x[position - first]
+        return Rows(gathered)
+
+    def locate(self, seed: int, step: int, n: int, row: int) -> str:
+        position = shuffled_positions(seed, step * n + row, 1, self.n_rows)
+        shard = int(torch.searchsorted(self._ends, position, right=True))
+        row_of_shard = int(position) - self._firsts[shard]
+        return f"{self._manifest.shards[shard].file}, row {row_of_shard}"
+
+    def _mapped(self, shard: StoredFile) -> dict[str, Tensor]:
+        path = self.path / shard.file
+        try:
+            with safe_open(path, framework="pt") as file:
+                tensors = {hook: file.get_tensor(hook) for hook in self._widths}
+        except (OSError, SafetensorError) as error:
+            raise CorruptFileError(f"{path}: cannot be read as safetensors ({error})") from error
+        for hook, d in self._widths.items():
+            found = (tuple(tensors[hook].shape), tensors[hook].dtype)
+            if found != ((shard.n_rows, d), self.dtype):
+                raise CorruptFileError(
+                    f"{path}: required {self.dtype} of shape {(shard.n_rows, d)} at hook {hook!r}, "
+                    f"got {found[1]} of shape {found[0]}; harvest again"
+                )
+        return tensors
+
+
+def estimated_bytes(sites: Sequence[Sites], n_rows: int, dtype: torch.dtype) -> int:
+    """The size of a store of `n_rows` rows, but for its manifest and the headers of shards.
+
+    >>> from dictlearn.core.sites import Site
+    >>> estimated_bytes([Sites(Site("x", 8), Site("y", 4))], n_rows=10, dtype=torch.bfloat16)
+    240
+    """
+    weights = [x for pair in sites if pair.mlp for x in vars(pair.mlp).values()]
+    mlp_bytes = sum(x.nbytes for x in weights if isinstance(x, Tensor))
+    return n_rows * _row_bytes(hook_widths(sites), dtype) + mlp_bytes
+
+
+def write_store(
+    out: str | Path,
+    batches: Iterable[Rows],
+    *,
+    sites: Sequence[Sites],
+    n_rows: int,
+    dtype: torch.dtype,
+    provenance: Provenance,
+    tokens: dict[str, Any],
+    overwrite: bool = False,
+) -> ActivationStore:
+    """The store in folder `out`, written from `batches`, which hold `n_rows` rows in all.
+
+    Each file appears as a whole and the manifest comes last, so a harvest that stops half-way
+    leaves no store. If it fails, the files that it wrote are removed; what an unfinished harvest
+    left in the folder, and with `overwrite` a store, is removed first.
+
+    Raises:
+        InputError: `out` holds a store already, `dtype` is not float32 or bfloat16, or the
+            batches do not hold `n_rows` rows at the hooks of `sites`.
+        StorageError: the folder cannot be written, or has no room for the store.
+        NonFiniteError: a row holds NaN or infinity; the message names its shard and row.
+    """
+    if dtype not in DTYPES.values() or n_rows < 1:
+        raise InputError(
+            f"required one of {', '.join(DTYPES)} and at least 1 row, got {dtype} and {n_rows}"
+        )
+    n_bytes = estimated_bytes(sites, n_rows, dtype)
+    folder = writable_folder(out)
+    if (folder / MANIFEST_FILE).exists() and not overwrite:
+        raise InputError(f"{folder} holds a store already; pass overwrite=True to replace it")
+    _remove_store(folder)
+    writable_folder(folder, n_bytes)
+    try:
+        mlps, shards = _write_mlps(folder, sites), _write_shards(folder, batches, sites, dtype)
+        manifest = Manifest(dtype, tuple(sites), mlps, shards, provenance, tokens)
+        if manifest.n_rows != n_rows:
+            raise InputError(f"required batches of {n_rows} rows in all, got {manifest.n_rows}")
+        manifest.write(folder)
+    except BaseException:
+        _remove_store(folder)
+        raise
+    return ActivationStore(folder, manifest)
+
+
+def _write_mlps(folder: Path, sites: Sequence[Sites]) -> tuple[StoredMLP | None, ...]:
+    return tuple(
+        StoredMLP.write(folder / f"mlp_{i}.safetensors", pair.mlp) if pair.mlp else None
+        for i, pair in enumerate(sites)
+    )
+
+
+def _write_shards(
+    folder: Path, batches: Iterable[Rows], sites: Sequence[Sites], dtype: torch.dtype
+) -> tuple[StoredFile, ...]:
+    widths = hook_widths(sites)
+    size = max(1, SHARD_BYTES // _row_bytes(widths, dtype))
+    shards = []
+    for i, shard in enumerate(_recut(batches, widths, dtype, size)):
+        path = folder / f"shard_{i:05d}.safetensors"
+        for hook, x in shard.items():
+            require_finite(x, f"{path.name}, hook {hook!r}")
+        shards.append(StoredFile.write(path, shard, len(next(iter(shard.values())))))
+    return tuple(shards)
+
+
+def _recut(
+    batches: Iterable[Rows], widths: dict[str, int], dtype: torch.dtype, size: int
+) -> Iterator[dict[str, Tensor]]:
+    """The rows of `batches`, in order, as shards of `size` rows; the last one may be smaller."""
+    shard = {hook: torch.empty(size, d, dtype=dtype) for hook, d in widths.items()}
+    held = 0
+    for rows in batches:
+        require_hooks(rows, widths)
+        taken = 0
+        while taken < len(rows):
+            count = min(size - held, len(rows) - taken)
+            for hook, x in shard.items():
+                x[held : held + count] = rows.at[hook][taken : taken + count]
+            held, taken = held + count, taken + count
+            if held == size:
+                yield shard
+                held = 0
+    if held:
+        yield {hook: x[:held] for hook, x in shard.items()}
+
+
+def _row_bytes(widths: dict[str, int], dtype: torch.dtype) -> int:
+    return sum(widths.values()) * dtype.itemsize
+
+
+def _remove_store(folder: Path) -> None:
+    """Remove the manifest first, so that what remains at any moment is no store."""
+    (folder / MANIFEST_FILE).unlink(missing_ok=True)
+    for pattern in _OURS:
+        for path in folder.glob(pattern):
+            path.unlink()

@@ -1,0 +1,82 @@
+"""Activations that are at hand as tensors."""
+
+from jaxtyping import Float
+from torch import Tensor
+
+from dictlearn.activations.hooks import require_hooks
+from dictlearn.activations.shuffle import shuffled_positions
+from dictlearn.core.batches import Activations, Rows, require_finite
+from dictlearn.core.errors import InputError
+from dictlearn.core.provenance import Provenance
+from dictlearn.core.sites import Site, Sites
+
+
+class TensorActivations(Activations):
+    """Rows in memory: `x` alone for autoencoders, `x` and `y` for transcoders.
+
+    The tensors are kept as they are (dtype, device) and shuffled by index. Unless `sites` says
+    where they were read, the hooks are named "x" and "y".
+
+    Raises:
+        InputError: a tensor is not a matrix of floating-point rows, the tensors have different
+            numbers of rows or none, or they do not fit `sites`.
+        NonFiniteError: a row holds NaN or infinity.
+
+    >>> import torch
+    >>> activations = TensorActivations(torch.eye(3))
+    >>> activations.rows(seed=0, step=0, n=3).at["x"].sum(dim=0).tolist()
+    [1.0, 1.0, 1.0]
+    """
+
+    def __init__(
+        self,
+        x: Float[Tensor, "n d_in"],
+        y: Float[Tensor, "n d_out"] | None = None,
+        *,
+        sites: Sites | None = None,
+        provenance: Provenance | None = None,
+    ) -> None:
+        y = None if y is x else y
+        for name, tensor in (("x", x), ("y", y)):
+            if tensor is not None:
+                _require_matrix(name, tensor)
+        if sites is None:
+            source = Site("x", x.shape[1])
+            sites = Sites(source, source if y is None else Site("y", y.shape[1]))
+        if sites.is_autoencoder != (y is None):
+            needed = "x alone" if sites.is_autoencoder else "x and y"
+            raise InputError(f"sites {sites} require {needed}, got {'x' if y is None else 'both'}")
+        self._sites = sites
+        self._provenance = provenance or Provenance()
+        self._rows = Rows(dict(zip(sites.hooks, (x,) if y is None else (x, y), strict=True)))
+        require_hooks(self._rows, {s.hook: s.d for s in (sites.source, sites.target)})
+        for hook, tensor in self._rows.at.items():
+            require_finite(tensor, hook)
+
+    @property
+    def sites(self) -> tuple[Sites, ...]:
+        return (self._sites,)
+
+    @property
+    def n_rows(self) -> int:
+        return len(self._rows)
+
+    @property
+    def provenance(self) -> Provenance:
+        return self._provenance
+
+    def rows(self, seed: int, step: int, n: int) -> Rows:
+        positions = shuffled_positions(seed, step * n, n, self.n_rows)
+        return Rows({hook: x[positions.to(x.device)] for hook, x in self._rows.at.items()})
+
+    def locate(self, seed: int, step: int, n: int, row: int) -> str:
+        position = int(shuffled_positions(seed, step * n + row, 1, self.n_rows))
+        return f"row {position} of the tensors given"
+
+
+def _require_matrix(name: str, tensor: Tensor) -> None:
+    if tensor.ndim != 2 or 0 in tensor.shape or not tensor.is_floating_point():
+        raise InputError(
+            f"required {name} as floating-point rows of shape (n, d) with at least one row, got "
+            f"{tensor.dtype} of shape {tuple(tensor.shape)}"
+        )

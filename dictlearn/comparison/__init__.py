@@ -1,0 +1,1 @@
+"""Records become tables, figures and one report; no model and no dictionary is needed."""

@@ -1,0 +1,182 @@
+"""One HTML file that says how the dictionaries compare."""
+
+import math
+from html import escape
+from pathlib import Path
+
+from dictlearn.comparison.figures import (
+    density_figure,
+    read_training_log,
+    sparsity_figure,
+    training_figure,
+)
+from dictlearn.comparison.page import note, page, plot, section, table
+from dictlearn.comparison.style import looks
+from dictlearn.comparison.verdict import verdict
+from dictlearn.comparison.vocabulary import (
+    LABELS,
+    Footnotes,
+    baselines,
+    formatted,
+    is_baseline,
+    reference_losses,
+    trained,
+)
+from dictlearn.core.files import writable_folder, write_text
+from dictlearn.core.provenance import Provenance
+from dictlearn.core.records import DictionaryRecord, Metric, Records
+from dictlearn.metrics.pooled import METRICS
+
+DEFAULT_TITLE = "Dictionaries compared"
+
+
+def write_report(
+    records: Records,
+    path: str | Path,
+    *,
+    title: str = DEFAULT_TITLE,
+    training_log: str | Path | None = None,
+) -> Path:
+    """The path of the report: one HTML file with its figures and scripts inside, whole or absent.
+
+    It opens without a network. Training curves are shown if a JSONL `training_log` is given.
+
+    Raises:
+        StorageError: the file cannot be written.
+        CorruptFileError: the training log cannot be read.
+    """
+    path = Path(path)
+    parts = [_header(records, title), _figures(records), _results(records), _densities(records)]
+    if training_log is not None:
+        figure = training_figure({"": read_training_log(training_log)}, looks(records))
+        parts.append(section("Training", plot(figure, "training")))
+    parts.append(_provenance(records))
+    writable_folder(path.parent)
+    write_text(path, page(title, "\n".join(parts)))
+    return path
+
+
+def _header(records: Records, title: str) -> str:
+    tokens, model = records.tokens, records.provenance.model or "an unnamed model"
+    n_trained, n_baselines = len(trained(records)), len(baselines(records))
+    hooks = ", ".join(dict.fromkeys(str(r.sites) for r in records.dictionaries.values()))
+    special = "left out" if records.provenance.exclude_special else "included"
+    about = (
+        f"{n_trained} trained dictionaries and {n_baselines} baselines on {model} at {hooks}, all "
+        f"evaluated on the same {tokens['n_tokens']:,} tokens in {tokens['n_sequences']:,} "
+        f"sequences of {tokens['source']} ({tokens['split']}; special tokens {special})."
+    )
+    paragraphs = "".join(f"<p>{escape(text)}</p>" for text in verdict(records))
+    return (
+        f"<header><h1>{escape(title)}</h1>{note(about)}</header>{_tiles(records)}"
+        f'<div class="verdict">{paragraphs}</div>'
+    )
+
+
+def _tiles(records: Records) -> str:
+    tiles = {"tokens": f"{records.tokens['n_tokens']:,}"}
+    losses = reference_losses(records)
+    for hook, loss in losses.items():
+        at = f" at {hook}" if len(losses) > 1 else ""
+        tiles["clean loss"] = formatted("cross_entropy_clean", loss.clean)
+        tiles[f"zero ablation{at}"] = formatted("cross_entropy_clean", loss.zero)
+        tiles[f"mean ablation{at}"] = formatted("cross_entropy_clean", loss.mean)
+    items = (f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in tiles.items())
+    return f'<dl class="numbers">{"".join(items)}</dl>'
+
+
+def _figures(records: Records) -> str:
+    figures = (
+        plot(sparsity_figure(records, metric), metric)
+        for metric in ("loss_recovered_zero", "fraction_variance_unexplained")
+    )
+    text = (
+        "Left and up is better in the first figure, left and down in the second. Grey marks and "
+        "dotted lines are baselines. Tap or point at a mark for its numbers; a click in the "
+        "legend hides a dictionary."
+    )
+    return section(
+        "Quality against sparsity", note(text), f'<div class="pair">{"".join(figures)}</div>'
+    )
+
+
+def _results(records: Records) -> str:
+    footnotes = Footnotes()
+    headings = [_heading("dictionary", "ascending", "", "name")]
+    headings += [_heading("kind", "ascending", "", "text"), _heading("features", "descending")]
+    for metric in METRICS:
+        first = "descending" if metric.better == "higher" else "ascending"
+        direction = "" if metric.better == "neither" else f" The {metric.better}, the better."
+        headings.append(_heading(LABELS[metric.name], first, metric.description + direction))
+    ordered = {**trained(records), **baselines(records)}
+    rows = [_row(name, record, footnotes) for name, record in ordered.items()]
+    text = (
+        "Baselines are grey. The table scrolls sideways; a click on a heading sorts, and pointing "
+        "at one says what it means. CE is next-token cross-entropy, KL the divergence from the "
+        "clean model, both in nats. FVU is the fraction of variance unexplained."
+    )
+    reasons = "".join(note(line) for line in footnotes.lines())
+    return section("Every dictionary", note(text), table(headings, rows), reasons)
+
+
+def _heading(label: str, first: str, description: str = "", kind: str = "") -> str:
+    return (
+        f'<th scope="col" class="{kind}" data-first="{first}" title="{escape(description)}">'
+        f'<button type="button">{escape(label)}</button></th>'
+    )
+
+
+def _row(name: str, record: DictionaryRecord, footnotes: Footnotes) -> str:
+    cells = [
+        f'<th scope="row" class="name" data-value="{escape(name)}" '
+        f'title="{escape(str(record.sites))}">{escape(name)}</th>',
+        f'<td class="text" data-value="{escape(record.kind)}">{escape(record.kind)}</td>',
+        f'<td data-value="{record.n_features}">{record.n_features:,}</td>',
+    ]
+    for key in LABELS:
+        metric = record.metrics.get(key, Metric(math.nan))
+        value = metric.value if math.isfinite(metric.value) else ""
+        text = escape(footnotes.cell(key, metric))
+        cells.append(f'<td data-value="{value}" title="{escape(metric.reason)}">{text}</td>')
+    kind = "baseline" if is_baseline(record) else "trained"
+    return f'<tr class="{kind}">{"".join(cells)}</tr>'
+
+
+def _densities(records: Records) -> str:
+    text = (
+        "How often each feature is active: a bar counts features, on a logarithmic axis of the "
+        "fraction of tokens. Bars are scaled to the highest of each dictionary."
+    )
+    return section("Feature densities", note(text), plot(density_figure(records), "density"))
+
+
+def _provenance(records: Records) -> str:
+    origin = records.provenance
+    facts = {
+        "model": f"{origin.model} (weights {origin.model_hash or 'unknown'}, processing "
+        f"{origin.weight_processing or 'unknown'})",
+        "tokens": f"{records.tokens['source']}, {records.tokens['split']} "
+        f"(hash {records.tokens['hash']})",
+        "versions": _versions(origin),
+    }
+    lines = "".join(f"<p><b>{k}</b> {escape(v)}</p>" for k, v in facts.items())
+    headings = [f'<th class="text">{h}</th>' for h in ("sites", "seed", "trained on", "versions")]
+    rows = [_origin(name, record) for name, record in records.dictionaries.items()]
+    inside = table(['<th class="name">dictionary</th>', *headings], rows)
+    return (
+        f'<footer class="soft">{lines}<details><summary>Where each dictionary comes from'
+        f"</summary>{inside}</details></footer>"
+    )
+
+
+def _origin(name: str, record: DictionaryRecord) -> str:
+    origin = record.provenance
+    text = f"{origin.split or 'unknown split'}, hash {origin.text_hash[:12] or 'unknown'}"
+    seed = "" if record.seed is None else str(record.seed)
+    cells = (str(record.sites), seed, text, _versions(origin))
+    tds = "".join(f'<td class="text">{escape(cell)}</td>' for cell in cells)
+    return f'<tr><th scope="row" class="name">{escape(name)}</th>{tds}</tr>'
+
+
+def _versions(origin: Provenance) -> str:
+    return ", ".join(f"{library} {number}" for library, number in origin.versions.items())

@@ -1,0 +1,88 @@
+"""Runs on disk: loaded, checked to be comparable, and put side by side."""
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+
+from dictlearn.core.errors import InputError, ProvenanceError, nearest
+from dictlearn.core.records import RESULTS_FILE, DictionaryRecord, Records
+
+
+def load_run(path: str | Path) -> Records:
+    """The records of a run: `path` is its folder, or the `results.json` in it.
+
+    Raises:
+        InputError: there is no run; the message names the nearest ones around `path`.
+        CorruptFileError: a file of the run is truncated or of another format.
+    """
+    path = Path(path)
+    folder = path.parent if path.suffix == ".json" else path
+    if (folder / RESULTS_FILE).is_file():
+        return Records.load(folder)
+    around = folder if folder.is_dir() else folder.parent
+    runs = sorted(file.parent.name for file in around.glob(f"*/{RESULTS_FILE}"))
+    hint = nearest(folder.name, runs) if runs else f"no run in {around}; evaluate one first"
+    raise InputError(f"required a folder with {RESULTS_FILE}, got {folder}; {hint}")
+
+
+def combine(runs: Mapping[str, Records]) -> Records:
+    """The records of several runs, by name, as one.
+
+    A dictionary keeps its name, unless another run has one of that name: then each becomes
+    `run/name`. The model and tokens of the first run stand for all, as they must be the same.
+
+    Raises:
+        InputError: no run is given, or two names agree even with their runs' names.
+        ProvenanceError: the tokens, the model or the treatment of special tokens differ, so that
+            numbers of one run cannot be compared with those of another.
+    """
+    if not runs:
+        raise InputError("required at least one run to combine, got none")
+    (first, reference), *others = runs.items()
+    for run, records in others:
+        _require_comparable(first, reference, run, records)
+    counts = Counter(name for records in runs.values() for name in records.dictionaries)
+    dictionaries: dict[str, DictionaryRecord] = {}
+    for run, records in runs.items():
+        for name, record in records.dictionaries.items():
+            key = name if counts[name] == 1 else f"{run}/{name}"
+            if key in dictionaries:
+                raise InputError(f"two dictionaries would be named {key!r}; rename run {run!r}")
+            dictionaries[key] = record
+    return Records(reference.provenance, reference.tokens, dictionaries)
+
+
+def comparison_frame(records: Records) -> pd.DataFrame:
+    """One row a dictionary: kind, hook, n_features and seed, then one column a metric."""
+    columns = {
+        name: (record.kind, str(record.sites), record.n_features, record.seed)
+        for name, record in records.dictionaries.items()
+    }
+    about = pd.DataFrame.from_dict(
+        columns, orient="index", columns=["kind", "hook", "n_features", "seed"]
+    )
+    about["seed"] = about["seed"].astype("Int64")
+    return about.rename_axis("dictionary").join(records.to_pandas())
+
+
+def _require_comparable(first: str, reference: Records, run: str, records: Records) -> None:
+    for field, value in _identity(records).items():
+        expected = _identity(reference)[field]
+        if value != expected:
+            raise ProvenanceError(
+                f"runs {first!r} and {run!r} are not comparable: {field} is {expected!r} in the "
+                f"first and {value!r} in the second; evaluate both on the same tokens of the same "
+                "model"
+            )
+
+
+def _identity(records: Records) -> dict[str, object]:
+    """What must agree; a model without a fingerprint is known by its name only."""
+    origin = records.provenance
+    return {
+        "tokens.hash": records.tokens["hash"],
+        "model_hash": origin.model_hash or origin.model,
+        "exclude_special": origin.exclude_special,
+    }

@@ -1,0 +1,114 @@
+"""How a dictionary looks in every figure: one colour a kind, one symbol a dictionary.
+
+The colours are those of Okabe and Ito (2008), told apart with colour-blind eyes; baselines are
+grey. Figures have no background and mid-grey text, so they read on white and on black.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import plotly.graph_objects as go
+
+from dictlearn.comparison.vocabulary import is_baseline
+from dictlearn.core.records import Records
+
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+BASELINE_COLOUR = "#868e99"
+INK = "#757c87"
+GRID = "rgba(128, 134, 145, 0.22)"
+
+_SYMBOLS = ("circle", "diamond", "square", "triangle-up", "star", "hexagon", "pentagon")
+_BASELINE_SYMBOLS = (
+    "x-thin-open", "circle-open", "square-open", "diamond-open", "cross-thin-open",
+    "triangle-up-open", "asterisk-open", "star-open",
+)  # fmt: skip
+_DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
+
+
+@dataclass(frozen=True)
+class Look:
+    """The colour, symbol and dash of one dictionary."""
+
+    colour: str
+    symbol: str
+    dash: str
+
+
+def looks(records: Records) -> dict[str, Look]:
+    """The look of every dictionary: colours go to trained kinds in order of appearance."""
+    palette: dict[str, str] = {}
+    seen: Counter[str] = Counter()
+    result = {}
+    for name, record in records.dictionaries.items():
+        baseline = is_baseline(record)
+        family = "" if baseline else record.kind
+        if not baseline:
+            palette.setdefault(family, _cyclic(COLOURS, len(palette)))
+        colour = BASELINE_COLOUR if baseline else palette[family]
+        symbols = _BASELINE_SYMBOLS if baseline else _SYMBOLS
+        result[name] = _look(colour, symbols, seen[family])
+        seen[family] += 1
+    return result
+
+
+def default_looks(names: Iterable[str]) -> dict[str, Look]:
+    """One colour a name, where nothing else is known of the dictionaries."""
+    return {name: _look(_cyclic(COLOURS, i), _SYMBOLS, 0) for i, name in enumerate(names)}
+
+
+def _look(colour: str, symbols: tuple[str, ...], index: int) -> Look:
+    return Look(colour, _cyclic(symbols, index), _cyclic(_DASHES, index))
+
+
+def _cyclic(values: tuple[str, ...], index: int) -> str:
+    return values[index % len(values)]
+
+
+def styled(figure: go.Figure, height: int) -> go.Figure:
+    """The figure with the house's type, grid, margins and a legend on top."""
+    figure.update_layout(
+        height=height,
+        margin={"l": 58, "r": 14, "t": 14, "b": 52},
+        paper_bgcolor="rgba(0, 0, 0, 0)",
+        plot_bgcolor="rgba(0, 0, 0, 0)",
+        font={"family": "system-ui, -apple-system, Segoe UI, sans-serif", "size": 13, "color": INK},
+        hoverlabel={
+            "bgcolor": "#ffffff",
+            "font": {"color": "#1c2026", "size": 13},
+            "align": "left",
+        },
+        legend={
+            "orientation": "h",
+            "font": {"size": 12},
+            "x": 0,
+            "y": 1.03,
+            "yanchor": "bottom",
+        },
+    )
+    axis = {
+        "gridcolor": GRID,
+        "linecolor": GRID,
+        "zeroline": False,
+        "title": {"font": {"size": 13}},
+    }
+    figure.update_xaxes(**axis, showline=True)
+    figure.update_yaxes(**axis)
+    return figure
+
+
+def log_axis(values: list[float]) -> dict[str, Any]:
+    """A logarithmic axis around positive `values`, with ticks where people look for them.
+
+    Ticks are at 1, 2 and 5 times powers of ten, or at these powers alone where there are many.
+    """
+    if not values:
+        return {"type": "log"}
+    low, high = math.log10(min(values)) - 0.12, math.log10(max(values)) + 0.12
+    steps = (1, 2, 5) if high - low < 2.5 else (1,)
+    decades = range(math.floor(low), math.ceil(high) + 1)
+    ticks = [step * 10.0**decade for decade in decades for step in steps]
+    labels = [f"{tick:,g}" for tick in ticks]
+    return {"type": "log", "range": (low, high), "tickvals": ticks, "ticktext": labels}

@@ -1,0 +1,160 @@
+"""The words and digits that tables, figures and the report share."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from dictlearn.core.errors import InputError, nearest
+from dictlearn.core.records import DictionaryRecord, Metric, Records
+from dictlearn.metrics.pooled import METRICS
+
+BASELINE_KINDS = frozenset({"neurons", "identity", "mean", "random", "pca", "ica", "kmeans"})
+"""Kinds that show what a number is worth; every other kind counts as trained."""
+
+LABELS: Mapping[str, str] = {
+    "l0": "L0",
+    "l1": "L1",
+    "dead_fraction": "dead",
+    "fraction_variance_unexplained": "FVU",
+    "explained_variance": "explained variance",
+    "cosine": "cosine",
+    "norm_ratio": "norm ratio",
+    "cross_entropy_clean": "CE clean",
+    "cross_entropy_spliced": "CE spliced",
+    "loss_recovered_zero": "loss recovered vs zero",
+    "loss_recovered_mean": "loss recovered vs mean",
+    "loss_recovered_resample": "loss recovered vs resample",
+    "kl": "KL",
+    "kl_recovered_zero": "KL recovered vs zero",
+    "top1_agreement": "top-1 agreement",
+}
+"""Column headings and axis titles."""
+
+KEY_METRICS = (
+    "l0",
+    "dead_fraction",
+    "fraction_variance_unexplained",
+    "cosine",
+    "cross_entropy_spliced",
+    "loss_recovered_zero",
+    "loss_recovered_mean",
+    "kl",
+    "top1_agreement",
+)
+"""What a terminal table or a hover box has room for."""
+
+MISSING = "\N{EN DASH}"
+
+_SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def is_baseline(record: DictionaryRecord) -> bool:
+    """Whether the record's kind is one of `BASELINE_KINDS`."""
+    return record.kind in BASELINE_KINDS
+
+
+def trained(records: Records) -> dict[str, DictionaryRecord]:
+    """The dictionaries that are no baselines, in the order of the records."""
+    return {name: r for name, r in records.dictionaries.items() if not is_baseline(r)}
+
+
+def baselines(records: Records) -> dict[str, DictionaryRecord]:
+    """The baselines, in the order of the records."""
+    return {name: r for name, r in records.dictionaries.items() if is_baseline(r)}
+
+
+def value_of(record: DictionaryRecord, metric: str) -> float:
+    """The value of `metric`; `nan` where the record has none."""
+    return record.metrics.get(metric, Metric(math.nan)).value
+
+
+def require_metric(metric: str) -> None:
+    """Check that `metric` is reported.
+
+    Raises:
+        InputError: it is not; the message names the nearest ones.
+    """
+    names = [m.name for m in METRICS]
+    if metric not in names:
+        raise InputError(f"there is no metric {metric!r}; {nearest(metric, names)}")
+
+
+def formatted(metric: str, value: float) -> str:
+    """The value with the digits that matter for `metric`; an en dash for `nan`.
+
+    >>> formatted("l0", 31.94), formatted("dead_fraction", 0.0125), formatted("kl", 0.00002)
+    ('31.9', '1.2%', '2.0e-05')
+    """
+    if not math.isfinite(value):
+        return MISSING
+    if metric == "dead_fraction":
+        return f"{value:.1%}"
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    if metric in ("l0", "l1"):
+        return f"{value:.1f}"
+    return f"{value:.3f}" if value == 0 or abs(value) >= 5e-4 else f"{value:.1e}"
+
+
+@dataclass
+class Footnotes:
+    """Numbers the reasons why values are missing, in order of first use."""
+
+    reasons: list[str] = field(default_factory=list)
+
+    def cell(self, name: str, metric: Metric) -> str:
+        """The formatted value; where there is none, a dash with the number of its reason."""
+        text = formatted(name, metric.value)
+        if text != MISSING or not metric.reason:
+            return text
+        if metric.reason not in self.reasons:
+            self.reasons.append(metric.reason)
+        return text + superscript(self.reasons.index(metric.reason) + 1)
+
+    def lines(self) -> list[str]:
+        """One line a reason, each after its number."""
+        return [f"{superscript(i)} {reason}" for i, reason in enumerate(self.reasons, start=1)]
+
+
+def superscript(number: int) -> str:
+    """The number in raised digits.
+
+    >>> superscript(12)
+    '¹²'
+    """
+    return str(number).translate(_SUPERSCRIPTS)
+
+
+@dataclass(frozen=True)
+class ReferenceLosses:
+    """Cross-entropies that do not depend on a dictionary, in nats per prediction."""
+
+    clean: float
+    zero: float
+    mean: float
+
+    def __str__(self) -> str:
+        numbers = {"clean": self.clean, "zero ablation": self.zero, "mean ablation": self.mean}
+        return ", ".join(f"{name} {formatted('kl', value)}" for name, value in numbers.items())
+
+
+def reference_losses(records: Records) -> dict[str, ReferenceLosses]:
+    """The clean, zero-ablation and mean-ablation loss of every hook that is replaced.
+
+    Each is pooled from the sums of the first dictionary that writes to the hook; all others
+    there have the same. `nan` where no predictions were counted.
+    """
+    first: dict[str, DictionaryRecord] = {}
+    for record in records.dictionaries.values():
+        first.setdefault(record.sites.target.hook, record)
+    return {
+        hook: ReferenceLosses(*(_pooled_loss(record, key) for key in ("clean", "zero", "mean")))
+        for hook, record in first.items()
+    }
+
+
+def _pooled_loss(record: DictionaryRecord, ablation: str) -> float:
+    sums, predictions = record.sums.get(f"cross_entropy_{ablation}"), record.sums.get("predictions")
+    if sums is None or predictions is None or predictions.sum() == 0:
+        return math.nan
+    return (sums.sum() / predictions.sum()).item()

@@ -1,0 +1,126 @@
+"""Forward passes: read activations at hooks, or splice other ones in."""
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from dictlearn.core.errors import InputError
+from dictlearn.lm.hooks import HookFunction, LanguageModel, hooked
+
+
+class _AllRead(Exception):  # noqa: N818 - a signal, not an error
+    """Ends a forward pass once every hook asked for has fired."""
+
+
+@torch.no_grad()
+def activations_at(
+    model: LanguageModel, ids: Int[Tensor, "b pos"], hooks: Sequence[str]
+) -> dict[str, Float[Tensor, "b pos _"]]:
+    """The activations at `hooks`, head axes flattened, from one forward pass cut short.
+
+    The pass ends as soon as the last of the hooks has fired: nothing deeper is computed, and
+    in particular not the unembedding, which in a small model costs as much as all its layers.
+    Of a hook that fires several times in a pass, the first activation counts.
+
+    Raises:
+        InputError: a hook does not exist, never fires, or is not of shape [b, pos, ...].
+    """
+    at: dict[str, Tensor] = {}
+    with hooked(model, _readers(at, hooks, ids, stop=True)), suppress(_AllRead):
+        model(_placed(ids, model))
+    _require_fired(hooks, at)
+    return at
+
+
+@torch.no_grad()
+def logits_and_activations(
+    model: LanguageModel, ids: Int[Tensor, "b pos"], hooks: Sequence[str]
+) -> tuple[Float[Tensor, "b pos vocabulary"], dict[str, Float[Tensor, "b pos _"]]]:
+    """The logits of an untouched forward pass, and what `activations_at` returns.
+
+    Raises:
+        InputError: a hook does not exist, never fires, or is not of shape [b, pos, ...].
+    """
+    at: dict[str, Tensor] = {}
+    with hooked(model, _readers(at, hooks, ids, stop=False)):
+        logits = model(_placed(ids, model))
+    _require_fired(hooks, at)
+    return logits, at
+
+
+@torch.no_grad()
+def spliced_logits(
+    model: LanguageModel,
+    ids: Int[Tensor, "b pos"],
+    hook: str,
+    replacement: Float[Tensor, "b pos d"],
+    where: Bool[Tensor, "b pos"],
+) -> Float[Tensor, "b pos vocabulary"]:
+    """The logits when `replacement` takes the place of the activation at `hook`.
+
+    Only positions where `where` holds are replaced; elsewhere the activation passes through.
+    The replacement is cast to the dtype of the activation, and reshaped to its head axes.
+
+    Raises:
+        InputError: the hook does not exist or never fires, or a shape does not match.
+    """
+    name, fired = hook, set[str]()
+
+    def splice(activation: Tensor, hook: object) -> Tensor:
+        _require_rows(activation, ids, name)
+        width = activation[0, 0].numel()
+        if replacement.shape != (*ids.shape, width) or where.shape != ids.shape:
+            raise InputError(
+                f"at {name!r}: required a replacement of shape {(*ids.shape, width)} and a mask "
+                f"of {tuple(ids.shape)}, got {tuple(replacement.shape)} and {tuple(where.shape)}"
+            )
+        fired.add(name)
+        mask = where.to(activation.device).reshape(*ids.shape, *[1] * (activation.ndim - 2))
+        return torch.where(mask, replacement.to(activation).reshape(activation.shape), activation)
+
+    with hooked(model, [(name, splice)]):
+        logits = model(_placed(ids, model))
+    _require_fired([name], fired)
+    return logits
+
+
+def _readers(
+    at: dict[str, Tensor], hooks: Sequence[str], ids: Tensor, *, stop: bool
+) -> list[tuple[str, HookFunction]]:
+    """A function for each hook that writes what it sees into `at`."""
+    names = list(dict.fromkeys(hooks))
+
+    def reader(name: str) -> Callable[..., None]:
+        def read(activation: Tensor, hook: object) -> None:
+            _require_rows(activation, ids, name)
+            at.setdefault(name, activation.detach().flatten(2))
+            if stop and len(at) == len(names):
+                raise _AllRead
+
+        return read
+
+    return [(name, reader(name)) for name in names]
+
+
+def _placed(ids: Tensor, model: LanguageModel) -> Tensor:
+    return ids.to(next(iter(model.parameters())).device)
+
+
+def _require_rows(activation: Tensor, ids: Tensor, name: str) -> None:
+    if activation.ndim < 3 or activation.shape[:2] != ids.shape:
+        raise InputError(
+            f"at {name!r}: required an activation of shape [b, pos, ...] with [b, pos] = "
+            f"{list(ids.shape)}, got {list(activation.shape)}; choose a hook with one vector for "
+            "every token"
+        )
+
+
+def _require_fired(hooks: Sequence[str], fired: dict[str, Tensor] | set[str]) -> None:
+    silent = [name for name in hooks if name not in fired]
+    if silent:
+        raise InputError(
+            f"the model never computed the activation at {', '.join(silent)}; choose another hook"
+        )

@@ -1,0 +1,50 @@
+"""Hook points of a language model, by name."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, TypeAlias
+
+from torch import Tensor
+
+from dictlearn.core.errors import InputError, nearest
+
+LanguageModel: TypeAlias = Any
+"""Anything with TransformerLens hooks: a `TransformerBridge` or a `HookedTransformer`."""
+
+HookFunction: TypeAlias = Callable[..., Tensor | None]
+"""Called with the activation and `hook=`; what it returns replaces the activation."""
+
+
+def hook_names(model: LanguageModel) -> list[str]:
+    """The names of all hooks of `model`, aliases included."""
+    return list(model.hook_dict)
+
+
+def require_hook(model: LanguageModel, name: str) -> None:
+    """Check that `model` has a hook of this name.
+
+    Raises:
+        InputError: it has none; the message suggests the nearest names.
+    """
+    names = hook_names(model)
+    if name not in names:
+        raise InputError(f"the model has no hook {name!r}; {nearest(name, names)}")
+
+
+@contextmanager
+def hooked(
+    model: LanguageModel, functions: Sequence[tuple[str, HookFunction]]
+) -> Iterator[LanguageModel]:
+    """`model` with these functions at its hooks; they are removed at the end, come what may.
+
+    Raises:
+        InputError: a hook does not exist, or is switched off in the model's config.
+    """
+    for name, _ in functions:
+        require_hook(model, name)
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(model.hooks(fwd_hooks=list(functions)))
+        except (AssertionError, ValueError) as error:
+            raise InputError(f"the model does not offer one of these hooks: {error}") from error
+        yield model

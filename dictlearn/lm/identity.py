@@ -1,0 +1,74 @@
+"""Which language model this is: its name, and a fingerprint of its weights."""
+
+import hashlib
+from pathlib import Path
+from weakref import WeakKeyDictionary
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor
+
+from dictlearn.core.provenance import Provenance
+from dictlearn.lm.hooks import LanguageModel
+
+SAMPLED = 1 << 16
+"""Elements of each parameter that enter the fingerprint, at most."""
+
+_State = tuple[tuple[int, int], ...]
+_known: WeakKeyDictionary[LanguageModel, tuple[_State, str]] = WeakKeyDictionary()
+
+
+def model_provenance(model: LanguageModel) -> Provenance:
+    """The provenance of whatever `model` computes: its name, fingerprint and processing."""
+    return Provenance(
+        model=model_name(model),
+        model_hash=model_hash(model),
+        weight_processing=weight_processing(model),
+    )
+
+
+def model_name(model: LanguageModel) -> str:
+    """The name under which `model` was loaded; of a local folder, only the last part."""
+    name = str(getattr(model.cfg, "model_name", "") or "")
+    path = Path(name).expanduser()
+    is_local = path.is_absolute() or name.startswith(".") or path.is_dir()
+    return path.resolve().name if name and is_local else name
+
+
+def model_hash(model: LanguageModel) -> str:
+    """The SHA-256 of the parameters of `model` in the order of their names.
+
+    Of each parameter the name, dtype, shape and at most `SAMPLED` evenly spaced elements enter,
+    so that large models take a second too; a change confined to other elements goes unseen.
+    """
+    parameters = sorted(
+        (name.replace("._original_component", ""), p) for name, p in model.named_parameters()
+    )
+    state = tuple((p.data_ptr(), p._version) for _, p in parameters)
+    if model in _known and _known[model][0] == state:
+        return _known[model][1]
+    digest = hashlib.sha256()
+    for name, parameter in parameters:
+        digest.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}".encode())
+        digest.update(_sample(parameter))
+    _known[model] = state, digest.hexdigest()
+    return digest.hexdigest()
+
+
+def weight_processing(model: LanguageModel) -> str:
+    """How TransformerLens changed the weights on loading, as far as the model tells.
+
+    "none" for an ordinary bridge, "processed" for one in compatibility mode with its weights
+    folded and centred, "fold_ln" for a `HookedTransformer` whose normalisation has no weights,
+    and "" (unknown) for any other `HookedTransformer`.
+    """
+    processed = getattr(model, "_weights_processed", None)
+    if processed is not None:
+        return "processed" if processed else "none"
+    return "fold_ln" if str(model.cfg.normalization_type).endswith("Pre") else ""
+
+
+def _sample(parameter: Shaped[Tensor, "..."]) -> bytes:
+    flat = parameter.detach().reshape(-1)
+    sample = flat[:: max(1, -(-flat.numel() // SAMPLED))].contiguous().cpu()
+    return sample.view(torch.uint8).numpy().tobytes()

@@ -1,0 +1,157 @@
+"""Loading a language model with hooks: the built-in one, a local folder, or from the hub."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.resources import as_file, files
+from pathlib import Path
+from types import MappingProxyType
+
+import torch
+from safetensors import SafetensorError
+
+from dictlearn.core.errors import CorruptFileError, InputError, nearest
+from dictlearn.core.files import read_json, read_tensors
+from dictlearn.lm.hooks import LanguageModel
+
+BUILTIN_MODELS = MappingProxyType(
+    {"builtin:stories": "a small GPT trained on short children's stories; needs no network"}
+)
+"""The models that come with the package, each with a line about it."""
+
+SEPARATOR = "<|endoftext|>"
+
+
+def load_model(
+    name: str | Path | LanguageModel,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+) -> LanguageModel:
+    """A language model with TransformerLens hooks, in evaluation mode and without gradients.
+
+    Args:
+        name: a key of `BUILTIN_MODELS`, a local folder in the Hugging Face layout, a Hugging
+            Face id, or a loaded `TransformerBridge` or `HookedTransformer`, which is returned
+            as it is.
+        device: the GPU if there is one, unless given.
+        dtype: float32 unless given.
+
+    Raises:
+        InputError: there is no such model, it cannot be reached, or it has no hooks.
+        CorruptFileError: the files of the built-in model are absent or damaged.
+    """
+    if not isinstance(name, str | Path):
+        return _with_hooks(name)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = dtype or torch.float32
+    if str(name).startswith("builtin:"):
+        model = _boot_builtin(str(name), device, dtype)
+    else:
+        model = _boot_transformers(_resolved(name), device, dtype)
+    return model.eval().requires_grad_(False)
+
+
+def _with_hooks(model: LanguageModel) -> LanguageModel:
+    if not all(hasattr(model, needed) for needed in ("hook_dict", "hooks", "cfg")):
+        raise InputError(
+            "required a model's name or a model with TransformerLens hooks (TransformerBridge, "
+            f"HookedTransformer), got {type(model).__name__}; wrap it with TransformerBridge"
+        )
+    return model
+
+
+def _boot_builtin(name: str, device: str | torch.device, dtype: torch.dtype) -> LanguageModel:
+    if name not in BUILTIN_MODELS:
+        raise InputError(f"no built-in model {name!r}; {nearest(name, BUILTIN_MODELS)}")
+    with as_file(files("dictlearn.assets") / name.removeprefix("builtin:")) as folder:
+        return boot_native_folder(folder, name, device, dtype)
+
+
+def boot_native_folder(
+    folder: Path, name: str, device: str | torch.device, dtype: torch.dtype
+) -> LanguageModel:
+    """The TransformerLens native model saved in `folder`, known as `name`.
+
+    `config.json` holds the fields of `TransformerBridgeConfig`, `model.safetensors` the
+    parameters of the native module by its own names, `tokenizer.json` a tokenizer with the one
+    special token `<|endoftext|>`.
+
+    Raises:
+        CorruptFileError: a file is absent or damaged, or the weights do not fit the config.
+    """
+    from transformer_lens.model_bridge import TransformerBridge
+    from transformers import PreTrainedTokenizerFast
+
+    config = read_json(folder / "config.json")
+    config.pop("held_out_loss", None)
+    weights = read_tensors(folder / "model.safetensors")
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        raise CorruptFileError(f"{path}: cannot be read; install the package again")
+    model = TransformerBridge.boot_native(
+        config | {"seed": 0}, device=device, dtype=dtype, model_name=name
+    )  # the seed keeps the caller's random numbers out of it
+    _fill(model, weights, folder)
+    # Set afterwards: boot_native would reload the tokenizer by its name, and it has none.
+    model.tokenizer = PreTrainedTokenizerFast(
+        tokenizer_file=str(path), bos_token=SEPARATOR, eos_token=SEPARATOR, pad_token=SEPARATOR
+    )
+    model.cfg.tokenizer_prepends_bos = False
+    return model
+
+
+def _fill(model: LanguageModel, weights: dict[str, torch.Tensor], folder: Path) -> None:
+    """Copy the weights in, all of them: the bridge's own strict loading also asks for aliases."""
+    try:
+        model.load_state_dict(weights, strict=False)
+    except RuntimeError as error:
+        raise CorruptFileError(f"{folder}: the weights do not fit the config ({error})") from error
+    names = {name.replace("._original_component", "") for name, _ in model.named_parameters()}
+    names.discard("head.bias")  # zeros that the bridge adds
+    if names != weights.keys():
+        raise CorruptFileError(
+            f"{folder}: the weights do not fit the config; missing or unknown: "
+            f"{', '.join(sorted(names ^ weights.keys()))}"
+        )
+
+
+def _resolved(name: str | Path) -> str:
+    """The folder or Hugging Face id that `name` stands for; no network is asked."""
+    path = Path(name).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise InputError(f"{path}: required a Hugging Face model folder, got no config.json")
+        return str(path)
+    is_path = isinstance(name, Path) or path.is_absolute() or name.startswith((".", "~"))
+    if is_path or path.exists() or len(path.parts) > 2:
+        siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        hint = nearest(path.name, siblings) if siblings else "its parent does not exist either"
+        raise InputError(f"required a folder, a Hugging Face id or a built-in model, got {path}, "
+                         f"which is no folder; {hint}")  # fmt: skip
+    return str(name)
+
+
+def _boot_transformers(name: str, device: str | torch.device, dtype: torch.dtype) -> LanguageModel:
+    from transformer_lens.model_bridge import TransformerBridge
+
+    try:
+        with _quiet():
+            return TransformerBridge.boot_transformers(name, device=device, dtype=dtype)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise InputError(
+            f"the model {name!r} could not be loaded ({error}); check the name and the network, "
+            f"or use a local folder or one of {', '.join(BUILTIN_MODELS)}"
+        ) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the progress bar of transformers, which stays on the terminal."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

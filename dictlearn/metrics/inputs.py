@@ -1,0 +1,29 @@
+"""What every metric asks of its two tensors: one shape, and enough precision."""
+
+import torch
+from torch import Tensor
+
+from dictlearn.core.errors import InputError
+
+
+def precise(x: Tensor) -> Tensor:
+    """`x` in at least single precision: sums of half-precision terms lose digits.
+
+    >>> precise(torch.ones(1, dtype=torch.bfloat16)).dtype
+    torch.float32
+    """
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def paired(truth: Tensor, estimate: Tensor) -> tuple[Tensor, Tensor]:
+    """Both tensors in at least single precision.
+
+    Raises:
+        InputError: the shapes differ; broadcasting one to the other would hide a mistake.
+    """
+    if truth.shape != estimate.shape:
+        raise InputError(
+            f"required an estimate of shape {tuple(truth.shape)}, got {tuple(estimate.shape)}; "
+            "expand it first if it is meant to be repeated"
+        )
+    return precise(truth), precise(estimate)

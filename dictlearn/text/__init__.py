@@ -1,0 +1,1 @@
+"""From a corpus to fixed-length blocks of tokens, split by content and hashed."""

@@ -1,0 +1,84 @@
+"""Which room may import which: the table of the house, as data."""
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "dictlearn"
+ROOMS: dict[str, set[str]] = {
+    "core": set(),
+    "metrics": {"core"},
+    "text": {"core", "progress"},
+    "lm": {"core", "text", "progress"},
+    "activations": {"core", "progress"},
+    "dictionaries": {"core", "progress"},
+    "training": {"core", "dictionaries", "activations", "progress"},
+    "evaluation": {"core", "metrics", "lm", "text", "activations", "progress"},
+    "comparison": {"core", "metrics", "progress"},
+}
+JOINTS = {"contract", "harvesting", "demo", "cli"}  # modules beside the rooms, where these meet
+MODULES: dict[str, set[str]] = {"progress": set()} | {
+    joint: ROOMS.keys() | JOINTS | {"progress"} for joint in JOINTS
+}
+CORE_LIBRARIES = {"torch", "jaxtyping", "safetensors"}
+LONGEST_FILE = 300
+LONGER_FILES: dict[str, int] = {}  # a file and its limit, where its ideas do not come apart
+
+FILES = [path for path in sorted(PACKAGE.rglob("*.py")) if path != PACKAGE / "__init__.py"]
+each_file = pytest.mark.parametrize(
+    "path", FILES, ids=[str(path.relative_to(PACKAGE)) for path in FILES]
+)
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(path: Path, *, lazy: bool) -> Iterator[str]:
+    """The modules that a file imports on loading; with `lazy`, those in functions as well."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    later = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef)
+        or (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if id(node) in later and not lazy:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield "." * node.level + (node.module or "")
+
+
+@each_file
+def test_imports_follow_the_table(path):
+    room = room_of(path)
+    allowed = (ROOMS | MODULES)[room]
+    for module in imports(path, lazy=True):
+        assert not module.startswith("."), f"{path.name}: a relative import of {module}"
+        package, _, rest = module.partition(".")
+        if package == "dictlearn":
+            assert rest, f"{path.name} imports the package root"
+            assert rest.partition(".")[0] in {room, *allowed}, f"{room} may not import {module}"
+
+
+@each_file
+def test_libraries_stay_in_their_rooms(path):
+    if room_of(path) != "lm":
+        assert "transformer_lens" not in {m.partition(".")[0] for m in imports(path, lazy=True)}
+    if room_of(path) == "core":
+        allowed = CORE_LIBRARIES | {"dictlearn"} | sys.stdlib_module_names
+        assert {m.partition(".")[0] for m in imports(path, lazy=False)} <= allowed
+        assert {m.partition(".")[0] for m in imports(path, lazy=True)} <= allowed | {"pandas"}
+
+
+@each_file
+def test_files_stay_short(path):
+    limit = LONGER_FILES.get(str(path.relative_to(PACKAGE)), LONGEST_FILE)
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= limit

@@ -1,0 +1,81 @@
+"""Synthetic records: an evaluation's results without a model."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from dictlearn.core.provenance import Provenance
+from dictlearn.core.records import DictionaryRecord, Metric, Records
+from dictlearn.core.sites import Site, Sites
+from dictlearn.metrics.pooled import SUMS, pooled_metrics
+
+HOSTILE = '<b onload="x">&</script>'
+"""A dictionary's name that a page must not take for markup."""
+
+VERSIONS = {"python": "3.11.9", "dictlearn": "0.1.0", "torch": "2.6.0"}
+ORIGIN = Provenance(
+    model="toy", model_hash="a" * 64, weight_processing="none", text_hash="c" * 64,
+    split="held_out", versions=VERSIONS,
+)  # fmt: skip
+TOKENS = {
+    "source": "stories", "split": "held_out", "hash": "b" * 64, "n_tokens": 1200,
+    "n_sequences": 4, "context": 301, "exclude_special": True,
+}  # fmt: skip
+
+
+def make_record(
+    kind: str,
+    *,
+    l0: float = 8.0,
+    spliced: float = 2.5,
+    fvu: float = 0.25,
+    density: tuple[float, ...] = (0.0, 0.001, 0.01, 1.0),
+    zero: float = 4.0,
+    seed: int | None = None,
+    hook: str = "blocks.0.hook_mlp_out",
+    source: str = "",
+) -> DictionaryRecord:
+    """A record of four sequences whose clean loss is 2 and mean-ablation loss 3."""
+    means = {name: 1.0 for name in SUMS} | {
+        "l0": l0, "squared_error": fvu, "cosine": 0.9, "kl": 0.1, "kl_zero": 1.0,
+        "cross_entropy_clean": 2.0, "cross_entropy_spliced": spliced, "cross_entropy_zero": zero,
+        "cross_entropy_mean": 3.0, "cross_entropy_resample": 5.0, "top1_agreement": 0.8,
+    }  # fmt: skip
+    sums = {name: torch.full((4,), 300 * m, dtype=torch.float64) for name, m in means.items()}
+    densities = torch.tensor(density)
+    metrics = pooled_metrics({name: s.sum() for name, s in sums.items()}, densities)
+    sites = Sites(Site(source or hook, 24), Site(hook, 24))
+    origin = ORIGIN if seed is None else ORIGIN.with_seed(seed)
+    return DictionaryRecord(kind, sites, len(density), origin, metrics, sums, densities)
+
+
+@pytest.fixture
+def make() -> Callable[..., DictionaryRecord]:
+    """The factory of single records."""
+    return make_record
+
+
+@pytest.fixture
+def hostile() -> str:
+    """The hostile name among `records`."""
+    return HOSTILE
+
+
+@pytest.fixture
+def records() -> Records:
+    """Three trained dictionaries, three baselines, one value missing, one hostile name."""
+    mean = make_record("mean", l0=0.0, spliced=3.0, fvu=1.0, density=())
+    mean.metrics["cosine"] = Metric(float("nan"), "the estimate has no direction")
+    return Records(
+        ORIGIN,
+        TOKENS,
+        {
+            "codes": make_record("codebook", l0=4.0, spliced=2.8, seed=1),
+            "sae": make_record("sae", l0=8.0, spliced=2.5, seed=0),
+            HOSTILE: make_record("sae", l0=16.0, spliced=2.2, fvu=0.1, seed=1),
+            "mean": mean,
+            "random": make_record("random", l0=8.0, spliced=9.0, fvu=1.5),
+            "identity": make_record("identity", l0=24.0, spliced=2.0, fvu=0.0),
+        },
+    )

@@ -1,0 +1,128 @@
+import json
+from html import escape
+
+import pytest
+
+from dictlearn.comparison.figures import (
+    density_figure,
+    read_training_log,
+    sparsity_figure,
+    training_figure,
+)
+from dictlearn.comparison.style import BASELINE_COLOUR, looks
+from dictlearn.core.errors import CorruptFileError, InputError
+from dictlearn.core.records import Metric, Records
+
+
+def by_name(figure):
+    return {trace.name: trace for trace in figure.data if trace.mode != "lines"}
+
+
+def test_sparsity_marks_lie_at_l0_and_metric(records, hostile):
+    figure = sparsity_figure(records, "loss_recovered_zero")
+    marks = by_name(figure)
+    assert set(marks) == {"codes", "sae", escape(hostile), "random"}
+    assert (marks["sae"].x, marks["sae"].y) == ((8.0,), (0.75,))
+    assert figure.layout.xaxis.type == "log"
+    for number in ("L0 8.0", "dead 25.0%", "FVU 0.250", "CE spliced 2.500", "KL 0.100"):
+        assert number in marks["sae"].hovertemplate
+
+
+def test_sparsity_joins_the_dictionaries_of_one_kind(records):
+    (line,) = (trace for trace in sparsity_figure(records).data if trace.mode == "lines")
+    assert (line.name, line.x, line.y) == ("sae", (8.0, 16.0), (0.75, 0.9))
+
+
+def test_baselines_that_are_not_sparse_are_horizontal_lines(records):
+    figure = sparsity_figure(records, "fraction_variance_unexplained")
+    assert sorted(shape.y0 for shape in figure.layout.shapes) == [0.0, 1.0]
+    assert {note.text for note in figure.layout.annotations} == {"identity 0.000", "mean 1.000"}
+
+
+def test_a_baseline_far_away_is_drawn_at_the_edge_with_its_value(records):
+    figure = sparsity_figure(records, "loss_recovered_zero")
+    random = by_name(figure)["random"]
+    assert random.y[0] == figure.layout.yaxis.range[0] > -2.5
+    assert (random.text, random.marker.symbol) == ("-2.500", "triangle-down")
+
+
+def test_undefined_values_are_left_out(records):
+    records.dictionaries["sae"].metrics["kl"] = Metric(float("nan"), "none")
+    assert "sae" not in by_name(sparsity_figure(records, "kl"))
+
+
+def test_sparsity_of_nothing_and_of_an_unknown_metric(records):
+    empty = Records(records.provenance, records.tokens, {})
+    assert len(sparsity_figure(empty).data) == 0
+    with pytest.raises(InputError, match="loss_recovered_zero"):
+        sparsity_figure(records, "loss_recovered_zer")
+
+
+def test_one_colour_a_kind_in_all_figures(records, hostile):
+    style = looks(records)
+    assert style["sae"].colour == style[hostile].colour != style["codes"].colour
+    assert style["sae"].symbol != style[hostile].symbol
+    assert {style[n].colour for n in ("mean", "random", "identity")} == {BASELINE_COLOUR}
+    marks = by_name(sparsity_figure(records))
+    bars = {trace.name: trace for trace in density_figure(records).data}
+    assert marks["sae"].marker.color == bars["sae"].marker.color == style["sae"].colour
+
+
+def test_density_counts_active_features_and_names_the_rest(records):
+    figure = density_figure(records)
+    bars = {trace.name: trace for trace in figure.data}
+    assert "mean" not in bars
+    assert sum(bars["sae"].y) == 3
+    assert bars["sae"].y[-1] == 1
+    occupied = [x for x, y in zip(bars["sae"].x, bars["sae"].y, strict=True) if y]
+    assert occupied == pytest.approx([-3, -2, 0])
+    headings = [note.text for note in figure.layout.annotations]
+    assert "sae: 4 features, 1 never active" in headings
+
+
+def test_density_without_features_is_empty(records):
+    only = {"mean": records.dictionaries["mean"]}
+    assert len(density_figure(Records(records.provenance, records.tokens, only)).data) == 0
+
+
+def test_training_log_leaves_out_a_truncated_last_line(tmp_path):
+    path = tmp_path / "log.jsonl"
+    rows = [{"step": 1, "sae/loss": 2.0}, {"step": 2, "sae/loss": 1.0}]
+    whole = "\n".join(json.dumps(row) for row in rows)
+    path.write_text(whole + '\n\n{"step": 3, "sae/lo')
+    assert read_training_log(path) == rows
+    path.write_text(whole)
+    assert read_training_log(path) == rows
+
+
+@pytest.mark.parametrize("line", ['{"step": 1', "[1]"])
+def test_training_log_refuses_a_broken_line(tmp_path, line):
+    path = tmp_path / "log.jsonl"
+    path.write_text(f'{{"step": 0}}\n{line}\n{{"step": 2}}\n')
+    with pytest.raises(CorruptFileError, match="line 2"):
+        read_training_log(path)
+    with pytest.raises(CorruptFileError, match="cannot be read"):
+        read_training_log(tmp_path / "absent.jsonl")
+
+
+def test_training_curves_by_dictionary_and_quantity():
+    rows = [
+        {"step": 20, "a/sae/loss": 1.0, "a/sae/l0": 8.0, "rate": 3.0},
+        {"step": 10, "a/sae/loss": 2.0, "a/sae/l0": float("nan"), "a/sae/note": "x"},
+        {"step": 20, "a/sae/loss": 1.5},
+    ]
+    figure = training_figure({"": rows})
+    loss, l0 = figure.data
+    assert (loss.name, loss.x, loss.y) == ("a/sae", (10, 20), (2.0, 1.5))
+    assert (l0.x, l0.y, l0.showlegend) == ((20,), (8.0,), False)
+    assert figure.layout.yaxis.title.text == "loss"
+    assert figure.layout.yaxis2.title.text == "L0"
+
+
+def test_training_of_several_logs_and_of_none(records):
+    rows = [{"step": 1, "sae/fvu": 0.5}]
+    names = [trace.name for trace in training_figure({"one": rows, "two": rows}).data]
+    assert names == ["one/sae", "two/sae"]
+    (curve,) = training_figure({"": rows}, looks(records)).data
+    assert curve.line.color == looks(records)["sae"].colour
+    assert len(training_figure({"": []}).data) == 0

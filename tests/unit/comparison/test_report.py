@@ -1,0 +1,115 @@
+import json
+import math
+from html import escape
+from html.parser import HTMLParser
+
+import pytest
+
+from dictlearn.comparison.report import write_report
+from dictlearn.comparison.verdict import verdict
+from dictlearn.core.errors import StorageError
+from dictlearn.core.records import Metric, Records
+from dictlearn.metrics.pooled import METRICS
+
+
+class Page(HTMLParser):
+    """The tags, attributes and visible text of a page."""
+
+    def __init__(self, source):
+        super().__init__()
+        self.tags, self.loads, self.titles, self.texts, self.open = [], [], [], [], ""
+        self.feed(source)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.open = tag
+        found = dict(attrs)
+        self.loads += [found[key] for key in ("src", "href", "srcset", "data") if key in found]
+        self.titles.append(found.get("title", ""))
+
+    def handle_data(self, data):
+        if self.open not in ("script", "style"):
+            self.texts.append(data)
+
+
+@pytest.fixture
+def written(records, tmp_path):
+    return write_report(records, tmp_path / "deep" / "report.html", title="Toys & co")
+
+
+def test_report_is_one_file_that_loads_nothing(written):
+    page = Page(written.read_text())
+    assert page.loads == []
+    assert not {"link", "iframe", "img", "b onload"} & set(page.tags)
+    assert [file.name for file in written.parent.iterdir()] == ["report.html"]
+
+
+def test_report_embeds_plotly_once(written):
+    assert written.read_text().count("plotly.js v") == 1
+
+
+def test_report_escapes_names_and_shows_all(written, records, hostile):
+    source = written.read_text()
+    page = Page(source)
+    assert hostile not in source
+    assert escape(hostile) in source
+    assert set(records.dictionaries) <= set(page.texts)
+    assert "Toys & co" in page.texts
+
+
+def test_report_explains_metrics_and_missing_values(written):
+    page = Page(written.read_text())
+    for metric in METRICS:
+        assert any(title.startswith(metric.description) for title in page.titles)
+    assert "² the estimate has no direction" in page.texts
+    assert "the estimate has no direction" in page.titles
+
+
+def test_report_says_where_numbers_come_from(written):
+    text = " ".join(Page(written.read_text()).texts)
+    for part in ("toy", "1,200 tokens in 4 sequences of stories", "a" * 64, "b" * 64, "torch 2.6"):
+        assert part in text
+
+
+def test_report_shows_training_only_if_there_is_a_log(written, records, tmp_path):
+    assert "Training" not in Page(written.read_text()).texts
+    log = tmp_path / "log.jsonl"
+    log.write_text(json.dumps({"step": 1, "sae/loss": 1.0}) + "\n")
+    again = write_report(records, tmp_path / "again.html", training_log=log)
+    assert "Training" in Page(again.read_text()).texts
+
+
+def test_report_of_no_dictionaries_is_still_a_page(records, tmp_path):
+    empty = Records(records.provenance, records.tokens, {})
+    assert "Only baselines" in write_report(empty, tmp_path / "r.html").read_text()
+
+
+def test_report_refuses_a_path_below_a_file(records, written):
+    with pytest.raises(StorageError):
+        write_report(records, written / "report.html")
+
+
+def test_verdict_states_the_best_and_the_sparsest(records, hostile):
+    (text,) = verdict(records)
+    assert f"{hostile} recovers the largest part" in text
+    assert "0.900 of it at L0 16.0" in text
+    assert "The sparsest, codes, recovers 0.600 of it at L0 4.0." in text
+    assert "clean 2.000, zero ablation 4.000, mean ablation 3.000" in text
+    assert "(FVU 0.100 at L0 16.0)" in text
+    assert "codes (25.0%)" in text
+
+
+def test_verdict_never_mixes_hooks(records, make):
+    late = {"late": make("topk", spliced=3.5, hook="blocks.1.hook_mlp_out", density=(1.0,))}
+    first, second = verdict(
+        Records(records.provenance, records.tokens, records.dictionaries | late)
+    )
+    assert "late" not in first
+    assert second.startswith("At blocks.1.hook_mlp_out, late recovers 0.250")
+    assert "Worse than predicting the mean activation: late." in second
+
+
+def test_verdict_without_a_defined_recovery(records):
+    for record in records.dictionaries.values():
+        record.metrics["loss_recovered_zero"] = Metric(math.nan, "nothing to recover")
+    assert "not defined for any trained dictionary" in verdict(records)[0]

@@ -1,0 +1,52 @@
+import io
+
+from rich.console import Console
+
+from dictlearn.comparison.tables import results_table
+from dictlearn.core.records import Records
+
+
+def printed(records, width=110):
+    stream = io.StringIO()
+    Console(file=stream, width=width).print(results_table(records))
+    return stream.getvalue()
+
+
+def test_table_fits_and_tells_the_numbers(records):
+    text = printed(records)
+    assert max(len(line.rstrip()) for line in text.splitlines()) <= 110
+    row = next(line for line in text.splitlines() if line.strip().startswith("codes"))
+    assert row.split() == [
+        "codes", "codebook", "4", "4.0", "25.0%", "0.250", "0.900", "2.800", "0.600", "0.200",
+        "0.100", "0.800",
+    ]  # fmt: skip
+    assert "clean 2.000, zero ablation 4.000, mean ablation 3.000" in text
+    assert "toy, blocks.0.hook_mlp_out" in text
+    assert "1,200 tokens of stories (held_out)" in text
+
+
+def test_missing_values_have_footnotes(records):
+    text = printed(records)
+    row = next(line for line in text.splitlines() if line.strip().startswith("mean "))
+    assert "\N{EN DASH}¹" in row
+    assert "\N{EN DASH}²" in row
+    assert "² the estimate has no direction" in text
+
+
+def test_baselines_come_last_whatever_their_order(records):
+    shuffled = dict(sorted(records.dictionaries.items(), key=lambda item: item[1].kind != "mean"))
+    text = printed(Records(records.provenance, records.tokens, shuffled))
+    first_words = [line.split()[0] for line in text.splitlines() if line.strip()]
+    assert first_words.index("codes") < first_words.index("mean") < first_words.index("random")
+
+
+def test_names_are_not_markup(records, make):
+    only = Records(records.provenance, records.tokens, {"[red]x[/red]": make("sae")})
+    assert "[red]x[/red]" in printed(only)
+
+
+def test_several_targets_are_told_apart(records, make):
+    late = {"late": make("sae", hook="blocks.1.mlp", source="blocks.1.in")}
+    text = printed(Records(records.provenance, records.tokens, records.dictionaries | late))
+    assert "blocks.1.in" in text
+    assert "Cross-entropy at blocks.1.mlp" in text

@@ -1,0 +1,75 @@
+"""Configs refuse what cannot work, when they are made."""
+
+from dataclasses import FrozenInstanceError, dataclass
+
+import pytest
+
+from dictlearn.core.config import Config, DeadFeatureRemedy
+from dictlearn.core.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example(Config):
+    n_features: int = 4
+    coefficient: float = 0.1
+    rate: float = 1.0
+    choice: str = "sum"
+    steps: tuple[int, ...] = ()
+
+    def __post_init__(self):
+        self._require_count("n_features")
+        self._require_not_negative("coefficient")
+        self._require_positive("rate")
+        self._require_choice("choice", ("sum", "mean"))
+        self._require(len(self.steps) < 3, "steps", "at most two")
+
+
+def test_misspelt_name():
+    with pytest.raises(ConfigError, match=r"Example has no field 'coeficient'; .*'coefficient'"):
+        Example(coeficient=0.2)
+    with pytest.raises(ConfigError, match="has no field 'zzz'; valid names: 'n_features'"):
+        Example.from_dict({"zzz": 1})
+
+
+@pytest.mark.parametrize(
+    ("bad", "requirement"),
+    [
+        ({"n_features": 0}, "a whole number of at least 1, got 0"),
+        ({"n_features": -3}, "a whole number of at least 1, got -3"),
+        ({"n_features": 2.0}, r"a whole number of at least 1, got 2\.0"),
+        ({"n_features": True}, "a whole number of at least 1, got True"),
+        ({"coefficient": -0.1}, r"at least 0, got -0\.1"),
+        ({"coefficient": float("nan")}, "at least 0, got nan"),
+        ({"rate": 0}, "greater than 0, got 0"),
+        ({"choice": "summ"}, "one of sum, mean, got 'summ'; did you mean 'sum'"),
+        ({"steps": (1, 2, 3)}, r"at most two, got \(1, 2, 3\)"),
+    ],
+)
+def test_bad_values_name_the_field(bad, requirement):
+    (field,) = bad
+    with pytest.raises(ConfigError, match=rf"Example\.{field} must be {requirement}"):
+        Example(**bad)
+
+
+def test_edges_are_allowed():
+    Example(n_features=1, coefficient=0.0, rate=1e-30, choice="mean", steps=(1, 2))
+
+
+def test_dict_round_trip_turns_lists_into_tuples():
+    config = Example(steps=(1, 2))
+    assert Example.from_dict(config.to_dict()) == config
+    assert Example.from_dict({"steps": [1, 2]}).steps == (1, 2)
+
+
+def test_frozen_and_keyword_only():
+    with pytest.raises(FrozenInstanceError):
+        Example().rate = 2.0
+    with pytest.raises(TypeError):
+        Example(4)
+
+
+def test_when_a_remedy_is_due():
+    at = DeadFeatureRemedy(window=1, n_rows=1, loss_power=0.0, every=4, steps=(2, 7))
+    assert [step for step in range(1, 9) if at.due(step)] == [2, 4, 7, 8]
+    never = DeadFeatureRemedy(window=1, n_rows=1, loss_power=0.0)
+    assert not any(never.due(step) for step in range(1, 9))

@@ -1,0 +1,134 @@
+"""Files are whole or absent, and what is broken is named."""
+
+import errno
+import hashlib
+import math
+
+import pytest
+import torch
+
+from dictlearn.core.errors import CorruptFileError, StorageError
+from dictlearn.core.files import (
+    atomic_path,
+    read_json,
+    read_tensors,
+    sha256,
+    writable_folder,
+    write_json,
+    write_tensors,
+    write_text,
+)
+
+
+def test_a_failing_block_leaves_the_old_file(tmp_path):
+    path = tmp_path / "a.txt"
+    write_text(path, "old")
+
+    def fail():
+        with atomic_path(path) as part:
+            part.write_text("half of the n")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_is_a_storage_error_and_leaves_the_old_file(tmp_path):
+    path = tmp_path / "a.txt"
+    write_text(path, "old")
+    with (
+        pytest.raises(StorageError, match=r"could not write .*a\.txt .*No space left"),
+        atomic_path(path),
+    ):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_text_and_json_round_trip(tmp_path):
+    path = tmp_path / "a.json"
+    write_json(path, {"name": "é", "value": None})
+    assert read_json(path) == {"name": "é", "value": None}
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(path, {"value": math.nan})
+    assert read_json(path)["name"] == "é"
+
+
+@pytest.mark.parametrize("text", ['{"a": 1', "", "[1, 2]", '"a"'])
+def test_json_that_is_no_object_is_named(tmp_path, text):
+    path = tmp_path / "broken.json"
+    path.write_text(text)
+    with pytest.raises(CorruptFileError, match=r"broken\.json"):
+        read_json(path)
+
+
+def test_absent_json_is_named(tmp_path):
+    with pytest.raises(CorruptFileError, match=r"absent\.json: cannot be read"):
+        read_json(tmp_path / "absent.json")
+
+
+def test_bytes_that_are_no_text_are_named(tmp_path):
+    path = tmp_path / "binary.json"
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(CorruptFileError, match=r"binary\.json"):
+        read_json(path)
+
+
+def test_tensors_round_trip_to_the_bit(tmp_path):
+    base = torch.arange(6.0).view(2, 3)
+    tensors = {
+        "transposed": base.T,  # not contiguous
+        "shared": base,  # the same storage as above
+        "half": base.bfloat16(),
+        "empty": torch.zeros(0, 3),
+        "count": torch.tensor(7),
+    }
+    path = tmp_path / "a.safetensors"
+    write_tensors(path, tensors, {"format": "1"})
+    read = read_tensors(path)
+    assert read.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert torch.equal(read[name], tensor)
+        assert read[name].dtype == tensor.dtype
+
+
+@pytest.mark.parametrize("kept", [0, 4, 60, -1])
+def test_truncated_safetensors_is_named(tmp_path, kept):
+    path = tmp_path / "cut.safetensors"
+    write_tensors(path, {"x": torch.ones(100)}, {})
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(CorruptFileError, match=r"cut\.safetensors: cannot be read"):
+        read_tensors(path)
+
+
+def test_absent_safetensors_is_named(tmp_path):
+    with pytest.raises(CorruptFileError, match=r"absent\.safetensors"):
+        read_tensors(tmp_path / "absent.safetensors")
+
+
+def test_sha256(tmp_path):
+    path = tmp_path / "a"
+    path.write_bytes(b"abc" * 1_000_000)
+    assert sha256(path) == hashlib.sha256(b"abc" * 1_000_000).hexdigest()
+
+
+def test_writable_folder_is_made(tmp_path):
+    folder = writable_folder(tmp_path / "a" / "b", n_bytes=1)
+    assert folder.is_dir()
+    assert list(folder.iterdir()) == []
+
+
+def test_a_file_is_no_folder(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("")
+    with pytest.raises(StorageError, match="required a folder that can be written"):
+        writable_folder(path)
+    with pytest.raises(StorageError, match="required a folder that can be written"):
+        writable_folder(path / "inside")
+
+
+def test_no_space(tmp_path):
+    with pytest.raises(StorageError, match="GB are required"):
+        writable_folder(tmp_path, n_bytes=10**18)

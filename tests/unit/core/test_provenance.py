@@ -1,0 +1,40 @@
+"""Provenance travels, and forbids a dictionary on another model."""
+
+import pytest
+
+from dictlearn.core.errors import ProvenanceError
+from dictlearn.core.provenance import Provenance, library_versions
+
+TRAINED = Provenance(
+    model="small", model_hash="a" * 64, weight_processing="none", text_hash="t", split="train",
+    exclude_special=False, seed=3,
+)  # fmt: skip
+
+
+def test_round_trip_ignores_later_fields():
+    assert Provenance.from_dict(TRAINED.to_dict() | {"from_the_future": 1}) == TRAINED
+    assert Provenance.from_dict({}) == Provenance()
+
+
+def test_versions_are_recorded_but_not_compared():
+    assert {"python", "torch", "dictlearn"} <= library_versions().keys()
+    assert Provenance(versions={"torch": "1"}) == Provenance(versions={"torch": "2"})
+
+
+def test_with_seed():
+    assert TRAINED.with_seed(4).seed == 4
+    assert TRAINED.seed == 3
+
+
+@pytest.mark.parametrize("hashes", [("a", "a"), ("", "a"), ("a", ""), ("", "")])
+def test_the_same_or_an_unknown_model_passes(hashes):
+    first, second = (Provenance(model_hash=h) for h in hashes)
+    first.require_same_model(second, "sae")
+
+
+def test_another_model_is_refused_by_name():
+    other = Provenance(model="large", model_hash="b" * 64, weight_processing="processed")
+    with pytest.raises(ProvenanceError) as caught:
+        TRAINED.require_same_model(other, "sae")
+    for part in ("'sae'", "'small'", "'large'", "a" * 12, "b" * 12, "processed"):
+        assert part in str(caught.value)

@@ -1,0 +1,99 @@
+"""Dictionaries on disk: bit-equal, and broken files named."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from dictlearn.core.dictionary import FeatureDictionary
+from dictlearn.core.errors import ConfigError, CorruptFileError, InputError, StorageError
+from dictlearn.core.sites import Site, Sites
+from dictlearn.dictionaries.files import load, save
+from dictlearn.dictionaries.sae import SAEConfig
+
+SITES = Sites(Site("h", 4), Site("h", 4))
+
+
+@pytest.fixture
+def saved(tmp_path) -> Path:
+    return save(SAEConfig(n_features=8).build(SITES, seed=3), tmp_path / "sae")
+
+
+def test_round_trip_is_bit_equal(saved):
+    x = torch.randn(5, 4)
+    original, loaded = SAEConfig(n_features=8).build(SITES, seed=3), load(saved)
+    assert torch.equal(loaded(x), original(x))
+    assert loaded.config == SAEConfig(n_features=8)
+    assert not loaded.training
+
+
+def test_truncated_weights_are_named(saved):
+    path = saved / "weights.safetensors"
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(CorruptFileError, match=r"weights\.safetensors"):
+        load(saved)
+
+
+def test_weights_of_another_shape_are_refused(saved):
+    path = saved / "config.json"
+    data = json.loads(path.read_text())
+    data["config"]["n_features"] = 9
+    path.write_text(json.dumps(data))
+    with pytest.raises(CorruptFileError, match="does not fit"):
+        load(saved)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 99}', '{"format": 1}'])
+def test_broken_config_is_named(saved, text):
+    (saved / "config.json").write_text(text)
+    with pytest.raises(CorruptFileError, match=r"config\.json"):
+        load(saved)
+
+
+def test_unknown_kind_and_misspelt_field_are_suggested(saved):
+    path = saved / "config.json"
+    data = json.loads(path.read_text())
+    path.write_text(json.dumps(data | {"kind": "sa"}))
+    with pytest.raises(ConfigError, match="did you mean 'sae'"):
+        load(saved)
+    path.write_text(json.dumps(data | {"config": {"n_featurs": 8}}))
+    with pytest.raises(ConfigError, match="n_features"):
+        load(saved)
+
+
+def test_an_absent_folder_is_named(tmp_path):
+    with pytest.raises(CorruptFileError, match="nowhere"):
+        load(tmp_path / "nowhere")
+
+
+def test_a_file_in_the_way_is_a_storage_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="folder"):
+        save(SAEConfig(n_features=8).build(SITES), tmp_path / "file")
+
+
+def test_saving_without_a_config_says_what_to_do(tmp_path):
+    class Bare(FeatureDictionary):
+        def __init__(self):
+            super().__init__(SITES, 4)
+            self.register_buffer("_atoms", torch.eye(4))
+
+        def _encode(self, z):
+            return z
+
+    with pytest.raises(InputError, match="DictionaryConfig"):
+        save(Bare(), tmp_path)
+
+
+def test_a_failed_save_leaves_no_config_behind(saved, monkeypatch):
+    """An interrupted overwrite must not pair the old config with new weights."""
+
+    def fail(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("dictlearn.core.files.save_file", fail)
+    with pytest.raises(StorageError, match="No space left"):
+        save(SAEConfig(n_features=8).build(SITES, seed=4), saved)
+    assert not (saved / "config.json").exists()
+    assert not list(saved.glob(".*part"))

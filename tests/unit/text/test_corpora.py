@@ -1,0 +1,148 @@
+import gzip
+import json
+import lzma
+import sys
+from importlib.resources import files
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from dictlearn.core.errors import CorruptFileError, InputError
+from dictlearn.text.corpora import BUILTIN_CORPORA, documents, source_name
+
+
+def write_jsonl(path: Path, *entries: object) -> Path:
+    path.write_text("".join(json.dumps(e) + "\n" for e in entries), encoding="utf-8")
+    return path
+
+
+def test_txt_is_cut_at_separator_lines(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("one\n\nstill one\n<|endoftext|>\n\n<|endoftext|>\ntwo\n", encoding="utf-8")
+    assert list(documents(path)) == ["one\n\nstill one", "two"]
+
+
+def test_txt_without_separators_is_cut_at_blank_lines(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("one\nstill one\n\n \ntwo <|endoftext|>", encoding="utf-8")
+    assert list(documents(str(path))) == ["one\nstill one", "two <|endoftext|>"]
+
+
+def test_jsonl_holds_strings_or_objects(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "a.jsonl", "one", {"text": "two", "id": 7}, "", " ")
+    assert list(documents(path)) == ["one", "two"]
+
+
+@pytest.mark.parametrize(("suffix", "opener"), [(".xz", lzma.open), (".gz", gzip.open)])
+def test_compressed_files(tmp_path: Path, suffix: str, opener) -> None:
+    with opener(tmp_path / f"a.jsonl{suffix}", "wt") as file:
+        file.write('"é"\n')
+    with opener(tmp_path / f"b.txt{suffix}", "wt") as file:
+        file.write("one\n\ntwo")
+    assert list(documents(tmp_path)) == ["é", "one", "two"]
+
+
+def test_parquet(tmp_path: Path) -> None:
+    pq.write_table(
+        pa.table({"id": [1, 2, 3], "text": ["one", None, "three"]}), tmp_path / "a.parquet"
+    )
+    assert list(documents(tmp_path / "a.parquet")) == ["one", "three"]
+
+
+def test_folder_is_read_by_name_and_passes_over_other_files(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "b.jsonl", "two")
+    (tmp_path / "a.txt").write_text("one")
+    (tmp_path / "README.md").write_text("not text")
+    assert list(documents(tmp_path)) == ["one", "two"]
+
+
+def test_builtin_stories() -> None:
+    if not (files("dictlearn.assets") / "stories" / "corpus.jsonl.xz").is_file():
+        pytest.skip("the built-in corpus is not there yet")
+    assert len(next(documents("builtin:stories"))) > 100
+
+
+def test_absent_builtin_corpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(BUILTIN_CORPORA, "builtin:stories", "stories/absent.jsonl.xz")
+    with pytest.raises(CorruptFileError, match=r"absent\.jsonl\.xz: cannot be read"):
+        next(documents("builtin:stories"))
+
+
+def test_hugging_face_source_is_streamed(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "train.jsonl", {"text": "one"}, {"text": ""}, {"text": "two"})
+    assert list(documents(f"hf:{tmp_path}")) == ["one", "two"]
+
+
+def test_hugging_face_dataset_without_text(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "train.jsonl", {"story": "one"})
+    with pytest.raises(InputError, match='required a column "text", got story'):
+        list(documents(f"hf:{tmp_path}:default"))
+
+
+def test_absent_hugging_face_dataset(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="could not be opened"):
+        list(documents(f"hf:{tmp_path / 'absent'}"))
+
+
+def test_hugging_face_source_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(InputError, match=r"pip install dictlearn\[datasets\]"):
+        next(documents("hf:anything"))
+
+
+def test_unknown_source_is_refused_at_once_with_the_nearest_file(tmp_path: Path) -> None:
+    (tmp_path / "stories.jsonl").write_text('"one"')
+    with pytest.raises(InputError, match=r"did you mean 'stories\.jsonl'"):
+        documents(tmp_path / "storys.jsonl")
+    with pytest.raises(InputError, match=r"did you mean 'builtin:stories'.*hf:NAME:CONFIG"):
+        documents("builtin:storys")
+    with pytest.raises(InputError, match="no text source"):
+        documents(tmp_path / "no" / "such" / "folder.txt")
+    (tmp_path / "a.doc").touch()
+    with pytest.raises(InputError, match="not known by its ending"):
+        documents(tmp_path / "a.doc")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="a folder with text files"):
+        documents(tmp_path / "empty")
+
+
+def test_bad_line_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('"one"\n\n{"text": \n')
+    with pytest.raises(CorruptFileError, match=r"a\.jsonl, line 3: not valid JSON"):
+        list(documents(path))
+    path.write_text('"one"\n{"story": "two"}\n')
+    with pytest.raises(CorruptFileError, match=r'line 2: .*a "text" field, got \{"story"'):
+        list(documents(path))
+
+
+def test_damaged_files(tmp_path: Path) -> None:
+    cut = tmp_path / "a.txt.gz"
+    cut.write_bytes(gzip.compress(b"one\n" * 1000)[:-12])
+    latin = tmp_path / "b.txt"
+    latin.write_bytes(b"caf\xe9")
+    broken = tmp_path / "c.parquet"
+    broken.write_bytes(b"PAR1")
+    for path in (cut, latin, broken):
+        with pytest.raises(CorruptFileError, match=path.name):
+            list(documents(path))
+
+
+def test_parquet_without_text(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"story": ["one"]}), tmp_path / "a.parquet")
+    with pytest.raises(InputError, match='required a column "text", got story'):
+        list(documents(tmp_path / "a.parquet"))
+
+
+def test_source_without_text(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("\n \n")
+    with pytest.raises(InputError, match="at least one document"):
+        list(documents(tmp_path / "a.txt"))
+
+
+def test_recorded_name_does_not_tell_where_a_file_lies(tmp_path: Path) -> None:
+    assert source_name(tmp_path / "a.txt") == "a.txt"
+    assert source_name("builtin:stories") == "builtin:stories"
+    assert source_name("hf:name:config") == "hf:name:config"

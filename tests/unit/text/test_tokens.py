@@ -1,0 +1,197 @@
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from dictlearn.core.errors import InputError
+from dictlearn.text import tokens as tokens_module
+from dictlearn.text._progress import progress
+from dictlearn.text.tokens import hash_ids, load_tokens, split_of
+
+WORDS = ["<unk>", "<s>", "</s>", *"abcdefgh", "<", "s", ">", "/", "|"]
+BOS, EOS, A = 1, 2, 3
+
+
+def model(n_ctx: int = 8, **special: str | None) -> SimpleNamespace:
+    """A tokenizer of single characters, on what else `load_tokens` looks at."""
+    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(WORDS)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    special = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"} | special
+    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
+    return SimpleNamespace(tokenizer=wrapped, cfg=SimpleNamespace(n_ctx=n_ctx))
+
+
+def write(path: Path, texts: list[str]) -> Path:
+    path.write_text("".join(json.dumps(t) + "\n" for t in texts))
+    return path
+
+
+def of_split(split: str, n: int, length: int = 5) -> list[str]:
+    """`n` different documents of one split."""
+    found: list[str] = []
+    for i in range(8**length):
+        text = "".join("abcdefgh"[i // 8**k % 8] for k in range(length))
+        if split_of(text) == split:
+            found.append(text)
+        if len(found) == n:
+            return found
+    raise AssertionError
+
+
+@pytest.fixture
+def train_file(tmp_path: Path) -> Path:
+    return write(tmp_path / "a.jsonl", of_split("train", 40))
+
+
+def ids_of(text: str) -> list[int]:
+    return [WORDS.index(c) for c in text]
+
+
+def test_blocks_are_the_stream_behind_a_leading_bos(train_file: Path) -> None:
+    texts = of_split("train", 40)
+    tokens = load_tokens(train_file, model(), context=8)
+    first = [BOS, *ids_of(texts[0]), BOS, *ids_of(texts[1])][:8]
+    assert tokens.ids[0].tolist() == first
+    assert tokens.ids.dtype == torch.int64
+    assert (tokens.ids[:, 0] == BOS).all()
+    assert not ((tokens.ids[:, 0] == BOS) & (tokens.ids[:, 1] == BOS)).any()
+    text = [i for row in tokens.ids.tolist() for i in row if i != BOS]
+    stream = [i for t in texts for i in ids_of(t)]
+    assert text == stream[: len(text)]
+    assert len(stream) - len(text) < 8
+    assert torch.equal(tokens.ordinary, tokens.ids != BOS)
+    assert (tokens.source, tokens.split) == ("a.jsonl", "train")
+
+
+def test_separator_at_a_cut_is_not_doubled(tmp_path: Path) -> None:
+    texts = of_split("train", 4, length=3)
+    tokens = load_tokens(write(tmp_path / "a.jsonl", texts), model(), context=4)
+    assert tokens.ids.tolist() == [[BOS, *ids_of(t)] for t in texts]
+
+
+def test_packing_does_not_depend_on_batching(
+    train_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = load_tokens(train_file, model())
+    monkeypatch.setattr(tokens_module, "_BATCH_CHARACTERS", 7)
+    assert torch.equal(load_tokens(train_file, model()).ids, whole.ids)
+
+
+def test_separator_falls_back_to_eos_then_to_nothing(train_file: Path) -> None:
+    with_eos = load_tokens(train_file, model(bos_token=None))
+    assert (with_eos.ids[:, 0] == EOS).all()
+    bare = load_tokens(train_file, model(bos_token=None, eos_token=None))
+    assert bare.ids.flatten().tolist() == [i for t in of_split("train", 40) for i in ids_of(t)]
+    assert bare.ordinary.all()
+
+
+def test_special_tokens_spelled_out_stay_text(tmp_path: Path) -> None:
+    text = next(t for t in (f"<s>{x}</s>" for x in of_split("train", 99)) if split_of(t) == "train")
+    tokens = load_tokens(write(tmp_path / "a.jsonl", [text]), model(), context=8)
+    assert tokens.ids[0].tolist() == [BOS, *ids_of(text)][:8]
+    assert tokens.ordinary[0].tolist() == [False] + [True] * 7
+
+
+def test_unknown_tokens_are_special(tmp_path: Path) -> None:
+    text = next(t for t in (x + "??" for x in of_split("train", 99)) if split_of(t) == "train")
+    tokens = load_tokens(write(tmp_path / "a.jsonl", [text]), model(), context=8)
+    assert tokens.ordinary[0].tolist() == [False] + [True] * 5 + [False] * 2
+
+
+def test_splits_share_no_document(tmp_path: Path) -> None:
+    train, held = of_split("train", 30), of_split("held_out", 30)
+    path = write(tmp_path / "a.jsonl", [t for pair in zip(train, held, strict=True) for t in pair])
+    bare = model(bos_token=None, eos_token=None)
+    got = {s: load_tokens(path, bare, s, context=5).ids.tolist() for s in ("train", "held_out")}
+    assert got["train"] == [ids_of(t) for t in train]
+    assert got["held_out"] == [ids_of(t) for t in held]
+
+
+def test_one_document_in_ten_is_held_out() -> None:
+    held = sum(split_of(f"document {i}") == "held_out" for i in range(10_000))
+    assert 900 < held < 1100
+
+
+def test_takes_whole_blocks_and_stops_reading(monkeypatch: pytest.MonkeyPatch) -> None:
+    read = 0
+
+    def endless(source: str) -> Iterator[str]:
+        nonlocal read
+        while True:
+            read += 1
+            yield "abcdefgh" * 100
+
+    monkeypatch.setattr(tokens_module, "documents", endless)
+    monkeypatch.setattr(tokens_module, "_BATCH_CHARACTERS", 1000)
+    split = split_of("abcdefgh" * 100)
+    tokens = load_tokens("endless", model(), split, n_tokens=50)
+    assert len(tokens) == 8  # 7 ordinary tokens in each
+    assert 50 <= tokens.n_tokens < 57
+    assert read == 2
+
+
+def test_hash_tells_ids_and_shape_apart(train_file: Path) -> None:
+    ids = torch.arange(12)
+    assert len({hash_ids(ids.reshape(shape)) for shape in [(2, 6), (3, 4), (1, 12)]}) == 3
+    assert hash_ids(ids.reshape(2, 6)) != hash_ids(ids.reshape(2, 6) + 1)
+    assert load_tokens(train_file, model()).hash == load_tokens(train_file, model()).hash
+    assert load_tokens(train_file, model()).hash != load_tokens(train_file, model(), context=7).hash
+
+
+def test_context_is_the_models_up_to_a_limit(train_file: Path) -> None:
+    assert load_tokens(train_file, model(n_ctx=16)).ids.shape[1] == 16
+    with pytest.raises(InputError, match="required at least 1024"):
+        load_tokens(train_file, model(n_ctx=4096))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"split": "heldout"}, "did you mean 'held_out'"),
+        ({"n_tokens": 0}, r"at least one context \(8\), got 0"),
+        ({"n_tokens": 7}, r"at least one context \(8\), got 7"),
+        ({"context": 1}, "from 2 to the model's n_ctx"),
+        ({"context": 9}, r"n_ctx \(8\), got 9"),
+    ],
+)
+def test_bad_arguments_are_refused_before_reading(arguments: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load_tokens("no-such-source", model(), **arguments)
+
+
+def test_model_without_tokenizer() -> None:
+    bare = SimpleNamespace(tokenizer=None, cfg=SimpleNamespace(n_ctx=8))
+    with pytest.raises(InputError, match="model with a tokenizer"):
+        load_tokens("builtin:stories", bare)
+
+
+def test_too_little_text(tmp_path: Path, train_file: Path) -> None:
+    with pytest.raises(InputError, match=r"required 1000 tokens .*, got 198 in 33 blocks"):
+        load_tokens(train_file, model(), n_tokens=1000)
+    with pytest.raises(InputError, match="shorter than a context: required at least 8"):
+        load_tokens(write(tmp_path / "b.jsonl", of_split("train", 1)), model())
+    with pytest.raises(InputError, match=r"'held_out'.*one in ten is held out"):
+        load_tokens(train_file, model(), "held_out")
+
+
+def test_progress_is_silent_where_nobody_looks(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress("working", 2) as done:
+        done(1)
+        done(2)
+    assert capsys.readouterr().err == ""
+
+
+def test_progress_appears_once_patience_is_over(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setattr("dictlearn.text._progress.PATIENCE", -1.0)
+    with progress("working", 2) as done:
+        done(1)
+    assert "working" in capsys.readouterr().err

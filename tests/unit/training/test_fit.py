@@ -1,0 +1,209 @@
+"""The loop: many equal one, resume to the same bits, refusals before work starts."""
+
+import json
+from itertools import pairwise
+
+import pytest
+import torch
+
+from dictlearn.activations.tensors import TensorActivations
+from dictlearn.core.batches import Rows
+from dictlearn.core.errors import ConfigError, InputError, NonFiniteError, StorageError
+from dictlearn.dictionaries.codebook import CodebookConfig
+from dictlearn.dictionaries.files import load
+from dictlearn.dictionaries.pca import PCAConfig
+from dictlearn.dictionaries.sae import SAEConfig
+from dictlearn.dictionaries.topk_sae import TopKSAEConfig
+from dictlearn.dictionaries.transcoder import TranscoderConfig
+from dictlearn.training.config import FitConfig
+from dictlearn.training.fit import fit
+
+CONFIGS = {
+    "sae": SAEConfig(n_features=16, resample_steps=(20, 40), resample_window=5, resample_rows=200),
+    "codes": CodebookConfig(n_codes=32, k=2, replace_after_steps=10),
+    "topk": TopKSAEConfig(n_features=16, k=3),
+    "transcoder": TranscoderConfig(n_features=16),
+    "pca": PCAConfig(k=2),
+}
+SHORT = FitConfig(
+    steps=60, batch_size=32, standardize_rows=64, dead_after=10, log_every=10, checkpoint_every=20
+)
+
+
+def data(n=500, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(n, 6, generator=generator)
+    return x, (x @ torch.randn(6, 4, generator=generator)).relu() + 1
+
+
+def same_bits(a, b):
+    return all(torch.equal(v, b.state_dict()[k]) for k, v in a.state_dict().items())
+
+
+def test_many_at_once_equal_each_alone_to_the_bit():
+    together = fit(CONFIGS, data(), SHORT, progress=False)
+    for name, config in CONFIGS.items():
+        alone = fit(config, data(), SHORT, progress=False)
+        assert same_bits(alone, together[name]), name
+
+
+class Killed(BaseException):
+    """Not an Exception: no handler may mistake it for an error."""
+
+
+class Dying(TensorActivations):
+    """Activations that stop a run as a kill would, at one step."""
+
+    at_step = 45
+
+    def rows(self, seed: int, step: int, n: int) -> Rows:
+        if step == self.at_step:
+            raise Killed
+        return super().rows(seed, step, n)
+
+
+def test_a_killed_run_resumes_to_the_same_bits(tmp_path):
+    whole = fit(CONFIGS, data(), SHORT, progress=False)
+    with pytest.raises(Killed):
+        fit(CONFIGS, Dying(*data()), SHORT, out=tmp_path, progress=False)
+    assert (tmp_path / "checkpoint.safetensors").exists()
+    assert not (tmp_path / "sae").exists(), "nothing unfinished may look whole"
+    resumed = fit(CONFIGS, data(), SHORT, out=tmp_path, progress=False)
+    for name in CONFIGS:
+        assert same_bits(whole[name], resumed[name]), name
+        assert same_bits(whole[name], load(tmp_path / name)), name
+    assert not (tmp_path / "checkpoint.safetensors").exists()
+    steps = [
+        json.loads(line)["step"] for line in (tmp_path / "train.jsonl").read_text().splitlines()
+    ]
+    assert steps == [10, 20, 30, 40, 50, 60]
+
+
+def test_another_runs_checkpoint_is_refused_and_the_difference_named(tmp_path):
+    with pytest.raises(Killed):
+        fit(CONFIGS, Dying(*data()), SHORT, out=tmp_path, progress=False)
+    other = {**CONFIGS, "sae": SAEConfig(n_features=16, l1_coefficient=0.5)}
+    with pytest.raises(InputError, match=r"dictionaries\.sae\.config\.l1_coefficient"):
+        fit(other, data(), SHORT, out=tmp_path, progress=False)
+    fit(other, data(), SHORT, out=tmp_path, overwrite=True, progress=False)
+
+
+def test_one_config_gives_one_dictionary_saved_in_the_folder_itself(tmp_path):
+    sae = fit(SAEConfig(n_features=16), data()[0], SHORT, out=tmp_path, progress=False)
+    assert same_bits(sae, load(tmp_path))
+    assert sae.sites.is_autoencoder
+    assert sae.provenance.seed == 0
+
+
+def test_the_log_has_the_numbers_of_every_dictionary(tmp_path):
+    fit(CONFIGS, data(), SHORT, out=tmp_path, progress=False)
+    last = json.loads((tmp_path / "train.jsonl").read_text().splitlines()[-1])
+    for metric in ("loss", "l0", "fvu", "dead"):
+        assert f"sae/{metric}" in last
+    assert last["codes/l0"] == 2.0
+    assert last["rows_per_second"] > 0
+
+
+class Poisoned(TensorActivations):
+    """Activations in which a number turns to NaN at one step."""
+
+    def rows(self, seed: int, step: int, n: int) -> Rows:
+        rows = super().rows(seed, step, n)
+        if step == 45:
+            rows.at["x"][7, 2] = torch.nan
+        return rows
+
+
+def test_nan_in_activations_stops_training_and_keeps_the_checkpoint(tmp_path):
+    with pytest.raises(NonFiniteError, match=r"'x', row \d+ of the tensors.*step 46"):
+        fit(CONFIGS, Poisoned(*data()), SHORT, out=tmp_path, progress=False)
+    whole = fit(CONFIGS, data(), SHORT, progress=False)
+    resumed = fit(CONFIGS, data(), SHORT, out=tmp_path, progress=False)
+    assert same_bits(whole["sae"], resumed["sae"])
+
+
+def test_nan_in_tensors_is_found_before_work_starts():
+    x = data()[0]
+    x[17, 1] = torch.inf
+    with pytest.raises(NonFiniteError, match="row 17"):
+        fit(SAEConfig(n_features=8), x, SHORT, progress=False)
+
+
+def test_dead_features_come_back():
+    """Resampling must revive features that start where no row can reach them."""
+
+    x = data()[0]
+    config = SAEConfig(
+        n_features=16, l1_coefficient=0.0, resample_steps=(20,), resample_window=5,
+        resample_rows=200,
+    )  # fmt: skip
+    without = SAEConfig(n_features=16, l1_coefficient=0.0)
+
+    def dead(config):
+        class Sunk(type(config)):
+            def _build(self, sites, seed):
+                sae = super()._build(sites, seed)
+                with torch.no_grad():
+                    sae.b_enc[:8] = -100.0
+                return sae
+
+        sae = fit(Sunk(**config.to_dict()), x, SHORT, progress=False)
+        return int((sae.encode(x).amax(dim=0) == 0).sum())
+
+    assert dead(without) == 8
+    assert dead(config) == 0
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: FitConfig(learning_rate=0.0), "learning_rate"),
+        (lambda: FitConfig(learning_rate=-1e-3), "learning_rate"),
+        (lambda: FitConfig(steps=0), "steps"),
+        (lambda: FitConfig(batch_size=0), "batch_size"),
+        (lambda: FitConfig(warmup_fraction=0.9, decay_fraction=0.2), "decay_fraction"),
+        (lambda: FitConfig(step=5), "did you mean 'steps'"),
+        (lambda: FitConfig(device="gpu9"), "device"),
+        (lambda: fit({"sae": 3}, data()[0]), "SAEConfig"),
+    ],
+)
+def test_bad_runs_are_refused_at_once(make, words):
+    with pytest.raises(ConfigError, match=words):
+        make()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: fit({}, data()[0]),
+        lambda: fit(SAEConfig(n_features=4), "rows"),
+        lambda: fit({"../x": SAEConfig(n_features=4)}, data()[0]),
+    ],
+)
+def test_bad_arguments_are_refused(make):
+    with pytest.raises(InputError):
+        make()
+
+
+def test_an_unwritable_folder_is_refused_before_training(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="folder that can be written"):
+        fit(SAEConfig(n_features=4), data()[0], SHORT, out=tmp_path / "file", progress=False)
+
+
+def test_a_full_disk_is_refused_before_training(tmp_path, monkeypatch):
+    from collections import namedtuple
+
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr("dictlearn.core.files.shutil.disk_usage", lambda path: usage(9, 9, 0))
+    with pytest.raises(StorageError, match="are free"):
+        fit(SAEConfig(n_features=4), data()[0], SHORT, out=tmp_path, progress=False)
+
+
+def test_schedules_rise_hold_and_fall():
+    config = FitConfig(steps=100, warmup_fraction=0.1, decay_fraction=0.2)
+    scales = [config.learning_rate_scale(step) for step in range(100)]
+    assert scales[0] == 0.1
+    assert scales[9:80] == [1.0] * 71
+    assert scales[99] == pytest.approx(0.05)
+    assert all(a > b for a, b in pairwise(scales[80:]))
