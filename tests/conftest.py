@@ -1,5 +1,66 @@
-"""One thread for every test: with tiny tensors two are slower, and far slower on a busy machine."""
+"""What tests of several rooms share: tiny random language models, and real ones where they are."""
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
 import torch
 
+# One thread for every test: with tiny tensors two are slower, far slower on a busy machine.
 torch.set_num_threads(1)
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+SHAPE = {
+    "n_layers": 2,
+    "d_model": 16,
+    "n_heads": 2,
+    "d_head": 8,
+    "d_mlp": 32,
+    "n_ctx": 12,
+    "d_vocab": 40,
+    "act_fn": "gelu",
+    "normalization_type": "LN",
+    "seed": 0,
+}
+
+
+@pytest.fixture(scope="session")
+def shared() -> Callable[[str], Path]:
+    """The path of a shared file or folder; skips the test where it is absent."""
+
+    def find(name: str) -> Path:
+        if not (SHARED / name).exists():
+            pytest.skip(f"needs the shared {name}")
+        return SHARED / name
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def native() -> Callable[..., Any]:
+    """Builds a TransformerLens native bridge with every parameter random, biases included."""
+    from transformer_lens.model_bridge import TransformerBridge
+
+    return lambda **config: scrambled(TransformerBridge.boot_native(SHAPE | config))
+
+
+@pytest.fixture(scope="session")
+def hooked_transformer() -> Callable[..., Any]:
+    """Builds a random `HookedTransformer`; doing so warns that the class is deprecated."""
+    from transformer_lens import HookedTransformer, HookedTransformerConfig
+
+    return lambda **config: scrambled(HookedTransformer(HookedTransformerConfig(**SHAPE | config)))
+
+
+@pytest.fixture(scope="session")
+def ids() -> torch.Tensor:
+    return torch.randint(40, (3, 12), generator=torch.Generator().manual_seed(0))
+
+
+def scrambled(model: Any) -> Any:
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
+    return model.eval().requires_grad_(False)

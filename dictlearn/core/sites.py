@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import gelu, relu, silu
 
-from dictlearn.core.errors import InputError
+from dictlearn.core.errors import InputError, nearest
 
 ACTIVATION_FUNCTIONS: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType(
     {
@@ -50,6 +50,13 @@ class MLPWeights:
     act_name: str
     """A key of `ACTIVATION_FUNCTIONS`."""
     W_gate: Float[Tensor, "d_in hidden"] | None = None
+
+    def __post_init__(self) -> None:
+        if self.act_name not in ACTIVATION_FUNCTIONS:
+            raise InputError(
+                f"unknown activation function {self.act_name!r}; "
+                f"{nearest(self.act_name, ACTIVATION_FUNCTIONS)}"
+            )
 
     def hidden(self, x: Float[Tensor, "n d_in"]) -> Float[Tensor, "n hidden"]:
         """The hidden activations from which the output is a linear map."""

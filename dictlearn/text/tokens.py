@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dictlearn.core.errors import InputError, nearest
 from dictlearn.core.tokens import Tokens
-from dictlearn.text._progress import progress
+from dictlearn.progress import progress
 from dictlearn.text.corpora import documents, source_name
 
 SPLITS = ("train", "held_out")

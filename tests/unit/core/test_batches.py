@@ -92,5 +92,5 @@ def test_require_finite_names_place_and_row():
     x = torch.ones(3, 2)
     require_finite(x, "here")
     x[2, 0] = math.nan
-    with pytest.raises(NonFiniteError, match="here: .* row 2"):
+    with pytest.raises(NonFiniteError, match=r"here: .* row 2"):
         require_finite(x, "here")

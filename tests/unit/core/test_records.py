@@ -63,7 +63,7 @@ def test_round_trip(tmp_path):
 
 
 def test_names_with_slashes_stay_apart(tmp_path):
-    names = ["a", "a/sums/x", "run/a", "run/a/sums"]
+    names = ["a", "a/sums/x", "run/a", "b/run/a"]
     saved = records(**{name: record(float(i)) for i, name in enumerate(names)})
     saved.save(tmp_path)
     loaded = Records.load(tmp_path)

@@ -356,7 +356,7 @@ def test_unit_norm_and_its_gradient():
     ("make", "words"),
     [
         (lambda: SAEConfig(n_features=0), "n_features"),
-        (lambda: SAEConfig(n_features=2.5), "n_features"),
+        pytest.param(lambda: SAEConfig(n_features=2.5), "n_features", marks=pytest.mark.untyped),
         (lambda: SAEConfig(n_features=8, l1_coefficient=-1.0), "l1_coefficient"),
         (lambda: SAEConfig(n_feature=8), "did you mean 'n_features'"),
         (lambda: TopKSAEConfig(n_features=8, k=9), "at most n_features"),

@@ -1,5 +1,4 @@
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +10,6 @@ from transformers import PreTrainedTokenizerFast
 
 from dictlearn.core.errors import InputError
 from dictlearn.text import tokens as tokens_module
-from dictlearn.text._progress import progress
 from dictlearn.text.tokens import hash_ids, load_tokens, split_of
 
 WORDS = ["<unk>", "<s>", "</s>", *"abcdefgh", "<", "s", ">", "/", "|"]
@@ -178,20 +176,3 @@ def test_too_little_text(tmp_path: Path, train_file: Path) -> None:
         load_tokens(write(tmp_path / "b.jsonl", of_split("train", 1)), model())
     with pytest.raises(InputError, match=r"'held_out'.*one in ten is held out"):
         load_tokens(train_file, model(), "held_out")
-
-
-def test_progress_is_silent_where_nobody_looks(capsys: pytest.CaptureFixture[str]) -> None:
-    with progress("working", 2) as done:
-        done(1)
-        done(2)
-    assert capsys.readouterr().err == ""
-
-
-def test_progress_appears_once_patience_is_over(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    monkeypatch.setattr("dictlearn.text._progress.PATIENCE", -1.0)
-    with progress("working", 2) as done:
-        done(1)
-    assert "working" in capsys.readouterr().err

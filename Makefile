@@ -1,0 +1,34 @@
+# Each target does its own set-up: a fresh machine needs Python >= 3.11 and nothing else.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: demo test check format clean
+
+demo: $(READY)
+	$(BIN)/dictlearn demo
+
+test: $(READY)
+	$(BIN)/pytest
+
+# What a change must pass: format, lint, types (static, then at run time), layering, tests, docs.
+check: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pytest
+	$(BIN)/pytest tests/unit tests/contract -m "not slow and not gpu and not network and not untyped" \
+		--jaxtyping-packages=dictlearn,beartype.beartype
+
+format: $(READY)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf .venv build dist *.egg-info runs
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python >= 3.11 is required, this is " + sys.version.split()[0])'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
+	@touch $@

@@ -1,0 +1,237 @@
+"""Evaluation against closed forms and against the same numbers computed the long way."""
+
+import math
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy, log_softmax
+
+from dictlearn.core.dictionary import FeatureDictionary
+from dictlearn.core.errors import InputError, NonFiniteError, ProvenanceError
+from dictlearn.core.provenance import Provenance
+from dictlearn.core.sites import Site, Sites
+from dictlearn.core.tokens import Tokens
+from dictlearn.dictionaries.identity import IdentityConfig
+from dictlearn.dictionaries.mean import Mean
+from dictlearn.dictionaries.neurons import NeuronsConfig
+from dictlearn.evaluation.evaluate import evaluate
+from dictlearn.lm.forward import activations_at
+from dictlearn.lm.sites import hook_sites, mlp_sites
+from dictlearn.metrics.pooled import METRICS, pooled_metrics
+
+SPECIAL = 0
+
+
+class Affine(FeatureDictionary):
+    """Writes `scale * x + shift`: enough for every closed form."""
+
+    def __init__(self, sites, scale=1.0, shift=0.0):
+        super().__init__(sites, sites.target.d)
+        self.register_buffer("_atoms", scale * torch.eye(sites.target.d))
+        self.register_buffer("_bias", torch.full((sites.target.d,), shift))
+
+    def _encode(self, z):
+        return z
+
+
+@pytest.fixture(scope="module")
+def model(native):
+    return native()
+
+
+@pytest.fixture(scope="module")
+def tokens():
+    ids = torch.randint(1, 40, (7, 12), generator=torch.Generator().manual_seed(1))
+    ids[:, 0] = SPECIAL
+    ids[3, 5] = SPECIAL
+    return Tokens(ids, ids != SPECIAL, source="random", split="held_out", hash="abc")
+
+
+@pytest.fixture(scope="module")
+def sites(model):
+    return mlp_sites(model, 1)
+
+
+def metrics(records, name):
+    return {key: m.value for key, m in records.dictionaries[name].metrics.items()}
+
+
+def test_the_exact_map_scores_one(model, tokens, sites):
+    exact = {
+        "identity": IdentityConfig().build(sites.at_target()),
+        "neurons": NeuronsConfig().build(sites),
+    }
+    records = evaluate(exact, model, tokens)
+    for name in exact:
+        found = metrics(records, name)
+        assert found["fraction_variance_unexplained"] == pytest.approx(0, abs=1e-9)
+        for metric in ("explained_variance", "cosine", "norm_ratio", "top1_agreement",
+                       "loss_recovered_zero", "loss_recovered_mean", "loss_recovered_resample",
+                       "kl_recovered_zero"):  # fmt: skip
+            assert found[metric] == pytest.approx(1, abs=1e-4), (name, metric)
+        assert found["kl"] == pytest.approx(0, abs=1e-6)
+        assert found["cross_entropy_spliced"] == pytest.approx(found["cross_entropy_clean"])
+
+
+def test_zero_scores_zero_against_zero_ablation(model, tokens, sites):
+    records = evaluate({"zero": Affine(sites.at_target(), scale=0.0)}, model, tokens)
+    found = metrics(records, "zero")
+    assert found["loss_recovered_zero"] == 0.0
+    assert found["kl_recovered_zero"] == 0.0
+    assert found["norm_ratio"] == 0.0
+    assert found["cosine"] == 0.0
+
+
+def test_the_mean_of_the_evaluation_set_scores_zero(model, tokens, sites):
+    rows = activations_at(model, tokens.ids, [sites.target.hook])[sites.target.hook]
+    mean = Mean(sites.at_target())
+    mean._bias.copy_(rows[tokens.ordinary].mean(dim=0))
+    found = metrics(evaluate({"mean": mean}, model, tokens), "mean")
+    assert found["explained_variance"] == pytest.approx(0, abs=1e-6)
+    assert found["loss_recovered_mean"] == pytest.approx(0, abs=1e-5)
+    assert found["l0"] == 0
+    assert math.isnan(found["dead_fraction"])
+
+
+def test_twice_the_activation_has_known_numbers(model, tokens, sites):
+    rows = activations_at(model, tokens.ids, [sites.target.hook])[sites.target.hook]
+    y = rows[tokens.ordinary].double()
+    found = metrics(evaluate({"twice": Affine(sites.at_target(), 2.0)}, model, tokens), "twice")
+    fvu = y.pow(2).sum() / (y - y.mean(dim=0)).pow(2).sum()
+    assert found["fraction_variance_unexplained"] == pytest.approx(fvu.item(), rel=1e-5)
+    assert found["fraction_variance_unexplained"] > 1, "a bad estimate is not clipped"
+    assert found["norm_ratio"] == pytest.approx(2, rel=1e-6)
+    assert found["cosine"] == pytest.approx(1, rel=1e-6)
+    assert found["l0"] == sites.target.d
+    assert found["l1"] == pytest.approx(y.abs().sum(dim=1).mean().item(), rel=1e-5)
+
+
+def test_losses_equal_the_long_way(model, tokens, sites):
+    """One unbatched pass per condition, hooks set by hand, means taken once at the end."""
+    hook, ids, counted = sites.target.hook, tokens.ids, tokens.ordinary
+
+    def run(replace):
+        def function(activation, hook):
+            new = activation.clone()
+            new[counted] = replace(activation[counted])
+            return new
+
+        with torch.no_grad(), model.hooks(fwd_hooks=[(hook, function)]):
+            return model(ids)[:, :-1][counted[:, 1:]]
+
+    targets = ids[:, 1:][counted[:, 1:]]
+    clean, spliced = run(lambda y: y), run(lambda y: 0.5 * y + 0.1)
+    zero, mean = run(torch.zeros_like), run(lambda y: y.mean(dim=0).expand_as(y))
+    ce = {k: cross_entropy(v, targets).item() for k, v in
+          {"clean": clean, "spliced": spliced, "zero": zero, "mean": mean}.items()}  # fmt: skip
+    p, q = log_softmax(clean, dim=1), log_softmax(spliced, dim=1)
+    kl = (p.exp() * (p - q)).sum(dim=1).mean().item()
+
+    dictionary = Affine(sites.at_target(), scale=0.5, shift=0.1)
+    found = metrics(evaluate({"half": dictionary}, model, tokens, batch_size=2), "half")
+    assert found["cross_entropy_clean"] == pytest.approx(ce["clean"], rel=1e-5)
+    assert found["cross_entropy_spliced"] == pytest.approx(ce["spliced"], rel=1e-5)
+    for name in ("zero", "mean"):
+        by_hand = (ce[name] - ce["spliced"]) / (ce[name] - ce["clean"])
+        assert found[f"loss_recovered_{name}"] == pytest.approx(by_hand, abs=1e-4)
+    assert found["kl"] == pytest.approx(kl, rel=1e-4)
+    agreement = (clean.argmax(dim=1) == spliced.argmax(dim=1)).double().mean().item()
+    assert found["top1_agreement"] == pytest.approx(agreement)
+
+
+def test_company_and_batch_size_change_nothing(model, tokens, sites):
+    half = Affine(sites.at_target(), scale=0.5)
+    alone = metrics(evaluate({"half": half}, model, tokens, batch_size=1), "half")
+    others = {"half": half, "zero": Affine(sites.at_target(), 0.0),
+              "first": Affine(mlp_sites(model, 0).at_target(), 0.7)}  # fmt: skip
+    together = metrics(evaluate(others, model, tokens, batch_size=7), "half")
+    for name, value in alone.items():
+        if name != "loss_recovered_resample":  # drawn within a batch
+            assert together[name] == pytest.approx(value, rel=1e-4, abs=1e-5), name
+
+
+def test_metrics_follow_from_the_sums_kept(model, tokens, sites):
+    record = evaluate({"half": Affine(sites.at_target(), 0.5)}, model, tokens).dictionaries["half"]
+    totals = {name: values.sum() for name, values in record.sums.items()}
+    assert all(len(values) == len(tokens) for values in record.sums.values())
+    assert record.sums["rows"].tolist() == tokens.ordinary.sum(dim=1).tolist()
+    again = pooled_metrics(totals, record.density)
+    assert {k: m.value for k, m in again.items()} == metrics_of(record)
+
+
+def metrics_of(record):
+    return {key: m.value for key, m in record.metrics.items()}
+
+
+def test_special_tokens_are_left_out_unless_asked_for(model, tokens, sites):
+    shifted = {"shift": Affine(sites.at_target(), shift=1.0)}
+    without = evaluate(shifted, model, tokens)
+    with_special = evaluate(shifted, model, tokens, exclude_special=False)
+    rows = [r.dictionaries["shift"].sums["rows"].sum().item() for r in (without, with_special)]
+    assert rows == [7 * 12 - 8, 7 * 12]
+    assert without.tokens["exclude_special"] is True
+    assert metrics(without, "shift") != metrics(with_special, "shift")
+
+
+def test_nothing_is_spliced_at_special_positions(model, tokens, sites):
+    """Garbage at special positions must not matter: the clean activation stays there."""
+
+    class GarbageOnSpecial(Affine):
+        def _encode(self, z):
+            known = z.unsqueeze(1).sub(self.rows).abs().amax(dim=2).amin(dim=1) < 1e-6
+            return torch.where(known.unsqueeze(1), z, 1e6)
+
+    dictionary = GarbageOnSpecial(sites.at_target())
+    rows = activations_at(model, tokens.ids, [sites.target.hook])[sites.target.hook]
+    dictionary.rows = rows[tokens.ordinary]
+    found = metrics(evaluate({"d": dictionary}, model, tokens), "d")
+    assert found["loss_recovered_zero"] == pytest.approx(1, abs=1e-5)
+
+
+def test_the_frame_has_a_row_a_dictionary_and_a_column_a_metric(model, tokens, sites):
+    frame = evaluate({"half": Affine(sites.at_target(), 0.5)}, model, tokens).to_pandas()
+    assert list(frame.index) == ["half"]
+    assert list(frame.columns) == [metric.name for metric in METRICS]
+
+
+def test_head_shaped_hooks_work(model, tokens):
+    sites = hook_sites(model, "blocks.0.attn.hook_z")
+    found = metrics(evaluate({"z": Affine(sites)}, model, tokens), "z")
+    assert found["loss_recovered_zero"] == pytest.approx(1, abs=1e-4)
+
+
+def test_a_transcoder_reads_the_source_and_writes_the_target(model, tokens, sites):
+    wrong = IdentityConfig().build(Sites(sites.source, sites.source))
+    wrong.sites = Sites(sites.source, sites.target)
+    found = metrics(evaluate({"copy": wrong}, model, tokens), "copy")
+    assert found["loss_recovered_zero"] < 0.99, "the MLP's input is not its output"
+
+
+def test_wrong_dictionaries_are_refused_before_work_starts(model, tokens, sites):
+    with pytest.raises(InputError, match="at least one dictionary"):
+        evaluate({}, model, tokens)
+    misspelt = Affine(Sites(Site("blocks.1.mlp.hook_ou", 16), Site("blocks.1.mlp.hook_ou", 16)))
+    with pytest.raises(InputError, match=r"did you mean 'blocks\.1\.mlp\.hook_out'"):
+        evaluate({"d": misspelt}, model, tokens)
+    narrow = Site(sites.target.hook, 15)
+    with pytest.raises(InputError, match=r"width 15.*width 16"):
+        evaluate({"d": Affine(Sites(narrow, narrow))}, model, tokens)
+
+
+def test_another_models_dictionary_is_refused(model, tokens, sites):
+    dictionary = Affine(sites.at_target())
+    dictionary.provenance = Provenance(model="other", model_hash="0" * 64)
+    with pytest.raises(ProvenanceError, match="trained on model 'other'"):
+        evaluate({"d": dictionary}, model, tokens)
+
+
+def test_evaluating_on_training_tokens_warns(model, tokens, sites):
+    dictionary = Affine(sites.at_target())
+    dictionary.provenance = Provenance(text_hash=tokens.hash)
+    with pytest.warns(UserWarning, match="held-out"):
+        evaluate({"d": dictionary}, model, tokens)
+
+
+def test_an_estimate_with_nan_is_named(model, tokens, sites):
+    with pytest.raises(NonFiniteError, match="dictionary 'broken'"):
+        evaluate({"broken": Affine(sites.at_target(), shift=math.nan)}, model, tokens)
