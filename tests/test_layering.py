@@ -19,7 +19,7 @@ ROOMS: dict[str, set[str]] = {
     "evaluation": {"core", "metrics", "lm", "text", "activations", "progress"},
     "comparison": {"core", "metrics", "progress"},
 }
-JOINTS = {"contract", "harvesting", "demo", "cli"}  # modules beside the rooms, where these meet
+JOINTS = {"contract", "harvesting", "recipes", "demo", "cli"}  # where rooms meet
 MODULES: dict[str, set[str]] = {"progress": set()} | {
     joint: ROOMS.keys() | JOINTS | {"progress"} for joint in JOINTS
 }

@@ -23,6 +23,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
     os.close(handle)
     part = Path(name)
+    part.chmod(0o666 & ~_umask())
     try:
         yield part
         with part.open("rb") as written:
@@ -34,6 +35,13 @@ def atomic_path(path: Path) -> Iterator[Path]:
         ) from error
     finally:
         part.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    """The mask that ordinary new files get: a temporary file is private, its successor is not."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def write_text(path: Path, text: str) -> None:

@@ -23,8 +23,8 @@ from dictlearn.lm.identity import model_provenance
 from dictlearn.metrics import rows as per_row
 from dictlearn.progress import progress as progress_bar
 
-_LOGITS_PER_BATCH = 1 << 25
-"""Logits held at once, per tensor of them: 128 MB in float32."""
+_LOGITS_PER_BATCH = 1 << 23
+"""Logits held at once, per tensor of them: 32 MB in float32. Larger is slower on a CPU."""
 
 
 def evaluate(

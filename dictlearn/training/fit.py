@@ -1,7 +1,7 @@
 """The only training loop."""
 
+import hashlib
 import math
-import shutil
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from dictlearn.core.errors import ConfigError, InputError, NonFiniteError
 from dictlearn.core.files import writable_folder
 from dictlearn.core.learning import Learner
 from dictlearn.core.sites import Sites
-from dictlearn.dictionaries.files import save
+from dictlearn.dictionaries.files import CONFIG_FILE, save
 from dictlearn.training.checkpoints import CHECKPOINT_FILE, load_checkpoint, save_checkpoint
 from dictlearn.training.config import FitConfig
 from dictlearn.training.gradient import GradientLearner
@@ -86,8 +86,8 @@ def fit(
     sites = {name: config.sites(offered) for name, config in named.items()}
     batches = _Batches(rows, fit_config)
     learners = _make_learners(named, sites, fit_config, batches)
-    folder = _prepare(out, learners, overwrite)
-    description = _describe(named, sites, fit_config, rows)
+    folder = _prepare(out, learners, single=single, overwrite=overwrite)
+    description = _describe(named, sites, fit_config, batches) if folder else {}
     start = load_checkpoint(folder, learners, description) if folder else 0
 
     log = TrainingLog(folder, start)
@@ -153,6 +153,17 @@ class _Batches:
     def at(self, sites: Sites, step: int) -> Batch:
         return self.rows(step).batch(sites)
 
+    def describe(self) -> dict[str, Any]:
+        """What these batches are: their number of rows, their origin, and the first as a hash."""
+        digest = hashlib.sha256()
+        for hook, x in sorted(self.rows(0).at.items()):
+            digest.update(hook.encode() + x.cpu().contiguous().numpy().tobytes())
+        return {
+            "n_rows": self._activations.n_rows,
+            "first_batch": digest.hexdigest(),
+            "provenance": self._activations.provenance.to_dict() | {"versions": None},
+        }
+
     def first(self) -> Iterator[Rows]:
         """The batches on which units are fitted."""
         n = math.ceil(self._config.standardize_rows / self._config.batch_size)
@@ -203,9 +214,9 @@ def _require_configs(configs: Mapping[str, Any]) -> None:
 
 
 def _prepare(
-    out: str | Path | None, learners: Mapping[str, Learner], overwrite: bool
+    out: str | Path | None, learners: Mapping[str, Learner], *, single: bool, overwrite: bool
 ) -> Path | None:
-    """The output folder, writable and large enough, emptied of an earlier run on request."""
+    """The output folder, writable and large enough; emptied of an earlier run on request."""
     if out is None:
         return None
     # Weights and two moments in a checkpoint, twice while it is replaced, and the result.
@@ -213,11 +224,17 @@ def _prepare(
         t.nbytes for learner in learners.values() for t in learner.dictionary.state_dict().values()
     )
     folder = writable_folder(out, 7 * weights)
+    results = [folder / CONFIG_FILE] if single else [folder / n / CONFIG_FILE for n in learners]
     if overwrite:
-        for name in (CHECKPOINT_FILE, LOG_FILE):
-            (folder / name).unlink(missing_ok=True)
-        for name in learners:
-            shutil.rmtree(folder / name, ignore_errors=True)
+        for path in (folder / CHECKPOINT_FILE, folder / LOG_FILE, *results):
+            path.unlink(missing_ok=True)
+    elif not (folder / CHECKPOINT_FILE).exists():
+        finished = [str(path.parent) for path in results if path.exists()]
+        if finished:
+            raise InputError(
+                f"a trained dictionary is already in {', '.join(finished)}; choose another folder, "
+                "or pass overwrite=True to train anew"
+            )
     return folder
 
 
@@ -225,7 +242,7 @@ def _describe(
     configs: Mapping[str, DictionaryConfig],
     sites: Mapping[str, Sites],
     fit_config: FitConfig,
-    activations: Activations,
+    batches: _Batches,
 ) -> dict[str, Any]:
     """What decides a run's bits, as JSON: a checkpoint is good only for the same."""
     return {
@@ -234,10 +251,7 @@ def _describe(
             name: {"kind": c.kind, "sites": sites[name].to_dict(), "config": c.to_dict()}
             for name, c in configs.items()
         },
-        "activations": {
-            "n_rows": activations.n_rows,
-            "provenance": activations.provenance.to_dict() | {"versions": None},
-        },
+        "activations": batches.describe(),
     }
 
 

@@ -55,6 +55,6 @@ def test_hidden():
 
 
 def test_hidden_of_a_gated_mlp():
-    x = torch.tensor([[2.0, 1.0]])
-    gate = torch.tensor([[1.0, 1.0], [1.0, -3.0]])  # x @ gate = [3, -1]
-    assert mlp(W_gate=gate).hidden(x).tolist() == [[6.0, 0.0]]
+    x = torch.tensor([[2.0, 1.0], [-1.0, 0.0]])  # x @ W_in + b_in = [2, -0.5], [-1, 1.5]
+    gate = torch.tensor([[1.0, 1.0], [1.0, 2.0]])  # x @ gate = [3, 4], [-1, -1]
+    assert mlp(W_gate=gate).hidden(x).tolist() == [[6.0, -2.0], [0.0, 0.0]]

@@ -88,6 +88,24 @@ def test_another_runs_checkpoint_is_refused_and_the_difference_named(tmp_path):
     fit(other, data(), SHORT, out=tmp_path, overwrite=True, progress=False)
 
 
+def test_other_data_is_another_run(tmp_path):
+    with pytest.raises(Killed):
+        fit(CONFIGS, Dying(*data()), SHORT, out=tmp_path, progress=False)
+    with pytest.raises(InputError, match=r"activations\.first_batch"):
+        fit(CONFIGS, data(seed=5), SHORT, out=tmp_path, progress=False)
+
+
+def test_a_finished_run_is_not_overwritten_by_accident(tmp_path):
+    config = SAEConfig(n_features=16)
+    fit(config, data()[0], SHORT, out=tmp_path / "one", progress=False)
+    with pytest.raises(InputError, match="overwrite=True"):
+        fit(config, data()[0], SHORT, out=tmp_path / "one", progress=False)
+    fit({"sae": config}, data()[0], SHORT, out=tmp_path / "many", progress=False)
+    with pytest.raises(InputError, match=r"already in .*sae"):
+        fit({"sae": config}, data()[0], SHORT, out=tmp_path / "many", progress=False)
+    fit(config, data()[0], SHORT, out=tmp_path / "one", overwrite=True, progress=False)
+
+
 def test_one_config_gives_one_dictionary_saved_in_the_folder_itself(tmp_path):
     sae = fit(SAEConfig(n_features=16), data()[0], SHORT, out=tmp_path, progress=False)
     assert same_bits(sae, load(tmp_path))
