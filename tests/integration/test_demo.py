@@ -1,4 +1,4 @@
-"""The main job at full size: what the project promises of it. Minutes, so not in the default run."""
+"""The main job at full size: what the project promises of it. It takes minutes."""
 
 import pytest
 
