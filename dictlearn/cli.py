@@ -24,6 +24,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 console = Console()
+if not console.is_terminal:  # a log or a pipe has no width: leave tables whole
+    console = Console(width=max(console.width, 130))
 
 ModelName = Annotated[
     str,

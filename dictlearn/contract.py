@@ -1,7 +1,7 @@
 """The contract of `FeatureDictionary` as executable checks, for our kinds and for yours.
 
-Each check has a mutant in `tests/contract/test_mutants.py`: a dictionary broken on purpose, that
-the check must catch.
+Each check has a mutant in `tests/contract/test_contract.py`: a dictionary broken on purpose,
+that the check must catch.
 """
 
 import copy
@@ -31,15 +31,16 @@ _N_ROWS = 2048
 _FIT = FitConfig(
     steps=150, batch_size=256, learning_rate=1e-2, standardize_rows=1024, dead_after=30
 )
+_NEEDS_CONFIG = "it takes a config: check_dictionary(MyConfig.tiny())"
 
 
 @dataclass(frozen=True)
 class _Subject:
-    """A dictionary under test, with rows it can read and, where known, how it is made."""
+    """A dictionary under test, with rows it can read and, where it was made here, its config."""
 
     dictionary: FeatureDictionary
     x: Float[Tensor, "n d_in"]
-    config: DictionaryConfig | None
+    config: DictionaryConfig | None = None
 
 
 def check_dictionary(
@@ -49,8 +50,8 @@ def check_dictionary(
     """What each check of the contract found: "passed", or "skipped" with the reason.
 
     A config is built, trained for a moment on synthetic rows and checked whole. A dictionary is
-    checked as it is, on the rows `x` (standard normal ones unless given); what needs a config
-    is skipped if it has none.
+    checked as it is, on the rows `x` (standard normal ones unless given); how it learns is then
+    left out, and whether it saves as well if it has no config.
 
     Raises:
         ContractError: a check failed; its message says which and how.
@@ -64,7 +65,7 @@ def check_dictionary(
         d = subject.sites.source.d
         generator = torch.Generator().manual_seed(0)
         rows = torch.randn(64, d, generator=generator) if x is None else x
-        case = _Subject(copy.deepcopy(subject), rows.to(subject.x_mean.dtype), subject.config)
+        case = _Subject(copy.deepcopy(subject), rows.to(subject.x_mean))
     return {check.__name__.removeprefix("_check_"): _run(check, case) for check in CHECKS}
 
 
@@ -196,20 +197,23 @@ def _check_units_are_raw(case: _Subject) -> None:
 
 def _check_save_and_load(case: _Subject) -> str | None:
     """A fresh object from config and file gives the same bits."""
-    if case.config is None:
+    config = case.dictionary.config
+    if config is None:
         return "the dictionary has no config to be built from"
     with tempfile.TemporaryDirectory() as folder:
         path = save(case.dictionary, Path(folder) / "dictionary")
-        loaded = load(path, kinds=[type(case.config)])
+        loaded = load(path, kinds=[type(config)])
     _require(torch.equal(loaded(case.x), case.dictionary(case.x)), "forward after save and load")
     _require(loaded.sites == case.dictionary.sites, "sites after save and load")
-    _require(loaded.config == case.dictionary.config, "config after save and load")
+    _require(loaded.config == config, "config after save and load")
     _require(loaded.provenance == case.dictionary.provenance, "provenance after save and load")
     return None
 
 
 def _check_gradients(case: _Subject) -> str | None:
     """Every parameter gets a finite gradient, and one that is not all zero."""
+    if case.config is None:
+        return _NEEDS_CONFIG
     if not isinstance(case.config, GradientConfig):
         return "it does not learn by gradients"
     dictionary = copy.deepcopy(case.dictionary).requires_grad_(True)
@@ -230,7 +234,7 @@ def _check_seeds(case: _Subject) -> str | None:
     """Two fits from one seed agree to the bit; from two seeds they differ."""
     config = case.config
     if config is None:
-        return "the dictionary has no config to be trained from"
+        return _NEEDS_CONFIG
 
     def weights(seed: int) -> dict[str, Tensor]:
         short = replace(_FIT, steps=20, batch_size=64, standardize_rows=64, seed=seed)
@@ -248,7 +252,7 @@ def _check_seeds(case: _Subject) -> str | None:
 def _check_learning(case: _Subject) -> str | None:
     """On rows not trained on, it beats predicting the mean (a fixed baseline: is no worse)."""
     if case.config is None:
-        return "the dictionary has no config to be trained from"
+        return _NEEDS_CONFIG
     batch = _synthetic(seed=1).rows(0, 0, 1024).batch(case.dictionary.sites)
     with torch.no_grad():
         fvu = float(fraction_variance_unexplained(batch.y, case.dictionary(batch.x)))

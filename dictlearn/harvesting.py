@@ -16,10 +16,10 @@ from dictlearn.activations.live import LiveActivations
 from dictlearn.activations.store import estimated_bytes, write_store
 from dictlearn.core.batches import Activations, Rows
 from dictlearn.core.errors import InputError, nearest
-from dictlearn.core.sites import Sites
+from dictlearn.core.sites import Site, Sites
 from dictlearn.core.tokens import Tokens
 from dictlearn.lm.forward import activations_at
-from dictlearn.lm.hooks import LanguageModel, require_hook
+from dictlearn.lm.hooks import LanguageModel
 from dictlearn.lm.identity import model_provenance
 from dictlearn.progress import progress as progress_bar
 
@@ -51,8 +51,8 @@ def harvest(
         StorageError: the folder cannot be written, or the disk is too small.
         NonFiniteError: the model gave NaN or infinity; the shard and row are named.
     """
-    offered = (sites,) if isinstance(sites, Sites) else tuple(sites)
-    _require_hooks(model, offered)
+    offered = (sites,) if isinstance(sites, Sites | Site | str) else tuple(sites)
+    _require_sites(model, tokens, offered)
     if dtype not in DTYPES:
         raise InputError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}; "
                          f"{nearest(dtype, DTYPES)}")  # fmt: skip
@@ -115,8 +115,17 @@ class _Reader:
             done(int(blocks[-1]) + 1)
 
 
-def _require_hooks(model: LanguageModel, sites: Sequence[Sites]) -> None:
-    if not sites:
-        raise InputError("harvest needs at least one Sites, got none; see hook_sites and mlp_sites")
-    for hook in (hook for s in sites for hook in s.hooks):
-        require_hook(model, hook)
+def _require_sites(model: LanguageModel, tokens: Tokens, sites: Sequence[Sites]) -> None:
+    """Check every hook and its width on two tokens, before any folder is touched."""
+    if not sites or not all(isinstance(s, Sites) for s in sites):
+        raise InputError(
+            "harvest needs Sites, or several of them: hook_sites(model, hook) and "
+            f"mlp_sites(model, layer) make them; got {sites!r}"
+        )
+    at = {site.hook: site.d for s in sites for site in (s.source, s.target)}
+    for hook, x in activations_at(model, tokens.ids[:1, :2], list(at)).items():
+        if x.shape[-1] != at[hook]:
+            raise InputError(
+                f"the site at {hook!r} says width {at[hook]}, and this model has {x.shape[-1]} "
+                "there; make it with hook_sites or mlp_sites"
+            )

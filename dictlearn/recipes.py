@@ -52,11 +52,7 @@ def make_config(kind: str, fields: Mapping[str, Any]) -> DictionaryConfig:
     Raises:
         ConfigError: the kind or a field is unknown, one is missing, or a value is out of range.
     """
-    config = config_class(kind)
-    try:
-        return config.from_dict(fields)
-    except TypeError as error:
-        raise ConfigError(f"a {kind} needs more fields: {error}") from error
+    return config_class(kind).from_dict(fields)
 
 
 def parse_value(text: str) -> Any:

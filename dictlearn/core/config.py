@@ -1,8 +1,9 @@
 """A config is the method: frozen fields, checked on construction, that build a dictionary."""
 
+import math
 from abc import ABC, ABCMeta, abstractmethod
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, final
 
 from torch import Tensor
@@ -19,13 +20,17 @@ D = TypeVar("D", bound="FeatureDictionary", covariant=True)
 
 
 class _NamesChecked(ABCMeta):
-    """Turns a misspelt field into a `ConfigError` that suggests the nearest one."""
+    """Turns a misspelt or a missing field into a `ConfigError` that names it."""
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         valid = [f.name for f in fields(cls)]  # type: ignore[arg-type]
         for name in kwargs:
             if name not in valid:
                 raise ConfigError(f"{cls.__name__} has no field {name!r}; {nearest(name, valid)}")
+        required = [f.name for f in fields(cls) if f.default is MISSING]  # type: ignore[arg-type]
+        missing = [name for name in required if name not in kwargs]
+        if missing:
+            raise ConfigError(f"{cls.__name__} needs a value for {', '.join(missing)}")
         return super().__call__(*args, **kwargs)
 
 
@@ -56,11 +61,13 @@ class Config(metaclass=_NamesChecked):
 
     def _require_not_negative(self, *names: str) -> None:
         for name in names:
-            self._require(getattr(self, name) >= 0, name, "at least 0")
+            value = getattr(self, name)
+            self._require(_is_finite(value) and value >= 0, name, "a finite number of at least 0")
 
     def _require_positive(self, *names: str) -> None:
         for name in names:
-            self._require(getattr(self, name) > 0, name, "greater than 0")
+            value = getattr(self, name)
+            self._require(_is_finite(value) and value > 0, name, "a finite number above 0")
 
     def _require_choice(self, field: str, valid: tuple[str, ...]) -> None:
         value = getattr(self, field)
@@ -69,6 +76,10 @@ class Config(metaclass=_NamesChecked):
                 f"{type(self).__name__}.{field} must be one of {', '.join(valid)}, got "
                 f"{value!r}; {nearest(str(value), valid)}"
             )
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 @dataclass(frozen=True)

@@ -91,8 +91,8 @@ class Records:
         folder = writable_folder(folder)
         tensors: dict[str, Tensor] = {}
         for name, record in self.dictionaries.items():
-            tensors |= {f"{name}/sums/{key}": value for key, value in record.sums.items()}
-            tensors[f"{name}/density"] = record.density
+            tensors |= {f"sums/{key}/{name}": value for key, value in record.sums.items()}
+            tensors[f"density/{name}"] = record.density
         write_tensors(folder / SUMS_FILE, tensors, {"format": str(RESULTS_FORMAT)})
         path = folder / RESULTS_FILE
         write_json(path, self._to_json())
@@ -162,9 +162,9 @@ def _record_from_json(
             for key, m in entry["metrics"].items()
         },
         sums={
-            key.rpartition("/")[2]: tensor
-            for key, tensor in tensors.items()
-            if key.rpartition("/")[0] == f"{name}/sums"
+            path[1]: tensor
+            for path, tensor in ((key.split("/", 2), t) for key, t in tensors.items())
+            if path[0] == "sums" and path[2] == name
         },
-        density=tensors[f"{name}/density"],
+        density=tensors[f"density/{name}"],
     )

@@ -1,7 +1,8 @@
-"""Loss terms shared by kinds. All are in standardized units, so coefficients carry over.
+"""Loss terms shared by kinds, all in standardized units.
 
 A target then has unit variance per dimension on average: the squared error below is close to
-the fraction of variance unexplained, whatever the model, the layer and the width.
+the fraction of variance unexplained, whatever the model and the layer, and a coefficient means
+the same there. (Not across widths: the mean over dimensions divides what a coefficient buys.)
 """
 
 from dataclasses import dataclass

@@ -52,8 +52,8 @@ def evaluate(
         ProvenanceError: a dictionary was trained on another model.
         NonFiniteError: activations or an estimate hold NaN or infinity.
     """
-    origin = model_provenance(model)
     _require_fitting(dictionaries, model, tokens)
+    origin = model_provenance(model)
     for name, dictionary in dictionaries.items():
         dictionary.provenance.require_same_model(origin, name)
         if dictionary.provenance.text_hash == tokens.hash:
@@ -254,8 +254,11 @@ def _kind(dictionary: FeatureDictionary) -> str:
 def _require_fitting(
     dictionaries: Mapping[str, FeatureDictionary], model: LanguageModel, tokens: Tokens
 ) -> None:
-    if not dictionaries:
-        raise InputError("evaluate needs at least one dictionary, got an empty dict")
+    if not isinstance(dictionaries, Mapping) or not dictionaries:
+        raise InputError(
+            "evaluate needs a dict of dictionaries by name, with at least one; got "
+            f"{type(dictionaries).__name__ if dictionaries else 'none'}"
+        )
     names = hook_names(model)
     for name, dictionary in dictionaries.items():
         if not isinstance(dictionary, FeatureDictionary):

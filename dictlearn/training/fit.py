@@ -124,6 +124,8 @@ def _as_activations(given: Activations | Tensor | tuple[Tensor, Tensor]) -> Acti
             return TensorActivations(given)
         case (Tensor() as x, Tensor() as y):
             return TensorActivations(x, y)
+    if hasattr(given, "__array__"):
+        return TensorActivations(torch.as_tensor(given))
     raise InputError(
         f"required activations as a store, a stream, a tensor x or a pair (x, y), got "
         f"{type(given).__name__}"
@@ -206,10 +208,11 @@ def _require_configs(configs: Mapping[str, Any]) -> None:
                 f"required a dictionary config (SAEConfig(...), CodebookConfig(...), …) for "
                 f"{name!r}, got {type(config).__name__}"
             )
-        if not name or "/" in name or name.startswith("."):
+        reserved = (CHECKPOINT_FILE, LOG_FILE, CONFIG_FILE)
+        if not name or "/" in name or name.startswith(".") or name in reserved:
             raise InputError(
-                f"a dictionary's name becomes a folder: required a name without '/' and no "
-                f"leading dot, got {name!r}"
+                "a dictionary's name becomes a folder: required a name without '/' or a leading "
+                f"dot, and none of {', '.join(reserved)}; got {name!r}"
             )
 
 

@@ -134,7 +134,7 @@ def test_sums_of_another_run_are_refused(tmp_path):
     records(d=record(0.0)).save(tmp_path / "a")
     records(e=record(0.0)).save(tmp_path / "b")
     (tmp_path / "b" / "sums.safetensors").replace(tmp_path / "a" / "sums.safetensors")
-    with pytest.raises(CorruptFileError, match="d/density"):
+    with pytest.raises(CorruptFileError, match="density/d"):
         Records.load(tmp_path / "a")
 
 
