@@ -86,6 +86,11 @@ class FeatureDictionary(nn.Module, ABC):
         """The same as `_encode`; override it only to be faster."""
         return SparseActs.from_dense(self._encode(z))
 
+    def _write(self, acts: Float[Tensor, "*b feature"] | SparseActs) -> Float[Tensor, "*b d_out"]:
+        """`acts @ _atoms`; override it only to be faster."""
+        atoms = self._atoms
+        return acts.matmul(atoms) if isinstance(acts, SparseActs) else acts @ atoms
+
     def _skip(self, z: Float[Tensor, "n d_in"]) -> Float[Tensor, "n d_out"] | None:
         return None
 
@@ -126,9 +131,7 @@ class FeatureDictionary(nn.Module, ABC):
         width = acts.n_features if isinstance(acts, SparseActs) else acts.shape[-1]
         if width != self.n_features:
             raise InputError(f"required {self.n_features} coefficients per row, got {width}")
-        atoms = self._atoms
-        product = acts.matmul(atoms) if isinstance(acts, SparseActs) else acts @ atoms
-        return self.y_scale * product + self.bias
+        return self.y_scale * self._write(acts) + self.bias
 
     @final
     def skip(self, x: Float[Tensor, "*b d_in"]) -> Float[Tensor, "*b d_out"] | None:

@@ -11,14 +11,16 @@ from torch import Tensor
 
 from dictlearn.core.batches import Batch
 from dictlearn.core.dictionary import FeatureDictionary
+from dictlearn.core.sparse_acts import SparseActs
 
 
 class Encoding(NamedTuple):
     """Coefficients together with what they were selected from."""
 
-    acts: Float[Tensor, "n feature"]
-    pre: Float[Tensor, "n feature"]
-    """Pre-activations: the features' scores before selection."""
+    acts: Float[Tensor, "n feature"] | SparseActs
+    """Dense where most features fire or any of them may; sparse where few do."""
+    pre: Float[Tensor, "n feature"] | None = None
+    """The features' scores before selection, for objectives that look at them."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +31,8 @@ class FitPass:
     z: Float[Tensor, "n d_in"]
     t: Float[Tensor, "n d_out"]
     """The standardized target; `t is z` for an autoencoder."""
-    acts: Float[Tensor, "n feature"]
-    pre: Float[Tensor, "n feature"]
+    acts: Float[Tensor, "n feature"] | SparseActs
+    pre: Float[Tensor, "n feature"] | None
     t_hat: Float[Tensor, "n d_out"]
     dead: Bool[Tensor, " feature"]
     """Features that have not fired for a while, counted by the learner."""
@@ -42,6 +44,12 @@ class FitPass:
         """What the estimate misses."""
         return self.t - self.t_hat
 
+    def firing_counts(self) -> Int[Tensor, " feature"]:
+        """In how many rows of the batch each feature is active."""
+        if isinstance(self.acts, SparseActs):
+            return self.acts.firing_counts()
+        return (self.acts != 0).sum(dim=0)
+
 
 Objective = Callable[[FitPass], dict[str, Tensor]]
 """Maps a pass to named loss terms; their sum is minimised."""
@@ -52,8 +60,7 @@ class TrainableDictionary(FeatureDictionary, ABC):
 
     def _train_encode(self, z: Float[Tensor, "n d_in"]) -> Encoding:
         """The encoding used while learning; override where a rule couples tokens."""
-        acts = self._encode(z)
-        return Encoding(acts, acts)
+        return Encoding(self._encode(z))
 
     @final
     def fit_pass(
@@ -67,7 +74,7 @@ class TrainableDictionary(FeatureDictionary, ABC):
         z = self._standardized(batch.x)
         t = z if batch.y is batch.x else (batch.y.to(z.dtype) - self.y_mean) / self.y_scale
         acts, pre = self._train_encode(z)
-        t_hat = acts @ self._atoms + self._standardized_bias
+        t_hat = self._write(acts) + self._standardized_bias
         linear = self._skip(z)
         if linear is not None:
             t_hat = t_hat + linear

@@ -29,12 +29,33 @@ class SparseActs:
         return cls(_offsets(counts), indices, acts[rows, indices], acts.shape[1])
 
     @classmethod
+    def from_positive(cls, scores: Float[Tensor, "n feature"]) -> "SparseActs":
+        """The positive entries of `scores`: `relu(scores)` without the zeros."""
+        rows, indices = (scores > 0).nonzero(as_tuple=True)
+        counts = torch.bincount(rows, minlength=scores.shape[0])
+        return cls(_offsets(counts), indices, scores[rows, indices], scores.shape[1])
+
+    @classmethod
     def from_top(
         cls, values: Float[Tensor, "n k"], indices: Int[Tensor, "n k"], n_features: int
     ) -> "SparseActs":
         """At most k entries a row, as `torch.topk` returns them; zeros are dropped."""
         keep = values != 0
         return cls(_offsets(keep.sum(dim=1)), indices[keep], values[keep], n_features)
+
+    @classmethod
+    def from_flat(
+        cls, values: Float[Tensor, " m"], places: Int[Tensor, " m"], n: int, n_features: int
+    ) -> "SparseActs":
+        """Entries at `places`, counted through the rows of an [n, feature] matrix; no zeros."""
+        keep = values != 0
+        places, order = places[keep].sort()
+        counts = torch.bincount(places // n_features, minlength=n)
+        return cls(_offsets(counts), places % n_features, values[keep][order], n_features)
+
+    def with_values(self, values: Float[Tensor, " nnz"]) -> "SparseActs":
+        """The same pattern with other coefficients."""
+        return SparseActs(self.offsets, self.indices, values, self.n_features)
 
     def __len__(self) -> int:
         return self.offsets.shape[0] - 1

@@ -12,6 +12,7 @@ from torch import Tensor
 from dictlearn.core.dictionary import Traits
 from dictlearn.core.learning import Encoding, FitPass
 from dictlearn.core.sites import Sites
+from dictlearn.core.sparse_acts import SparseActs
 from dictlearn.dictionaries.linear import LinearAutoencoder
 from dictlearn.dictionaries.selection import batch_top_k
 from dictlearn.dictionaries.topk_sae import TopKFields
@@ -39,8 +40,10 @@ class BatchTopKSAE(LinearAutoencoder):
         return torch.where(pre > self.threshold, pre, 0.0).relu()
 
     def _train_encode(self, z: Float[Tensor, "n d_in"]) -> Encoding:
-        pre = self._pre(z)
-        return Encoding(batch_top_k(pre, self.k), pre)
+        with torch.no_grad():
+            pre = self._pre(z)
+            selected = batch_top_k(pre, self.k)
+        return Encoding(self._differentiable(z, selected, pre))
 
     @torch.no_grad()
     def observe_(self, fit_pass: FitPass) -> None:
@@ -49,7 +52,8 @@ class BatchTopKSAE(LinearAutoencoder):
         A mean of all batches at first, of about the last thousand in the end: the early ones
         come from a dictionary that no longer exists.
         """
-        kept = fit_pass.acts[fit_pass.acts > 0]
+        assert isinstance(fit_pass.acts, SparseActs)
+        kept = fit_pass.acts.values
         if kept.numel() == 0:
             return
         self._n_observed += 1

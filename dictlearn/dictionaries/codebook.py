@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn.functional import normalize
+from torch.nn.functional import embedding_bag, normalize
 
 from dictlearn.core.config import D, DeadFeatureRemedy, GradientConfig
 from dictlearn.core.dictionary import Traits
 from dictlearn.core.errors import ConfigError
-from dictlearn.core.learning import FitPass, Objective, TrainableDictionary
+from dictlearn.core.learning import Encoding, FitPass, Objective, TrainableDictionary
 from dictlearn.core.sites import Sites
 from dictlearn.core.sparse_acts import SparseActs
 
@@ -108,6 +108,26 @@ class Codebook(TrainableDictionary):
     def _encode_sparse(self, z: Float[Tensor, "n d_in"]) -> SparseActs:
         chosen = self._chosen(z)
         return SparseActs.from_top(z.new_ones(chosen.shape), chosen, self.n_features)
+
+    @torch.no_grad()
+    def _train_encode(self, z: Float[Tensor, "n d_in"]) -> Encoding:
+        return Encoding(self._encode_sparse(z))
+
+    def _write(self, acts: Float[Tensor, "*b feature"] | SparseActs) -> Float[Tensor, "*b d_out"]:
+        """Sparse coefficients add each group's codes in that group's own dimensions only."""
+        if not isinstance(acts, SparseActs):
+            return super()._write(acts)
+        chunk = acts.rows() * self.n_groups + acts.indices // self.n_codes
+        order = chunk.argsort(stable=True)
+        counts = torch.bincount(chunk, minlength=len(acts) * self.n_groups)
+        chunks = embedding_bag(
+            acts.indices[order],
+            self.codes.flatten(0, 1),
+            counts.cumsum(0) - counts,
+            mode="sum",
+            per_sample_weights=acts.values[order],
+        )
+        return self.weight * chunks.view(len(acts), self.sites.target.d)
 
     @torch.no_grad()
     def initialize_(self, z: Float[Tensor, "n d_in"], t: Float[Tensor, "n d_out"]) -> None:

@@ -31,13 +31,16 @@ class GatedSAE(LinearAutoencoder):
         self.r_mag = nn.Parameter(torch.zeros(n_features))
         self.b_mag = nn.Parameter(torch.zeros(n_features))
 
+    def _opened(self, gate: Float[Tensor, "n feature"]) -> Float[Tensor, "n feature"]:
+        magnitude = self.r_mag.exp() * (gate - self.b_enc) + self.b_mag
+        return (gate > 0) * magnitude.relu()
+
     def _encode(self, z: Float[Tensor, "n d_in"]) -> Float[Tensor, "n feature"]:
-        return self._train_encode(z).acts
+        return self._opened(self._pre(z))
 
     def _train_encode(self, z: Float[Tensor, "n d_in"]) -> Encoding:
         gate = self._pre(z)
-        magnitude = self.r_mag.exp() * (gate - self.b_enc) + self.b_mag
-        return Encoding((gate > 0) * magnitude.relu(), gate)
+        return Encoding(self._opened(gate), gate)
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,7 @@ class GatedLoss:
         """The loss terms of one pass."""
         dictionary = fit_pass.dictionary
         assert isinstance(dictionary, GatedSAE)
+        assert fit_pass.pre is not None
         opened = fit_pass.pre.relu()
         estimate = opened @ dictionary.W_dec.detach() + dictionary.b_dec.detach()
         scale = self.coefficient * fit_pass.sparsity_scale

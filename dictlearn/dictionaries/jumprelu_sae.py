@@ -69,6 +69,7 @@ class SparsityL0:
     def __call__(self, fit_pass: FitPass) -> dict[str, Tensor]:
         """The loss terms of one pass."""
         assert isinstance(fit_pass.dictionary, JumpReLUSAE)
+        assert fit_pass.pre is not None
         l0 = fit_pass.dictionary.active(fit_pass.pre).sum(dim=1).mean()
         scale = self.coefficient * fit_pass.sparsity_scale
         return {"squared_error": squared_error(fit_pass), "sparsity": scale * l0}

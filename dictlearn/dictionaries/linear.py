@@ -9,6 +9,8 @@ from torch.nn.functional import normalize
 
 from dictlearn.core.learning import TrainableDictionary
 from dictlearn.core.sites import Sites
+from dictlearn.core.sparse_acts import SparseActs
+from dictlearn.kernels.scores import selected_scores
 
 
 class LinearDictionary(TrainableDictionary, ABC):
@@ -40,8 +42,27 @@ class LinearDictionary(TrainableDictionary, ABC):
         """Directions of their own: source and target are different spaces."""
         return random_directions(self.n_features, d_in, generator).T.contiguous()
 
+    def _centred(self, z: Float[Tensor, "n d_in"]) -> Float[Tensor, "n d_in"]:
+        """What the encoder's linear map is applied to."""
+        return z
+
     def _pre(self, z: Float[Tensor, "n d_in"]) -> Float[Tensor, "n feature"]:
-        return torch.addmm(self.b_enc, z, self.W_enc)
+        return torch.addmm(self.b_enc, self._centred(z), self.W_enc)
+
+    def scores_of(
+        self, features: Int[Tensor, " m"], z: Float[Tensor, "n d_in"]
+    ) -> Float[Tensor, "n m"]:
+        """The scores of some features only, differentiable whatever `_train_encode` does."""
+        return torch.addmm(self.b_enc[features], self._centred(z), self.W_enc[:, features])
+
+    def _differentiable(
+        self, z: Float[Tensor, "n d_in"], selected: SparseActs, pre: Float[Tensor, "n feature"]
+    ) -> SparseActs:
+        """The selected scores as a function of the encoder, at the cost of those alone."""
+        values = selected_scores(
+            self._centred(z), self.W_enc, self.b_enc, pre, selected.offsets, selected.indices
+        )
+        return selected.with_values(values)
 
     @torch.no_grad()
     def project_gradient_(self) -> None:
@@ -94,8 +115,8 @@ class LinearAutoencoder(LinearDictionary, ABC):
     ) -> Float[Tensor, "d_in feature"]:
         return self.W_dec.detach().T.clone(memory_format=torch.contiguous_format)
 
-    def _pre(self, z: Float[Tensor, "n d_in"]) -> Float[Tensor, "n feature"]:
-        return torch.addmm(self.b_enc, z - self.b_dec, self.W_enc)
+    def _centred(self, z: Float[Tensor, "n d_in"]) -> Float[Tensor, "n d_in"]:
+        return z - self.b_dec
 
     def _reseeded_atoms(
         self, z: Float[Tensor, "m d_in"], residual: Float[Tensor, "m d_out"]

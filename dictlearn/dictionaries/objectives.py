@@ -12,6 +12,8 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 from dictlearn.core.learning import FitPass
+from dictlearn.core.sparse_acts import SparseActs
+from dictlearn.dictionaries.linear import LinearDictionary
 
 
 def squared_error(fit_pass: FitPass) -> Float[Tensor, ""]:
@@ -27,9 +29,13 @@ class SparsityL1:
 
     def __call__(self, fit_pass: FitPass) -> dict[str, Tensor]:
         """The loss terms of one pass."""
-        l1 = fit_pass.acts.abs().sum(dim=1).mean()
+        acts = fit_pass.acts
+        total = (acts.values if isinstance(acts, SparseActs) else acts).abs().sum()
         scale = self.coefficient * fit_pass.sparsity_scale
-        return {"squared_error": squared_error(fit_pass), "sparsity": scale * l1}
+        return {
+            "squared_error": squared_error(fit_pass),
+            "sparsity": scale * total / len(fit_pass.t),
+        }
 
 
 @dataclass(frozen=True)
@@ -52,11 +58,15 @@ class AuxK:
         return terms
 
     def _dead_error(self, fit_pass: FitPass) -> Float[Tensor, ""]:
+        dictionary = fit_pass.dictionary
+        assert isinstance(dictionary, LinearDictionary)
         dead = fit_pass.dead.nonzero().squeeze(1)
         k_aux = self.k_aux or max(1, fit_pass.t.shape[1] // 2)
         k = min(k_aux, dead.shape[0])
-        values, chosen = fit_pass.pre[:, dead].topk(k, dim=1, sorted=False)
+        # Scored anew: where selection is sparse, `pre` is outside the graph.
+        values, chosen = dictionary.scores_of(dead, fit_pass.z).topk(k, dim=1, sorted=False)
         residual = fit_pass.residual.detach()
-        atoms = fit_pass.dictionary._atoms
-        estimate = embedding_bag(dead[chosen], atoms, mode="sum", per_sample_weights=values.relu())
+        estimate = embedding_bag(
+            dead[chosen], dictionary.W_dec, mode="sum", per_sample_weights=values.relu()
+        )
         return (residual - estimate).pow(2).mean() / residual.pow(2).mean()

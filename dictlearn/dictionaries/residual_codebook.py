@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from dictlearn.core.dictionary import Traits
-from dictlearn.core.learning import TrainableDictionary
+from dictlearn.core.learning import Encoding, TrainableDictionary
 from dictlearn.core.sites import Sites
 from dictlearn.core.sparse_acts import SparseActs
 from dictlearn.dictionaries.codebook import CodebookFields, Euclidean
@@ -53,6 +53,10 @@ class ResidualCodebook(TrainableDictionary):
     def _encode_sparse(self, z: Float[Tensor, "n d_in"]) -> SparseActs:
         chosen = self._chosen(z)
         return SparseActs.from_top(z.new_ones(chosen.shape), chosen, self.n_features)
+
+    @torch.no_grad()
+    def _train_encode(self, z: Float[Tensor, "n d_in"]) -> Encoding:
+        return Encoding(self._encode_sparse(z))
 
     @torch.no_grad()
     def initialize_(self, z: Float[Tensor, "n d_in"], t: Float[Tensor, "n d_out"]) -> None:

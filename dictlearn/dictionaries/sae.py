@@ -13,21 +13,37 @@ from dictlearn.core.config import DeadFeatureRemedy, GradientConfig
 from dictlearn.core.dictionary import Traits
 from dictlearn.core.learning import Encoding
 from dictlearn.core.sites import Sites
-from dictlearn.dictionaries.linear import LinearAutoencoder
+from dictlearn.core.sparse_acts import SparseActs
+from dictlearn.dictionaries.linear import LinearAutoencoder, LinearDictionary
 from dictlearn.dictionaries.objectives import SparsityL1
 
+SPARSE_BELOW = 0.1
+"""Fraction of active entries below which a training step touches only those.
 
-class SAE(LinearAutoencoder):
-    """`acts = relu((z - b_dec) @ W_enc + b_enc)`, estimate `acts @ W_dec + b_dec`."""
+`benchmarks/step.py` measures where the two ways of computing the same step cost the same.
+"""
+
+
+class ReLU(LinearDictionary):
+    """`acts` = the positive scores: the rule shared by autoencoder and transcoder."""
 
     traits = Traits(nonnegative=True)
 
     def _encode(self, z: Float[Tensor, "n d_in"]) -> Float[Tensor, "n feature"]:
         return self._pre(z).relu()
 
+    def _encode_sparse(self, z: Float[Tensor, "n d_in"]) -> SparseActs:
+        return SparseActs.from_positive(self._pre(z))
+
     def _train_encode(self, z: Float[Tensor, "n d_in"]) -> Encoding:
         pre = self._pre(z)
-        return Encoding(pre.relu(), pre)
+        if int((pre > 0).sum()) >= SPARSE_BELOW * pre.numel():
+            return Encoding(pre.relu())
+        return Encoding(self._differentiable(z, SparseActs.from_positive(pre.detach()), pre))
+
+
+class SAE(ReLU, LinearAutoencoder):
+    """`acts = relu((z - b_dec) @ W_enc + b_enc)`, estimate `acts @ W_dec + b_dec`."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,14 +19,14 @@ def top_k_sparse(scores: Float[Tensor, "n feature"], k: int) -> SparseActs:
     return SparseActs.from_top(values.relu(), indices, scores.shape[1])
 
 
-def batch_top_k(scores: Float[Tensor, "n feature"], k: int) -> Float[Tensor, "n feature"]:
-    """The `n * k` largest positive scores of the whole batch in their places, zero elsewhere.
+def batch_top_k(scores: Float[Tensor, "n feature"], k: int) -> SparseActs:
+    """The `n * k` largest positive scores of the whole batch, wherever they are.
 
     Bussmann et al. 2024, "BatchTopK Sparse Autoencoders", section 3.
     """
-    flat = scores.relu().flatten()
-    values, indices = flat.topk(k * scores.shape[0], sorted=False)
-    return torch.zeros_like(flat).scatter(0, indices, values).view_as(scores)
+    n, n_features = scores.shape
+    values, places = scores.flatten().topk(k * n, sorted=False)
+    return SparseActs.from_flat(values.relu(), places, n, n_features)
 
 
 def largest_k(scores: Float[Tensor, "n feature"], k: int) -> Float[Tensor, "n feature"]:

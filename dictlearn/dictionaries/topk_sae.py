@@ -5,6 +5,7 @@ Gao et al. 2024, "Scaling and evaluating sparse autoencoders".
 
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -33,8 +34,10 @@ class TopK(LinearDictionary):
         return top_k_sparse(self._pre(z), self.k)
 
     def _train_encode(self, z: Float[Tensor, "n d_in"]) -> Encoding:
-        pre = self._pre(z)
-        return Encoding(top_k(pre, self.k), pre)
+        with torch.no_grad():
+            pre = self._pre(z)
+            selected = top_k_sparse(pre, self.k)
+        return Encoding(self._differentiable(z, selected, pre))
 
 
 class TopKSAE(TopK, LinearAutoencoder):

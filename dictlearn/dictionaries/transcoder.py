@@ -5,28 +5,14 @@ Dunefsky et al. 2024, "Transcoders Find Interpretable LLM Feature Circuits", sec
 
 from dataclasses import dataclass
 
-from jaxtyping import Float
-from torch import Tensor
-
 from dictlearn.core.config import GradientConfig
-from dictlearn.core.dictionary import Traits
-from dictlearn.core.learning import Encoding
 from dictlearn.core.sites import Sites
-from dictlearn.dictionaries.linear import LinearDictionary
 from dictlearn.dictionaries.objectives import SparsityL1
+from dictlearn.dictionaries.sae import ReLU
 
 
-class Transcoder(LinearDictionary):
+class Transcoder(ReLU):
     """`acts = relu(z @ W_enc + b_enc)`, estimate of the target `acts @ W_dec + b_dec`."""
-
-    traits = Traits(nonnegative=True)
-
-    def _encode(self, z: Float[Tensor, "n d_in"]) -> Float[Tensor, "n feature"]:
-        return self._pre(z).relu()
-
-    def _train_encode(self, z: Float[Tensor, "n d_in"]) -> Encoding:
-        pre = self._pre(z)
-        return Encoding(pre.relu(), pre)
 
 
 @dataclass(frozen=True, kw_only=True)

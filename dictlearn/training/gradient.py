@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
@@ -68,9 +68,9 @@ class GradientLearner(Learner):
         self._descend(torch.stack(list(losses.values())).sum())
         with torch.no_grad():
             self.dictionary.observe_(fit_pass)
-            active = fit_pass.acts != 0
-            self._idle = torch.where(active.any(dim=0), 0, self._idle + 1)
-            log = self._log(fit_pass, losses, active)
+            fired = fit_pass.firing_counts()
+            self._idle = torch.where(fired > 0, 0, self._idle + 1)
+            log = self._log(fit_pass, losses, fired)
             self._step += 1
             if self._remedy is not None and self._remedy.due(self._step):
                 self._apply(self._remedy)
@@ -114,12 +114,12 @@ class GradientLearner(Learner):
         self.dictionary.project_()
 
     def _log(
-        self, fit_pass: FitPass, losses: dict[str, Tensor], active: Bool[Tensor, "n feature"]
+        self, fit_pass: FitPass, losses: dict[str, Tensor], fired: Int[Tensor, " feature"]
     ) -> dict[str, Tensor]:
         variance = (fit_pass.t - fit_pass.t.mean(dim=0)).pow(2).sum()
         log = {"loss": torch.stack(list(losses.values())).sum().detach()}
         log |= {f"loss/{name}": term.detach() for name, term in losses.items()}
-        log["l0"] = active.sum() / len(active)
+        log["l0"] = fired.sum() / len(fit_pass.t)
         log["fvu"] = fit_pass.residual.detach().pow(2).sum() / variance
         log["dead"] = (self._idle >= self._config.dead_after).float().mean()
         return log

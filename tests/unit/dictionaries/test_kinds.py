@@ -9,6 +9,7 @@ from torch.nn.functional import normalize
 from dictlearn.core.batches import Batch
 from dictlearn.core.errors import ConfigError
 from dictlearn.core.sites import MLPWeights, Site, Sites
+from dictlearn.core.sparse_acts import SparseActs
 from dictlearn.dictionaries.batchtopk_sae import BatchTopKSAEConfig
 from dictlearn.dictionaries.codebook import CodebookConfig
 from dictlearn.dictionaries.gated_sae import GatedSAEConfig
@@ -23,6 +24,7 @@ from dictlearn.dictionaries.pca import PCAConfig
 from dictlearn.dictionaries.random import RandomConfig
 from dictlearn.dictionaries.residual_codebook import ResidualCodebookConfig
 from dictlearn.dictionaries.sae import SAEConfig
+from dictlearn.dictionaries.selection import top_k
 from dictlearn.dictionaries.topk_sae import TopKSAEConfig
 from dictlearn.dictionaries.topk_transcoder import TopKTranscoderConfig
 from dictlearn.dictionaries.transcoder import TranscoderConfig
@@ -92,7 +94,7 @@ def test_batch_top_k_shares_its_budget_and_encodes_by_threshold():
     z = torch.tensor([[5.0, 4.0, 3.0, 0.0], [1.0, 0.5, 0.0, 0.0]])
     fit_pass = sae.fit_pass(Batch(z, z))
     kept = torch.tensor([[5.0, 4.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]])
-    torch.testing.assert_close(fit_pass.acts.detach(), kept)
+    torch.testing.assert_close(fit_pass.acts.to_dense().detach(), kept)
     sae.observe_(fit_pass)
     assert sae.threshold.item() == 4.0
     torch.testing.assert_close(sae.encode(torch.tensor([[4.5, 4.0, 0.0, 9.0]])),
@@ -180,9 +182,10 @@ def test_codebook_gradient_reaches_chosen_codes_only():
     batch = autoencoder_batch(n=5, dtype=torch.float64)
     fit_pass = codebook.fit_pass(batch)
     config.objective()(fit_pass)["squared_error"].backward()
-    by_hand = fit_pass.acts.T @ (-2 * fit_pass.residual.detach()) / 5
+    acts = fit_pass.acts.to_dense()
+    by_hand = acts.T @ (-2 * fit_pass.residual.detach()) / 5
     torch.testing.assert_close(codebook.codes.grad[0], by_hand)
-    unchosen = fit_pass.acts.sum(dim=0) == 0
+    unchosen = acts.sum(dim=0) == 0
     assert unchosen.any()
     assert not codebook.codes.grad[0][unchosen].any()
 
@@ -310,7 +313,8 @@ def test_auxk_equals_the_formula_and_is_silent_without_dead_features():
     dead = torch.tensor([True, True, True, False, False, False, False, False])
     fit_pass = sae.fit_pass(batch, dead=dead)
     losses = AuxK(0.25, 2)(fit_pass)
-    values, indices = fit_pass.pre[:, :3].topk(2, dim=1)
+    pre = (batch.x - sae.b_dec) @ sae.W_enc + sae.b_enc
+    values, indices = pre[:, :3].topk(2, dim=1)
     acts = torch.zeros(64, 3).scatter(1, indices, values.relu())
     residual = fit_pass.residual.detach()
     error = (residual - acts @ sae.W_dec[:3]).pow(2).mean() / residual.pow(2).mean()
@@ -339,6 +343,76 @@ def test_auxk_gradient_agrees_with_finite_differences():
     AuxK(1.0, 2)(sae.fit_pass(batch, dead=dead))["auxk"].backward()
     torch.testing.assert_close(sae.W_enc.grad, expected[0])
     torch.testing.assert_close(sae.W_dec.grad, expected[1])
+
+
+@pytest.mark.parametrize(
+    ("config", "select"),
+    [
+        (TopKSAEConfig(n_features=12, k=3), lambda pre: top_k(pre, 3)),
+        (TopKTranscoderConfig(n_features=12, k=3, linear_skip=True), lambda pre: top_k(pre, 3)),
+        (
+            BatchTopKSAEConfig(n_features=12, k=3),
+            lambda pre: pre * (pre >= pre.flatten().topk(3 * 20).values.min()) * (pre > 0),
+        ),
+    ],
+    ids=["topk_sae", "topk_transcoder", "batchtopk_sae"],
+)
+def test_sparse_gradients_equal_the_dense_ones(config, select):
+    """The step computes selected entries only; autograd through dense matrices is the reference.
+
+    AuxK is included: its scores must reach the encoder although selection is outside the graph.
+    """
+    square = Sites(Site("x", 4), Site("y", 4))
+    dictionary = config.build(config.sites(square)).double()
+    make = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for parameter in dictionary.parameters():
+            parameter += 0.1 * torch.randn(parameter.shape, generator=make, dtype=torch.float64)
+    x = rows(n=20, dtype=torch.float64)
+    y = x if dictionary.sites.is_autoencoder else rows(n=20, seed=9, dtype=torch.float64)
+    dead = torch.arange(12) < 5
+    fit_pass = dictionary.fit_pass(Batch(x, y), dead=dead)
+    parameters = list(dictionary.parameters())
+    loss = sum(config.objective()(fit_pass).values())
+    sparse = torch.autograd.grad(loss, parameters)
+
+    pre = dictionary._pre(x)
+    t_hat = select(pre) @ dictionary.W_dec + dictionary.b_dec
+    skip = dictionary._skip(x)
+    t_hat = t_hat if skip is None else t_hat + skip
+    residual = (y - t_hat).detach()
+    values, indices = pre[:, :5].topk(2, dim=1)
+    aux = torch.zeros(20, 5).double().scatter(1, indices, values.relu()) @ dictionary.W_dec[:5]
+    auxk = (residual - aux).pow(2).mean() / residual.pow(2).mean()
+    reference = (y - t_hat).pow(2).mean() + config.auxk_coefficient * auxk
+    dense = torch.autograd.grad(reference, parameters)
+    torch.testing.assert_close(loss, reference)
+    for name, a, b in zip(dict(dictionary.named_parameters()), sparse, dense, strict=True):
+        torch.testing.assert_close(a, b, msg=name)
+
+
+@pytest.mark.parametrize("kind", [SAEConfig, TranscoderConfig])
+def test_the_switch_from_dense_to_sparse_changes_no_gradient(kind, monkeypatch):
+    config = kind(n_features=12, l1_coefficient=0.1)
+    square = Sites(Site("x", 4), Site("y", 4))
+    dictionary = config.build(config.sites(square)).double()
+    x = rows(n=20, dtype=torch.float64)
+    found = []
+    for threshold in (0.0, 1.1):
+        monkeypatch.setattr("dictlearn.dictionaries.sae.SPARSE_BELOW", threshold)
+        fit_pass = dictionary.fit_pass(Batch(x, x))
+        assert isinstance(fit_pass.acts, SparseActs) == (threshold > 1)
+        losses = config.objective()(fit_pass)
+        gradients = torch.autograd.grad(sum(losses.values()), list(dictionary.parameters()))
+        found.append((losses["sparsity"].detach(), fit_pass.firing_counts(), *gradients))
+    for dense, sparse in zip(*found, strict=True):
+        torch.testing.assert_close(sparse, dense)
+
+
+def test_grouped_codes_are_written_group_by_group():
+    codebook = CodebookConfig(n_codes=5, k=2, n_groups=2, combine="mean").build(ONE).double()
+    acts = codebook.encode_sparse(rows(dtype=torch.float64))
+    torch.testing.assert_close(codebook._write(acts), acts.to_dense() @ codebook._atoms)
 
 
 def test_unit_norm_and_its_gradient():

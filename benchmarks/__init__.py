@@ -1,0 +1,1 @@
+"""Complete runs and measurements, outside the package."""
