@@ -11,6 +11,7 @@ held_out = dl.load_tokens("builtin:stories", model, split="held_out", n_tokens=5
 dl.evaluate(dictionaries, model, held_out).to_pandas()
 """
 
+import dictlearn._threads  # noqa: F401  (before torch)
 from dictlearn.activations.store import ActivationStore
 from dictlearn.contract import check_dictionary
 from dictlearn.core.batches import Activations

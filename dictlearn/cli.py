@@ -12,6 +12,7 @@ from rich.table import Table
 from dictlearn.core.config import DictionaryConfig
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import ConfigError, DictLearnError, InputError
+from dictlearn.core.files import writable_folder
 from dictlearn.core.records import Records
 from dictlearn.core.sites import Sites
 
@@ -69,11 +70,9 @@ def demo(
 
 @app.command()
 def models(
-    model: Annotated[
-        str | None, typer.Argument(help="Show this model's hook points and their widths.")
-    ] = None,
+    model: Annotated[str | None, typer.Argument(help="List the hook points of this model.")] = None,
 ) -> None:
-    """List the built-in models, or the hook points of one model."""
+    """List the built-in models, or the names of one model's hook points."""
     from dictlearn.lm.hooks import hook_names
     from dictlearn.lm.loading import BUILTIN_MODELS, load_model
 
@@ -173,8 +172,9 @@ def train(
     fields = _fields(context.args)
     configs: dict[str, DictionaryConfig]
     if recipe is not None:
-        if fields:
-            raise ConfigError(f"--recipe takes no further fields, got {', '.join(fields)}")
+        given = [*fields, *(name for name in _RUN if _was_given(context, name))]
+        if given:
+            raise ConfigError(f"--recipe says it all, so leave out {', '.join(given)}")
         configs, fit_config = read_recipe(recipe)
     else:
         assert kind is not None
@@ -198,8 +198,9 @@ def evaluate(
     out: Annotated[Path, typer.Option(help="Folder for results.json and report.html.")],
     model: ModelName = "builtin:stories",
     text: TextSource = "builtin:stories",
-    tokens: Annotated[int, typer.Option(help="Tokens to evaluate on.")] = 50_000,
+    tokens: Annotated[int, typer.Option(help="Tokens to evaluate on.")] = 40_000,
     split: Annotated[str, typer.Option(help="train or held_out.")] = "held_out",
+    context: Annotated[int | None, typer.Option(help="Tokens a block; the model's own.")] = None,
     include_special: Annotated[bool, typer.Option(help="Count special tokens too.")] = False,
 ) -> None:
     """Measure dictionaries side by side on the same held-out tokens."""
@@ -209,9 +210,10 @@ def evaluate(
     from dictlearn.lm.loading import load_model
     from dictlearn.text.tokens import load_tokens
 
+    writable_folder(out)
     loaded = _load_all(dictionaries)
     subject = load_model(model)
-    blocks = load_tokens(text, subject, split=split, n_tokens=tokens)
+    blocks = load_tokens(text, subject, split=split, n_tokens=tokens, context=context)
     records = run(loaded, subject, blocks, exclude_special=not include_special)
     records.save(out)
     write_report(records, out / REPORT_FILE)
@@ -265,6 +267,15 @@ def _fields(arguments: list[str]) -> dict[str, object]:
             raise InputError(f"required --field value, got {flag!r} without one")
         fields[flag[2:].replace("-", "_")] = parse_value(value if equals else queue.pop(0))
     return fields
+
+
+_RUN = ("steps", "batch_size", "learning_rate", "seed", "device")
+"""Options of `train` that a recipe has in its section [fit]."""
+
+
+def _was_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def _load_all(paths: list[Path]) -> dict[str, FeatureDictionary]:

@@ -131,6 +131,7 @@ def _check_decode_is_affine(case: _Subject) -> None:
     dictionary = copy.deepcopy(case.dictionary).double()
     generator = torch.Generator().manual_seed(1)
     acts = torch.randn(7, dictionary.n_features, generator=generator, dtype=torch.float64)
+    acts = acts.to(dictionary.x_mean.device)
     expected = acts @ dictionary.atoms + dictionary.bias
     _close(dictionary.decode(acts), expected, "decode against acts @ atoms + bias")
     sparse = dictionary.decode(SparseActs.from_dense(acts))

@@ -4,7 +4,19 @@ import math
 from abc import ABC, ABCMeta, abstractmethod
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, final
+from types import NoneType, UnionType
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Generic,
+    TypeVar,
+    Union,
+    final,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from torch import Tensor
 
@@ -27,10 +39,19 @@ class _NamesChecked(ABCMeta):
         for name in kwargs:
             if name not in valid:
                 raise ConfigError(f"{cls.__name__} has no field {name!r}; {nearest(name, valid)}")
-        required = [f.name for f in fields(cls) if f.default is MISSING]  # type: ignore[arg-type]
+        required = [
+            f.name
+            for f in fields(cls)  # type: ignore[arg-type]
+            if f.default is MISSING and f.default_factory is MISSING
+        ]
         missing = [name for name in required if name not in kwargs]
         if missing:
             raise ConfigError(f"{cls.__name__} needs a value for {', '.join(missing)}")
+        hints = get_type_hints(cls)
+        for name, value in kwargs.items():
+            if not _matches(value, hints[name]):
+                wanted = _words(hints[name])
+                raise ConfigError(f"{cls.__name__}.{name} must be {wanted}, got {value!r}")
         return super().__call__(*args, **kwargs)
 
 
@@ -76,6 +97,32 @@ class Config(metaclass=_NamesChecked):
                 f"{type(self).__name__}.{field} must be one of {', '.join(valid)}, got "
                 f"{value!r}; {nearest(str(value), valid)}"
             )
+
+
+def _matches(value: object, hint: Any) -> bool:
+    """Whether `value` is what a field declares; a whole number will do where a float is asked."""
+    arms = get_args(hint)
+    if get_origin(hint) in (Union, UnionType):
+        return any(_matches(value, arm) for arm in arms)
+    if get_origin(hint) is tuple:
+        if not isinstance(value, tuple):
+            return False
+        inner = arms[:1] * len(value) if arms[1:] == (...,) else arms
+        return len(inner) == len(value) and all(map(_matches, value, inner))
+    if hint in (int, float) and isinstance(value, bool):
+        return False
+    return isinstance(value, int | float if hint is float else hint)
+
+
+def _words(hint: Any) -> str:
+    """A declared type in words."""
+    if get_origin(hint) is tuple:
+        inner = get_args(hint)
+        return f"a list of {_words(inner[0])}" + ("" if inner[1:] == (...,) else f" ({len(inner)})")
+    if get_origin(hint) in (Union, UnionType):
+        return " or ".join(_words(arm) for arm in get_args(hint))
+    known = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    return known.get(hint, "none" if hint is NoneType else str(hint))
 
 
 def _is_finite(value: object) -> bool:

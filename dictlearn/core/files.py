@@ -20,21 +20,23 @@ from dictlearn.core.errors import CorruptFileError, StorageError
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` that takes its place only if the block succeeds."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    os.close(handle)
-    part = Path(name)
-    part.chmod(0o666 & ~_umask())
+    part = None
     try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        os.close(handle)
+        part = Path(name)
+        part.chmod(0o666 & ~_umask())
         yield part
         with part.open("rb") as written:
             os.fsync(written.fileno())
         os.replace(part, path)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise StorageError(
             f"could not write {path} ({error}); free space or choose another folder"
         ) from error
     finally:
-        part.unlink(missing_ok=True)
+        if part is not None:
+            part.unlink(missing_ok=True)
 
 
 def _umask() -> int:
@@ -51,7 +53,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, data: dict[str, Any]) -> None:
-    """Write `data` to `path` as a whole; `nan` is written as null."""
+    """Write `data` to `path` as a whole; `nan` and infinity are refused, as JSON has neither."""
     write_text(path, json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 

@@ -78,10 +78,6 @@ class Records:
     def _repr_html_(self) -> str:
         return self.to_pandas().to_html()
 
-    def merged(self, other: "Records") -> "Records":
-        """These records and `other`'s, which come from the same model and tokens."""
-        return Records(self.provenance, self.tokens, self.dictionaries | other.dictionaries)
-
     def save(self, folder: str | Path) -> Path:
         """Write `results.json` and `sums.safetensors` to `folder`; the path of the former.
 
@@ -93,8 +89,9 @@ class Records:
         for name, record in self.dictionaries.items():
             tensors |= {f"sums/{key}/{name}": value for key, value in record.sums.items()}
             tensors[f"density/{name}"] = record.density
-        write_tensors(folder / SUMS_FILE, tensors, {"format": str(RESULTS_FORMAT)})
         path = folder / RESULTS_FILE
+        path.unlink(missing_ok=True)  # or an interruption would pair old results with new sums
+        write_tensors(folder / SUMS_FILE, tensors, {"format": str(RESULTS_FORMAT)})
         write_json(path, self._to_json())
         return path
 

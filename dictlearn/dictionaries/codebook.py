@@ -83,7 +83,6 @@ class Codebook(TrainableDictionary):
         self.weight = 1 / k if mean else 1.0
         self.traits = Traits(nonnegative=True, binary=True, max_active=k * n_groups)
         generator = torch.Generator().manual_seed(seed)
-        self._order = torch.randperm(n_codes, generator=generator)
         shape = (n_groups, n_codes, sites.target.d // n_groups)
         self.codes = nn.Parameter(torch.randn(shape, generator=generator) / (k * self.weight))
 
@@ -131,8 +130,11 @@ class Codebook(TrainableDictionary):
 
     @torch.no_grad()
     def initialize_(self, z: Float[Tensor, "n d_in"], t: Float[Tensor, "n d_out"]) -> None:
-        """Codes start as rows of data, shortened so that k of them make a row of its length."""
-        rows = self._chunks(z)[:, self._order[: z.shape[0]] % z.shape[0]]
+        """Codes start as rows of data, shortened so that k of them make a row of its length.
+
+        Where there are more codes than rows, the others keep their random start.
+        """
+        rows = self._chunks(z)[:, : self.n_codes]
         self.codes[:, : rows.shape[1]] = rows / (self.k * self.weight)
 
     @torch.no_grad()

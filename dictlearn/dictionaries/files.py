@@ -6,7 +6,14 @@ from pathlib import Path
 from dictlearn.core.config import DictionaryConfig
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import ConfigError, CorruptFileError, InputError
-from dictlearn.core.files import read_json, read_tensors, writable_folder, write_json, write_tensors
+from dictlearn.core.files import (
+    read_json,
+    read_tensors,
+    sha256,
+    writable_folder,
+    write_json,
+    write_tensors,
+)
 from dictlearn.core.provenance import Provenance
 from dictlearn.core.sites import Sites
 from dictlearn.dictionaries.registry import config_class
@@ -41,6 +48,7 @@ def save(dictionary: FeatureDictionary, path: str | Path) -> Path:
         {
             "format": DICTIONARY_FORMAT,
             "kind": config.kind,
+            "weights_sha256": sha256(folder / WEIGHTS_FILE),
             "config": config.to_dict(),
             "sites": dictionary.sites.to_dict(),
             "provenance": dictionary.provenance.to_dict(),
@@ -69,12 +77,18 @@ def load(path: str | Path, kinds: Sequence[type[DictionaryConfig]] = ()) -> Feat
         config = config_class(data["kind"], kinds).from_dict(data["config"])
         sites = Sites.from_dict(data["sites"])
         provenance = Provenance.from_dict(data["provenance"])
-    except ConfigError:
-        raise
+        weights_hash = data["weights_sha256"]
+    except ConfigError as error:
+        raise ConfigError(f"{folder / CONFIG_FILE}: {error}") from error
     except (KeyError, TypeError, AttributeError, InputError) as error:
         message = f"{folder / CONFIG_FILE}: an entry is missing or malformed ({error!r})"
         raise CorruptFileError(message) from error
     tensors = read_tensors(folder / WEIGHTS_FILE)
+    if sha256(folder / WEIGHTS_FILE) != weights_hash:
+        raise CorruptFileError(
+            f"{folder / WEIGHTS_FILE}: not the weights that {CONFIG_FILE} was written for; the "
+            "file is damaged or was replaced"
+        )
     dictionary = config.restored(sites, tensors)
     try:
         dictionary.load_state_dict(tensors)

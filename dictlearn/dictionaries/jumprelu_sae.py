@@ -1,7 +1,7 @@
 """JumpReLU sparse autoencoder: a learned threshold per feature and an L0 penalty.
 
 Rajamanoharan et al. 2024, "Jumping Ahead: Improving Reconstruction Fidelity with JumpReLU
-Sparse Autoencoders", sections 3 and 4.
+Sparse Autoencoders", sections 3 and 4; equations 10 and 11 give the thresholds' gradients.
 """
 
 from dataclasses import dataclass
@@ -19,8 +19,13 @@ from dictlearn.dictionaries.linear import LinearAutoencoder
 from dictlearn.dictionaries.objectives import squared_error
 
 
+def _kernel(pre: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
+    """The rectangle kernel around the threshold, divided by its width."""
+    return ((pre - threshold).abs() < bandwidth / 2).to(pre.dtype) / bandwidth
+
+
 class _Step(torch.autograd.Function):
-    """1 where `pre > threshold`, with a rectangle kernel as the threshold's pseudo-derivative."""
+    """1 where `pre > threshold`; pseudo-derivative `-kernel` in the threshold (equation 11)."""
 
     @staticmethod
     def forward(ctx: Any, pre: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
@@ -31,12 +36,32 @@ class _Step(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor, None]:
         pre, threshold = ctx.saved_tensors
-        near = (pre - threshold).abs() < ctx.bandwidth / 2
-        return None, -(near * gradients[0]).sum(dim=0) / ctx.bandwidth, None
+        kernel = _kernel(pre, threshold, ctx.bandwidth)
+        return None, -(kernel * gradients[0]).sum(dim=0), None
+
+
+class _JumpReLU(torch.autograd.Function):
+    """`pre` where it passes the threshold, else 0.
+
+    The pseudo-derivative in the threshold is `-threshold * kernel` (equation 10).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, pre: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
+        ctx.save_for_backward(pre, threshold)
+        ctx.bandwidth = bandwidth
+        return pre * (pre > threshold)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
+        pre, threshold = ctx.saved_tensors
+        kernel = _kernel(pre, threshold, ctx.bandwidth)
+        grad_threshold = -threshold * (kernel * gradients[0]).sum(dim=0)
+        return gradients[0] * (pre > threshold), grad_threshold, None
 
 
 class JumpReLUSAE(LinearAutoencoder):
-    """`acts = pre * (pre > threshold)` with `pre = relu((z - b_dec) @ W_enc + b_enc)`."""
+    """`acts = pre * (pre > threshold)` with `pre = (z - b_dec) @ W_enc + b_enc`, threshold > 0."""
 
     traits = Traits(nonnegative=True)
 
@@ -51,13 +76,15 @@ class JumpReLUSAE(LinearAutoencoder):
         """1.0 where a score passes its feature's threshold, differentiable in the threshold."""
         return _Step.apply(pre, self.log_threshold.exp(), self.bandwidth)
 
+    def _passed(self, pre: Float[Tensor, "n feature"]) -> Float[Tensor, "n feature"]:
+        return _JumpReLU.apply(pre, self.log_threshold.exp(), self.bandwidth)
+
     def _encode(self, z: Float[Tensor, "n d_in"]) -> Float[Tensor, "n feature"]:
-        pre = self._pre(z).relu()
-        return pre * self.active(pre)
+        return self._passed(self._pre(z))
 
     def _train_encode(self, z: Float[Tensor, "n d_in"]) -> Encoding:
-        pre = self._pre(z).relu()
-        return Encoding(pre * self.active(pre), pre)
+        pre = self._pre(z)
+        return Encoding(self._passed(pre), pre)
 
 
 @dataclass(frozen=True)

@@ -59,6 +59,7 @@ class LinearDictionary(TrainableDictionary, ABC):
         self, z: Float[Tensor, "n d_in"], selected: SparseActs, pre: Float[Tensor, "n feature"]
     ) -> SparseActs:
         """The selected scores as a function of the encoder, at the cost of those alone."""
+        pre = pre.to(self.W_enc.dtype)  # lower under autocast
         values = selected_scores(
             self._centred(z), self.W_enc, self.b_enc, pre, selected.offsets, selected.indices
         )

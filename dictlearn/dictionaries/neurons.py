@@ -28,9 +28,9 @@ class MLPNeurons(FeatureDictionary):
         self._act_name = weights.act_name
         for name in ("W_in", "b_in", "W_gate"):
             value = getattr(weights, name)
-            self.register_buffer(name, None if value is None else value.detach().clone())
-        self.register_buffer("_atoms", weights.W_out.detach().clone())
-        self.register_buffer("_bias", weights.b_out.detach().clone())
+            self.register_buffer(name, None if value is None else _copied(value))
+        self.register_buffer("_atoms", _copied(weights.W_out))
+        self.register_buffer("_bias", _copied(weights.b_out))
 
     @property
     def weights(self) -> MLPWeights:
@@ -41,6 +41,11 @@ class MLPNeurons(FeatureDictionary):
 
     def _encode(self, z: Float[Tensor, "n d_in"]) -> Float[Tensor, "n feature"]:
         return self.weights.hidden(z)
+
+
+def _copied(weight: Tensor) -> Tensor:
+    """The weight on the CPU, where dictionaries are built, wherever the model lives."""
+    return weight.detach().cpu().clone()
 
 
 class NeuronBasis(FeatureDictionary):

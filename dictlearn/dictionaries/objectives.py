@@ -65,8 +65,8 @@ class AuxK:
         k = min(k_aux, dead.shape[0])
         # Scored anew: where selection is sparse, `pre` is outside the graph.
         values, chosen = dictionary.scores_of(dead, fit_pass.z).topk(k, dim=1, sorted=False)
-        residual = fit_pass.residual.detach()
+        residual, atoms = fit_pass.residual.detach(), dictionary.W_dec
         estimate = embedding_bag(
-            dead[chosen], dictionary.W_dec, mode="sum", per_sample_weights=values.relu()
+            dead[chosen], atoms, mode="sum", per_sample_weights=values.relu().to(atoms.dtype)
         )
-        return (residual - estimate).pow(2).mean() / residual.pow(2).mean()
+        return (residual - estimate).pow(2).mean() / residual.pow(2).mean().clamp_min(1e-12)

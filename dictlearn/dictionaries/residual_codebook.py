@@ -28,7 +28,6 @@ class ResidualCodebook(TrainableDictionary):
         self.traits = Traits(nonnegative=True, binary=True, max_active=n_stages)
         self._nearest = Euclidean()
         generator = torch.Generator().manual_seed(seed)
-        self._order = torch.randperm(n_codes, generator=generator)
         shape = (n_stages, n_codes, sites.target.d)
         self.codes = nn.Parameter(torch.randn(shape, generator=generator))
 
@@ -60,11 +59,17 @@ class ResidualCodebook(TrainableDictionary):
 
     @torch.no_grad()
     def initialize_(self, z: Float[Tensor, "n d_in"], t: Float[Tensor, "n d_out"]) -> None:
-        """Each stage's codes start as rows of what the earlier stages leave over."""
+        """Each stage's codes start as what the earlier stages leave over of rows of its own.
+
+        A row that gave an earlier stage a code has nothing left there, so stages share none.
+        Codes without a row keep their random start, at the size of what is left over.
+        """
         residual = z
-        for codes in self.codes:
-            rows = residual[self._order % z.shape[0]]
-            codes.copy_(rows)
+        own = z.shape[0] // self.n_stages
+        for stage, codes in enumerate(self.codes):
+            rows = residual[stage * own : (stage + 1) * own][: self.n_codes]
+            codes *= residual.pow(2).mean().sqrt()
+            codes[: len(rows)] = rows
             nearest = self._nearest(residual.unsqueeze(0), codes.unsqueeze(0))[0].argmax(dim=1)
             residual = residual - codes[nearest]
 

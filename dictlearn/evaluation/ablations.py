@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 
@@ -15,16 +15,27 @@ class Reference:
     mean: Float[Tensor, " d"]
 
     def ablations(
-        self, y: Float[Tensor, "n d"], generator: torch.Generator
+        self, y: Float[Tensor, "n d"], others: Float[Tensor, "n d"]
     ) -> Iterator[tuple[str, Float[Tensor, "n d"]]]:
         """The name of each ablation, and the rows that take the place of `y`.
 
-        "zero" writes zeros, "mean" the mean over the evaluation set, "resample" the rows of
-        the same batch in another order, so that each row is real but belongs to another token.
+        "zero" writes zeros, "mean" the mean over the evaluation set, "resample" the
+        activations of `others`: real ones, but of the same position in another sequence.
         """
         yield "zero", torch.zeros_like(y)
         yield "mean", self.mean.to(y).expand_as(y)
-        yield "resample", y[torch.randperm(len(y), generator=generator).to(y.device)]
+        yield "resample", others.to(y)
+
+
+def donors(n_sequences: int, seed: int) -> Int[Tensor, " sequence"]:
+    """For each sequence the one whose activations it gets under resample ablation.
+
+    A shift by an amount drawn from `seed`: no sequence gets its own (unless it is alone), each
+    gives once, and neither the batch size nor the dictionaries in company matter.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    shift = int(torch.randint(1, max(n_sequences, 2), (), generator=generator))
+    return (torch.arange(n_sequences) + shift) % n_sequences
 
 
 class RunningMean:

@@ -15,7 +15,7 @@ from dictlearn.core.errors import InputError, nearest
 from dictlearn.core.records import DictionaryRecord, Records
 from dictlearn.core.sites import Site
 from dictlearn.core.tokens import Tokens
-from dictlearn.evaluation.ablations import Reference, RunningMean
+from dictlearn.evaluation.ablations import Reference, RunningMean, donors
 from dictlearn.evaluation.sums import SequenceSums
 from dictlearn.lm.forward import activations_at, logits_and_activations, spliced_logits
 from dictlearn.lm.hooks import LanguageModel, hook_names
@@ -44,8 +44,9 @@ def evaluate(
     over the whole set (`metrics.pooled`); `docs/results.md` defines them.
 
     With `exclude_special`, special tokens are neither replaced nor counted as rows, and
-    predictions of special tokens are not counted. `seed` draws the resample ablation;
-    `batch_size` is in sequences, and chosen by the vocabulary's size unless given.
+    predictions of special tokens are not counted. `seed` pairs sequences for the resample
+    ablation; `batch_size` (in sequences, by default chosen from the vocabulary's size) changes
+    the time it takes and nothing else.
 
     Raises:
         InputError: no dictionary, a hook that the model does not have, or a wrong width.
@@ -56,11 +57,14 @@ def evaluate(
     origin = model_provenance(model)
     for name, dictionary in dictionaries.items():
         dictionary.provenance.require_same_model(origin, name)
-        if dictionary.provenance.text_hash == tokens.hash:
+        trained_on = dictionary.provenance
+        if trained_on.text_hash == tokens.hash or trained_on.split == tokens.split == "train":
             warnings.warn(
-                f"{name!r} was trained on these very tokens: evaluate on the held-out split",
+                f"{name!r} was trained on text of this split: evaluate on the held-out split",
                 stacklevel=2,
             )
+    if batch_size is not None and batch_size < 1:
+        raise InputError(f"batch_size must be at least 1 sequence, got {batch_size}")
     if batch_size is None:
         logits = tokens.ids.shape[1] * model.cfg.d_vocab
         batch_size = max(1, _LOGITS_PER_BATCH // logits)
@@ -70,7 +74,7 @@ def evaluate(
     provenance = replace(
         origin, text_hash=tokens.hash, split=tokens.split, exclude_special=exclude_special
     )
-    described = tokens.describe() | {"exclude_special": exclude_special}
+    described = tokens.describe() | {"exclude_special": exclude_special, "resample_seed": seed}
     return Records(provenance, described, run.records())
 
 
@@ -127,7 +131,7 @@ class _Run:
         self._ids = tokens.ids
         self._counted = tokens.ordinary if exclude_special else torch.ones_like(tokens.ordinary)
         self._batch_size = batch_size
-        self._generator = torch.Generator().manual_seed(seed)
+        self._donors = donors(len(tokens), seed)
         n = len(tokens)
         self._sums = {k: SequenceSums(n, d.n_features) for k, d in dictionaries.items()}
         sites = [d.sites for d in dictionaries.values()]
@@ -180,7 +184,12 @@ class _Run:
         return _Batch(self._ids[part].to(device), counted, sequences, at, clean)
 
     def _measure_batch(self, batch: _Batch, references: Mapping[str, Reference]) -> None:
-        shared = {hook: self._ablated(batch, hook, references[hook]) for hook in self._targets}
+        given = self._ids[self._donors[batch.sequences.cpu()]]
+        others = activations_at(self._model, given, self._targets)
+        shared = {
+            hook: self._ablated(batch, hook, references[hook], others[hook][batch.counted])
+            for hook in self._targets
+        }
         clean = per_row.cross_entropy(batch.clean, batch.targets)
         for name, dictionary in self._dictionaries.items():
             sums, hook = self._sums[name], dictionary.sites.target.hook
@@ -192,11 +201,11 @@ class _Run:
                 sums.add_(key, predicted, values)
 
     def _ablated(
-        self, batch: _Batch, hook: str, reference: Reference
+        self, batch: _Batch, hook: str, reference: Reference, others: Float[Tensor, "n _"]
     ) -> dict[str, Float[Tensor, " m"]]:
         """Per-prediction losses with the target at `hook` ablated in each way."""
         found = {}
-        for name, rows in reference.ablations(batch.rows(hook), self._generator):
+        for name, rows in reference.ablations(batch.rows(hook), others):
             logits = self._spliced(batch, hook, rows)
             found[f"cross_entropy_{name}"] = per_row.cross_entropy(logits, batch.targets)
             if name == "zero":

@@ -58,7 +58,7 @@ def load_checkpoint(
         differing = _differences(json.loads(metadata.get("description", "{}")), description)
         raise InputError(
             f"{path} is the checkpoint of another run (it differs in {', '.join(differing)}); "
-            "choose another folder, delete this one, or pass overwrite=True"
+            "choose another folder, or overwrite that run (overwrite=True, --overwrite)"
         )
     tensors = read_tensors(path)
     for name, learner in learners.items():

@@ -77,16 +77,18 @@ def fit(
         StorageError: `out` cannot be written or is too small.
         NonFiniteError: activations or a loss became NaN or infinite; the last checkpoint stays.
     """
-    fit_config = fit_config or FitConfig()
+    fit_config = FitConfig() if fit_config is None else fit_config
+    if not isinstance(fit_config, FitConfig):
+        raise ConfigError(f"required FitConfig(steps=…, …), got {fit_config!r}")
     single = isinstance(configs, DictionaryConfig)
-    named = {SINGLE: configs} if isinstance(configs, DictionaryConfig) else dict(configs)
+    named = {SINGLE: configs} if isinstance(configs, DictionaryConfig) else configs
     _require_configs(named)
     rows = _as_activations(activations)
     offered = rows.only_sites
     sites = {name: config.sites(offered) for name, config in named.items()}
     batches = _Batches(rows, fit_config)
     learners = _make_learners(named, sites, fit_config, batches)
-    folder = _prepare(out, learners, single=single, overwrite=overwrite)
+    folder = _prepare(out, learners, overwrite=overwrite)
     description = _describe(named, sites, fit_config, batches) if folder else {}
     start = load_checkpoint(folder, learners, description) if folder else 0
 
@@ -102,9 +104,10 @@ def fit(
                 values = _finite(scalars, done)
                 view.show(values, log.write(done, values, fit_config.batch_size))
             if folder and done % fit_config.checkpoint_every == 0 and not last:
-                _finite(scalars, done)
+                _require_finite_state(learners, done)
                 save_checkpoint(folder, learners, done, description)
 
+    _require_finite_state(learners, fit_config.steps)
     provenance = rows.provenance.with_seed(fit_config.seed)
     dictionaries = {name: learner.finish() for name, learner in learners.items()}
     for name, dictionary in dictionaries.items():
@@ -199,9 +202,11 @@ def _make_learners(
     return learners
 
 
-def _require_configs(configs: Mapping[str, Any]) -> None:
-    if not configs:
-        raise InputError("fit needs at least one config, got an empty dict")
+def _require_configs(configs: Any) -> None:
+    if not isinstance(configs, Mapping) or not configs:
+        raise InputError(
+            f"fit needs a config, or a dict of configs by name with at least one, got {configs!r}"
+        )
     for name, config in configs.items():
         if not isinstance(config, GradientConfig | ClosedFormConfig):
             raise ConfigError(
@@ -209,7 +214,13 @@ def _require_configs(configs: Mapping[str, Any]) -> None:
                 f"{name!r}, got {type(config).__name__}"
             )
         reserved = (CHECKPOINT_FILE, LOG_FILE, CONFIG_FILE)
-        if not name or "/" in name or name.startswith(".") or name in reserved:
+        if (
+            not isinstance(name, str)
+            or not name
+            or "/" in name
+            or name.startswith(".")
+            or name in reserved
+        ):
             raise InputError(
                 "a dictionary's name becomes a folder: required a name without '/' or a leading "
                 f"dot, and none of {', '.join(reserved)}; got {name!r}"
@@ -217,7 +228,7 @@ def _require_configs(configs: Mapping[str, Any]) -> None:
 
 
 def _prepare(
-    out: str | Path | None, learners: Mapping[str, Learner], *, single: bool, overwrite: bool
+    out: str | Path | None, learners: Mapping[str, Learner], *, overwrite: bool
 ) -> Path | None:
     """The output folder, writable and large enough; emptied of an earlier run on request."""
     if out is None:
@@ -227,17 +238,16 @@ def _prepare(
         t.nbytes for learner in learners.values() for t in learner.dictionary.state_dict().values()
     )
     folder = writable_folder(out, 7 * weights)
-    results = [folder / CONFIG_FILE] if single else [folder / n / CONFIG_FILE for n in learners]
+    finished = [*folder.glob(CONFIG_FILE), *folder.glob(f"*/{CONFIG_FILE}")]
     if overwrite:
-        for path in (folder / CHECKPOINT_FILE, folder / LOG_FILE, *results):
+        for path in (folder / CHECKPOINT_FILE, folder / LOG_FILE, *finished):
             path.unlink(missing_ok=True)
-    elif not (folder / CHECKPOINT_FILE).exists():
-        finished = [str(path.parent) for path in results if path.exists()]
-        if finished:
-            raise InputError(
-                f"a trained dictionary is already in {', '.join(finished)}; choose another folder, "
-                "or pass overwrite=True to train anew"
-            )
+    elif finished and not (folder / CHECKPOINT_FILE).exists():
+        where = ", ".join(str(path.parent) for path in finished)
+        raise InputError(
+            f"a trained dictionary is already in {where}; choose another folder, or overwrite "
+            "that run (overwrite=True, --overwrite)"
+        )
     return folder
 
 
@@ -256,6 +266,17 @@ def _describe(
         },
         "activations": batches.describe(),
     }
+
+
+def _require_finite_state(learners: Mapping[str, Learner], step: int) -> None:
+    """Check what a checkpoint or a result would hold: the loss was that of before the step."""
+    for name, learner in learners.items():
+        for key, tensor in learner.state().items():
+            if not torch.isfinite(tensor).all():
+                raise NonFiniteError(
+                    f"{key} of {name!r} holds NaN or infinity after step {step}; training stopped "
+                    "and nothing was written. Lower learning_rate, or set max_gradient_norm"
+                )
 
 
 def _finite(scalars: Mapping[str, Mapping[str, Tensor]], step: int) -> dict[str, dict[str, float]]:

@@ -135,11 +135,12 @@ class GradientLearner(Learner):
         )
         before = [p.detach().clone() for p in self.dictionary.parameters()]
         self.dictionary.reseed_(dead, z, residual)
-        self.dictionary.project_()
+        # Compared before `project_`, which moves the other rows by a rounding error.
         for old, parameter in zip(before, self.dictionary.parameters(), strict=True):
             changed = parameter != old
             for moment in ("exp_avg", "exp_avg_sq"):
                 self._optimizer.state[parameter][moment][changed] = 0.0
+        self.dictionary.project_()
         self._idle[dead] = 0
 
     def _recent_batches(self) -> Iterator[Batch]:

@@ -1,6 +1,7 @@
 """What a run tells while it runs: a log of JSON lines, and a live view in a terminal."""
 
 import json
+import math
 import sys
 import time
 from collections.abc import Iterable, Mapping
@@ -42,13 +43,14 @@ class TrainingLog:
         """Append the line of `step`; the rows per second since the start."""
         seconds = time.monotonic() - self._start
         speed = n_rows * (step - self._from_step) / max(seconds, 1e-9)
-        line: dict[str, float] = {
+        line: dict[str, float | None] = {
             "step": step,
             "seconds": round(seconds, 3),
             "rows_per_second": round(speed, 1),
         }
         for name, metrics in scalars.items():
-            line |= {f"{name}/{metric}": value for metric, value in metrics.items()}
+            for metric, value in metrics.items():
+                line[f"{name}/{metric}"] = value if math.isfinite(value) else None
         if self._path is not None:
             with self._path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")

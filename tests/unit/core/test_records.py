@@ -96,11 +96,6 @@ def test_pandas():
     assert "<table" in records(one=record(1.0))._repr_html_()
 
 
-def test_merged():
-    merged = records(one=record(1.0)).merged(records(two=record(2.0)))
-    assert list(merged.dictionaries) == ["one", "two"]
-
-
 def test_another_format_is_refused(tmp_path):
     path = records(d=record(0.0)).save(tmp_path)
     path.write_text(path.read_text().replace('"format": 1', '"format": 2'))

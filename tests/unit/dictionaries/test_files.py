@@ -35,6 +35,15 @@ def test_truncated_weights_are_named(saved):
         load(saved)
 
 
+def test_altered_weights_are_noticed(saved):
+    path = saved / "weights.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 0x40
+    path.write_bytes(data)
+    with pytest.raises(CorruptFileError, match="damaged or was replaced"):
+        load(saved)
+
+
 def test_weights_of_another_shape_are_refused(saved):
     path = saved / "config.json"
     data = json.loads(path.read_text())

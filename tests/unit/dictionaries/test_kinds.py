@@ -7,6 +7,7 @@ import torch
 from torch.nn.functional import normalize
 
 from dictlearn.core.batches import Batch
+from dictlearn.core.config import GradientConfig
 from dictlearn.core.errors import ConfigError
 from dictlearn.core.sites import MLPWeights, Site, Sites
 from dictlearn.core.sparse_acts import SparseActs
@@ -22,6 +23,7 @@ from dictlearn.dictionaries.neurons import NeuronsConfig
 from dictlearn.dictionaries.objectives import AuxK, SparsityL1
 from dictlearn.dictionaries.pca import PCAConfig
 from dictlearn.dictionaries.random import RandomConfig
+from dictlearn.dictionaries.registry import KINDS
 from dictlearn.dictionaries.residual_codebook import ResidualCodebookConfig
 from dictlearn.dictionaries.sae import SAEConfig
 from dictlearn.dictionaries.selection import top_k
@@ -109,8 +111,8 @@ def test_jumprelu_passes_scores_above_the_threshold_unchanged():
     torch.testing.assert_close(sae.encode(z), torch.tensor([[0.0, 1.1, 0.0, 2.0]]))
 
 
-def test_jumprelu_threshold_gradient_is_the_rectangle_kernel():
-    """Rajamanoharan et al. 2024, equation 11, in float64 against the formula by hand."""
+def test_jumprelu_threshold_gradients_are_the_published_ones():
+    """Rajamanoharan et al. 2024, equations 10 and 11, in float64 against the formulas by hand."""
     sae = JumpReLUSAEConfig(n_features=4, initial_threshold=1.0, bandwidth=0.5).build(ONE).double()
     with torch.no_grad():
         sae.W_enc.copy_(torch.eye(4))
@@ -119,6 +121,11 @@ def test_jumprelu_threshold_gradient_is_the_rectangle_kernel():
     threshold = sae.log_threshold.exp().detach()
     inside = torch.tensor([1.0, 1.0, 0.0, 0.0], dtype=torch.float64)
     torch.testing.assert_close(sae.log_threshold.grad, -inside / 0.5 * threshold)
+    sae.log_threshold.grad = None
+    weights = torch.tensor([[1.0, 2.0, 3.0, 4.0]], dtype=torch.float64)
+    (weights * sae.encode(z)).sum().backward()
+    by_hand = -threshold / 0.5 * inside * weights[0] * threshold
+    torch.testing.assert_close(sae.log_threshold.grad, by_hand)
 
 
 def test_gated_sae_opens_gates_and_scales_magnitudes_apart():
@@ -198,6 +205,56 @@ def test_residual_codebook_quantizes_what_is_left():
         residual = residual - stage[torch.cdist(residual, stage).argmin(dim=1)]
     torch.testing.assert_close(codebook(x).detach(), x - residual)
     assert codebook.encode(x).view(64, 3, 6).sum(dim=2).eq(1).all(), "one code a stage"
+
+
+def test_residual_codes_of_every_stage_start_apart():
+    """A row that gave the first stage a code leaves nothing there for the second."""
+    codebook = ResidualCodebookConfig(n_codes=16, n_stages=3).build(ONE)
+    x = rows(n=300)
+    codebook.initialize_(x, x)
+    for stage in codebook.codes:
+        assert len(stage.unique(dim=0)) == 16
+        assert stage.norm(dim=1).min() > 0
+
+
+def test_codes_start_as_distinct_rows_and_the_rest_at_random():
+    codebook = CodebookConfig(n_codes=20, k=2).build(ONE)
+    x = rows(n=12)
+    codebook.initialize_(x, x)
+    torch.testing.assert_close(codebook.codes[0, :12].detach(), x / 2)
+    assert len(codebook.codes[0].unique(dim=0)) == 20
+
+
+GRADIENT_KINDS = [kind for kind in KINDS if issubclass(kind, GradientConfig)]
+
+
+@pytest.mark.parametrize("kind", GRADIENT_KINDS, ids=lambda kind: kind.kind)
+@pytest.mark.parametrize("sunk", [False, True], ids=["dense", "sparse"])
+def test_every_kind_trains_in_mixed_precision(kind, sunk):
+    """What CUDA runs do, on the CPU: bfloat16 products beside float32 parameters."""
+    config = kind.tiny()
+    offered = Sites(Site("x", 8), Site("y", 8))
+    dictionary = config.build(config.sites(offered))
+    if sunk and hasattr(dictionary, "b_enc"):
+        dictionary.b_enc.data -= 2.0
+    x, y = rows(d=8), rows(d=8, seed=1)
+    batch = Batch(x, x) if dictionary.sites.is_autoencoder else Batch(x, y)
+    dead = torch.arange(dictionary.n_features) < 5
+    with torch.autocast("cpu", torch.bfloat16):
+        fit_pass = dictionary.fit_pass(batch, dead=dead)
+        losses = config.objective()(fit_pass)
+    sum(losses.values()).backward()
+    dictionary.observe_(fit_pass)
+    for name, parameter in dictionary.named_parameters():
+        assert parameter.grad is None or parameter.grad.isfinite().all(), name
+
+
+def test_auxk_of_a_perfect_estimate_is_finite():
+    config = TopKSAEConfig(n_features=8, k=2)
+    sae = config.build(ONE)
+    zeros = torch.zeros(5, 4)
+    losses = config.objective()(sae.fit_pass(Batch(zeros, zeros), dead=torch.arange(8) < 3))
+    assert losses["auxk"].isfinite()
 
 
 def test_skip_transcoder_adds_a_linear_map_outside_the_features():
@@ -432,6 +489,13 @@ def test_unit_norm_and_its_gradient():
         (lambda: SAEConfig(n_features=0), "n_features"),
         pytest.param(lambda: SAEConfig(n_features=2.5), "n_features", marks=pytest.mark.untyped),
         (lambda: SAEConfig(n_features=8, l1_coefficient=-1.0), "l1_coefficient"),
+        (lambda: SAEConfig(), "needs a value for n_features"),
+        (lambda: SAEConfig(n_features=8, l1_coefficient=float("inf")), "l1_coefficient"),
+        (lambda: SAEConfig.from_dict({"n_features": 8, "resample_steps": 100}), "list of a whole"),
+        (
+            lambda: TopKTranscoderConfig.from_dict({"n_features": 8, "k": 2, "linear_skip": "no"}),
+            "true or false",
+        ),
         (lambda: SAEConfig(n_feature=8), "did you mean 'n_features'"),
         (lambda: TopKSAEConfig(n_features=8, k=9), "at most n_features"),
         (lambda: TopKSAEConfig(n_features=8, k=0), "k must be"),

@@ -14,6 +14,7 @@ from dictlearn.core.tokens import Tokens
 from dictlearn.dictionaries.identity import IdentityConfig
 from dictlearn.dictionaries.mean import Mean
 from dictlearn.dictionaries.neurons import NeuronsConfig
+from dictlearn.evaluation.ablations import donors
 from dictlearn.evaluation.evaluate import evaluate
 from dictlearn.lm.forward import activations_at
 from dictlearn.lm.sites import hook_sites, mlp_sites
@@ -146,8 +147,22 @@ def test_company_and_batch_size_change_nothing(model, tokens, sites):
               "first": Affine(mlp_sites(model, 0).at_target(), 0.7)}  # fmt: skip
     together = metrics(evaluate(others, model, tokens, batch_size=7), "half")
     for name, value in alone.items():
-        if name != "loss_recovered_resample":  # drawn within a batch
-            assert together[name] == pytest.approx(value, rel=1e-4, abs=1e-5), name
+        assert together[name] == pytest.approx(value, rel=1e-4, abs=1e-5), name
+
+
+def test_resampling_gives_each_sequence_anothers_activations():
+    for n in (2, 7):
+        given = donors(n, seed=3)
+        assert sorted(given.tolist()) == list(range(n))
+        assert (given != torch.arange(n)).all()
+    assert donors(1, seed=0).tolist() == [0]
+    assert not torch.equal(donors(50, seed=0), donors(50, seed=1))
+
+
+def test_batch_size_must_be_positive(model, tokens, sites):
+    for size in (0, -1):
+        with pytest.raises(InputError, match="batch_size"):
+            evaluate({"d": Affine(sites.at_target())}, model, tokens, batch_size=size)
 
 
 def test_metrics_follow_from_the_sums_kept(model, tokens, sites):

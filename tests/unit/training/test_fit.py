@@ -147,6 +147,43 @@ def test_nan_in_tensors_is_found_before_work_starts():
         fit(SAEConfig(n_features=8), x, SHORT, progress=False)
 
 
+class TurnsNaN(SAEConfig):
+    """An SAE whose loss is finite while its gradient turns NaN at one step."""
+
+    kind = "turns_nan"
+
+    def objective(self):
+        plain, seen = super().objective(), iter(range(10**6))
+
+        def objective(fit_pass):
+            terms = plain(fit_pass)
+            if next(seen) == 39:
+                W = fit_pass.dictionary.W_enc
+                terms["trap"] = (W - W.detach()).pow(2).sum().sqrt() * 0.0
+            return terms
+
+        return objective
+
+
+def test_a_checkpoint_never_holds_nan(tmp_path):
+    """The loss of step 40 is that of before it: the state after it is what would be saved."""
+    with pytest.raises(NonFiniteError, match="after step 40"):
+        fit(TurnsNaN(n_features=8), data()[0], SHORT, out=tmp_path, progress=False)
+    from safetensors import safe_open
+
+    with safe_open(tmp_path / "checkpoint.safetensors", framework="pt") as file:
+        assert file.metadata()["step"] == "20"
+
+
+def test_overwriting_leaves_nothing_of_the_earlier_run(tmp_path):
+    config = SAEConfig(n_features=8)
+    fit({"a": config, "b": config}, data()[0], SHORT, out=tmp_path, progress=False)
+    with pytest.raises(InputError, match="already in"):
+        fit({"c": config}, data()[0], SHORT, out=tmp_path, progress=False)
+    fit({"a": config}, data()[0], SHORT, out=tmp_path, overwrite=True, progress=False)
+    assert [p.parent.name for p in tmp_path.glob("*/config.json")] == ["a"]
+
+
 def test_dead_features_come_back():
     """Resampling must revive features that start where no row can reach them."""
 
