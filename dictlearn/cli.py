@@ -58,7 +58,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder for results.json and report.html.")] = Path(
         "runs/demo"
     ),
-    layer: Annotated[int, typer.Option(help="Which MLP of the built-in model.")] = 1,
+    layer: Annotated[int, typer.Option(help="Which MLP of the built-in model.")] = 0,
     seed: Annotated[int, typer.Option(help="Seed of the stream and of every dictionary.")] = 0,
 ) -> None:
     """Train four families and their baselines on one MLP of the built-in model (minutes)."""

@@ -47,9 +47,9 @@ def learned_kinds(n_features: int) -> dict[str, DictionaryConfig]:
     """One dictionary per family, of equal size, near 32 active features (8 codes)."""
     return {
         "codebook": CodebookConfig(n_codes=n_features, k=8),
-        "sae": SAEConfig(n_features=n_features, l1_coefficient=1.2e-2),
+        "sae": SAEConfig(n_features=n_features, l1_coefficient=1.25e-2),
         "topk_sae": TopKSAEConfig(n_features=n_features, k=32),
-        "transcoder": TranscoderConfig(n_features=n_features, l1_coefficient=1.2e-2),
+        "transcoder": TranscoderConfig(n_features=n_features, l1_coefficient=2.1e-2),
     }
 
 
@@ -62,7 +62,7 @@ BASELINES: dict[str, DictionaryConfig] = {
 
 
 def run_demo(
-    out: str | Path = "runs/demo", *, layer: int = 1, seed: int = 0, size: DemoSize | None = None
+    out: str | Path = "runs/demo", *, layer: int = 0, seed: int = 0, size: DemoSize | None = None
 ) -> Records:
     """The records of the demo, written to `out` with its report.
 
@@ -81,7 +81,7 @@ def run_demo(
         model, train, mlp_sites(model, layer), out / "activations", overwrite=True
     )
     fit_config = FitConfig(
-        steps=size.steps, batch_size=size.batch_size, learning_rate=2e-3, seed=seed
+        steps=size.steps, batch_size=size.batch_size, learning_rate=3e-3, seed=seed
     )
     learned = fit(
         learned_kinds(size.n_features) | BASELINES,
