@@ -210,8 +210,8 @@ def evaluate(
     from dictlearn.lm.loading import load_model
     from dictlearn.text.tokens import load_tokens
 
-    writable_folder(out)
     loaded = _load_all(dictionaries)
+    writable_folder(out)
     subject = load_model(model)
     blocks = load_tokens(text, subject, split=split, n_tokens=tokens, context=context)
     records = run(loaded, subject, blocks, exclude_special=not include_special)

@@ -66,7 +66,26 @@ SIMILARITIES: dict[str, type[Similarity]] = {
 }
 
 
-class Codebook(TrainableDictionary):
+class Quantizer(TrainableDictionary, ABC):
+    """Coefficients are 1 at a fixed number of chosen codes; gradients reach codes only."""
+
+    @abstractmethod
+    def _chosen(self, z: Float[Tensor, "n d_in"]) -> Int[Tensor, "n chosen"]:
+        """Feature numbers of the codes chosen for each row."""
+
+    def _encode(self, z: Float[Tensor, "n d_in"]) -> Float[Tensor, "n feature"]:
+        return z.new_zeros(z.shape[0], self.n_features).scatter(1, self._chosen(z), 1.0)
+
+    def _encode_sparse(self, z: Float[Tensor, "n d_in"]) -> SparseActs:
+        chosen = self._chosen(z)
+        return SparseActs.from_top(z.new_ones(chosen.shape), chosen, self.n_features)
+
+    @torch.no_grad()
+    def _train_encode(self, z: Float[Tensor, "n d_in"]) -> Encoding:
+        return Encoding(self._encode_sparse(z))
+
+
+class Codebook(Quantizer):
     """`acts` is 1 at the k codes of each group most similar to that group's chunk of `z`.
 
     Feature `g * C + c` is code `c` of group `g`; its atom is that code in the group's own
@@ -94,23 +113,12 @@ class Codebook(TrainableDictionary):
     def _chunks(self, z: Float[Tensor, "n d_in"]) -> Float[Tensor, "group n d"]:
         return z.view(z.shape[0], self.n_groups, self.codes.shape[2]).transpose(0, 1)
 
-    def _chosen(self, z: Float[Tensor, "n d_in"]) -> Int[Tensor, "n k_all"]:
+    def _chosen(self, z: Float[Tensor, "n d_in"]) -> Int[Tensor, "n chosen"]:
         """Feature numbers of the chosen codes, all groups side by side."""
         scores = self.similarity(self._chunks(z), self.codes)
         codes = scores.topk(self.k, dim=2, sorted=False).indices
         first = torch.arange(self.n_groups, device=z.device).view(-1, 1, 1) * self.n_codes
         return (codes + first).transpose(0, 1).flatten(1)
-
-    def _encode(self, z: Float[Tensor, "n d_in"]) -> Float[Tensor, "n feature"]:
-        return z.new_zeros(z.shape[0], self.n_features).scatter(1, self._chosen(z), 1.0)
-
-    def _encode_sparse(self, z: Float[Tensor, "n d_in"]) -> SparseActs:
-        chosen = self._chosen(z)
-        return SparseActs.from_top(z.new_ones(chosen.shape), chosen, self.n_features)
-
-    @torch.no_grad()
-    def _train_encode(self, z: Float[Tensor, "n d_in"]) -> Encoding:
-        return Encoding(self._encode_sparse(z))
 
     def _write(self, acts: Float[Tensor, "*b feature"] | SparseActs) -> Float[Tensor, "*b d_out"]:
         """Sparse coefficients add each group's codes in that group's own dimensions only."""

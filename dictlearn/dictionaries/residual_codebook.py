@@ -10,13 +10,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from dictlearn.core.dictionary import Traits
-from dictlearn.core.learning import Encoding, TrainableDictionary
 from dictlearn.core.sites import Sites
-from dictlearn.core.sparse_acts import SparseActs
-from dictlearn.dictionaries.codebook import CodebookFields, Euclidean
+from dictlearn.dictionaries.codebook import CodebookFields, Euclidean, Quantizer
 
 
-class ResidualCodebook(TrainableDictionary):
+class ResidualCodebook(Quantizer):
     """One code per stage: the nearest to the residual, which is then subtracted.
 
     Feature `s * C + c` is code `c` of stage `s`.
@@ -36,7 +34,7 @@ class ResidualCodebook(TrainableDictionary):
         return self.codes.flatten(0, 1)
 
     @torch.no_grad()
-    def _chosen(self, z: Float[Tensor, "n d_in"]) -> Int[Tensor, "n stage"]:
+    def _chosen(self, z: Float[Tensor, "n d_in"]) -> Int[Tensor, "n chosen"]:
         """Feature numbers of the chosen codes, stage by stage."""
         chosen = []
         residual = z
@@ -45,17 +43,6 @@ class ResidualCodebook(TrainableDictionary):
             residual = residual - codes[code]
             chosen.append(code + stage * self.n_codes)
         return torch.stack(chosen, dim=1)
-
-    def _encode(self, z: Float[Tensor, "n d_in"]) -> Float[Tensor, "n feature"]:
-        return z.new_zeros(z.shape[0], self.n_features).scatter(1, self._chosen(z), 1.0)
-
-    def _encode_sparse(self, z: Float[Tensor, "n d_in"]) -> SparseActs:
-        chosen = self._chosen(z)
-        return SparseActs.from_top(z.new_ones(chosen.shape), chosen, self.n_features)
-
-    @torch.no_grad()
-    def _train_encode(self, z: Float[Tensor, "n d_in"]) -> Encoding:
-        return Encoding(self._encode_sparse(z))
 
     @torch.no_grad()
     def initialize_(self, z: Float[Tensor, "n d_in"], t: Float[Tensor, "n d_out"]) -> None:

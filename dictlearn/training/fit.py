@@ -1,8 +1,7 @@
 """The only training loop."""
 
-import hashlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, overload
@@ -10,8 +9,7 @@ from typing import Any, overload
 import torch
 from torch import Tensor
 
-from dictlearn.activations.tensors import TensorActivations
-from dictlearn.core.batches import Activations, Batch, Rows, first_bad_row
+from dictlearn.core.batches import Activations
 from dictlearn.core.config import ClosedFormConfig, DictionaryConfig, GradientConfig
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import ConfigError, InputError, NonFiniteError
@@ -19,6 +17,7 @@ from dictlearn.core.files import writable_folder
 from dictlearn.core.learning import Learner
 from dictlearn.core.sites import Sites
 from dictlearn.dictionaries.files import CONFIG_FILE, save
+from dictlearn.training.batches import RunBatches, as_activations
 from dictlearn.training.checkpoints import CHECKPOINT_FILE, load_checkpoint, save_checkpoint
 from dictlearn.training.config import FitConfig
 from dictlearn.training.gradient import GradientLearner
@@ -83,30 +82,16 @@ def fit(
     single = isinstance(configs, DictionaryConfig)
     named = {SINGLE: configs} if isinstance(configs, DictionaryConfig) else configs
     _require_configs(named)
-    rows = _as_activations(activations)
+    rows = as_activations(activations)
     offered = rows.only_sites
     sites = {name: config.sites(offered) for name, config in named.items()}
-    batches = _Batches(rows, fit_config)
+    batches = RunBatches(rows, fit_config)
     learners = _make_learners(named, sites, fit_config, batches)
     folder = _prepare(out, learners, overwrite=overwrite)
     description = _describe(named, sites, fit_config, batches) if folder else {}
     start = load_checkpoint(folder, learners, description) if folder else 0
 
-    log = TrainingLog(folder, start)
-    with LiveView(learners, fit_config.steps, start, show=progress) as view:
-        for step in range(start, fit_config.steps):
-            batch = batches.rows(step)
-            scalars = {n: learner.update(batch.batch(sites[n])) for n, learner in learners.items()}
-            done = step + 1
-            view.advance(done)
-            last = done == fit_config.steps
-            if done % fit_config.log_every == 0 or last:
-                values = _finite(scalars, done)
-                view.show(values, log.write(done, values, fit_config.batch_size))
-            if folder and done % fit_config.checkpoint_every == 0 and not last:
-                _require_finite_state(learners, done)
-                save_checkpoint(folder, learners, done, description)
-
+    _train(learners, sites, batches, fit_config, start, folder, description, show=progress)
     _require_finite_state(learners, fit_config.steps)
     provenance = rows.provenance.with_seed(fit_config.seed)
     dictionaries = {name: learner.finish() for name, learner in learners.items()}
@@ -119,67 +104,39 @@ def fit(
     return dictionaries[SINGLE] if single else dictionaries
 
 
-def _as_activations(given: Activations | Tensor | tuple[Tensor, Tensor]) -> Activations:
-    match given:
-        case Activations():
-            return given
-        case Tensor():
-            return TensorActivations(given)
-        case (Tensor() as x, Tensor() as y):
-            return TensorActivations(x, y)
-    if hasattr(given, "__array__"):
-        return TensorActivations(torch.as_tensor(given))
-    raise InputError(
-        f"required activations as a store, a stream, a tensor x or a pair (x, y), got "
-        f"{type(given).__name__}"
-    )
-
-
-class _Batches:
-    """Batches of one run by step, on its device, checked once however many learners read them."""
-
-    def __init__(self, activations: Activations, fit_config: FitConfig) -> None:
-        self._activations = activations
-        self._config = fit_config
-
-    def rows(self, step: int) -> Rows:
-        config = self._config
-        rows = self._activations.rows(config.seed, step, config.batch_size)
-        for hook, x in rows.at.items():
-            bad = first_bad_row(x)
-            if bad is not None:
-                where = self._activations.locate(config.seed, step, config.batch_size, bad)
-                raise NonFiniteError(
-                    f"NaN or infinity in the activations at {hook!r}, {where}; training stopped "
-                    f"at step {step + 1}. Harvest again, or drop that row"
-                )
-        return rows.to(torch.device(config.device), torch.float32)
-
-    def at(self, sites: Sites, step: int) -> Batch:
-        return self.rows(step).batch(sites)
-
-    def describe(self) -> dict[str, Any]:
-        """What these batches are: their number of rows, their origin, and the first as a hash."""
-        digest = hashlib.sha256()
-        for hook, x in sorted(self.rows(0).at.items()):
-            digest.update(hook.encode() + x.cpu().contiguous().numpy().tobytes())
-        return {
-            "n_rows": self._activations.n_rows,
-            "first_batch": digest.hexdigest(),
-            "provenance": self._activations.provenance.to_dict() | {"versions": None},
-        }
-
-    def first(self) -> Iterator[Rows]:
-        """The batches on which units are fitted."""
-        n = math.ceil(self._config.standardize_rows / self._config.batch_size)
-        return (self.rows(step) for step in range(n))
+def _train(
+    learners: Mapping[str, Learner],
+    sites: Mapping[str, Sites],
+    batches: RunBatches,
+    config: FitConfig,
+    start: int,
+    folder: Path | None,
+    description: Mapping[str, Any],
+    *,
+    show: bool,
+) -> None:
+    """Give every learner every batch from step `start` on; log, show and write checkpoints."""
+    log = TrainingLog(folder, start)
+    with LiveView(learners, config.steps, start, show=show) as view:
+        for step in range(start, config.steps):
+            rows = batches.rows(step)
+            scalars = {n: learner.update(rows.batch(sites[n])) for n, learner in learners.items()}
+            done = step + 1
+            view.advance(done)
+            last = done == config.steps
+            if done % config.log_every == 0 or last:
+                values = _finite(scalars, done)
+                view.show(values, log.write(done, values, config.batch_size))
+            if folder and done % config.checkpoint_every == 0 and not last:
+                _require_finite_state(learners, done)
+                save_checkpoint(folder, learners, done, description)
 
 
 def _make_learners(
     configs: Mapping[str, DictionaryConfig],
     sites: Mapping[str, Sites],
     fit_config: FitConfig,
-    batches: _Batches,
+    batches: RunBatches,
 ) -> dict[str, Learner]:
     learners: dict[str, Learner] = {}
     units: dict[str, Units] = {}
@@ -255,7 +212,7 @@ def _describe(
     configs: Mapping[str, DictionaryConfig],
     sites: Mapping[str, Sites],
     fit_config: FitConfig,
-    batches: _Batches,
+    batches: RunBatches,
 ) -> dict[str, Any]:
     """What decides a run's bits, as JSON: a checkpoint is good only for the same."""
     return {
