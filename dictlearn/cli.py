@@ -41,6 +41,9 @@ TextSource = Annotated[
         help="builtin:stories, a .txt/.jsonl/.parquet file (or a folder of them), or hf:DATASET.",
     ),
 ]
+WholeDocuments = Annotated[
+    bool, typer.Option(help="Never open a block in the middle of a document; fill blocks up.")
+]
 Overwrite = Annotated[bool, typer.Option(help="Replace what is there.")]
 
 
@@ -121,6 +124,7 @@ def harvest(
     split: Annotated[str, typer.Option(help="train or held_out.")] = "train",
     context: Annotated[int | None, typer.Option(help="Tokens a block; the model's own.")] = None,
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
+    whole_documents: WholeDocuments = False,
     include_special: Annotated[bool, typer.Option(help="Keep rows of special tokens.")] = False,
     overwrite: Overwrite = False,
 ) -> None:
@@ -131,7 +135,10 @@ def harvest(
 
     loaded = load_model(model)
     sites = _sites(loaded, hook, mlp)
-    blocks = load_tokens(text, loaded, split=split, n_tokens=tokens, context=context)
+    blocks = load_tokens(
+        text, loaded, split=split, n_tokens=tokens, context=context,
+        whole_documents=whole_documents,
+    )  # fmt: skip
     store = run(
         loaded, blocks, sites, out, dtype=dtype, exclude_special=not include_special,
         overwrite=overwrite,
@@ -201,6 +208,7 @@ def evaluate(
     tokens: Annotated[int, typer.Option(help="Tokens to evaluate on.")] = 40_000,
     split: Annotated[str, typer.Option(help="train or held_out.")] = "held_out",
     context: Annotated[int | None, typer.Option(help="Tokens a block; the model's own.")] = None,
+    whole_documents: WholeDocuments = False,
     include_special: Annotated[bool, typer.Option(help="Count special tokens too.")] = False,
 ) -> None:
     """Measure dictionaries side by side on the same held-out tokens."""
@@ -213,7 +221,10 @@ def evaluate(
     loaded = _load_all(dictionaries)
     writable_folder(out)
     subject = load_model(model)
-    blocks = load_tokens(text, subject, split=split, n_tokens=tokens, context=context)
+    blocks = load_tokens(
+        text, subject, split=split, n_tokens=tokens, context=context,
+        whole_documents=whole_documents,
+    )  # fmt: skip
     records = run(loaded, subject, blocks, exclude_special=not include_special)
     records.save(out)
     write_report(records, out / REPORT_FILE)

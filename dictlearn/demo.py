@@ -77,9 +77,8 @@ def run_demo(
     text = "builtin:stories"
     train = load_tokens(text, model, split="train", n_tokens=size.train_tokens)
     held_out = load_tokens(text, model, split="held_out", n_tokens=size.held_out_tokens)
-    activations = harvest(
-        model, train, mlp_sites(model, layer), out / "activations", overwrite=True
-    )
+    sites = mlp_sites(model, layer)
+    activations = harvest(model, train, sites, out / "activations", overwrite=True)
     fit_config = FitConfig(
         steps=size.steps, batch_size=size.batch_size, learning_rate=3e-3, seed=seed
     )
@@ -91,7 +90,7 @@ def run_demo(
         overwrite=True,
     )
     randoms = fit(
-        _random_at_equal_l0(learned, activations, size.n_features),
+        _random_at_equal_l0(learned, harvest(model, held_out, sites), size.n_features),
         activations,
         FitConfig(steps=8, batch_size=size.batch_size, seed=seed),
         out=out / "random",
@@ -112,8 +111,8 @@ def run_demo(
 def _random_at_equal_l0(
     dictionaries: dict[str, FeatureDictionary], activations: Activations, n_features: int
 ) -> dict[str, DictionaryConfig]:
-    """A random dictionary for each L0 that the learned ones have on training rows, rounded up."""
-    rows = activations.rows(0, 0, 4096)
+    """A random dictionary for each L0 that the learned ones have on all rows, rounded up."""
+    rows = activations.rows(0, 0, activations.n_rows)
     found = set()
     for name in learned_kinds(n_features):
         dictionary = dictionaries[name]

@@ -28,6 +28,7 @@ def load_tokens(
     n_tokens: int | None = None,
     *,
     context: int | None = None,
+    whole_documents: bool = False,
 ) -> Tokens:
     """Packed blocks of `split` of `source`, tokenised as `model` reads them.
 
@@ -44,6 +45,10 @@ def load_tokens(
         n_tokens: whole blocks are taken until they hold this many ordinary tokens, and
             nothing is read after that; None takes the whole split.
         context: tokens a block; the model's `n_ctx` unless given, but at most 1024.
+        whole_documents: blocks hold whole documents and are filled up with separators, which
+            count nowhere. No token then lacks the beginning of its document, which a block
+            that opens in the middle of one withholds (only documents longer than a block are
+            cut). The price is the filling.
 
     Raises:
         InputError: an argument is out of range, the model has no tokenizer, the text is
@@ -56,7 +61,8 @@ def load_tokens(
     blocks: list[np.ndarray] = []
     found = 0
     with progress("tokenising", n_tokens) as done:
-        for block in _blocks(chosen, model.tokenizer, context):
+        pack = _whole if whole_documents else _cut_anywhere
+        for block in pack(chosen, model.tokenizer, context):
             blocks.append(block)
             found += context - int(np.isin(block, special).sum())
             done(found)
@@ -126,9 +132,35 @@ def _require_enough(
         )
 
 
-def _blocks(texts: Iterable[str], tokenizer: Any, context: int) -> Iterator[np.ndarray]:
+def _separator(tokenizer: Any) -> list[int]:
     bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
-    separator = [i for i in (bos, eos) if i is not None][:1]
+    return [i for i in (bos, eos) if i is not None][:1]
+
+
+def _whole(texts: Iterable[str], tokenizer: Any, context: int) -> Iterator[np.ndarray]:
+    """Blocks of whole documents, each led by the separator; separators fill up the rest."""
+    separator = _separator(tokenizer)
+    if not separator:
+        raise InputError(
+            "whole_documents needs a BOS or EOS token to fill blocks with, and this tokenizer has "
+            "neither; set tokenizer.eos_token"
+        )
+    block: list[int] = []
+    for batch in _batches(texts):
+        for ids in _encode(tokenizer, batch):
+            for start in range(0, len(ids), context - 1):
+                piece = separator + ids[start : start + context - 1]
+                if len(block) + len(piece) > context:
+                    yield np.array(block + separator * (context - len(block)), dtype=np.int64)
+                    block = []
+                block += piece
+    if block:
+        yield np.array(block + separator * (context - len(block)), dtype=np.int64)
+
+
+def _cut_anywhere(texts: Iterable[str], tokenizer: Any, context: int) -> Iterator[np.ndarray]:
+    """Blocks of one running stream of documents, each led by the separator."""
+    separator = _separator(tokenizer)
     stream: list[int] = []
     for batch in _batches(texts):
         for ids in _encode(tokenizer, batch):

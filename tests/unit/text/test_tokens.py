@@ -67,6 +67,33 @@ def test_blocks_are_the_stream_behind_a_leading_bos(train_file: Path) -> None:
     assert (tokens.source, tokens.split) == ("a.jsonl", "train")
 
 
+def test_whole_documents_are_not_cut_and_blocks_are_filled_up(tmp_path: Path) -> None:
+    lengths = [2, 3, 5, 7, 1]  # with a separator each: 3 + 4 fit in 8; 6; 8; 2
+    texts = [of_split("train", 1, length)[0] for length in lengths]
+    tokens = load_tokens(write(tmp_path / "a.jsonl", texts), model(), whole_documents=True)
+    a, b, c, d, e = map(ids_of, texts)
+    assert tokens.ids.tolist() == [
+        [BOS, *a, BOS, *b, BOS],
+        [BOS, *c, BOS, BOS],
+        [BOS, *d],
+        [BOS, *e, *[BOS] * 6],
+    ]
+    assert tokens.n_tokens == sum(lengths)
+
+
+def test_a_document_longer_than_a_block_is_cut(tmp_path: Path) -> None:
+    text = of_split("train", 1, length=9)
+    tokens = load_tokens(write(tmp_path / "a.jsonl", text), model(), whole_documents=True)
+    ids = ids_of(text[0])
+    assert tokens.ids.tolist() == [[BOS, *ids[:7]], [BOS, *ids[7:], *[BOS] * 5]]
+
+
+def test_whole_documents_need_a_separator(train_file: Path) -> None:
+    bare = model(bos_token=None, eos_token=None)
+    with pytest.raises(InputError, match="BOS or EOS"):
+        load_tokens(train_file, bare, whole_documents=True)
+
+
 def test_separator_at_a_cut_is_not_doubled(tmp_path: Path) -> None:
     texts = of_split("train", 4, length=3)
     tokens = load_tokens(write(tmp_path / "a.jsonl", texts), model(), context=4)
