@@ -25,8 +25,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
         os.close(handle)
         part = Path(name)
-        part.chmod(0o666 & ~_umask())
         yield part
+        part.chmod(0o666 & ~_umask())
         with part.open("rb") as written:
             os.fsync(written.fileno())
         os.replace(part, path)

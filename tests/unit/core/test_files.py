@@ -132,3 +132,11 @@ def test_a_file_is_no_folder(tmp_path):
 def test_no_space(tmp_path):
     with pytest.raises(StorageError, match="GB are required"):
         writable_folder(tmp_path, n_bytes=10**18)
+
+
+def test_files_get_the_permissions_of_ordinary_ones(tmp_path):
+    (tmp_path / "ordinary").write_text("")
+    write_text(tmp_path / "text", "a")
+    write_tensors(tmp_path / "tensors", {"a": torch.zeros(1)}, {})
+    modes = {path.name: path.stat().st_mode for path in tmp_path.iterdir()}
+    assert set(modes.values()) == {modes["ordinary"]}
