@@ -10,7 +10,6 @@ from rich.console import Console
 from rich.table import Table
 
 from dictlearn.core.config import DictionaryConfig
-from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import ConfigError, DictLearnError, InputError
 from dictlearn.core.files import writable_folder
 from dictlearn.core.records import Records
@@ -214,11 +213,12 @@ def evaluate(
     """Measure dictionaries side by side on the same held-out tokens."""
     from dictlearn.comparison.report import write_report
     from dictlearn.demo import REPORT_FILE
+    from dictlearn.dictionaries.files import load_all
     from dictlearn.evaluation.evaluate import evaluate as run
     from dictlearn.lm.loading import load_model
     from dictlearn.text.tokens import load_tokens
 
-    loaded = _load_all(dictionaries)
+    loaded = load_all(dictionaries)
     writable_folder(out)
     subject = load_model(model)
     blocks = load_tokens(
@@ -287,22 +287,6 @@ _RUN = ("steps", "batch_size", "learning_rate", "seed", "device")
 def _was_given(context: typer.Context, name: str) -> bool:
     source = context.get_parameter_source(name)
     return source is not None and source.name == "COMMANDLINE"
-
-
-def _load_all(paths: list[Path]) -> dict[str, FeatureDictionary]:
-    """The dictionaries in `paths`, each a dictionary's folder or a folder of such folders."""
-    from dictlearn.dictionaries.files import CONFIG_FILE, load
-
-    folders = []
-    for path in paths:
-        inner = sorted(p.parent for p in path.glob(f"*/{CONFIG_FILE}"))
-        if not (path / CONFIG_FILE).exists() and not inner:
-            raise InputError(f"{path}: required a dictionary's folder, or a folder of them")
-        folders += [path] if (path / CONFIG_FILE).exists() else inner
-    names = [folder.resolve().name for folder in folders]
-    if len(set(names)) < len(names):
-        names = [str(folder) for folder in folders]
-    return {name: load(folder) for name, folder in zip(names, folders, strict=True)}
 
 
 def _escaped(error: Exception) -> str:

@@ -97,3 +97,24 @@ def load(path: str | Path, kinds: Sequence[type[DictionaryConfig]] = ()) -> Feat
         raise CorruptFileError(message) from error
     dictionary.config, dictionary.provenance = config, provenance
     return dictionary.eval()
+
+
+def load_all(paths: Sequence[Path]) -> dict[str, FeatureDictionary]:
+    """The dictionaries in `paths`, each a dictionary's folder or a folder of such folders.
+
+    They are named by their folders, or by whole paths where two folders share a name.
+
+    Raises:
+        InputError: a path holds no dictionary.
+        CorruptFileError: see `load`.
+    """
+    folders: list[Path] = []
+    for path in paths:
+        inner = sorted(p.parent for p in path.glob(f"*/{CONFIG_FILE}"))
+        if not (path / CONFIG_FILE).exists() and not inner:
+            raise InputError(f"{path}: required a dictionary's folder, or a folder of them")
+        folders += [path] if (path / CONFIG_FILE).exists() else inner
+    names = [folder.resolve().name for folder in folders]
+    if len(set(names)) < len(names):
+        names = [str(folder) for folder in folders]
+    return {name: load(folder) for name, folder in zip(names, folders, strict=True)}
