@@ -1,7 +1,7 @@
 """Imported before torch: how its threads wait for one another.
 
-Threads that spin while they wait make a small model train several times slower, and some thirty
-times slower where another program has one of the cores. Passive ones sleep. The setting is read
+Threads that spin while they wait make small dictionaries train several times slower, and more than
+twenty times slower where another program has one of the cores. Passive ones sleep. The setting is read
 once, when torch is loaded, and a value set by the user stands.
 """
 
