@@ -64,7 +64,8 @@ def demo(
     seed: Annotated[int, typer.Option(help="Seed of the stream and of every dictionary.")] = 0,
 ) -> None:
     """Train four families and their baselines on one MLP of the built-in model (minutes)."""
-    from dictlearn.demo import REPORT_FILE, run_demo
+    from dictlearn.comparison.report import REPORT_FILE
+    from dictlearn.demo import run_demo
 
     _show(run_demo(out, layer=layer, seed=seed))
     console.print(f"results: {out / 'results.json'}\nreport:  {out / REPORT_FILE}", highlight=False)
@@ -169,7 +170,8 @@ def train(
     A killed run continues where its last checkpoint was when the same command is given again.
     """
     from dictlearn.activations.store import ActivationStore
-    from dictlearn.recipes import make_config, read_recipe
+    from dictlearn.dictionaries.registry import config_class
+    from dictlearn.recipes import read_recipe
     from dictlearn.training.config import FitConfig
     from dictlearn.training.fit import fit
 
@@ -184,7 +186,7 @@ def train(
         configs, fit_config = read_recipe(recipe)
     else:
         assert kind is not None
-        configs = {kind: make_config(kind, fields)}
+        configs = {kind: config_class(kind).from_dict(fields)}
         fit_config = FitConfig(
             steps=steps, batch_size=batch_size, learning_rate=learning_rate, seed=seed,
             device=device,
@@ -211,8 +213,7 @@ def evaluate(
     include_special: Annotated[bool, typer.Option(help="Count special tokens too.")] = False,
 ) -> None:
     """Measure dictionaries side by side on the same held-out tokens."""
-    from dictlearn.comparison.report import write_report
-    from dictlearn.demo import REPORT_FILE
+    from dictlearn.comparison.report import REPORT_FILE, write_report
     from dictlearn.dictionaries.files import load_all
     from dictlearn.evaluation.evaluate import evaluate as run
     from dictlearn.lm.loading import load_model

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from dictlearn.comparison.report import write_report
+from dictlearn.comparison.report import REPORT_FILE, write_report
 from dictlearn.core.batches import Activations
 from dictlearn.core.config import DictionaryConfig
 from dictlearn.core.dictionary import FeatureDictionary
@@ -28,8 +28,6 @@ from dictlearn.text.tokens import load_tokens
 from dictlearn.training.config import FitConfig
 from dictlearn.training.fit import fit
 from dictlearn.training.progress import LOG_FILE
-
-REPORT_FILE = "report.html"
 
 
 @dataclass(frozen=True)

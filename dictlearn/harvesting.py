@@ -4,7 +4,6 @@ This is where `lm/` and `activations/` meet; neither knows the other.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -13,6 +12,7 @@ from rich.console import Console
 from torch import Tensor
 
 from dictlearn.activations.live import LiveActivations
+from dictlearn.activations.manifest import DTYPES
 from dictlearn.activations.store import estimated_bytes, write_store
 from dictlearn.core.batches import Activations, Rows
 from dictlearn.core.errors import InputError, nearest
@@ -21,9 +21,8 @@ from dictlearn.core.tokens import Tokens
 from dictlearn.lm.forward import activations_at
 from dictlearn.lm.hooks import LanguageModel
 from dictlearn.lm.identity import model_provenance
+from dictlearn.lm.sites import require_sites
 from dictlearn.progress import progress as progress_bar
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def harvest(
@@ -52,19 +51,19 @@ def harvest(
         NonFiniteError: the model gave NaN or infinity; the shard and row are named.
     """
     offered = (sites,) if isinstance(sites, Sites | Site | str) else tuple(sites)
-    _require_sites(model, tokens, offered)
+    if not offered or not all(isinstance(s, Sites) for s in offered):
+        raise InputError(
+            "harvest needs Sites, or several of them: hook_sites(model, hook) and "
+            f"mlp_sites(model, layer) make them; got {sites!r}"
+        )
+    require_sites(model, {f"the pair {s}": s for s in offered})
     if dtype not in DTYPES:
         raise InputError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}; "
                          f"{nearest(dtype, DTYPES)}")  # fmt: skip
     if batch_size < 1:
         raise InputError(f"batch_size must be at least 1, got {batch_size}")
-    provenance = replace(
-        model_provenance(model),
-        text_hash=tokens.hash,
-        split=tokens.split,
-        exclude_special=exclude_special,
-    )
-    counted = tokens.ordinary if exclude_special else torch.ones_like(tokens.ordinary)
+    provenance = model_provenance(model).on(tokens, exclude_special=exclude_special)
+    counted = tokens.counted(exclude_special=exclude_special)
     reader = _Reader(model, tokens.ids, counted, offered)
     if out is None:
         return LiveActivations(
@@ -113,19 +112,3 @@ class _Reader:
         for blocks in torch.arange(len(self._ids)).split(batch_size):
             yield self.read(blocks)
             done(int(blocks[-1]) + 1)
-
-
-def _require_sites(model: LanguageModel, tokens: Tokens, sites: Sequence[Sites]) -> None:
-    """Check every hook and its width on two tokens, before any folder is touched."""
-    if not sites or not all(isinstance(s, Sites) for s in sites):
-        raise InputError(
-            "harvest needs Sites, or several of them: hook_sites(model, hook) and "
-            f"mlp_sites(model, layer) make them; got {sites!r}"
-        )
-    at = {site.hook: site.d for s in sites for site in (s.source, s.target)}
-    for hook, x in activations_at(model, tokens.ids[:1, :2], list(at)).items():
-        if x.shape[-1] != at[hook]:
-            raise InputError(
-                f"the site at {hook!r} says width {at[hook]}, and this model has {x.shape[-1]} "
-                "there; make it with hook_sites or mlp_sites"
-            )

@@ -43,16 +43,7 @@ def _config(name: str, entry: Any, path: str | Path) -> DictionaryConfig:
     if not isinstance(entry, Mapping) or "kind" not in entry:
         raise ConfigError(f'{path}: [dictionaries.{name}] needs a kind, such as kind = "sae"')
     fields = {key: value for key, value in entry.items() if key != "kind"}
-    return make_config(entry["kind"], fields)
-
-
-def make_config(kind: str, fields: Mapping[str, Any]) -> DictionaryConfig:
-    """The config of `kind` with these fields.
-
-    Raises:
-        ConfigError: the kind or a field is unknown, one is missing, or a value is out of range.
-    """
-    return config_class(kind).from_dict(fields)
+    return config_class(entry["kind"]).from_dict(fields)
 
 
 def parse_value(text: str) -> Any:

@@ -27,6 +27,8 @@ from dictlearn.core.provenance import Provenance
 from dictlearn.core.records import DictionaryRecord, Metric, Records
 from dictlearn.metrics.pooled import METRICS
 
+REPORT_FILE = "report.html"
+"""Its usual name, beside `results.json`."""
 DEFAULT_TITLE = "Dictionaries compared"
 
 

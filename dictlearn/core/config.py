@@ -32,7 +32,7 @@ D = TypeVar("D", bound="FeatureDictionary", covariant=True)
 
 
 class _NamesChecked(ABCMeta):
-    """Turns a misspelt or a missing field into a `ConfigError` that names it."""
+    """Refuses a misspelt, missing or wrongly typed field with a `ConfigError` that names it."""
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         valid = [f.name for f in fields(cls)]  # type: ignore[arg-type]
@@ -76,19 +76,19 @@ class Config(metaclass=_NamesChecked):
 
     def _require_count(self, *names: str) -> None:
         for name in names:
-            value = getattr(self, name)
-            whole = isinstance(value, int) and not isinstance(value, bool)
-            self._require(whole and value >= 1, name, "a whole number of at least 1")
+            self._require(getattr(self, name) >= 1, name, "a whole number of at least 1")
 
     def _require_not_negative(self, *names: str) -> None:
         for name in names:
             value = getattr(self, name)
-            self._require(_is_finite(value) and value >= 0, name, "a finite number of at least 0")
+            self._require(
+                math.isfinite(value) and value >= 0, name, "a finite number of at least 0"
+            )
 
     def _require_positive(self, *names: str) -> None:
         for name in names:
             value = getattr(self, name)
-            self._require(_is_finite(value) and value > 0, name, "a finite number above 0")
+            self._require(math.isfinite(value) and value > 0, name, "a finite number above 0")
 
     def _require_choice(self, field: str, valid: tuple[str, ...]) -> None:
         value = getattr(self, field)
@@ -123,10 +123,6 @@ def _words(hint: Any) -> str:
         return " or ".join(_words(arm) for arm in get_args(hint))
     known = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
     return known.get(hint, "none" if hint is NoneType else str(hint))
-
-
-def _is_finite(value: object) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
 
 
 @dataclass(frozen=True)

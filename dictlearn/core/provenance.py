@@ -6,6 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from dictlearn.core.errors import ProvenanceError
+from dictlearn.core.tokens import Tokens
 
 _LIBRARIES = ("dictlearn", "torch", "transformer-lens", "transformers")
 
@@ -47,6 +48,12 @@ class Provenance:
     def with_seed(self, seed: int) -> "Provenance":
         """The same origin, with the seed of a training run."""
         return replace(self, seed=seed)
+
+    def on(self, tokens: Tokens, *, exclude_special: bool) -> "Provenance":
+        """The same model, run on `tokens`."""
+        return replace(
+            self, text_hash=tokens.hash, split=tokens.split, exclude_special=exclude_special
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form, read back by `from_dict`."""

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
@@ -24,16 +24,20 @@ class SparseActs:
     @classmethod
     def from_dense(cls, acts: Float[Tensor, "n feature"]) -> "SparseActs":
         """The non-zero entries of `acts`."""
-        rows, indices = acts.nonzero(as_tuple=True)
-        counts = torch.bincount(rows, minlength=acts.shape[0])
-        return cls(_offsets(counts), indices, acts[rows, indices], acts.shape[1])
+        return cls._where(acts != 0, acts)
 
     @classmethod
     def from_positive(cls, scores: Float[Tensor, "n feature"]) -> "SparseActs":
         """The positive entries of `scores`: `relu(scores)` without the zeros."""
-        rows, indices = (scores > 0).nonzero(as_tuple=True)
-        counts = torch.bincount(rows, minlength=scores.shape[0])
-        return cls(_offsets(counts), indices, scores[rows, indices], scores.shape[1])
+        return cls._where(scores > 0, scores)
+
+    @classmethod
+    def _where(
+        cls, mask: Bool[Tensor, "n feature"], dense: Float[Tensor, "n feature"]
+    ) -> "SparseActs":
+        rows, indices = mask.nonzero(as_tuple=True)
+        counts = torch.bincount(rows, minlength=dense.shape[0])
+        return cls(_offsets(counts), indices, dense[rows, indices], dense.shape[1])
 
     @classmethod
     def from_top(

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
@@ -29,6 +30,10 @@ class Tokens:
     def n_tokens(self) -> int:
         """Ordinary tokens in all blocks."""
         return int(self.ordinary.sum())
+
+    def counted(self, *, exclude_special: bool) -> Bool[Tensor, "b pos"]:
+        """The positions that give rows and whose tokens count as predictions."""
+        return self.ordinary if exclude_special else torch.ones_like(self.ordinary)
 
     def describe(self) -> dict[str, Any]:
         """What identifies these tokens in a manifest or in results."""

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
@@ -11,15 +11,15 @@ from torch import Tensor
 
 from dictlearn.core.batches import require_finite
 from dictlearn.core.dictionary import FeatureDictionary
-from dictlearn.core.errors import InputError, nearest
+from dictlearn.core.errors import InputError
 from dictlearn.core.records import DictionaryRecord, Records
-from dictlearn.core.sites import Site
 from dictlearn.core.tokens import Tokens
 from dictlearn.evaluation.ablations import Reference, RunningMean, donors
 from dictlearn.evaluation.sums import SequenceSums
 from dictlearn.lm.forward import activations_at, logits_and_activations, spliced_logits
-from dictlearn.lm.hooks import LanguageModel, hook_names
+from dictlearn.lm.hooks import LanguageModel
 from dictlearn.lm.identity import model_provenance
+from dictlearn.lm.sites import require_sites
 from dictlearn.metrics import rows as per_row
 from dictlearn.progress import progress as progress_bar
 
@@ -53,7 +53,7 @@ def evaluate(
         ProvenanceError: a dictionary was trained on another model.
         NonFiniteError: activations or an estimate hold NaN or infinity.
     """
-    _require_fitting(dictionaries, model, tokens)
+    _require_fitting(dictionaries, model)
     origin = model_provenance(model)
     for name, dictionary in dictionaries.items():
         dictionary.provenance.require_same_model(origin, name)
@@ -71,9 +71,7 @@ def evaluate(
     run = _Run(dict(dictionaries), model, tokens, exclude_special, batch_size, seed)
     with torch.no_grad():
         run.measure(show=progress)
-    provenance = replace(
-        origin, text_hash=tokens.hash, split=tokens.split, exclude_special=exclude_special
-    )
+    provenance = origin.on(tokens, exclude_special=exclude_special)
     described = tokens.describe() | {"exclude_special": exclude_special, "resample_seed": seed}
     return Records(provenance, described, run.records())
 
@@ -129,7 +127,7 @@ class _Run:
         self._dictionaries = dictionaries
         self._model = model
         self._ids = tokens.ids
-        self._counted = tokens.ordinary if exclude_special else torch.ones_like(tokens.ordinary)
+        self._counted = tokens.counted(exclude_special=exclude_special)
         self._batch_size = batch_size
         self._donors = donors(len(tokens), seed)
         n = len(tokens)
@@ -260,35 +258,15 @@ def _kind(dictionary: FeatureDictionary) -> str:
     return dictionary.config.kind if dictionary.config else type(dictionary).__name__
 
 
-def _require_fitting(
-    dictionaries: Mapping[str, FeatureDictionary], model: LanguageModel, tokens: Tokens
-) -> None:
+def _require_fitting(dictionaries: Mapping[str, FeatureDictionary], model: LanguageModel) -> None:
     if not isinstance(dictionaries, Mapping) or not dictionaries:
         raise InputError(
             "evaluate needs a dict of dictionaries by name, with at least one; got "
             f"{type(dictionaries).__name__ if dictionaries else 'none'}"
         )
-    names = hook_names(model)
     for name, dictionary in dictionaries.items():
         if not isinstance(dictionary, FeatureDictionary):
             raise InputError(
                 f"{name!r}: required a FeatureDictionary, got {type(dictionary).__name__}"
             )
-        for hook in dictionary.sites.hooks:
-            if hook not in names:
-                raise InputError(
-                    f"dictionary {name!r} sits at {hook!r}, which this model does not have; "
-                    f"{nearest(hook, names)}"
-                )
-    by_hook: dict[str, list[tuple[str, Site]]] = {}
-    for name, dictionary in dictionaries.items():
-        for site in (dictionary.sites.source, dictionary.sites.target):
-            by_hook.setdefault(site.hook, []).append((name, site))
-    found = activations_at(model, tokens.ids[:1, :2], list(by_hook))
-    for hook, users in by_hook.items():
-        for name, site in users:
-            if site.d != found[hook].shape[-1]:
-                raise InputError(
-                    f"dictionary {name!r} was made for width {site.d} at {hook!r}, and this model "
-                    f"has width {found[hook].shape[-1]} there; load the model that it belongs to"
-                )
+    require_sites(model, {f"dictionary {name!r}": d.sites for name, d in dictionaries.items()})

@@ -1,13 +1,13 @@
 """Sites of a language model: widths found by a forward pass over two tokens."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dictlearn.core.errors import InputError
+from dictlearn.core.errors import InputError, nearest
 from dictlearn.core.sites import ACTIVATION_FUNCTIONS, MLPWeights, Site, Sites
 from dictlearn.lm.forward import activations_at
 from dictlearn.lm.hooks import LanguageModel, hook_names
@@ -59,6 +59,31 @@ def mlp_sites(model: LanguageModel, layer: int) -> Sites:
     if fallback is None:
         raise InputError(f"layer {layer} has no MLP with hooks before and after it; use hook_sites")
     return fallback
+
+
+def require_sites(model: LanguageModel, users: Mapping[str, Sites]) -> None:
+    """Check on two tokens that `model` has the hooks and widths of all sites, by who uses them.
+
+    Raises:
+        InputError: a hook does not exist (the nearest names are suggested), never fires, or has
+            another width.
+    """
+    names = hook_names(model)
+    sites = [(user, site) for user, at in users.items() for site in (at.source, at.target)]
+    for user, site in sites:
+        if site.hook not in names:
+            raise InputError(
+                f"{user} sits at {site.hook!r}, which this model does not have; "
+                f"{nearest(site.hook, names)}"
+            )
+    found = _probe(model, list(dict.fromkeys(site.hook for _, site in sites)))
+    for user, site in sites:
+        width = found[site.hook].shape[-1]
+        if site.d != width:
+            raise InputError(
+                f"{user} was made for width {site.d} at {site.hook!r}, and this model has width "
+                f"{width} there; use the model it belongs to, or make the sites from this one"
+            )
 
 
 def _probe(model: LanguageModel, hooks: Sequence[str]) -> dict[str, Tensor]:

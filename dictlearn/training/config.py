@@ -57,9 +57,7 @@ class FitConfig(Config):
             "decay_fraction",
             f"at most 1 - warmup_fraction ({1 - self.warmup_fraction:g})",
         )
-        in_range = len(self.adam_betas) == 2 and all(0 <= b < 1 for b in self.adam_betas)
-        self._require(in_range, "adam_betas", "two numbers in [0, 1)")
-        self._require(isinstance(self.seed, int), "seed", "a whole number")
+        self._require(all(0 <= b < 1 for b in self.adam_betas), "adam_betas", "in [0, 1)")
         self._require_device()
 
     def _require_device(self) -> None:

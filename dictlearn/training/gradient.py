@@ -43,7 +43,6 @@ class GradientLearner(Learner):
         self._peak = fit_config.learning_rate or config.default_learning_rate
         self._step = 0
         self._idle = torch.zeros(dictionary.n_features, dtype=torch.long, device=fit_config.device)
-        # Random draws of the remedy come from the step alone, so that no state needs saving.
         standardization.apply_(self.dictionary)
         first = self.dictionary.fit_pass(batch_at(0))
         self.dictionary.initialize_(first.z, first.t)
@@ -129,6 +128,7 @@ class GradientLearner(Learner):
         dead: Int[Tensor, " m"] = (self._idle >= remedy.window).nonzero().squeeze(1)
         if len(dead) == 0:
             return
+        # Drawn from seed and step alone, so that a checkpoint needs no generator's state.
         generator = torch.Generator().manual_seed(self._config.seed * 1_000_003 + self._step)
         z, residual = rows_to_reseed(
             self.dictionary, remedy, self._recent_batches(), len(dead), generator
