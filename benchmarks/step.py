@@ -2,7 +2,7 @@
 
     python -m benchmarks.step [--threads 2] [--width 512] [--features 8192] [--batch 4096]
 
-A product and a step are timed in turn, so that a busy machine slows both. The ReLU rows show
+A product and a step are timed in turn, so that a busy machine slows both. The last rows show
 where touching only active entries stops paying (`dictionaries.sae.SPARSE_BELOW`).
 """
 
@@ -21,8 +21,10 @@ from dictlearn.core.sites import Site, Sites
 from dictlearn.dictionaries import sae
 from dictlearn.dictionaries.batchtopk_sae import BatchTopKSAEConfig
 from dictlearn.dictionaries.codebook import CodebookConfig
+from dictlearn.dictionaries.linear import LinearDictionary
 from dictlearn.dictionaries.sae import SAEConfig
 from dictlearn.dictionaries.topk_sae import TopKSAEConfig
+from dictlearn.dictionaries.transcoder import TranscoderConfig
 from dictlearn.training.config import FitConfig
 from dictlearn.training.gradient import GradientLearner
 from dictlearn.training.standardize import Standardization, Units
@@ -35,26 +37,28 @@ def seconds(function: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def ratio(step: Callable[[], object], product: Callable[[], object], repeats: int = 7) -> float:
-    """Median over `repeats` of step time over product time, each pair measured back to back."""
+def ratios(step: Callable[[], object], product: Callable[[], object], repeats: int) -> list[float]:
+    """Step time over product time, each pair measured back to back."""
     step()
-    return median(seconds(step) / seconds(product) for _ in range(repeats))
+    return [seconds(step) / seconds(product) for _ in range(repeats)]
 
 
-def learner(config: GradientConfig, x: torch.Tensor) -> GradientLearner:
+def learner(
+    config: GradientConfig, x: torch.Tensor, *, int8_search: bool = False
+) -> GradientLearner:
     """A learner on rows `x` whose parameters barely move, so that every step costs the same."""
     site = Site("x", x.shape[1])
     units = Units(torch.zeros(site.d), torch.ones(()))
-    run = FitConfig(steps=10_000, batch_size=len(x), learning_rate=1e-9)
+    run = FitConfig(steps=10_000, batch_size=len(x), learning_rate=1e-9, int8_search=int8_search)
     return GradientLearner(
         config, Sites(site, site), run, Standardization(units, units), lambda step: Batch(x, x)
     )
 
 
-def sparser(training: GradientLearner, x: torch.Tensor, l0: float) -> GradientLearner:
+def at_l0(training: GradientLearner, x: torch.Tensor, l0: float) -> GradientLearner:
     """The same learner with a bias that leaves about `l0` features active in a row."""
     dictionary = training.dictionary
-    assert isinstance(dictionary, sae.SAE)
+    assert isinstance(dictionary, LinearDictionary)
     with torch.no_grad():
         scores = dictionary._pre(x[:64]).flatten()
         rank = int(scores.numel() * (1 - l0 / dictionary.n_features))
@@ -65,28 +69,35 @@ def sparser(training: GradientLearner, x: torch.Tensor, l0: float) -> GradientLe
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for name, value in (("threads", 2), ("width", 512), ("features", 8192), ("batch", 4096)):
+    defaults = {"threads": 2, "width": 512, "features": 8192, "batch": 4096, "repeats": 9}
+    for name, value in defaults.items():
         parser.add_argument(f"--{name}", type=int, default=value)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     x = torch.randn(args.batch, args.width, generator=torch.Generator().manual_seed(0))
     n = args.features
-    table = Table("step", "products", title=f"width {args.width}, batch {args.batch}")
-    configs: dict[str, GradientConfig] = {
-        "topk_sae k = 32": TopKSAEConfig(n_features=n, k=32),
-        "batchtopk_sae k = 32": BatchTopKSAEConfig(n_features=n, k=32),
-        "codebook k = 8": CodebookConfig(n_codes=n, k=8),
-    }
-    W = torch.randn(args.width, n)
-    for name, config in configs.items():
-        training = learner(config, x)
-        table.add_row(name, f"{ratio(lambda t=training: t.update(Batch(x, x)), lambda: x @ W):.2f}")
-    for l0 in (50, 200, 800, 4000):
+    products = {m: torch.randn(args.width, m) for m in (n, 10_000)}
+    table = Table(
+        "step", "products", "least to most", title=f"width {args.width}, batch {args.batch}"
+    )
+
+    def measure(name: str, training: GradientLearner) -> None:
+        W = products[training.dictionary.n_features]
+        found = ratios(lambda: training.update(Batch(x, x)), lambda: x @ W, args.repeats)
+        table.add_row(name, f"{median(found):.2f}", f"{min(found):.2f} to {max(found):.2f}")
+
+    topk, codes = TopKSAEConfig(n_features=n, k=32), CodebookConfig(n_codes=10_000, k=8)
+    for searched in (False, True):
+        note = ", int8 search" * searched
+        measure(f"topk_sae k = 32{note}", learner(topk, x, int8_search=searched))
+        measure(f"codebook k = 8 of 10,000{note}", learner(codes, x, int8_search=searched))
+    measure("batchtopk_sae k = 32", learner(BatchTopKSAEConfig(n_features=n, k=32), x))
+    for kind in (SAEConfig(n_features=n), TranscoderConfig(n_features=n)):
+        measure(f"{kind.kind} at L0 50", at_l0(learner(kind, x), x, 50))
+    for l0 in (n // 20, n // 8, n // 4):
         for way, below in (("entries", 1.1), ("dense", 0.0)):
             sae.SPARSE_BELOW = below
-            training = sparser(learner(SAEConfig(n_features=n), x), x, l0)
-            cost = ratio(lambda t=training: t.update(Batch(x, x)), lambda: x @ W)
-            table.add_row(f"sae at L0 {l0}, {way}", f"{cost:.2f}")
+            measure(f"sae at L0 {l0}, {way}", at_l0(learner(SAEConfig(n_features=n), x), x, l0))
     Console().print(table)
 
 

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple, final
 
 import torch
@@ -39,7 +40,7 @@ class FitPass:
     sparsity_scale: float
     """Warm-up factor in [0, 1] for sparsity coefficients."""
 
-    @property
+    @cached_property
     def residual(self) -> Float[Tensor, "n d_out"]:
         """What the estimate misses."""
         return self.t - self.t_hat
@@ -71,8 +72,7 @@ class TrainableDictionary(FeatureDictionary, ABC):
         sparsity_scale: float = 1.0,
     ) -> FitPass:
         """One differentiable pass over `batch`, which is in raw units."""
-        z = self._standardized(batch.x)
-        t = z if batch.y is batch.x else (batch.y.to(z.dtype) - self.y_mean) / self.y_scale
+        z, t = self.standardized(batch)
         acts, pre = self._train_encode(z)
         t_hat = self._write(acts) + self._standardized_bias
         linear = self._skip(z)
@@ -81,6 +81,16 @@ class TrainableDictionary(FeatureDictionary, ABC):
         if dead is None:
             dead = torch.zeros(self.n_features, dtype=torch.bool, device=z.device)
         return FitPass(self, z, t, acts, pre, t_hat, dead, sparsity_scale)
+
+    @final
+    def standardized(
+        self, batch: Batch
+    ) -> tuple[Float[Tensor, "n d_in"], Float[Tensor, "n d_out"]]:
+        """The rows of `batch` in standardized units; one tensor twice for an autoencoder."""
+        z = self._standardized(batch.x)
+        if batch.y is batch.x:
+            return z, z
+        return z, (batch.y.to(z.dtype) - self.y_mean) / self.y_scale
 
     def initialize_(self, z: Float[Tensor, "n d_in"], t: Float[Tensor, "n d_out"]) -> None:
         """Set parameters that start from data, given the first standardized rows."""

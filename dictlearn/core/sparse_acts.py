@@ -1,5 +1,6 @@
 """Coefficients with the zeros left out."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,20 +25,21 @@ class SparseActs:
     @classmethod
     def from_dense(cls, acts: Float[Tensor, "n feature"]) -> "SparseActs":
         """The non-zero entries of `acts`."""
-        return cls._where(acts != 0, acts)
+        rows, indices = (acts != 0).nonzero(as_tuple=True)
+        counts = torch.bincount(rows, minlength=acts.shape[0])
+        return cls.from_counts(counts, indices, acts[rows, indices], acts.shape[1])
 
     @classmethod
-    def from_positive(cls, scores: Float[Tensor, "n feature"]) -> "SparseActs":
-        """The positive entries of `scores`: `relu(scores)` without the zeros."""
-        return cls._where(scores > 0, scores)
-
-    @classmethod
-    def _where(
-        cls, mask: Bool[Tensor, "n feature"], dense: Float[Tensor, "n feature"]
+    def from_counts(
+        cls,
+        counts: Int[Tensor, " n"],
+        indices: Int[Tensor, " nnz"],
+        values: Float[Tensor, " nnz"],
+        n_features: int,
     ) -> "SparseActs":
-        rows, indices = mask.nonzero(as_tuple=True)
-        counts = torch.bincount(rows, minlength=dense.shape[0])
-        return cls(_offsets(counts), indices, dense[rows, indices], dense.shape[1])
+        """Entries in order of their row, of which row `i` has `counts[i]`."""
+        offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+        return cls(offsets, indices, values, n_features)
 
     @classmethod
     def from_top(
@@ -45,17 +47,22 @@ class SparseActs:
     ) -> "SparseActs":
         """At most k entries a row, as `torch.topk` returns them; zeros are dropped."""
         keep = values != 0
-        return cls(_offsets(keep.sum(dim=1)), indices[keep], values[keep], n_features)
+        return cls.from_counts(keep.sum(dim=1), indices[keep], values[keep], n_features)
 
     @classmethod
-    def from_flat(
-        cls, values: Float[Tensor, " m"], places: Int[Tensor, " m"], n: int, n_features: int
-    ) -> "SparseActs":
-        """Entries at `places`, counted through the rows of an [n, feature] matrix; no zeros."""
-        keep = values != 0
-        places, order = places[keep].sort()
-        counts = torch.bincount(places // n_features, minlength=n)
-        return cls(_offsets(counts), places % n_features, values[keep][order], n_features)
+    def concatenated(cls, parts: Sequence["SparseActs"], n_features: int) -> "SparseActs":
+        """The rows of all `parts`, one after the other."""
+        if len(parts) == 1:
+            return parts[0]
+        counts = torch.cat([part.l0() for part in parts])
+        indices = torch.cat([part.indices for part in parts])
+        return cls.from_counts(counts, indices, torch.cat([p.values for p in parts]), n_features)
+
+    def where(self, keep: Bool[Tensor, " nnz"]) -> "SparseActs":
+        """The entries where `keep` holds."""
+        kept_before = torch.cat([self.offsets.new_zeros(1), keep.cumsum(0)])
+        offsets = kept_before[self.offsets]
+        return SparseActs(offsets, self.indices[keep], self.values[keep], self.n_features)
 
     def with_values(self, values: Float[Tensor, " nnz"]) -> "SparseActs":
         """The same pattern with other coefficients."""
@@ -91,7 +98,3 @@ class SparseActs:
         return embedding_bag(
             self.indices, atoms, self.offsets[:-1], mode="sum", per_sample_weights=self.values
         )
-
-
-def _offsets(counts: Int[Tensor, " n"]) -> Int[Tensor, " n_plus_1"]:
-    return torch.cat([counts.new_zeros(1), counts.cumsum(0)])

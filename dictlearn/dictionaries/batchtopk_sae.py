@@ -14,8 +14,8 @@ from dictlearn.core.learning import Encoding, FitPass
 from dictlearn.core.sites import Sites
 from dictlearn.core.sparse_acts import SparseActs
 from dictlearn.dictionaries.linear import LinearAutoencoder
-from dictlearn.dictionaries.selection import batch_top_k
 from dictlearn.dictionaries.topk_sae import TopKFields
+from dictlearn.kernels.search import batch_top_k
 
 
 class BatchTopKSAE(LinearAutoencoder):
@@ -40,10 +40,8 @@ class BatchTopKSAE(LinearAutoencoder):
         return torch.where(pre > self.threshold, pre, 0.0).relu()
 
     def _train_encode(self, z: Float[Tensor, "n d_in"]) -> Encoding:
-        with torch.no_grad():
-            pre = self._pre(z)
-            selected = batch_top_k(pre, self.k)
-        return Encoding(self._differentiable(z, selected, pre))
+        found = batch_top_k(z, self.W_enc, self._offset(), self.k)
+        return Encoding(self._differentiable(z, found))
 
     @torch.no_grad()
     def observe_(self, fit_pass: FitPass) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn.functional import embedding_bag, normalize
+from torch.nn.functional import normalize
 
 from dictlearn.core.config import D, DeadFeatureRemedy, GradientConfig
 from dictlearn.core.dictionary import Traits
@@ -17,46 +17,52 @@ from dictlearn.core.errors import ConfigError
 from dictlearn.core.learning import Encoding, FitPass, Objective, TrainableDictionary
 from dictlearn.core.sites import Sites
 from dictlearn.core.sparse_acts import SparseActs
+from dictlearn.dictionaries.objectives import squared_error
+from dictlearn.dictionaries.selection import Choosing, Searching
+from dictlearn.kernels.decode import decode
 
 
 class Similarity(ABC):
-    """How close codes are to inputs; the k closest codes are chosen."""
+    """How close codes are to inputs; the k closest codes are chosen.
+
+    Whatever ranks the codes of one input does: so every similarity here is linear in the input.
+    """
 
     @abstractmethod
-    def __call__(
-        self, z: Float[Tensor, "group n d"], codes: Float[Tensor, "group code d"]
-    ) -> Float[Tensor, "group n code"]:
-        """Scores that are larger for closer codes."""
+    def scores(
+        self, codes: Float[Tensor, "code d"]
+    ) -> tuple[Float[Tensor, "d code"], Float[Tensor, " code"]]:
+        """The map and the offset that give an input's scores, larger for closer codes."""
 
 
 class Cosine(Similarity):
     """The code's direction decides. The input's norm is left out: it changes no ranking."""
 
-    def __call__(
-        self, z: Float[Tensor, "group n d"], codes: Float[Tensor, "group code d"]
-    ) -> Float[Tensor, "group n code"]:
+    def scores(
+        self, codes: Float[Tensor, "code d"]
+    ) -> tuple[Float[Tensor, "d code"], Float[Tensor, " code"]]:
         """`z . c / |c|`."""
-        return z @ normalize(codes, dim=2).mT
+        return normalize(codes, dim=1).T, codes.new_zeros(len(codes))
 
 
 class InnerProduct(Similarity):
     """The code's direction and its norm decide."""
 
-    def __call__(
-        self, z: Float[Tensor, "group n d"], codes: Float[Tensor, "group code d"]
-    ) -> Float[Tensor, "group n code"]:
+    def scores(
+        self, codes: Float[Tensor, "code d"]
+    ) -> tuple[Float[Tensor, "d code"], Float[Tensor, " code"]]:
         """`z . c`."""
-        return z @ codes.mT
+        return codes.T, codes.new_zeros(len(codes))
 
 
 class Euclidean(Similarity):
     """The distance decides."""
 
-    def __call__(
-        self, z: Float[Tensor, "group n d"], codes: Float[Tensor, "group code d"]
-    ) -> Float[Tensor, "group n code"]:
+    def scores(
+        self, codes: Float[Tensor, "code d"]
+    ) -> tuple[Float[Tensor, "d code"], Float[Tensor, " code"]]:
         """`z . c - |c|^2 / 2`, which ranks codes as `-|z - c|` does."""
-        return torch.baddbmm(codes.pow(2).sum(dim=2).unsqueeze(1), z, codes.mT, beta=-0.5)
+        return codes.T, -0.5 * codes.pow(2).sum(dim=1)
 
 
 SIMILARITIES: dict[str, type[Similarity]] = {
@@ -66,19 +72,8 @@ SIMILARITIES: dict[str, type[Similarity]] = {
 }
 
 
-class Quantizer(TrainableDictionary, ABC):
-    """Coefficients are 1 at a fixed number of chosen codes; gradients reach codes only."""
-
-    @abstractmethod
-    def _chosen(self, z: Float[Tensor, "n d_in"]) -> Int[Tensor, "n chosen"]:
-        """Feature numbers of the codes chosen for each row."""
-
-    def _encode(self, z: Float[Tensor, "n d_in"]) -> Float[Tensor, "n feature"]:
-        return z.new_zeros(z.shape[0], self.n_features).scatter(1, self._chosen(z), 1.0)
-
-    def _encode_sparse(self, z: Float[Tensor, "n d_in"]) -> SparseActs:
-        chosen = self._chosen(z)
-        return SparseActs.from_top(z.new_ones(chosen.shape), chosen, self.n_features)
+class Quantizer(Choosing, Searching, TrainableDictionary, ABC):
+    """A dictionary of codes; gradients reach the codes only, and not the choice."""
 
     @torch.no_grad()
     def _train_encode(self, z: Float[Tensor, "n d_in"]) -> Encoding:
@@ -115,25 +110,26 @@ class Codebook(Quantizer):
 
     def _chosen(self, z: Float[Tensor, "n d_in"]) -> Int[Tensor, "n chosen"]:
         """Feature numbers of the chosen codes, all groups side by side."""
-        scores = self.similarity(self._chunks(z), self.codes)
-        codes = scores.topk(self.k, dim=2, sorted=False).indices
-        first = torch.arange(self.n_groups, device=z.device).view(-1, 1, 1) * self.n_codes
-        return (codes + first).transpose(0, 1).flatten(1)
+        chosen = [
+            group * self.n_codes
+            + self.search.top_k(chunk.contiguous(), *self.similarity.scores(codes), self.k).features
+            for group, (chunk, codes) in enumerate(zip(self._chunks(z), self.codes, strict=True))
+        ]
+        return torch.cat(chosen, dim=1)
 
     def _write(self, acts: Float[Tensor, "*b feature"] | SparseActs) -> Float[Tensor, "*b d_out"]:
         """Sparse coefficients add each group's codes in that group's own dimensions only."""
         if not isinstance(acts, SparseActs):
             return super()._write(acts)
+        if self.n_groups == 1:
+            return self.weight * decode(acts, self.codes[0])
         chunk = acts.rows() * self.n_groups + acts.indices // self.n_codes
         order = chunk.argsort(stable=True)
         counts = torch.bincount(chunk, minlength=len(acts) * self.n_groups)
-        chunks = embedding_bag(
-            acts.indices[order],
-            self.codes.flatten(0, 1),
-            counts.cumsum(0) - counts,
-            mode="sum",
-            per_sample_weights=acts.values[order],
+        by_chunk = SparseActs.from_counts(
+            counts, acts.indices[order], acts.values[order], self.n_features
         )
+        chunks = decode(by_chunk, self.codes.flatten(0, 1))
         return self.weight * chunks.view(len(acts), self.sites.target.d)
 
     @torch.no_grad()
@@ -163,7 +159,7 @@ def codebook_error(fit_pass: FitPass) -> dict[str, Tensor]:
 
     Tamkin et al. 2024, section 2, the mean squared error term.
     """
-    return {"squared_error": fit_pass.residual.pow(2).sum(dim=1).mean()}
+    return {"squared_error": squared_error(fit_pass) * fit_pass.t.shape[1]}
 
 
 @dataclass(frozen=True, kw_only=True)

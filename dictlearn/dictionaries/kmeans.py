@@ -9,11 +9,11 @@ from torch import Tensor
 from dictlearn.core.config import ClosedFormConfig
 from dictlearn.core.dictionary import Traits
 from dictlearn.core.sites import Sites
-from dictlearn.core.sparse_acts import SparseActs
 from dictlearn.dictionaries.closed_form import RowsDictionary, RowsLearner
+from dictlearn.dictionaries.selection import Choosing
 
 
-class KMeans(RowsDictionary):
+class KMeans(Choosing, RowsDictionary):
     """`acts` is 1 at the nearest centre (Lloyd's algorithm, as implemented by scikit-learn)."""
 
     traits = Traits(nonnegative=True, binary=True, max_active=1)
@@ -25,16 +25,9 @@ class KMeans(RowsDictionary):
         centres = torch.randn(n_features, sites.target.d, generator=generator)
         self.register_buffer("_atoms", centres)
 
-    def _nearest(self, z: Float[Tensor, "n d_in"]) -> Int[Tensor, "n 1"]:
+    def _chosen(self, z: Float[Tensor, "n d_in"]) -> Int[Tensor, "n 1"]:
         scores = z @ self._atoms.T - self._atoms.pow(2).sum(dim=1) / 2
         return scores.argmax(dim=1, keepdim=True)
-
-    def _encode(self, z: Float[Tensor, "n d_in"]) -> Float[Tensor, "n feature"]:
-        return z.new_zeros(z.shape[0], self.n_features).scatter(1, self._nearest(z), 1.0)
-
-    def _encode_sparse(self, z: Float[Tensor, "n d_in"]) -> SparseActs:
-        nearest = self._nearest(z)
-        return SparseActs.from_top(z.new_ones(nearest.shape), nearest, self.n_features)
 
     def solve_(self, z: Float[Tensor, "n d"]) -> None:
         """Run Lloyd's algorithm; with fewer rows than centres, the rows are the centres."""

@@ -10,7 +10,8 @@ from torch.nn.functional import normalize
 from dictlearn.core.learning import TrainableDictionary
 from dictlearn.core.sites import Sites
 from dictlearn.core.sparse_acts import SparseActs
-from dictlearn.kernels.scores import selected_scores
+from dictlearn.kernels.decode import decode
+from dictlearn.kernels.scores import differentiable_scores
 
 
 class LinearDictionary(TrainableDictionary, ABC):
@@ -24,7 +25,8 @@ class LinearDictionary(TrainableDictionary, ABC):
         generator = torch.Generator().manual_seed(seed)
         d_in, d_out = sites.source.d, sites.target.d
         self.W_dec = nn.Parameter(random_directions(n_features, d_out, generator))
-        self.W_enc = nn.Parameter(self._initial_encoder(d_in, generator))
+        # One feature after the other in memory, as the few that are active are read and learned.
+        self.W_enc = nn.Parameter(self._initial_encoder(d_in, generator).T.contiguous().T)
         self.b_enc = nn.Parameter(torch.zeros(n_features))
         self.b_dec = nn.Parameter(torch.zeros(d_out))
 
@@ -40,42 +42,48 @@ class LinearDictionary(TrainableDictionary, ABC):
         self, d_in: int, generator: torch.Generator
     ) -> Float[Tensor, "d_in feature"]:
         """Directions of their own: source and target are different spaces."""
-        return random_directions(self.n_features, d_in, generator).T.contiguous()
+        return random_directions(self.n_features, d_in, generator).T
 
-    def _centred(self, z: Float[Tensor, "n d_in"]) -> Float[Tensor, "n d_in"]:
-        """What the encoder's linear map is applied to."""
-        return z
+    @property
+    def _centre(self) -> Float[Tensor, " d_in"] | None:
+        """What is subtracted from the input, if anything."""
+        return None
+
+    def _offset(self) -> Float[Tensor, " feature"]:
+        """What is added to `z @ W_enc`: subtracting the centre is left for after the product."""
+        if self._centre is None:
+            return self.b_enc
+        return self.b_enc - torch.mv(self.W_enc.T, self._centre)
+
+    def _differentiable(self, z: Float[Tensor, "n d_in"], found: SparseActs) -> SparseActs:
+        """The scores found, as a function of the encoder, at the cost of those alone."""
+        return differentiable_scores(z, self.W_enc, self.b_enc, found, self._centre)
 
     def _pre(self, z: Float[Tensor, "n d_in"]) -> Float[Tensor, "n feature"]:
-        return torch.addmm(self.b_enc, self._centred(z), self.W_enc)
+        return torch.addmm(self._offset(), z, self.W_enc)
 
     def scores_of(
         self, features: Int[Tensor, " m"], z: Float[Tensor, "n d_in"]
     ) -> Float[Tensor, "n m"]:
         """The scores of some features only, differentiable whatever `_train_encode` does."""
-        return torch.addmm(self.b_enc[features], self._centred(z), self.W_enc[:, features])
+        return torch.addmm(self._offset()[features], z, self.W_enc.T[features].T)
 
-    def _differentiable(
-        self, z: Float[Tensor, "n d_in"], selected: SparseActs, pre: Float[Tensor, "n feature"]
-    ) -> SparseActs:
-        """The selected scores as a function of the encoder, at the cost of those alone."""
-        pre = pre.to(self.W_enc.dtype)  # lower under autocast
-        values = selected_scores(
-            self._centred(z), self.W_enc, self.b_enc, pre, selected.offsets, selected.indices
-        )
-        return selected.with_values(values)
+    def _write(self, acts: Float[Tensor, "*b feature"] | SparseActs) -> Float[Tensor, "*b d_out"]:
+        return decode(acts, self.W_dec) if isinstance(acts, SparseActs) else acts @ self.W_dec
 
     @torch.no_grad()
     def project_gradient_(self) -> None:
         """Remove from each decoder row's gradient what its unit norm would undo."""
         gradient = self.W_dec.grad
         if gradient is not None:
-            gradient -= (gradient * self.W_dec).sum(dim=1, keepdim=True) * self.W_dec
+            along = torch.linalg.vecdot(gradient, self.W_dec)
+            gradient.addcmul_(self.W_dec, along.unsqueeze(1), value=-1)
 
     @torch.no_grad()
     def project_(self) -> None:
         """Give each decoder row unit norm, in standardized units."""
-        self.W_dec.copy_(normalize(self.W_dec, dim=1))
+        norms = torch.linalg.vector_norm(self.W_dec, dim=1, keepdim=True)
+        self.W_dec.div_(norms.clamp_min_(1e-12))
 
     @torch.no_grad()
     def reseed_(
@@ -114,10 +122,11 @@ class LinearAutoencoder(LinearDictionary, ABC):
     def _initial_encoder(
         self, d_in: int, generator: torch.Generator
     ) -> Float[Tensor, "d_in feature"]:
-        return self.W_dec.detach().T.clone(memory_format=torch.contiguous_format)
+        return self.W_dec.detach().clone().T
 
-    def _centred(self, z: Float[Tensor, "n d_in"]) -> Float[Tensor, "n d_in"]:
-        return z - self.b_dec
+    @property
+    def _centre(self) -> Float[Tensor, " d_in"]:
+        return self.b_dec
 
     def _reseeded_atoms(
         self, z: Float[Tensor, "m d_in"], residual: Float[Tensor, "m d_out"]

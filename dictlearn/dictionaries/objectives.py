@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import embedding_bag
+from torch.nn.functional import embedding_bag, mse_loss
 
 from dictlearn.core.learning import FitPass
 from dictlearn.core.sparse_acts import SparseActs
@@ -18,7 +18,7 @@ from dictlearn.dictionaries.linear import LinearDictionary
 
 def squared_error(fit_pass: FitPass) -> Float[Tensor, ""]:
     """Squared error of the estimate, averaged over rows and dimensions."""
-    return fit_pass.residual.pow(2).mean()
+    return mse_loss(fit_pass.t_hat, fit_pass.t)
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,10 @@ from dictlearn.core.sites import Sites
 from dictlearn.core.sparse_acts import SparseActs
 from dictlearn.dictionaries.closed_form import RowsDictionary, RowsLearner
 from dictlearn.dictionaries.linear import random_directions
-from dictlearn.dictionaries.selection import top_k, top_k_sparse
+from dictlearn.dictionaries.selection import Searching, top_k
 
 
-class Random(RowsDictionary):
+class Random(Searching, RowsDictionary):
     """The k largest projections on random directions, all times one fitted gain.
 
     Overlapping directions count shared parts twice; the gain that minimises the squared error
@@ -38,7 +38,7 @@ class Random(RowsDictionary):
         return top_k(z @ (self.gain * self._atoms.T), self.k)
 
     def _encode_sparse(self, z: Float[Tensor, "n d_in"]) -> SparseActs:
-        return top_k_sparse(z @ (self.gain * self._atoms.T), self.k)
+        return self._top_scores(z, self.gain * self._atoms.T, z.new_zeros(self.n_features), self.k)
 
     def solve_(self, z: Float[Tensor, "n d"]) -> None:
         """Fit the gain by least squares."""

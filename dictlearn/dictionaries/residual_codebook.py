@@ -24,7 +24,6 @@ class ResidualCodebook(Quantizer):
         super().__init__(sites, n_stages * n_codes)
         self.n_codes, self.n_stages = n_codes, n_stages
         self.traits = Traits(nonnegative=True, binary=True, max_active=n_stages)
-        self._nearest = Euclidean()
         generator = torch.Generator().manual_seed(seed)
         shape = (n_stages, n_codes, sites.target.d)
         self.codes = nn.Parameter(torch.randn(shape, generator=generator))
@@ -33,13 +32,18 @@ class ResidualCodebook(Quantizer):
     def _atoms(self) -> Float[Tensor, "feature d_out"]:
         return self.codes.flatten(0, 1)
 
+    def _nearest(
+        self, z: Float[Tensor, "n d"], codes: Float[Tensor, "code d"]
+    ) -> Int[Tensor, " n"]:
+        return self.search.top_k(z, *Euclidean().scores(codes), 1).features[:, 0]
+
     @torch.no_grad()
     def _chosen(self, z: Float[Tensor, "n d_in"]) -> Int[Tensor, "n chosen"]:
         """Feature numbers of the chosen codes, stage by stage."""
         chosen = []
         residual = z
         for stage, codes in enumerate(self.codes):
-            code = self._nearest(residual.unsqueeze(0), codes.unsqueeze(0))[0].argmax(dim=1)
+            code = self._nearest(residual, codes)
             residual = residual - codes[code]
             chosen.append(code + stage * self.n_codes)
         return torch.stack(chosen, dim=1)
@@ -57,8 +61,7 @@ class ResidualCodebook(Quantizer):
             rows = residual[stage * own : (stage + 1) * own][: self.n_codes]
             codes *= residual.pow(2).mean().sqrt()
             codes[: len(rows)] = rows
-            nearest = self._nearest(residual.unsqueeze(0), codes.unsqueeze(0))[0].argmax(dim=1)
-            residual = residual - codes[nearest]
+            residual = residual - codes[self._nearest(residual, codes)]
 
     @torch.no_grad()
     def reseed_(

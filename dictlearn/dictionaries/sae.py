@@ -16,8 +16,9 @@ from dictlearn.core.sites import Sites
 from dictlearn.core.sparse_acts import SparseActs
 from dictlearn.dictionaries.linear import LinearAutoencoder, LinearDictionary
 from dictlearn.dictionaries.objectives import SparsityL1
+from dictlearn.kernels.search import above, positive_if_sparse
 
-SPARSE_BELOW = 0.1
+SPARSE_BELOW = 0.15
 """Fraction of active entries below which a training step touches only those.
 
 `benchmarks/step.py` measures where the two ways of computing the same step cost the same.
@@ -33,13 +34,11 @@ class ReLU(LinearDictionary):
         return self._pre(z).relu()
 
     def _encode_sparse(self, z: Float[Tensor, "n d_in"]) -> SparseActs:
-        return SparseActs.from_positive(self._pre(z))
+        return above(z, self.W_enc, self._offset())
 
     def _train_encode(self, z: Float[Tensor, "n d_in"]) -> Encoding:
-        pre = self._pre(z)
-        if int((pre > 0).sum()) >= SPARSE_BELOW * pre.numel():
-            return Encoding(pre.relu())
-        return Encoding(self._differentiable(z, SparseActs.from_positive(pre.detach()), pre))
+        found = positive_if_sparse(z, self.W_enc, self._offset(), SPARSE_BELOW)
+        return Encoding(self._encode(z) if found is None else self._differentiable(z, found))
 
 
 class SAE(ReLU, LinearAutoencoder):

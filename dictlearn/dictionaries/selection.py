@@ -1,10 +1,15 @@
-"""Rules that pick coefficients from scores."""
+"""Rules that pick coefficients from scores, and what kinds with such a rule share."""
+
+from abc import ABC, abstractmethod
+from copy import copy
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.sparse_acts import SparseActs
+from dictlearn.kernels.search import ExactSearch, Int8Search, Search
 
 
 def top_k(scores: Float[Tensor, "n feature"], k: int) -> Float[Tensor, "n feature"]:
@@ -13,23 +18,56 @@ def top_k(scores: Float[Tensor, "n feature"], k: int) -> Float[Tensor, "n featur
     return torch.zeros_like(scores).scatter(1, indices, values.relu())
 
 
-def top_k_sparse(scores: Float[Tensor, "n feature"], k: int) -> SparseActs:
-    """The same as `top_k`, without the zeros."""
-    values, indices = scores.topk(k, dim=1, sorted=False)
-    return SparseActs.from_top(values.relu(), indices, scores.shape[1])
-
-
-def batch_top_k(scores: Float[Tensor, "n feature"], k: int) -> SparseActs:
-    """The `n * k` largest positive scores of the whole batch, wherever they are.
-
-    Bussmann et al. 2024, "BatchTopK Sparse Autoencoders", section 3.
-    """
-    n, n_features = scores.shape
-    values, places = scores.flatten().topk(k * n, sorted=False)
-    return SparseActs.from_flat(values.relu(), places, n, n_features)
-
-
 def largest_k(scores: Float[Tensor, "n feature"], k: int) -> Float[Tensor, "n feature"]:
     """The `k` scores of largest magnitude in each row, sign kept, zero elsewhere."""
     indices = scores.abs().topk(k, dim=1, sorted=False).indices
     return torch.zeros_like(scores).scatter(1, indices, scores.gather(1, indices))
+
+
+class Searching(FeatureDictionary, ABC):
+    """A kind with a fixed number of features per row, which `search` finds."""
+
+    search: Search = ExactSearch()
+    """How the best features are found."""
+
+    def search_exactly_(self) -> None:
+        """Find the best features, as every dictionary does unless told otherwise."""
+        self.search = ExactSearch()
+
+    def search_inexactly_(self) -> None:
+        """Find nearly all of the best features, faster, until told otherwise."""
+        self.search = Int8Search()
+
+    @torch.no_grad()
+    def search_recall(self, z: Float[Tensor, "n d_in"]) -> Float[Tensor, ""]:
+        """The fraction of the features that an exact search finds for `z` that `search` finds."""
+        exact = copy(self)
+        exact.search_exactly_()
+        found, true = (d._encode_sparse(z).to_dense() != 0 for d in (self, exact))
+        return (found & true).sum() / true.sum()
+
+    def _top_scores(
+        self,
+        z: Float[Tensor, "n d_in"],
+        W: Float[Tensor, "d_in feature"],
+        b: Float[Tensor, " feature"],
+        k: int,
+    ) -> SparseActs:
+        """The `k` largest entries of each row of `z @ W + b`, those that are positive."""
+        scores, features = self.search.top_k(z, W, b, k)
+        return SparseActs.from_top(scores.relu(), features, self.n_features)
+
+
+class Choosing(FeatureDictionary, ABC):
+    """A kind whose coefficients are 1 at a fixed number of chosen features."""
+
+    @abstractmethod
+    def _chosen(self, z: Float[Tensor, "n d_in"]) -> Int[Tensor, "n chosen"]:
+        """The features chosen for each row."""
+
+    def _encode(self, z: Float[Tensor, "n d_in"]) -> Float[Tensor, "n feature"]:
+        return z.new_zeros(z.shape[0], self.n_features).scatter(1, self._chosen(z), 1.0)
+
+    def _encode_sparse(self, z: Float[Tensor, "n d_in"]) -> SparseActs:
+        chosen = self._chosen(z)
+        return SparseActs.from_top(z.new_ones(chosen.shape), chosen, self.n_features)

@@ -5,7 +5,6 @@ Gao et al. 2024, "Scaling and evaluating sparse autoencoders".
 
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -16,10 +15,10 @@ from dictlearn.core.sites import Sites
 from dictlearn.core.sparse_acts import SparseActs
 from dictlearn.dictionaries.linear import LinearAutoencoder, LinearDictionary
 from dictlearn.dictionaries.objectives import AuxK
-from dictlearn.dictionaries.selection import top_k, top_k_sparse
+from dictlearn.dictionaries.selection import Searching, top_k
 
 
-class TopK(LinearDictionary):
+class TopK(Searching, LinearDictionary):
     """`acts` = the `k` largest positive scores: the rule shared by autoencoder and transcoder."""
 
     def __init__(self, sites: Sites, n_features: int, *, k: int, seed: int) -> None:
@@ -31,13 +30,10 @@ class TopK(LinearDictionary):
         return top_k(self._pre(z), self.k)
 
     def _encode_sparse(self, z: Float[Tensor, "n d_in"]) -> SparseActs:
-        return top_k_sparse(self._pre(z), self.k)
+        return self._top_scores(z, self.W_enc, self._offset(), self.k)
 
     def _train_encode(self, z: Float[Tensor, "n d_in"]) -> Encoding:
-        with torch.no_grad():
-            pre = self._pre(z)
-            selected = top_k_sparse(pre, self.k)
-        return Encoding(self._differentiable(z, selected, pre))
+        return Encoding(self._differentiable(z, self._encode_sparse(z)))
 
 
 class TopKSAE(TopK, LinearAutoencoder):

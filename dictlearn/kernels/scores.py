@@ -1,65 +1,70 @@
-"""Exact gradients of the few scores that were selected, without a dense [n, feature] gradient."""
+"""Exact gradients of the few scores that were found, without a dense [n, feature] gradient."""
 
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
+from dictlearn.core.sparse_acts import SparseActs
+from dictlearn.kernels.entries import by_feature
 
-class _SelectedScores(torch.autograd.Function):
-    """Entries of `x @ W + b`, read from the finished product; see `selected_scores`."""
+
+class _Scores(torch.autograd.Function):
+    """Entries of `(x - centre) @ W + b` that are known already; see `differentiable_scores`."""
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, W: Tensor, b: Tensor, pre: Tensor, offsets: Tensor, indices: Tensor
+        ctx: Any,
+        x: Tensor,
+        W: Tensor,
+        b: Tensor,
+        centre: Tensor | None,
+        offsets: Tensor,
+        indices: Tensor,
+        values: Tensor,
     ) -> Tensor:
-        rows = torch.repeat_interleave(offsets.diff())
-        ctx.save_for_backward(x, W, offsets, indices, rows)
-        return pre[rows, indices]
+        ctx.save_for_backward(x, W, centre, offsets, indices)
+        return values.clone()
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        x, W, offsets, indices, rows = ctx.saved_tensors
+        x, W, centre, offsets, indices = ctx.saved_tensors
         gradient = gradients[0].contiguous()
-        needs_x, needs_W, needs_b = ctx.needs_input_grad[:3]
-        grad_x = grad_W = grad_b = None
+        needs_x, needs_W, _, needs_centre = ctx.needs_input_grad[:4]
+        grad_x = grad_W = grad_centre = None
+        grad_b = gradient.new_zeros(W.shape[1]).index_add_(0, indices, gradient)
         if needs_x:
-            grad_x = _bag(indices, W.T, offsets[:-1], gradient)
+            features = W.T.contiguous()
+            grad_x = embedding_bag(
+                indices, features, offsets[:-1], mode="sum", per_sample_weights=gradient
+            )
         if needs_W:
-            # Entries in order of their feature turn a scatter into a gather: no atomics, and
-            # every row of the result is written once.
-            order = indices.argsort()
-            bounds = torch.searchsorted(indices[order], torch.arange(W.shape[1], device=W.device))
-            grad_W = _bag(rows[order], x, bounds, gradient[order]).T
-        if needs_b:
-            grad_b = gradient.new_zeros(W.shape[1]).index_add_(0, indices, gradient)
-        return grad_x, grad_W, grad_b, None, None, None
+            # Laid out as `LinearDictionary` keeps its encoder: one feature after the other.
+            entries = by_feature(SparseActs(offsets, indices, gradient, W.shape[1]))
+            grad_features = entries.weighted_sums(gradient, x)
+            if centre is not None:
+                grad_features.addr_(grad_b, centre, alpha=-1)
+            grad_W = grad_features.T
+        if needs_centre:
+            grad_centre = -(W @ grad_b)
+        return grad_x, grad_W, grad_b, grad_centre, None, None, None
 
 
-def selected_scores(
+def differentiable_scores(
     x: Float[Tensor, "n d_in"],
     W: Float[Tensor, "d_in feature"],
     b: Float[Tensor, " feature"],
-    pre: Float[Tensor, "n feature"],
-    offsets: Int[Tensor, " n_plus_1"],
-    indices: Int[Tensor, " nnz"],
-) -> Float[Tensor, " nnz"]:
-    """The entries of `pre = x @ W + b` at a sparse pattern, differentiable in `x`, `W` and `b`.
+    found: SparseActs,
+    centre: Float[Tensor, " d_in"] | None = None,
+) -> SparseActs:
+    """`found`, whose values are entries of `(x - centre) @ W + b`, differentiable in all four.
 
-    Row `i` of the pattern owns `indices[offsets[i]:offsets[i + 1]]`. `pre` is given because the
-    selection needed it; it takes no part in the graph. The gradients are those of the dense
-    product, at the cost of the selected entries only.
+    The gradients are those of the dense product, at the cost of the entries found alone; that of
+    `centre` costs one product of a matrix and a vector.
     """
-    return _SelectedScores.apply(x, W, b, pre.detach(), offsets, indices)
-
-
-def _bag(
-    indices: Int[Tensor, " nnz"],
-    rows: Float[Tensor, "m d"],
-    starts: Int[Tensor, " bag"],
-    weights: Float[Tensor, " nnz"],
-) -> Float[Tensor, "bag d"]:
-    """Weighted sums of `rows`, one for each run of `indices` that begins at `starts`."""
-    return embedding_bag(indices, rows.contiguous(), starts, mode="sum", per_sample_weights=weights)
+    values: Float[Tensor, " nnz"] = _Scores.apply(
+        x, W, b, centre, found.offsets, found.indices, found.values
+    )
+    return found.with_values(values)

@@ -38,6 +38,12 @@ class FitConfig(Config):
     """Steps between two lines of the log."""
     checkpoint_every: int = 1000
     """Steps between two checkpoints (only with an output folder)."""
+    int8_search: bool = False
+    """Whether kinds with a fixed number of active features look for them with an int8 product.
+
+    Faster, and the features found are scored exactly, but a few may be missed: the log's `recall`
+    says how many of the right ones are found.
+    """
     device: str = "cpu"
     """Where dictionaries train: "cpu", "cuda", "cuda:1", …"""
     mixed_precision: bool = True

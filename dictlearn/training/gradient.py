@@ -10,14 +10,20 @@ from torch.nn.utils import clip_grad_norm_
 from dictlearn.core.batches import Batch
 from dictlearn.core.config import DeadFeatureRemedy, GradientConfig
 from dictlearn.core.dictionary import FeatureDictionary
+from dictlearn.core.errors import ConfigError
 from dictlearn.core.learning import FitPass, Learner, TrainableDictionary
 from dictlearn.core.sites import Sites
+from dictlearn.dictionaries.selection import Searching
 from dictlearn.training.config import FitConfig
 from dictlearn.training.remedies import rows_to_reseed
 from dictlearn.training.standardize import Standardization
 
 BatchAt = Callable[[int], Batch]
 """The batch of a step, raw and on the learner's device: pure, so it may be asked for again."""
+
+
+_RECALL_ROWS = 32
+"""Rows of each batch on which the recall of an inexact search is measured."""
 
 
 class GradientLearner(Learner):
@@ -35,6 +41,8 @@ class GradientLearner(Learner):
     ) -> None:
         dictionary = config.build(sites, seed=fit_config.seed)
         assert isinstance(dictionary, TrainableDictionary)
+        if fit_config.int8_search:
+            _require_searching(config, dictionary).search_inexactly_()
         self.dictionary = dictionary.to(fit_config.device)
         self._config = fit_config
         self._objective = config.objective()
@@ -44,8 +52,7 @@ class GradientLearner(Learner):
         self._step = 0
         self._idle = torch.zeros(dictionary.n_features, dtype=torch.long, device=fit_config.device)
         standardization.apply_(self.dictionary)
-        first = self.dictionary.fit_pass(batch_at(0))
-        self.dictionary.initialize_(first.z, first.t)
+        self.dictionary.initialize_(*self.dictionary.standardized(batch_at(0)))
         self.dictionary.project_()
         self._optimizer = torch.optim.Adam(
             self.dictionary.parameters(), lr=self._peak, betas=fit_config.adam_betas, fused=True
@@ -76,7 +83,10 @@ class GradientLearner(Learner):
         return log
 
     def finish(self) -> FeatureDictionary:
-        """The dictionary, in evaluation mode and without gradients."""
+        """The dictionary, in evaluation mode, without gradients, and searching exactly."""
+        if self._config.int8_search:
+            assert isinstance(self.dictionary, Searching)
+            self.dictionary.search_exactly_()
         self._optimizer.zero_grad()
         return self.dictionary.eval()
 
@@ -93,11 +103,16 @@ class GradientLearner(Learner):
             {k.removeprefix(prefix): t for k, t in state.items() if k.startswith(prefix)}
         )
         for name, parameter in self.dictionary.named_parameters():
-            self._optimizer.state[parameter] = {
-                key: state[f"adam/{name}/{key}"].to(parameter.device)
-                for key in ("step", "exp_avg", "exp_avg_sq")
-                if f"adam/{name}/{key}" in state
-            }
+            prefix = f"adam/{name}/"
+            if prefix + "step" in state:  # absent before the first step
+                self._optimizer.state[parameter] = {
+                    "step": state[prefix + "step"].to(parameter.device),
+                    # In the parameter's own order in memory, which files do not keep.
+                    **{
+                        moment: torch.empty_like(parameter).copy_(state[prefix + moment])
+                        for moment in ("exp_avg", "exp_avg_sq")
+                    },
+                }
         self._idle = state["idle"].to(self._config.device)
         self._step = int(state["step"])
 
@@ -115,12 +130,16 @@ class GradientLearner(Learner):
     def _log(
         self, fit_pass: FitPass, losses: dict[str, Tensor], fired: Int[Tensor, " feature"]
     ) -> dict[str, Tensor]:
-        variance = (fit_pass.t - fit_pass.t.mean(dim=0)).pow(2).sum()
+        t, n = fit_pass.t, len(fit_pass.t)
+        variance = t.norm().square() - n * t.mean(dim=0).norm().square()
         log = {"loss": torch.stack(list(losses.values())).sum().detach()}
         log |= {f"loss/{name}": term.detach() for name, term in losses.items()}
-        log["l0"] = fired.sum() / len(fit_pass.t)
-        log["fvu"] = fit_pass.residual.detach().pow(2).sum() / variance
+        log["l0"] = fired.sum() / n
+        log["fvu"] = (t - fit_pass.t_hat.detach()).norm().square() / variance
         log["dead"] = (self._idle >= self._config.dead_after).float().mean()
+        if self._config.int8_search:
+            assert isinstance(self.dictionary, Searching)
+            log["recall"] = self.dictionary.search_recall(fit_pass.z[:_RECALL_ROWS])
         return log
 
     def _apply(self, remedy: DeadFeatureRemedy) -> None:
@@ -151,3 +170,12 @@ class GradientLearner(Learner):
         for name, parameter in self.dictionary.named_parameters():
             for key, moment in self._optimizer.state[parameter].items():
                 yield f"{name}/{key}", moment
+
+
+def _require_searching(config: GradientConfig, dictionary: TrainableDictionary) -> Searching:
+    if not isinstance(dictionary, Searching):
+        raise ConfigError(
+            f"int8_search looks for a fixed number of active features per row, and {config.kind!r} "
+            "has none; leave it off, or train that kind in a run of its own"
+        )
+    return dictionary

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dictlearn.core.sparse_acts import SparseActs
-from dictlearn.kernels.scores import selected_scores
+from dictlearn.kernels.scores import differentiable_scores
 
 
 def problem(n=6, d=4, n_features=9, density=0.4, seed=0):
@@ -17,10 +17,14 @@ def problem(n=6, d=4, n_features=9, density=0.4, seed=0):
     return x, W, b, SparseActs.from_dense(chosen.double())
 
 
+def found(x, W, b, pattern):
+    return pattern.with_values((x @ W + b).detach()[pattern.rows(), pattern.indices])
+
+
 def test_values_and_gradients_are_those_of_the_dense_product():
     x, W, b, pattern = problem()
     weights = torch.linspace(-1, 1, len(pattern.indices), dtype=torch.float64)
-    values = selected_scores(x, W, b, x @ W + b, pattern.offsets, pattern.indices)
+    values = differentiable_scores(x, W, b, found(x, W, b, pattern)).values
     dense = (x @ W + b)[pattern.rows(), pattern.indices]
     torch.testing.assert_close(values, dense)
     sparse = torch.autograd.grad(values @ weights, (x, W, b))
@@ -33,7 +37,7 @@ def test_gradcheck():
     x, W, b, pattern = problem(n=3, d=2, n_features=5, seed=1)
 
     def scores(x, W, b):
-        return selected_scores(x, W, b, x @ W + b, pattern.offsets, pattern.indices)
+        return differentiable_scores(x, W, b, found(x, W, b, pattern)).values
 
     assert torch.autograd.gradcheck(scores, (x, W, b))
 
@@ -41,7 +45,7 @@ def test_gradcheck():
 def test_nothing_selected_gives_zero_gradients():
     x, W, b, _ = problem()
     empty = SparseActs.from_dense(torch.zeros(6, 9, dtype=torch.float64))
-    values = selected_scores(x, W, b, x @ W + b, empty.offsets, empty.indices)
+    values = differentiable_scores(x, W, b, empty).values
     assert values.shape == (0,)
     for gradient in torch.autograd.grad(values.sum(), (x, W, b)):
         assert not gradient.any()
@@ -53,6 +57,19 @@ def test_only_what_is_asked_for_is_differentiated(which):
     pattern = problem()[3]
     free = [t if i == which else t.detach() for i, t in enumerate(inputs)]
     x, W, b = free
-    values = selected_scores(x, W, b, x @ W + b, pattern.offsets, pattern.indices)
-    values.sum().backward()
+    differentiable_scores(x, W, b, found(x, W, b, pattern)).values.sum().backward()
     assert [t.grad is not None for t in free] == [i == which for i in range(3)]
+
+
+def test_a_centre_is_subtracted_from_every_row():
+    x, W, b, pattern = problem()
+    centre = torch.linspace(-1, 1, 4, dtype=torch.float64).requires_grad_()
+    weights = torch.linspace(-1, 1, len(pattern.indices), dtype=torch.float64)
+    dense = ((x - centre) @ W + b)[pattern.rows(), pattern.indices]
+    known = pattern.with_values(dense.detach())
+    values = differentiable_scores(x, W, b, known, centre).values
+    inputs = (x, W, b, centre)
+    sparse = torch.autograd.grad(values @ weights, inputs)
+    reference = torch.autograd.grad(dense @ weights, inputs)
+    for a, expected in zip(sparse, reference, strict=True):
+        torch.testing.assert_close(a, expected)

@@ -9,12 +9,14 @@ import torch
 from dictlearn.activations.tensors import TensorActivations
 from dictlearn.core.batches import Rows
 from dictlearn.core.errors import ConfigError, InputError, NonFiniteError, StorageError
+from dictlearn.core.sites import Site, Sites
 from dictlearn.dictionaries.codebook import CodebookConfig
 from dictlearn.dictionaries.files import load
 from dictlearn.dictionaries.pca import PCAConfig
 from dictlearn.dictionaries.sae import SAEConfig
 from dictlearn.dictionaries.topk_sae import TopKSAEConfig
 from dictlearn.dictionaries.transcoder import TranscoderConfig
+from dictlearn.kernels.search import ExactSearch
 from dictlearn.training.config import FitConfig
 from dictlearn.training.fit import fit
 
@@ -262,3 +264,40 @@ def test_schedules_rise_hold_and_fall():
     assert scales[9:80] == [1.0] * 71
     assert scales[99] == pytest.approx(0.05)
     assert all(a > b for a, b in pairwise(scales[80:]))
+
+
+def test_int8_search_learns_as_well_reports_its_recall_and_is_over_at_the_end(tmp_path):
+    x = torch.randn(512, 24, generator=torch.Generator().manual_seed(0))
+    configs = {"topk": TopKSAEConfig(n_features=96, k=4), "codes": CodebookConfig(n_codes=64, k=2)}
+    run = {"steps": 40, "batch_size": 128, "log_every": 20}
+    exact = fit(configs, x, FitConfig(**run), progress=False)
+    quick = fit(configs, x, FitConfig(**run, int8_search=True), out=tmp_path, progress=False)
+    lines = [json.loads(line) for line in (tmp_path / "train.jsonl").read_text().splitlines()]
+    recalls = [line[f"{name}/recall"] for line in lines for name in configs]
+    assert len(recalls) == 4
+    assert min(recalls) > 0.95
+    for name, dictionary in quick.items():
+        assert isinstance(dictionary.search, ExactSearch)
+        error = (dictionary(x) - x).pow(2).mean()
+        torch.testing.assert_close(error, (exact[name](x) - x).pow(2).mean(), rtol=0.02, atol=0)
+
+
+def test_recall_is_the_share_of_the_right_features():
+    site = Site("h", 32)
+    dictionary = TopKSAEConfig(n_features=2000, k=4).build(Sites(site, site), seed=0)
+    z = torch.randn(16, 32, generator=torch.Generator().manual_seed(0))
+    assert dictionary.search_recall(z) == 1.0
+    with torch.no_grad():  # the same large part everywhere hides what tells features apart
+        dictionary.W_enc += 1e3
+    dictionary.search_inexactly_()
+    z -= z.mean(dim=1, keepdim=True)
+    right = dictionary.encode(z) != 0
+    found = dictionary.encode_sparse(z).to_dense() != 0
+    recall = dictionary.search_recall(z)
+    torch.testing.assert_close(recall, (right & found).sum() / right.sum())
+    assert recall < 0.95
+
+
+def test_int8_search_is_refused_where_no_number_of_features_is_fixed():
+    with pytest.raises(ConfigError, match=r"'sae'.*has none"):
+        fit(SAEConfig(n_features=8), torch.randn(64, 4), FitConfig(steps=1, int8_search=True))

@@ -1,0 +1,269 @@
+"""Loops over rows and entries that torch has no operation for, compiled for the CPU by numba.
+
+Each works on NumPy views of torch's memory, writes into arrays given to it, and gives every row
+(or feature) to one thread, so that the number of threads changes no bit of a result. What each
+computes is stated in torch where it is called, and tested against that.
+"""
+
+import numpy as np
+from numba import njit, prange
+
+_BLOCK = 32
+"""Scores tested at once for whether any of them matters: two vector registers."""
+_DOT = {"reassoc", "contract", "nsz"}
+"""Liberties that let a dot product use vector registers; NaN and infinity keep their meaning."""
+
+
+@njit(cache=True)
+def _nth_largest(values: np.ndarray, size: int, n: int) -> float:
+    """The `n`-th largest of the first `size` values, whose order changes (Hoare's selection)."""
+    low, high = 0, size - 1
+    while low < high:
+        pivot = values[(low + high) >> 1]
+        i, j = low, high
+        while i <= j:
+            while values[i] > pivot:
+                i += 1
+            while values[j] < pivot:
+                j -= 1
+            if i <= j:
+                values[i], values[j] = values[j], values[i]
+                i += 1
+                j -= 1
+        if n - 1 <= j:
+            high = j
+        elif n - 1 >= i:
+            low = i
+        else:
+            break
+    return values[n - 1]
+
+
+@njit(cache=True)
+def nth_largest(values: np.ndarray, n: int) -> float:
+    """The `n`-th largest of `values`."""
+    return _nth_largest(values.copy(), len(values), n)
+
+
+@njit(cache=True)
+def _bound(row: np.ndarray, k: int, lanes: int) -> float:
+    """A lower bound of the `k`-th largest entry, and a tight one.
+
+    Entries are dealt out to `lanes >= k` lanes; k lanes whose best entry reaches the bound hold
+    k different entries that do.
+    """
+    best = row[:lanes].copy()
+    n_full = len(row) // lanes
+    for c in range(1, n_full):
+        part = row[c * lanes : (c + 1) * lanes]
+        for j in range(lanes):
+            best[j] = max(best[j], part[j])
+    for j in range(len(row) - n_full * lanes):
+        best[j] = max(best[j], row[n_full * lanes + j])
+    return _nth_largest(best, lanes, k)
+
+
+@njit(cache=True)
+def _collect(row: np.ndarray, bound: float, values: np.ndarray, places: np.ndarray) -> int:
+    """Write the entries of `row` that are at least `bound`, in order; how many there are."""
+    size = len(row)
+    m = 0
+    for start in range(0, size - size % _BLOCK, _BLOCK):
+        part = row[start : start + _BLOCK]
+        hits = 0
+        for j in range(_BLOCK):
+            hits += part[j] >= bound
+        if hits:
+            for j in range(_BLOCK):
+                if part[j] >= bound:
+                    values[m], places[m] = part[j], start + j
+                    m += 1
+    for j in range(size - size % _BLOCK, size):
+        if row[j] >= bound:
+            values[m], places[m] = row[j], j
+            m += 1
+    return m
+
+
+@njit(cache=True)
+def _keep_largest(
+    values: np.ndarray, places: np.ndarray, size: int, k: int,
+    out_values: np.ndarray, out_places: np.ndarray,
+) -> None:  # fmt: skip
+    """The `k` largest of the first `size` entries, the first of equals; zeros if too few."""
+    if size > k:
+        bound = _nth_largest(values[:size].copy(), size, k)
+        ties = k
+        for j in range(size):
+            ties -= values[j] > bound
+    else:
+        bound, ties = -np.inf, size
+        for j in range(size, k):
+            out_values[j], out_places[j] = 0.0, 0
+    m = 0
+    for j in range(size):
+        if values[j] < bound or (values[j] == bound and ties == 0):
+            continue
+        ties -= values[j] == bound
+        out_values[m], out_places[m] = values[j], places[j]
+        m += 1
+
+
+@njit(parallel=True, cache=True)
+def top_k(
+    scores: np.ndarray, k: int, lanes: int, out_values: np.ndarray, out_places: np.ndarray
+) -> None:
+    """Row by row the `k` largest scores and their places, in order of place."""
+    for i in prange(len(scores)):
+        row = scores[i]
+        bound = _bound(row, k, lanes)
+        values = np.empty(len(row), row.dtype)
+        places = np.empty(len(row), np.int32)
+        size = _collect(row, bound, values, places)
+        _keep_largest(values, places, size, k, out_values[i], out_places[i])
+
+
+@njit(parallel=True, cache=True)
+def count_above(scores: np.ndarray, bound: float, counts: np.ndarray) -> None:
+    """How many scores of each row are greater than `bound`."""
+    for i in prange(len(scores)):
+        row = scores[i]
+        m = 0
+        for j in range(len(row)):
+            m += row[j] > bound
+        counts[i] = m
+
+
+@njit(parallel=True, cache=True)
+def collect_above(
+    scores: np.ndarray, bound: float, starts: np.ndarray, values: np.ndarray, places: np.ndarray
+) -> None:
+    """The scores greater than `bound` and their places, row `i` from entry `starts[i]` on."""
+    for i in prange(len(scores)):
+        row = scores[i]
+        size = len(row)
+        m = starts[i]
+        for start in range(0, size - size % _BLOCK, _BLOCK):
+            part = row[start : start + _BLOCK]
+            hits = 0
+            for j in range(_BLOCK):
+                hits += part[j] > bound
+            if hits:
+                for j in range(_BLOCK):
+                    if part[j] > bound:
+                        values[m], places[m] = part[j], start + j
+                        m += 1
+        for j in range(size - size % _BLOCK, size):
+            if row[j] > bound:
+                values[m], places[m] = row[j], j
+                m += 1
+
+
+@njit(cache=True)
+def by_feature(
+    offsets: np.ndarray, indices: np.ndarray, starts: np.ndarray,
+    rows: np.ndarray, entries: np.ndarray,
+) -> None:  # fmt: skip
+    """Entries in order of their feature: `starts` per feature, and each entry's row and number.
+
+    `starts` has one place more than there are features, and comes in as zeros.
+    """
+    for e in range(len(indices)):
+        starts[indices[e] + 1] += 1
+    for f in range(1, len(starts)):
+        starts[f] += starts[f - 1]
+    place = starts[:-1].copy()
+    for i in range(len(offsets) - 1):
+        for e in range(offsets[i], offsets[i + 1]):
+            p = place[indices[e]]
+            rows[p], entries[p] = i, e
+            place[indices[e]] = p + 1
+
+
+@njit(parallel=True, cache=True, fastmath=_DOT)
+def weighted_sums(
+    starts: np.ndarray, rows: np.ndarray, entries: np.ndarray, weights: np.ndarray,
+    x: np.ndarray, out: np.ndarray,
+) -> None:  # fmt: skip
+    """For every feature the sum of its entries' rows of `x`, weighted: one row of `out` each."""
+    for f in prange(len(starts) - 1):
+        total = out[f]
+        total[:] = 0.0
+        for p in range(starts[f], starts[f + 1]):
+            row, weight = x[rows[p]], weights[entries[p]]
+            for j in range(len(total)):
+                total[j] += weight * row[j]
+
+
+@njit(parallel=True, cache=True, fastmath=_DOT)
+def dots(
+    offsets: np.ndarray, indices: np.ndarray, x: np.ndarray, atoms: np.ndarray, out: np.ndarray
+) -> None:
+    """For every entry the inner product of its row of `x` and its feature's atom."""
+    for i in prange(len(offsets) - 1):
+        row = x[i]
+        for e in range(offsets[i], offsets[i + 1]):
+            atom = atoms[indices[e]]
+            total = row[0] * atom[0]
+            for j in range(1, len(row)):
+                total += row[j] * atom[j]
+            out[e] = total
+
+
+@njit(parallel=True, cache=True, fastmath=_DOT)
+def dots_and_weighted_sums(
+    starts: np.ndarray, rows: np.ndarray, entries: np.ndarray, weights: np.ndarray,
+    x: np.ndarray, atoms: np.ndarray, out_dots: np.ndarray, out: np.ndarray,
+) -> None:  # fmt: skip
+    """`dots` and `weighted_sums` in one pass, since both read the same rows of `x`."""
+    for f in prange(len(starts) - 1):
+        total, atom = out[f], atoms[f]
+        total[:] = 0.0
+        for p in range(starts[f], starts[f + 1]):
+            row, weight = x[rows[p]], weights[entries[p]]
+            dot = row[0] * atom[0]
+            total[0] += weight * row[0]
+            for j in range(1, len(total)):
+                dot += row[j] * atom[j]
+                total[j] += weight * row[j]
+            out_dots[entries[p]] = dot
+
+
+@njit(parallel=True, cache=True)
+def to_int8(x: np.ndarray, out: np.ndarray, scales: np.ndarray) -> None:
+    """Each row as int8 in units of its largest magnitude / 127, so that `x ~ scales * out`."""
+    for i in prange(len(x)):
+        row = x[i]
+        largest = abs(row[0])
+        for j in range(1, len(row)):
+            largest = max(largest, abs(row[j]))
+        scale = largest / 127 if largest > 0 else row.dtype.type(1)
+        scales[i] = scale
+        for j in range(len(row)):
+            out[i, j] = np.int8(np.rint(row[j] / scale))
+
+
+@njit(parallel=True, cache=True, fastmath=_DOT)
+def rescored_top_k(
+    products: np.ndarray, x_scales: np.ndarray, w_scales: np.ndarray,
+    x: np.ndarray, weights: np.ndarray, b: np.ndarray,
+    k: int, n_candidates: int, lanes: int, out_values: np.ndarray, out_places: np.ndarray,
+) -> None:  # fmt: skip
+    """`top_k` among the candidates that int8 `products` rank highest, by their exact scores."""
+    n_features = products.shape[1]
+    for i in prange(len(products)):
+        approximate = np.empty(n_features, x.dtype)
+        scale = x_scales[i]
+        for j in range(n_features):
+            approximate[j] = products[i, j] * (w_scales[j] * scale) + b[j]
+        bound = _bound(approximate, n_candidates, lanes)
+        values, places = np.empty(n_features, x.dtype), np.empty(n_features, np.int32)
+        size = _collect(approximate, bound, values, places)
+        row = x[i]
+        for c in range(size):
+            weight = weights[places[c]]
+            total = row[0] * weight[0]
+            for j in range(1, len(row)):
+                total += row[j] * weight[j]
+            values[c] = total + b[places[c]]
+        _keep_largest(values, places, size, k, out_values[i], out_places[i])

@@ -1,0 +1,36 @@
+"""Sparse coefficients times atoms, with gradients that touch active atoms only."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from dictlearn.core.sparse_acts import SparseActs
+from dictlearn.kernels.entries import by_feature
+
+
+class _Decode(torch.autograd.Function):
+    """`acts @ atoms`; see `decode`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, values: Tensor, atoms: Tensor, offsets: Tensor, indices: Tensor
+    ) -> Tensor:
+        ctx.save_for_backward(values, atoms, offsets, indices)
+        return SparseActs(offsets, indices, values, len(atoms)).matmul(atoms)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        values, atoms, offsets, indices = ctx.saved_tensors
+        gradient = gradients[0].contiguous()
+        entries = by_feature(SparseActs(offsets, indices, values, len(atoms)))
+        if not ctx.needs_input_grad[0]:
+            return None, entries.weighted_sums(values, gradient), None, None
+        grad_values, grad_atoms = entries.dots_and_weighted_sums(values, gradient, atoms)
+        return grad_values, grad_atoms, None, None
+
+
+def decode(acts: SparseActs, atoms: Float[Tensor, "feature d_out"]) -> Float[Tensor, "n d_out"]:
+    """`acts.matmul(atoms)`, differentiated faster: both gradients from one pass over entries."""
+    return _Decode.apply(acts.values, atoms, acts.offsets, acts.indices)

@@ -1,0 +1,70 @@
+"""The entries of sparse coefficients in order of their feature: what gradients of atoms read."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn.functional import embedding_bag
+
+from dictlearn.core.sparse_acts import SparseActs
+from dictlearn.kernels import compiled
+from dictlearn.kernels.native import is_native, run
+
+
+@dataclass(frozen=True)
+class EntriesByFeature:
+    """Feature `f` owns the places `starts[f]:starts[f + 1]` of `rows` and `entries`.
+
+    In this order a sum over a feature's entries reads and writes its atom once, and no two
+    threads write to one place.
+    """
+
+    starts: Int[Tensor, " feature_plus_1"]
+    rows: Int[Tensor, " nnz"]
+    """The row of each entry."""
+    entries: Int[Tensor, " nnz"]
+    """Its number in the order of rows."""
+
+    def weighted_sums(
+        self, weights: Float[Tensor, " nnz"], x: Float[Tensor, "n d"]
+    ) -> Float[Tensor, "feature d"]:
+        """For each feature the sum over its entries of weight times row of `x`."""
+        if not is_native(weights, x):
+            return embedding_bag(
+                self.rows, x, self.starts[:-1], mode="sum", per_sample_weights=weights[self.entries]
+            )
+        out = x.new_empty(len(self.starts) - 1, x.shape[1])
+        run(compiled.weighted_sums, self.starts, self.rows, self.entries, weights,
+            x.contiguous(), out)  # fmt: skip
+        return out
+
+    def dots_and_weighted_sums(
+        self,
+        weights: Float[Tensor, " nnz"],
+        x: Float[Tensor, "n d"],
+        atoms: Float[Tensor, "feature d"],
+    ) -> tuple[Float[Tensor, " nnz"], Float[Tensor, "feature d"]]:
+        """`weighted_sums`, and for each entry (in row order) its row of `x` times its atom."""
+        if not is_native(weights, x, atoms):
+            features = torch.repeat_interleave(self.starts.diff())
+            dots = torch.empty_like(weights)
+            dots[self.entries] = torch.linalg.vecdot(x[self.rows], atoms[features])
+            return dots, self.weighted_sums(weights, x)
+        dots, out = torch.empty_like(weights), torch.empty_like(atoms)
+        run(compiled.dots_and_weighted_sums, self.starts, self.rows, self.entries, weights,
+            x.contiguous(), atoms.contiguous(), dots, out)  # fmt: skip
+        return dots, out
+
+
+def by_feature(acts: SparseActs) -> EntriesByFeature:
+    """The entries of `acts` in order of their feature, those of one feature in order of row."""
+    if is_native(acts.values):
+        starts = torch.zeros(acts.n_features + 1, dtype=torch.long)
+        rows, entries = torch.empty_like(acts.indices), torch.empty_like(acts.indices)
+        run(compiled.by_feature, acts.offsets, acts.indices, starts, rows, entries)
+        return EntriesByFeature(starts, rows, entries)
+    entries = acts.indices.argsort(stable=True)
+    counts = acts.firing_counts()
+    starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+    return EntriesByFeature(starts, acts.rows()[entries], entries)

@@ -1,0 +1,24 @@
+"""Calling compiled loops on torch's memory."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numba
+import torch
+from torch import Tensor
+
+
+def is_native(*tensors: Tensor) -> bool:
+    """Whether compiled loops can work on these: float32 or float64 in the CPU's memory."""
+    return all(
+        t.device.type == "cpu" and t.dtype in (torch.float32, torch.float64) for t in tensors
+    )
+
+
+def run(loop: Callable[..., None], *arguments: Any) -> None:
+    """Call a loop of `kernels.compiled` with as many threads as torch uses.
+
+    Tensors are passed as NumPy views of the same memory, so that the loop may write into them.
+    """
+    numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
+    loop(*(a.detach().numpy() if isinstance(a, Tensor) else a for a in arguments))

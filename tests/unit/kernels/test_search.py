@@ -1,0 +1,113 @@
+"""The search against the whole matrix of scores, in every path: compiled and torch's own."""
+
+import pytest
+import torch
+
+from dictlearn.kernels import search
+from dictlearn.kernels.search import (
+    ExactSearch,
+    Int8Search,
+    above,
+    batch_top_k,
+    positive_if_sparse,
+)
+
+DTYPES = (torch.float32, torch.float64, torch.bfloat16)  # the last has no compiled path
+
+
+def problem(n=37, d=8, n_features=70, dtype=torch.float32, seed=0):
+    make = torch.Generator().manual_seed(seed)
+    shapes = (n, d), (d, n_features), (n_features,)
+    return tuple(torch.randn(shape, generator=make).to(dtype) for shape in shapes)
+
+
+@pytest.fixture(autouse=True)
+def _small_tiles(monkeypatch):
+    monkeypatch.setattr(search, "_TILE", 256)
+    monkeypatch.setattr(search, "_MIN_ROWS", 5)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("n", [0, 1, 5, 37])
+@pytest.mark.parametrize(("n_features", "k"), [(1, 1), (70, 1), (70, 7), (70, 70), (600, 130)])
+def test_top_k_finds_the_largest_scores(dtype, n, n_features, k):
+    x, W, b = problem(n=n, n_features=n_features, dtype=dtype)
+    top = ExactSearch().top_k(x, W, b, k)
+    scores = torch.addmm(b, x, W)
+    expected = scores.topk(k, dim=1).values
+    torch.testing.assert_close(top.scores.sort(dim=1, descending=True).values, expected)
+    torch.testing.assert_close(scores.gather(1, top.features), top.scores)
+    distinct = top.features.sort(dim=1).values.diff(dim=1)
+    assert (distinct > 0).all()
+
+
+def test_of_equal_scores_exactly_k_are_kept_and_the_first_of_them():
+    x, b = torch.ones(3, 1), torch.zeros(100)
+    W = torch.zeros(1, 100)
+    W[0, 90] = 1.0
+    features = ExactSearch().top_k(x, W, b, 4).features
+    assert features.tolist() == [[0, 1, 2, 90]] * 3
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("bound", [0.0, 2.5, 1e6])
+@pytest.mark.parametrize("n", [0, 1, 37])
+def test_above_finds_every_score_over_the_bound(dtype, bound, n):
+    x, W, b = problem(n=n, dtype=dtype)
+    scores = torch.addmm(b, x, W)
+    found = above(x, W, b, bound)
+    torch.testing.assert_close(found.to_dense(), torch.where(scores > bound, scores, 0.0))
+    assert found.l0().tolist() == (scores > bound).sum(dim=1).tolist()
+
+
+def test_positive_scores_are_left_to_a_dense_step_where_they_are_many():
+    x, W, b = problem()
+    assert positive_if_sparse(x, W, b, 0.2) is None
+    found = positive_if_sparse(x, W, b - 10, 0.2)
+    torch.testing.assert_close(found.to_dense(), torch.addmm(b - 10, x, W).relu())
+
+
+@pytest.mark.parametrize("dtype", DTYPES[:2])
+@pytest.mark.parametrize("k", [1, 3, 30])
+def test_batch_top_k_finds_the_largest_of_the_batch(dtype, k):
+    x, W, b = problem(dtype=dtype)
+    found = batch_top_k(x, W, b, k)
+    expected = torch.addmm(b, x, W).flatten().topk(37 * k).values
+    torch.testing.assert_close(found.values.sort(descending=True).values, expected.clamp_min(0.0))
+
+
+def test_batch_top_k_is_not_misled_by_its_sample(monkeypatch):
+    monkeypatch.setattr(search, "_SAMPLE_ROWS", 2)
+    x, W, b = problem()
+    x[:2] *= 100  # the sampled rows promise far larger scores than the others have
+    found = batch_top_k(x, W, b, 3)
+    expected = torch.addmm(b, x, W).flatten().topk(37 * 3).values
+    torch.testing.assert_close(found.values.sort(descending=True).values, expected)
+
+
+def test_batch_top_k_keeps_no_score_that_is_not_positive():
+    x, W, _ = problem()
+    b = torch.full((70,), -1e3)
+    b[4] = 1e3
+    found = batch_top_k(x, W, b, 2)
+    assert found.indices.tolist() == [4] * 37
+
+
+def test_ties_in_a_batch_are_cut_to_the_budget():
+    found = batch_top_k(torch.ones(6, 1), torch.ones(1, 8), torch.zeros(8), 2)
+    assert found.values.tolist() == [1.0] * 12
+
+
+@pytest.mark.parametrize(
+    ("n", "n_features", "k"),
+    [(0, 70, 3), (1, 70, 3), (37, 70, 60), (37, 600, 5)],
+)
+def test_int8_search_scores_what_it_finds_exactly(n, n_features, k):
+    x, W, b = problem(n=n, n_features=n_features, d=16)
+    finder = Int8Search()
+    top = finder.top_k(x, W, b, k)
+    scores = torch.addmm(b, x, W)
+    torch.testing.assert_close(scores.gather(1, top.features), top.scores)
+    true = scores.topk(k, dim=1).indices.unsqueeze(1)
+    recall = (top.features.unsqueeze(2) == true).any(dim=2).float().mean()
+    assert n == 0 or recall > 0.99
