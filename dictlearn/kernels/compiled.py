@@ -8,8 +8,10 @@ computes is stated in torch where it is called, and tested against that.
 import numpy as np
 from numba import njit, prange
 
-_BLOCK = 32
-"""Scores tested at once for whether any of them matters: two vector registers."""
+_BLOCK = 64
+"""Scores tested at once for whether any of them matters: enough that the test is vectorized."""
+_HALVINGS = 10
+"""Halvings of a range of scores; what they leave open lets a few more candidates in."""
 _DOT = {"reassoc", "contract", "nsz"}
 """Liberties that let a dot product use vector registers; NaN and infinity keep their meaning."""
 
@@ -50,7 +52,8 @@ def _bound(row: np.ndarray, k: int, lanes: int) -> float:
     """A lower bound of the `k`-th largest entry, and a tight one.
 
     Entries are dealt out to `lanes >= k` lanes; k lanes whose best entry reaches the bound hold
-    k different entries that do.
+    k different entries that do. Halving the range of those best entries, with a count at each
+    halving, takes a few vector instructions where sorting them would take many branches.
     """
     best = row[:lanes].copy()
     n_full = len(row) // lanes
@@ -60,7 +63,19 @@ def _bound(row: np.ndarray, k: int, lanes: int) -> float:
             best[j] = max(best[j], part[j])
     for j in range(len(row) - n_full * lanes):
         best[j] = max(best[j], row[n_full * lanes + j])
-    return _nth_largest(best, lanes, k)
+    low, high = best[0], best[0]
+    for j in range(1, lanes):
+        low, high = min(low, best[j]), max(high, best[j])
+    for _ in range(_HALVINGS):
+        middle = low + (high - low) / 2
+        reached = np.int32(0)
+        for j in range(lanes):
+            reached += np.int32(best[j] >= middle)
+        if reached >= k:
+            low = middle
+        else:
+            high = middle
+    return low
 
 
 @njit(cache=True)
@@ -70,9 +85,9 @@ def _collect(row: np.ndarray, bound: float, values: np.ndarray, places: np.ndarr
     m = 0
     for start in range(0, size - size % _BLOCK, _BLOCK):
         part = row[start : start + _BLOCK]
-        hits = 0
+        hits = np.int32(0)
         for j in range(_BLOCK):
-            hits += part[j] >= bound
+            hits += np.int32(part[j] >= bound)
         if hits:
             for j in range(_BLOCK):
                 if part[j] >= bound:
@@ -128,9 +143,9 @@ def count_above(scores: np.ndarray, bound: float, counts: np.ndarray) -> None:
     """How many scores of each row are greater than `bound`."""
     for i in prange(len(scores)):
         row = scores[i]
-        m = 0
+        m = np.int32(0)
         for j in range(len(row)):
-            m += row[j] > bound
+            m += np.int32(row[j] > bound)
         counts[i] = m
 
 
@@ -145,9 +160,9 @@ def collect_above(
         m = starts[i]
         for start in range(0, size - size % _BLOCK, _BLOCK):
             part = row[start : start + _BLOCK]
-            hits = 0
+            hits = np.int32(0)
             for j in range(_BLOCK):
-                hits += part[j] > bound
+                hits += np.int32(part[j] > bound)
             if hits:
                 for j in range(_BLOCK):
                     if part[j] > bound:

@@ -207,7 +207,7 @@ def _row_slices(n: int, size: int) -> Iterator[slice]:
 
 def _lanes(k: int, n_features: int) -> int:
     """Into how many lanes a row is dealt: see `compiled._bound`."""
-    return min(n_features, max(64, 4 * k))
+    return min(n_features, max(128, 8 * k))
 
 
 def _empty_top(x: Float[Tensor, "n d_in"], k: int) -> Top:
