@@ -1,0 +1,205 @@
+"""How sure a comparison is: intervals, paired differences and their p-values, from records alone.
+
+Tokens of one context depend on one another, so what is resampled is whole sequences: every metric
+is a ratio of sums over sequences (`metrics.pooled`), and a resample is another weight for each
+sequence. All dictionaries of a run get the same weights, which pairs them.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from dictlearn.core.errors import InputError, nearest
+from dictlearn.core.records import DictionaryRecord, Records
+from dictlearn.metrics.pooled import METRICS, PooledMetric
+
+RESAMPLES = 4000
+"""Resamples behind an interval or a p-value unless said otherwise."""
+
+
+class Interval(NamedTuple):
+    """A value with the ends of its interval, in the metric's own units."""
+
+    value: float
+    low: float
+    high: float
+
+
+def bootstrap_weights(
+    n_sequences: int, n_resamples: int = RESAMPLES, seed: int = 0
+) -> Float[Tensor, "resample sequence"]:
+    """How often each sequence is drawn in each resample: `n_sequences` draws with replacement.
+
+    Raises:
+        InputError: fewer than two sequences, which say nothing about how they vary.
+    """
+    if n_sequences < 2:
+        raise InputError(
+            f"an interval needs at least 2 sequences to resample, got {n_sequences}; evaluate on "
+            "more tokens"
+        )
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randint(n_sequences, (n_resamples, n_sequences), generator=generator)
+    ones = torch.ones(1, dtype=torch.float64).expand(drawn.shape)
+    zeros = torch.zeros(n_resamples, n_sequences, dtype=torch.float64)
+    return zeros.scatter_add_(1, drawn, ones)
+
+
+def interval(
+    metric: PooledMetric,
+    sums: Mapping[str, Float[Tensor, " sequence"]],
+    weights: Float[Tensor, "resample sequence"],
+    confidence: float = 0.95,
+) -> Interval:
+    """The metric over all sequences, and its percentile bootstrap interval.
+
+    Efron and Tibshirani 1993, "An Introduction to the Bootstrap", section 13.3. The ends are
+    `nan` where the metric does not exist.
+    """
+    value = metric({name: s.sum() for name, s in sums.items()}).item()
+    resampled = metric({name: weights @ s.double() for name, s in sums.items()})
+    return Interval(value, *_central(resampled, confidence))
+
+
+def difference(
+    metric: PooledMetric,
+    first: Mapping[str, Float[Tensor, " sequence"]],
+    second: Mapping[str, Float[Tensor, " sequence"]],
+    weights: Float[Tensor, "resample sequence"],
+    confidence: float = 0.95,
+) -> Interval:
+    """The metric of `first` minus that of `second`, with the interval of paired resamples."""
+    values, resamples = [], []
+    for sums in (first, second):
+        values.append(metric({name: s.sum() for name, s in sums.items()}).item())
+        resamples.append(metric({name: weights @ s.double() for name, s in sums.items()}))
+    return Interval(values[0] - values[1], *_central(resamples[0] - resamples[1], confidence))
+
+
+def sign_flip_p_value(
+    metric: PooledMetric,
+    first: Mapping[str, Float[Tensor, " sequence"]],
+    second: Mapping[str, Float[Tensor, " sequence"]],
+    n_resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> float:
+    """How often a difference at least as large arises when the two are exchangeable.
+
+    In every resample each sequence swaps the two dictionaries with probability 1/2. Two-sided,
+    at least `1 / (n_resamples + 1)`, and 1 for two copies of one dictionary.
+    """
+    n = len(next(iter(first.values())))
+    generator = torch.Generator().manual_seed(seed)
+    swaps = torch.randint(2, (n_resamples, n), generator=generator).double()
+    moved = {name: swaps @ (second[name] - first[name]).double() for name in first}
+    flipped = metric({k: first[k].sum() + m for k, m in moved.items()}) - metric(
+        {k: second[k].sum() - m for k, m in moved.items()}
+    )
+    observed = metric({k: s.sum() for k, s in first.items()}) - metric(
+        {k: s.sum() for k, s in second.items()}
+    )
+    if not observed.isfinite():
+        return float("nan")
+    # Sums in another order round differently: what is equal up to that counts as equal.
+    slack = 1e-12 * observed.abs().clamp_min(1.0)
+    extreme = (flipped.abs() >= observed.abs() - slack).sum().item()
+    return (extreme + 1) / (n_resamples + 1)
+
+
+def holm(p_values: Mapping[str, float]) -> dict[str, float]:
+    """The p-values of a family of comparisons, adjusted so that all hold together.
+
+    Holm 1979, "A Simple Sequentially Rejective Multiple Test Procedure". Undefined ones stay so
+    and do not count.
+
+    >>> holm({"a": 0.01, "b": 0.04, "c": 0.03})
+    {'a': 0.03, 'b': 0.06, 'c': 0.06}
+    """
+    defined = sorted((p, name) for name, p in p_values.items() if p == p)
+    adjusted, largest = dict(p_values), 0.0
+    for i, (p, name) in enumerate(defined):
+        largest = max(largest, min(1.0, (len(defined) - i) * p))
+        adjusted[name] = largest
+    return adjusted
+
+
+def intervals_frame(
+    records: Records, *, confidence: float = 0.95, n_resamples: int = RESAMPLES, seed: int = 0
+) -> pd.DataFrame:
+    """One row for each dictionary and metric: `value`, `low`, `high`, sampling error only.
+
+    Metrics that are no function of sequences' sums (the dead fraction) are left out. How results
+    vary over training seeds is another question, which needs several runs.
+    """
+    rows = {}
+    weights = _weights(records, n_resamples, seed)
+    for name, record in records.dictionaries.items():
+        for metric in METRICS:
+            if metric.resampled:
+                rows[name, metric.name] = interval(metric, record.sums, weights, confidence)
+    return pd.DataFrame.from_dict(rows, orient="index", columns=list(Interval._fields)).set_axis(
+        pd.MultiIndex.from_tuples(rows, names=["dictionary", "metric"])
+    )
+
+
+def differences_frame(
+    records: Records,
+    metric: str,
+    reference: str,
+    *,
+    confidence: float = 0.95,
+    n_resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Every other dictionary minus `reference`: `value`, `low`, `high`, `p`, `p_holm`.
+
+    Paired on sequences; `p` is that of `sign_flip_p_value`, `p_holm` holds for all rows together.
+
+    Raises:
+        InputError: there is no such dictionary or metric.
+    """
+    measure = _metric(metric)
+    base = _record(records, reference)
+    weights = _weights(records, n_resamples, seed)
+    others = {n: r for n, r in records.dictionaries.items() if n != reference}
+    found = {
+        n: difference(measure, r.sums, base.sums, weights, confidence) for n, r in others.items()
+    }
+    p_values = {
+        n: sign_flip_p_value(measure, r.sums, base.sums, n_resamples, seed)
+        for n, r in others.items()
+    }
+    frame = pd.DataFrame.from_dict(found, orient="index", columns=list(Interval._fields))
+    frame["p"], frame["p_holm"] = pd.Series(p_values), pd.Series(holm(p_values))
+    return frame.rename_axis("dictionary")
+
+
+def _central(resampled: Float[Tensor, " resample"], confidence: float) -> tuple[float, float]:
+    tail = (1 - confidence) / 2
+    ends = torch.tensor([tail, 1 - tail], dtype=torch.float64)
+    low, high = torch.quantile(resampled.double(), ends).tolist()
+    return low, high
+
+
+def _weights(records: Records, n_resamples: int, seed: int) -> Float[Tensor, "resample sequence"]:
+    record = next(iter(records.dictionaries.values()))
+    return bootstrap_weights(len(record.sums["rows"]), n_resamples, seed)
+
+
+def _metric(name: str) -> PooledMetric:
+    known = {m.name: m for m in METRICS if m.resampled}
+    if name not in known:
+        raise InputError(f"required a metric that sequences are resampled for, got {name!r}; "
+                         f"{nearest(name, known)}")  # fmt: skip
+    return known[name]
+
+
+def _record(records: Records, name: str) -> DictionaryRecord:
+    if name not in records.dictionaries:
+        raise InputError(f"no dictionary {name!r} in these records; "
+                         f"{nearest(name, records.dictionaries)}")  # fmt: skip
+    return records.dictionaries[name]
