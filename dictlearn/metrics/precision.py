@@ -121,18 +121,17 @@ class Curves:
         return (sums + absent * (self.n_matches / self.n_rows)) / self.n_matches
 
     def best_f1(self) -> Float[Tensor, " candidate"]:
-        """The largest harmonic mean of precision and recall over all thresholds."""
-        everything = 2 * self.n_matches / (self.n_matches + self.n_rows)
-        best = self._zeros().fill_(everything)
-        return best.scatter_reduce_(0, self._candidates(), self._f1(), "amax")
+        """The largest harmonic mean of precision and recall over thresholds at entries.
+
+        Taking the tokens without an entry as well is no use of a candidate. 0 if it has no hits.
+        """
+        return self._zeros().scatter_reduce_(0, self._candidates(), self._f1(), "amax")
 
     def best_f1_threshold(self, candidate: int) -> float:
-        """The score from which on tokens are taken at the best F1; -inf if it takes them all."""
+        """The score from which on tokens are taken at the best F1; `nan` without any hits."""
         part = slice(*self.offsets[candidate : candidate + 2].tolist())
         f1 = self._f1()[part]
-        if len(f1) == 0 or f1.max() < self.best_f1()[candidate]:
-            return float("-inf")
-        return self.scores[part][f1.argmax()].item()
+        return self.scores[part][f1.argmax()].item() if len(f1) else float("nan")
 
     def precision_at(self, recall: float) -> Float[Tensor, " candidate"]:
         """The precision at exactly `recall`, interpolated between thresholds.
