@@ -39,10 +39,12 @@ from dictlearn.dictionaries.sae import SAEConfig
 from dictlearn.dictionaries.topk_sae import TopKSAEConfig
 from dictlearn.dictionaries.topk_transcoder import TopKTranscoderConfig
 from dictlearn.dictionaries.transcoder import TranscoderConfig
+from dictlearn.evaluation.concepts import evaluate_concepts
 from dictlearn.evaluation.evaluate import evaluate
 from dictlearn.harvesting import harvest
 from dictlearn.lm.loading import load_model
 from dictlearn.lm.sites import hook_sites, mlp_sites
+from dictlearn.text.concepts import Concept
 from dictlearn.text.tokens import load_tokens
 from dictlearn.training.config import FitConfig
 from dictlearn.training.fit import fit
@@ -53,6 +55,7 @@ __all__ = [
     "BatchTopKSAEConfig",
     "ClosedFormConfig",
     "CodebookConfig",
+    "Concept",
     "DictionaryConfig",
     "Encoding",
     "FeatureDictionary",
@@ -83,6 +86,7 @@ __all__ = [
     "TranscoderConfig",
     "check_dictionary",
     "evaluate",
+    "evaluate_concepts",
     "fit",
     "harvest",
     "hook_sites",

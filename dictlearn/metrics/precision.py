@@ -142,7 +142,9 @@ class Curves:
         if not 0 < recall <= 1:
             raise InputError(f"required a recall above 0 and at most 1, got {recall}")
         target = recall * self.n_matches
-        short = (self.hits < target * (1 - 1e-12)).long()  # a product of rounded numbers
+        if abs(target - round(target)) < 1e-9 * target:  # the recall was a rounded quotient
+            target = round(target)
+        short = (self.hits < target).long()
         below = self._zeros().long().index_add_(0, self._candidates(), short)
         hits = torch.cat([self.hits, self.hits.new_tensor([0, self.n_matches])])
         taken = torch.cat([self.taken, self.taken.new_tensor([0, self.n_rows])])
@@ -150,7 +152,8 @@ class Curves:
         upper = torch.where(at < self.offsets[1:], at, len(hits) - 1)
         lower = torch.where(below > 0, at - 1, len(hits) - 2)
         share = (target - hits[lower]) / (hits[upper] - hits[lower]).double()
-        return target / (taken[lower] + share * (taken[upper] - taken[lower]))
+        n_taken = taken[lower] + share * (taken[upper] - taken[lower])
+        return torch.full_like(n_taken, target) / n_taken  # not 1 / n_taken, rounded, times target
 
     def _zeros(self) -> Float[Tensor, " candidate"]:
         return torch.zeros(len(self.offsets) - 1, dtype=torch.float64)

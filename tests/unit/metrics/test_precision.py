@@ -153,6 +153,14 @@ def test_a_resample_without_hits_has_no_precision():
     assert none.isnan().tolist() == [True, False]
 
 
+def test_a_recall_that_is_attained_needs_no_interpolation():
+    """Recalls such as 1/49 times 49 need not be whole in floating point; hits are."""
+    labels = torch.arange(98) % 2 == 0
+    curves = Ranking.from_dense(torch.arange(98.0, 0, -1).unsqueeze(1)).against(labels)
+    for k in range(1, 50):
+        assert curves.precision_at(k / 49).item() == k / (2 * k - 1)
+
+
 def test_what_has_no_answer_is_refused():
     ranking = Ranking.from_dense(column(1, 2))
     with pytest.raises(InputError, match="at least 1 token"):
