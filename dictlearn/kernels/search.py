@@ -21,6 +21,8 @@ from dictlearn.kernels.native import is_native, run
 
 _TILE = 1 << 22
 """Scores in a tile: 16 MB in float32, about what the last cache of a processor holds."""
+_TILE_ELSEWHERE = 1 << 28
+"""Scores in a tile on other devices: 1 GB, so that each launch has work for all of a GPU."""
 _MIN_ROWS = 128
 """Rows in a tile at least: a product with fewer would read `W` too often."""
 _SAMPLE_ROWS = 64
@@ -96,7 +98,7 @@ class Int8Search(Search):
         w8, w_scales = _to_int8(weights)
         n_candidates = min(len(b), max(2 * k, k + 16))
         lanes = _lanes(n_candidates, len(b))
-        buffer = torch.empty(_tile_rows(len(x), len(b)), len(b), dtype=torch.int32)
+        buffer = torch.empty(_tile_rows(x, len(b)), len(b), dtype=torch.int32)
         for rows in _row_slices(len(x), len(buffer)):
             products = buffer[: rows.stop - rows.start]
             torch._int_mm(x8[rows], w8.T, out=products)
@@ -187,7 +189,7 @@ def _tiles(
     x: Float[Tensor, "n d_in"], W: Float[Tensor, "d_in feature"], b: Float[Tensor, " feature"]
 ) -> Iterator[tuple[slice, Float[Tensor, "m feature"]]]:
     """The scores of some rows after the other, in memory that the next tile reuses."""
-    size = _tile_rows(len(x), len(b))
+    size = _tile_rows(x, len(b))
     if torch.is_autocast_enabled(x.device.type):  # which chooses the dtype of a new tensor only
         for rows in _row_slices(len(x), size):
             yield rows, torch.addmm(b, x[rows], W).to(x.dtype)
@@ -197,8 +199,9 @@ def _tiles(
         yield rows, torch.addmm(b, x[rows], W, out=buffer[: rows.stop - rows.start])
 
 
-def _tile_rows(n: int, n_features: int) -> int:
-    return min(n, max(_MIN_ROWS, _TILE // n_features))
+def _tile_rows(x: Float[Tensor, "n d_in"], n_features: int) -> int:
+    size = _TILE if x.device.type == "cpu" else _TILE_ELSEWHERE
+    return min(len(x), max(_MIN_ROWS, size // n_features))
 
 
 def _row_slices(n: int, size: int) -> Iterator[slice]:
