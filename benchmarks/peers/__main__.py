@@ -6,7 +6,6 @@ make peers ARGS="--quick"          # seconds: shows that everything runs, writes
 """
 
 import argparse
-import sys
 import time
 import warnings
 from pathlib import Path
@@ -19,9 +18,14 @@ from rich.markdown import Markdown
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from benchmarks.peers import machine
+from benchmarks.peers.evaluations import EVALUATION
+from benchmarks.peers.harvests import HARVEST
+from benchmarks.peers.losses import LOSSES
+from benchmarks.peers.memory import MEMORY
 from benchmarks.peers.page import Section, page, sections_of, with_new
 from benchmarks.peers.part import Part, Run
 from benchmarks.peers.registry import Contenders
+from benchmarks.peers.runs import RUNS
 from benchmarks.peers.sizes import QUICK, Size
 from benchmarks.peers.steps import GROWTH, STEPS
 
@@ -29,6 +33,11 @@ PAGE = Path("docs/results/speed.md")
 PARTS: dict[str, Part] = {
     "steps": STEPS,
     "growth": GROWTH,
+    "losses": LOSSES,
+    "memory": MEMORY,
+    "runs": RUNS,
+    "harvest": HARVEST,
+    "evaluation": EVALUATION,
 }
 
 
@@ -54,7 +63,7 @@ def main() -> None:
     warnings.filterwarnings("ignore")  # of other libraries
     torch.set_num_threads(args.threads)
     contenders = Contenders()
-    command = f'make peers ARGS="{" ".join(sys.argv[1:])}"' if sys.argv[1:] else "make peers"
+    command = " ".join(["make peers", *_without_paths(args)])
     sections = []
     for name in args.only:
         sections.append(measured(PARTS[name], args, contenders, command))
@@ -69,20 +78,29 @@ def main() -> None:
     out.write_text(page(head, latest), encoding="utf-8")
 
 
+def _without_paths(args: argparse.Namespace) -> list[str]:
+    """What was asked for, as the page may show it."""
+    said = ["--quick"] if args.quick else []
+    if args.only != list(PARTS):
+        said += ["--only", *args.only]
+    return [f'ARGS="{" ".join(said)}"'] if said else []
+
+
 def measured(part: Part, args: argparse.Namespace, contenders: Contenders, command: str) -> Section:
     """One section, with a spinner that says what is under way."""
     began = time.monotonic()
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(part.title)
+
+        def done(label: str) -> None:
+            bar.update(task, description=f"{part.title}: {label}")
+            if not console.is_terminal:
+                console.log(f"{part.title}: {label}")
+
         size = QUICK if args.quick else Size()
-        run = Run(
-            size,
-            contenders,
-            args.threads,
-            args.model,
-            lambda label: bar.update(task, description=f"{part.title}: {label}"),
-        )
+        run = Run(size, contenders, args.threads, args.model, done)
         return part.section(
             run,
             lambda: (

@@ -19,8 +19,8 @@ class Run:
     size: Size
     contenders: Contenders
     threads: int
-    model: Path | None
-    """The folder of a second language model, or None."""
+    model: Path
+    """The folder of a second language model; what needs it is left out where it is absent."""
     done: Done
 
 

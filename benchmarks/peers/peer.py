@@ -69,6 +69,8 @@ class Peer:
     distribution: str
     """Its name on the package index."""
     makers: Mapping[Kind, Maker]
+    is_option: bool = False
+    """Whether this is another contender with an option that is not its library's default."""
 
 
 def held_by(module: torch.nn.Module, optimizer: torch.optim.Optimizer | None) -> list[Tensor]:

@@ -30,9 +30,9 @@ class Contenders:
                 continue
             self.peers += [getattr(found, name) for name in names]
 
-    def offering(self, kind: Kind) -> Iterator[Peer]:
-        """The contenders that train this kind, ours first."""
-        return (peer for peer in self.peers if kind in peer.makers)
+    def offering(self, kind: Kind, *, options: bool = True) -> Iterator[Peer]:
+        """The contenders that train this kind, ours first; options of libraries on request."""
+        return (p for p in self.peers if kind in p.makers and (options or not p.is_option))
 
     def named(self, name: str) -> Peer:
         """The contender of this name."""

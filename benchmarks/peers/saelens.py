@@ -96,5 +96,8 @@ SAELENS = Peer(
     },
 )
 SAELENS_SPARSE = Peer(
-    "SAELens, use_sparse_activations", "sae-lens", {Kind.TOPK_SAE: _topk(sparse=True)}
+    "SAELens, use_sparse_activations",
+    "sae-lens",
+    {Kind.TOPK_SAE: _topk(sparse=True)},
+    is_option=True,
 )

@@ -27,6 +27,41 @@ class Size:
     growth_widths: tuple[int, ...] = (256, 512, 1024, 2048)
     growth_k: tuple[int, ...] = (8, 32, 128)
 
+    memory_features: int = 32_768
+    """Of everyone's dictionary whose memory is measured."""
+    most_features: int = 131_072
+    """Of our own."""
+
+    planted_width: int = 64
+    planted_directions: int = 256
+    planted_active: int = 8
+    planted_features: int = 512
+    planted_batch: int = 512
+    planted_steps: int = 500
+    planted_rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2)
+    seeds: int = 3
+
+    train_tokens: int = 400_000
+    held_out_tokens: int = 20_000
+    run_features: int = 4096
+    run_batch: int = 4096
+    run_ladder: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0, 4.0)
+    """Our numbers of steps, as multiples of SAELens'."""
+    saelens_rate: float = 1e-2
+    our_rate: float = 3e-2
+    sweep_k: tuple[int, ...] = (8, 12, 16, 20, 24, 28, 32, 36, 40, 48, 56, 64)
+    shared_k: int = 2
+    """Dictionaries by which the cost of SAELens' shared forward pass is found."""
+
+    harvest_tokens: int = 100_000
+    harvest_rounds: int = 3
+
+    evaluated: int = 8
+    evaluated_by_saelens: int = 2
+    """The number on which its time of one is measured."""
+    eval_sequences: int = 416
+    """Of 255 ordinary tokens: a multiple of the batch of 32."""
+
     def features_of(self, kind: Kind) -> tuple[int, int]:
         """How many features and how many of them active a dictionary of this kind has."""
         match kind:
@@ -53,5 +88,21 @@ QUICK = Size(
     growth_features=(256, 1024),
     growth_widths=(32, 64),
     growth_k=(4, 16),
+    memory_features=512,
+    most_features=1024,
+    train_tokens=20_000,
+    held_out_tokens=2_000,
+    run_features=256,
+    run_batch=1024,
+    sweep_k=(8, 32),
+    shared_k=1,
+    harvest_tokens=10_000,
+    harvest_rounds=1,
+    evaluated=2,
+    evaluated_by_saelens=1,
+    eval_sequences=32,
+    planted_steps=20,
+    planted_rates=(1e-3,),
+    seeds=2,
 )
 """Seconds instead of minutes: shows that everything runs, and measures nothing."""

@@ -5,7 +5,8 @@ the library's public parts in the order in which `fit` calls them, for its defau
 no AuxK, optimizer "signum") and for its optimizer "adam".
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from schedulefree import ScheduleFreeWrapper
@@ -27,6 +28,17 @@ def _signum(coder: SparseCoder, plan: Plan) -> tuple[Optimizer, LRScheduler | No
     )
     optimizer.train()
     return optimizer, None
+
+
+@contextmanager
+def _averaged(optimizer: Optimizer) -> Iterator[None]:
+    """With the weights that a schedule-free optimizer saves: an average of those it visited."""
+    if not isinstance(optimizer, ScheduleFreeWrapper):
+        yield
+        return
+    optimizer.eval()
+    yield
+    optimizer.train()
 
 
 def _adam(coder: SparseCoder, plan: Plan) -> tuple[Optimizer, LRScheduler | None]:
@@ -67,7 +79,8 @@ def _maker(optimizer_of: OptimizerOf, *, transcode: bool) -> Maker:
 
         @torch.no_grad()
         def estimate(x: torch.Tensor) -> torch.Tensor:
-            return coder(x).sae_out
+            with _averaged(optimizer):
+                return coder(x).sae_out
 
         return Trainee(update, estimate, lambda: held_by(coder, optimizer))
 
@@ -83,5 +96,8 @@ SPARSIFY = Peer(
     },
 )
 SPARSIFY_ADAM = Peer(
-    "sparsify, adam", "eai-sparsify", {Kind.TOPK_SAE: _maker(_adam, transcode=False)}
+    "sparsify, adam",
+    "eai-sparsify",
+    {Kind.TOPK_SAE: _maker(_adam, transcode=False)},
+    is_option=True,
 )

@@ -37,14 +37,16 @@ def rows(n: int, width: int, seed: int) -> Tensor:
     return torch.randn(n, width, generator=torch.Generator().manual_seed(seed))
 
 
-def time_steps(run: Run, kind: Kind, plan: Plan, batch_size: int, rounds: int) -> Turns:
+def time_steps(
+    run: Run, kind: Kind, plan: Plan, batch_size: int, rounds: int, *, options: bool = True
+) -> Turns:
     """The times of everyone's step, beside those of a dense product of the encoder's shape."""
     x = rows(batch_size, plan.width, seed=0)
     batch = Batch(x, rows(batch_size, plan.width, seed=1) if kind in TRANSCODERS else x)
     W_enc = rows(plan.width, plan.n_features, seed=2)
     steps: dict[str, Work] = {}
     failures: dict[str, str] = {}
-    for peer in run.contenders.offering(kind):
+    for peer in run.contenders.offering(kind, options=options):
         try:
             steps[peer.name] = partial(peer.makers[kind](plan, batch).update, batch)
             run.done(f"{kind.value}, {peer.name}: first step")
@@ -103,7 +105,7 @@ def _growth(run: Run) -> list[Table]:
         "width": {d: replace(base, width=d) for d in size.growth_widths},
         "k": {k: replace(base, k=k) for k in size.growth_k},
     }
-    names = [peer.name for peer in run.contenders.offering(Kind.TOPK_SAE)]
+    names = [p.name for p in run.contenders.offering(Kind.TOPK_SAE, options=False)]
     tables = []
     for axis, plans in axes.items():
         table = Table(
@@ -112,7 +114,9 @@ def _growth(run: Run) -> list[Table]:
             (axis, *names, "product, ms"),
         )
         for value, plan in plans.items():
-            turns = time_steps(run, Kind.TOPK_SAE, plan, size.growth_batch, size.growth_rounds)
+            turns = time_steps(
+                run, Kind.TOPK_SAE, plan, size.growth_batch, size.growth_rounds, options=False
+            )
             units = [turns.timings[n].units() if n in turns.timings else "—" for n in names]
             products = [u for t in turns.timings.values() for u in t.unit_seconds]
             table.add(f"{value:,}", *map(str, units), digits(1000 * median(products)))
