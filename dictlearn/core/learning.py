@@ -11,6 +11,7 @@ from torch import Tensor
 
 from dictlearn.core.batches import Batch
 from dictlearn.core.dictionary import FeatureDictionary
+from dictlearn.core.ranks import ALONE, Ranks
 from dictlearn.core.sparse_acts import SparseActs
 
 
@@ -58,9 +59,22 @@ Objective = Callable[[FitPass], dict[str, Tensor]]
 class TrainableDictionary(FeatureDictionary, ABC):
     """A dictionary that learns by gradient descent."""
 
+    ranks: Ranks = ALONE
+    """Who else has rows of the batch that is learned from. Whatever is not a mean over rows (a
+    ratio of means, a selection among all rows, a smallest value) has to ask them."""
+
     def _train_encode(self, z: Float[Tensor, "n d_in"]) -> Encoding:
         """The encoding used while learning; override where a rule couples tokens."""
         return Encoding(self._encode(z))
+
+    @final
+    def standardized(
+        self, batch: Batch
+    ) -> tuple[Float[Tensor, "n d_in"], Float[Tensor, "n d_out"]]:
+        """`batch` in standardized units: source and target, one tensor for an autoencoder."""
+        z = self._standardized(batch.x)
+        t = z if batch.y is batch.x else (batch.y.to(z.dtype) - self.y_mean) / self.y_scale
+        return z, t
 
     @final
     def fit_pass(
@@ -71,8 +85,7 @@ class TrainableDictionary(FeatureDictionary, ABC):
         sparsity_scale: float = 1.0,
     ) -> FitPass:
         """One differentiable pass over `batch`, which is in raw units."""
-        z = self._standardized(batch.x)
-        t = z if batch.y is batch.x else (batch.y.to(z.dtype) - self.y_mean) / self.y_scale
+        z, t = self.standardized(batch)
         acts, pre = self._train_encode(z)
         t_hat = self._write(acts) + self._standardized_bias
         linear = self._skip(z)
@@ -112,6 +125,8 @@ class Learner(ABC):
     """Turns a stream of batches into a dictionary. One loop drives every learner."""
 
     dictionary: FeatureDictionary
+    ranks: Ranks = ALONE
+    """Between whom the rows of its batches are divided: `update` gets those of this process."""
 
     @abstractmethod
     def update(self, batch: Batch) -> dict[str, Tensor]:
