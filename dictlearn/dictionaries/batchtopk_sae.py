@@ -42,7 +42,7 @@ class BatchTopKSAE(LinearAutoencoder):
     def _train_encode(self, z: Float[Tensor, "n d_in"]) -> Encoding:
         with torch.no_grad():
             pre = self._pre(z)
-            selected = batch_top_k(pre, self.k)
+            selected = batch_top_k(pre, self.k, self.ranks)
         return Encoding(self._differentiable(z, selected, pre))
 
     @torch.no_grad()
@@ -54,11 +54,13 @@ class BatchTopKSAE(LinearAutoencoder):
         """
         assert isinstance(fit_pass.acts, SparseActs)
         kept = fit_pass.acts.values
-        if kept.numel() == 0:
+        none_kept = kept.new_full((1,), torch.inf)
+        smallest = self.ranks.smallest(torch.cat([kept, none_kept]).min())
+        if smallest == torch.inf:
             return
         self._n_observed += 1
         rate = torch.clamp(1 / self._n_observed, min=1e-3)
-        self.threshold += rate * (kept.min() - self.threshold)
+        self.threshold += rate * (smallest - self.threshold)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -69,4 +69,5 @@ class AuxK:
         estimate = embedding_bag(
             dead[chosen], atoms, mode="sum", per_sample_weights=values.relu().to(atoms.dtype)
         )
-        return (residual - estimate).pow(2).mean() / residual.pow(2).mean().clamp_min(1e-12)
+        scale = dictionary.ranks.mean(residual.pow(2).mean()).clamp_min(1e-12)
+        return (residual - estimate).pow(2).mean() / scale

@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from dictlearn.core.ranks import ALONE, Ranks
 from dictlearn.core.sparse_acts import SparseActs
 
 
@@ -19,13 +20,16 @@ def top_k_sparse(scores: Float[Tensor, "n feature"], k: int) -> SparseActs:
     return SparseActs.from_top(values.relu(), indices, scores.shape[1])
 
 
-def batch_top_k(scores: Float[Tensor, "n feature"], k: int) -> SparseActs:
+def batch_top_k(scores: Float[Tensor, "n feature"], k: int, ranks: Ranks = ALONE) -> SparseActs:
     """The `n * k` largest positive scores of the whole batch, wherever they are.
 
+    With `ranks`, the batch is that of all of them, and these are its scores here.
     Bussmann et al. 2024, "BatchTopK Sparse Autoencoders", section 3.
     """
     n, n_features = scores.shape
-    values, places = scores.flatten().topk(k * n, sorted=False)
+    budget = k * n * ranks.size
+    values, places = scores.flatten().topk(min(budget, scores.numel()), sorted=False)
+    values = ranks.only_largest(values, budget)
     return SparseActs.from_flat(values.relu(), places, n, n_features)
 
 

@@ -55,7 +55,7 @@ def load_checkpoint(
     except (OSError, SafetensorError) as error:
         raise CorruptFileError(f"{path}: cannot be read as safetensors ({error})") from error
     if metadata.get("fingerprint") != fingerprint(description):
-        differing = _differences(json.loads(metadata.get("description", "{}")), description)
+        differing = differences(json.loads(metadata.get("description", "{}")), description)
         raise InputError(
             f"{path} is the checkpoint of another run (it differs in {', '.join(differing)}); "
             "choose another folder, or overwrite that run (overwrite=True, --overwrite)"
@@ -69,13 +69,13 @@ def load_checkpoint(
     return int(metadata["step"])
 
 
-def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Dotted names of the settings in which two descriptions differ."""
     found: list[str] = []
     for key in sorted({*old, *new}):
         a, b = old.get(key), new.get(key)
         if isinstance(a, Mapping) and isinstance(b, Mapping):
-            found += [f"{key}.{inner}" for inner in _differences(a, b)]
+            found += [f"{key}.{inner}" for inner in differences(a, b)]
         elif json.dumps(a, sort_keys=True) != json.dumps(b, sort_keys=True):
             found.append(key)
     return found

@@ -11,6 +11,7 @@ from dictlearn.core.batches import Batch
 from dictlearn.core.config import DeadFeatureRemedy, GradientConfig
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.learning import FitPass, Learner, TrainableDictionary
+from dictlearn.core.ranks import ALONE, Ranks
 from dictlearn.core.sites import Sites
 from dictlearn.training.config import FitConfig
 from dictlearn.training.remedies import rows_to_reseed
@@ -32,10 +33,12 @@ class GradientLearner(Learner):
         fit_config: FitConfig,
         standardization: Standardization,
         batch_at: BatchAt,
+        ranks: Ranks = ALONE,
     ) -> None:
         dictionary = config.build(sites, seed=fit_config.seed)
         assert isinstance(dictionary, TrainableDictionary)
         self.dictionary = dictionary.to(fit_config.device)
+        self.ranks = ranks
         self._config = fit_config
         self._objective = config.objective()
         self._remedy = config.remedy()
@@ -44,16 +47,19 @@ class GradientLearner(Learner):
         self._step = 0
         self._idle = torch.zeros(dictionary.n_features, dtype=torch.long, device=fit_config.device)
         standardization.apply_(self.dictionary)
-        first = self.dictionary.fit_pass(batch_at(0))
-        self.dictionary.initialize_(first.z, first.t)
+        self.dictionary.initialize_(*self.dictionary.standardized(batch_at(0)))
         self.dictionary.project_()
         self._optimizer = torch.optim.Adam(
             self.dictionary.parameters(), lr=self._peak, betas=fit_config.adam_betas, fused=True
         )
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
-        """Take one step of Adam on `batch`; losses, L0, FVU and the dead fraction of it."""
+        """Take one step of Adam on `batch`; losses, L0, FVU and the dead fraction of it.
+
+        Where ranks divide a batch between them, all of them take the step of the whole batch.
+        """
         config = self._config
+        self.dictionary.ranks = self.ranks
         cuda = torch.device(config.device).type == "cuda"
         with torch.autocast(
             "cuda" if cuda else "cpu", torch.bfloat16, enabled=cuda and config.mixed_precision
@@ -67,10 +73,11 @@ class GradientLearner(Learner):
         self._descend(torch.stack(list(losses.values())).sum())
         with torch.no_grad():
             self.dictionary.observe_(fit_pass)
-            fired = fit_pass.firing_counts()
+            fired = self.ranks.sum(fit_pass.firing_counts())
             self._idle = torch.where(fired > 0, 0, self._idle + 1)
             log = self._log(fit_pass, losses, fired)
             self._step += 1
+            self.dictionary.ranks = ALONE  # what follows sees whole batches
             if self._remedy is not None and self._remedy.due(self._step):
                 self._apply(self._remedy)
         return log
@@ -106,20 +113,31 @@ class GradientLearner(Learner):
             group["lr"] = self._peak * self._config.learning_rate_scale(self._step)
         self._optimizer.zero_grad()
         loss.backward()
+        self._average_gradients_()
         self.dictionary.project_gradient_()
         if self._config.max_gradient_norm is not None:
             clip_grad_norm_(self.dictionary.parameters(), self._config.max_gradient_norm)
         self._optimizer.step()
         self.dictionary.project_()
 
+    def _average_gradients_(self) -> None:
+        """Every rank's gradient is of the mean over its own rows, and they have equally many."""
+        if self.ranks.size > 1:
+            parameters = list(self.dictionary.parameters())
+            gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+            for parameter, mean in zip(parameters, self.ranks.means(gradients), strict=True):
+                parameter.grad = mean
+
     def _log(
         self, fit_pass: FitPass, losses: dict[str, Tensor], fired: Int[Tensor, " feature"]
     ) -> dict[str, Tensor]:
-        variance = (fit_pass.t - fit_pass.t.mean(dim=0)).pow(2).sum()
-        log = {"loss": torch.stack(list(losses.values())).sum().detach()}
-        log |= {f"loss/{name}": term.detach() for name, term in losses.items()}
-        log["l0"] = fired.sum() / len(fit_pass.t)
-        log["fvu"] = fit_pass.residual.detach().pow(2).sum() / variance
+        t, missed = fit_pass.t, fit_pass.residual.detach()
+        own = [t.mean(dim=0), t.pow(2).sum(dim=1).mean(), missed.pow(2).sum(dim=1).mean()]
+        centre, power, error, *terms = self.ranks.means([*own, *losses.values()])
+        log = {"loss": torch.stack(terms).sum().detach()}
+        log |= {f"loss/{n}": term.detach() for n, term in zip(losses, terms, strict=True)}
+        log["l0"] = fired.sum() / (len(t) * self.ranks.size)
+        log["fvu"] = error / (power - centre.pow(2).sum())
         log["dead"] = (self._idle >= self._config.dead_after).float().mean()
         return log
 
@@ -133,6 +151,7 @@ class GradientLearner(Learner):
         z, residual = rows_to_reseed(
             self.dictionary, remedy, self._recent_batches(), len(dead), generator
         )
+        self.ranks.share_((z, residual))  # equal but for rounding, where devices differ
         before = [p.detach().clone() for p in self.dictionary.parameters()]
         self.dictionary.reseed_(dead, z, residual)
         # Compared before `project_`, which moves the other rows by a rounding error.
