@@ -166,6 +166,7 @@ def train(
     seed: Annotated[int, typer.Option(help="Seed of the stream and of the dictionary.")] = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …")] = "cpu",
     nproc: Annotated[int, typer.Option(help="Processes here that divide each batch.")] = 1,
+    shard_features: Annotated[bool, typer.Option(help="Divide features instead.")] = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Train one dictionary (--kind sae --n-features 4096) or many (--recipe runs.toml).
@@ -193,7 +194,7 @@ def train(
         configs = {kind: config_class(kind).from_dict(fields)}
         fit_config = FitConfig(
             steps=steps, batch_size=batch_size, learning_rate=learning_rate, seed=seed,
-            device=device,
+            device=device, shard_features=shard_features,
         )  # fmt: skip
     store = ActivationStore.open(activations)
     launch(nproc, fit, configs, store, fit_config, out=out, overwrite=overwrite)
@@ -284,7 +285,7 @@ def _fields(arguments: list[str]) -> dict[str, object]:
     return fields
 
 
-_RUN = ("steps", "batch_size", "learning_rate", "seed", "device")
+_RUN = ("steps", "batch_size", "learning_rate", "seed", "device", "shard_features")
 """Options of `train` that a recipe has in its section [fit]."""
 
 

@@ -1,9 +1,9 @@
 """What learning needs beside the interface: a pass to differentiate, an objective, a learner."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, final
+from typing import ClassVar, NamedTuple, final
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -62,6 +62,12 @@ class TrainableDictionary(FeatureDictionary, ABC):
     ranks: Ranks = ALONE
     """Who else has rows of the batch that is learned from. Whatever is not a mean over rows (a
     ratio of means, a selection among all rows, a smallest value) has to ask them."""
+    shards: Ranks = ALONE
+    """Who else has features of this dictionary, of which these are then a part. Whatever sums
+    over features, or selects among them, has to ask them."""
+    feature_axes: ClassVar[Mapping[str, int]] = {}
+    """Of each parameter with an entry a feature, the axis of features; kinds that leave it empty
+    are not divided."""
 
     def _train_encode(self, z: Float[Tensor, "n d_in"]) -> Encoding:
         """The encoding used while learning; override where a rule couples tokens."""
@@ -87,7 +93,7 @@ class TrainableDictionary(FeatureDictionary, ABC):
         """One differentiable pass over `batch`, which is in raw units."""
         z, t = self.standardized(batch)
         acts, pre = self._train_encode(z)
-        t_hat = self._write(acts) + self._standardized_bias
+        t_hat = self.shards.total(self._write(acts).to(z.dtype)) + self._standardized_bias
         linear = self._skip(z)
         if linear is not None:
             t_hat = t_hat + linear

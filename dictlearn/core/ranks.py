@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from jaxtyping import Shaped
 from torch import Tensor
+from torch.nn.functional import pad
 
 from dictlearn.core.errors import DictLearnError, ProcessError
 
@@ -48,12 +49,37 @@ class Ranks:
         """Each tensor's mean over all ranks, for the price of one message."""
         return list(tensors)
 
+    def total(self, t: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
+        """The sum of `t` over all ranks, whose gradient reaches each rank's `t` as it is.
+
+        For a sum over features that are divided between ranks: what follows from it is computed
+        by each of them alike.
+        """
+        return t
+
+    def spread(self, t: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
+        """`t`, which all ranks have alike; its gradient is the sum of what reaches it on each.
+
+        For a parameter on which all features depend, where these are divided between ranks.
+        """
+        return t
+
     def only_largest(self, values: Shaped[Tensor, "*b m"], k: int) -> Shaped[Tensor, "*b m"]:
         """`values` where they are among the `k` largest of all ranks, zero elsewhere.
 
-        Each rank gives its own `k` largest or, where it has fewer, all; as many as the others.
+        Each rank gives its own `k` largest or, where it has fewer, all.
         """
         return values
+
+    def joined(self, t: Shaped[Tensor, "..."], axis: int) -> Shaped[Tensor, "..."]:
+        """The tensors of all ranks side by side along `axis`, on the CPU."""
+        return t
+
+    def place(self, n: int) -> tuple[slice, int]:
+        """Where `n` things of this rank stand among those of all, and how many these are."""
+        counts = self.collect(n)
+        first = sum(counts[: self.rank])
+        return slice(first, first + n), sum(counts)
 
     def share_(self, tensors: Iterable[Tensor]) -> None:
         """Give all ranks the first one's tensors."""
@@ -108,25 +134,43 @@ class Processes(Ranks):
         parts = flat.split([t.numel() for t in tensors])
         return [part.view_as(t) for part, t in zip(parts, tensors, strict=True)]
 
+    def total(self, t: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
+        """The sum of `t` over all ranks, whose gradient reaches each rank's `t` as it is."""
+        return _Total.apply(t)
+
+    def spread(self, t: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
+        """`t`, which all ranks have alike; its gradient is the sum of what reaches it on each."""
+        return _Spread.apply(t)
+
     def only_largest(self, values: Shaped[Tensor, "*b m"], k: int) -> Shaped[Tensor, "*b m"]:
         """`values` where they are among the `k` largest of all ranks, zero elsewhere.
 
         All ranks rank the same numbers, so that of equal ones exactly as many remain as may.
         """
-        own = values.detach().contiguous()
+        m = values.shape[-1]
+        own = pad(values.detach(), (0, k - m), value=-torch.inf).contiguous()
+        everyone = torch.cat(self._gathered(own), dim=-1)
+        kept = everyone.topk(k, dim=-1, sorted=False).indices
+        keep = torch.zeros_like(everyone, dtype=torch.bool).scatter_(-1, kept, True)
+        return values.where(keep.split(k, dim=-1)[self.rank][..., :m], 0.0)
+
+    def joined(self, t: Shaped[Tensor, "..."], axis: int) -> Shaped[Tensor, "..."]:
+        """The tensors of all ranks, of one shape, side by side along `axis`, on the CPU."""
+        return torch.cat(self._gathered(t.detach().cpu().contiguous()), dim=axis)
+
+    def _gathered(self, own: Tensor) -> list[Tensor]:
         parts = [torch.empty_like(own) for _ in range(self.size)]
         with _peers_alive():
             dist.all_gather(parts, own)
-        everyone = torch.cat(parts, dim=-1)
-        kept = everyone.topk(min(k, everyone.shape[-1]), dim=-1, sorted=False).indices
-        keep = torch.zeros_like(everyone, dtype=torch.bool).scatter_(-1, kept, True)
-        return values.where(keep.split(own.shape[-1], dim=-1)[self.rank], 0.0)
+        return parts
 
     def share_(self, tensors: Iterable[Tensor]) -> None:
         """Give all ranks the first one's tensors."""
         for tensor in tensors:
+            told = tensor.contiguous()
             with _peers_alive():
-                dist.broadcast(tensor, src=0)
+                dist.broadcast(told, src=0)
+            tensor.copy_(told)
 
     def collect(self, thing: T) -> list[T]:
         """What every rank has, in their order."""
@@ -149,8 +193,32 @@ class Processes(Ranks):
         raise own or failures[0]
 
 
+class _Total(torch.autograd.Function):
+    """See `Ranks.total`."""
+
+    @staticmethod
+    def forward(ctx: Any, t: Tensor) -> Tensor:
+        return _reduced(t, dist.ReduceOp.SUM)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return gradients[0]
+
+
+class _Spread(torch.autograd.Function):
+    """See `Ranks.spread`."""
+
+    @staticmethod
+    def forward(ctx: Any, t: Tensor) -> Tensor:
+        return t.view_as(t)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return _reduced(gradients[0], dist.ReduceOp.SUM)
+
+
 def _reduced(t: Tensor, operation: Any) -> Tensor:
-    result = t.detach().clone()
+    result = t.detach().clone(memory_format=torch.contiguous_format)
     with _peers_alive():
         dist.all_reduce(result, op=operation)
     return result

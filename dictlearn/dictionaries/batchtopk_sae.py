@@ -13,7 +13,7 @@ from dictlearn.core.dictionary import Traits
 from dictlearn.core.learning import Encoding, FitPass
 from dictlearn.core.sites import Sites
 from dictlearn.core.sparse_acts import SparseActs
-from dictlearn.dictionaries.linear import LinearAutoencoder
+from dictlearn.dictionaries.linear import LINEAR_AXES, LinearAutoencoder
 from dictlearn.dictionaries.selection import batch_top_k
 from dictlearn.dictionaries.topk_sae import TopKFields
 
@@ -26,6 +26,7 @@ class BatchTopKSAE(LinearAutoencoder):
     """
 
     traits = Traits(nonnegative=True)
+    feature_axes = LINEAR_AXES
     threshold: Tensor
     _n_observed: Tensor
 
@@ -42,7 +43,7 @@ class BatchTopKSAE(LinearAutoencoder):
     def _train_encode(self, z: Float[Tensor, "n d_in"]) -> Encoding:
         with torch.no_grad():
             pre = self._pre(z)
-            selected = batch_top_k(pre, self.k, self.ranks)
+            selected = batch_top_k(pre, self.k, self.ranks, self.shards)
         return Encoding(self._differentiable(z, selected, pre))
 
     @torch.no_grad()
@@ -55,7 +56,8 @@ class BatchTopKSAE(LinearAutoencoder):
         assert isinstance(fit_pass.acts, SparseActs)
         kept = fit_pass.acts.values
         none_kept = kept.new_full((1,), torch.inf)
-        smallest = self.ranks.smallest(torch.cat([kept, none_kept]).min())
+        smallest = torch.cat([kept, none_kept]).min()
+        smallest = self.shards.smallest(self.ranks.smallest(smallest))
         if smallest == torch.inf:
             return
         self._n_observed += 1

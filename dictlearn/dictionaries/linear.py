@@ -12,6 +12,9 @@ from dictlearn.core.sites import Sites
 from dictlearn.core.sparse_acts import SparseActs
 from dictlearn.kernels.scores import selected_scores
 
+LINEAR_AXES = {"W_dec": 0, "W_enc": 1, "b_enc": 0}
+"""`feature_axes` of the parameters below, for kinds whose rule holds where features are divided."""
+
 
 class LinearDictionary(TrainableDictionary, ABC):
     """Scores `pre = z @ W_enc + b_enc`, estimate `acts @ W_dec + b_dec`, unit-norm `W_dec` rows.
@@ -92,9 +95,10 @@ class LinearDictionary(TrainableDictionary, ABC):
         """
         others = torch.ones(self.n_features, dtype=torch.bool, device=z.device)
         others[features] = False
-        if not others.any():
+        if self.shards.sum(others.sum()) == 0:
             others[:] = True
-        norm = 0.2 * self.W_enc.norm(dim=0)[others].mean()
+        norms = self.W_enc.norm(dim=0)[others]
+        norm = 0.2 * self.shards.sum(norms.sum()) / self.shards.sum(others.sum())
         self.W_enc[:, features] = norm * normalize(z, dim=1).T
         self.b_enc[features] = 0.0
         self.W_dec[features] = self._reseeded_atoms(z, residual)
@@ -117,7 +121,7 @@ class LinearAutoencoder(LinearDictionary, ABC):
         return self.W_dec.detach().T.clone(memory_format=torch.contiguous_format)
 
     def _centred(self, z: Float[Tensor, "n d_in"]) -> Float[Tensor, "n d_in"]:
-        return z - self.b_dec
+        return z - self.shards.spread(self.b_dec)
 
     def _reseeded_atoms(
         self, z: Float[Tensor, "m d_in"], residual: Float[Tensor, "m d_out"]

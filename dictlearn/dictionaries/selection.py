@@ -14,22 +14,29 @@ def top_k(scores: Float[Tensor, "n feature"], k: int) -> Float[Tensor, "n featur
     return torch.zeros_like(scores).scatter(1, indices, values.relu())
 
 
-def top_k_sparse(scores: Float[Tensor, "n feature"], k: int) -> SparseActs:
-    """The same as `top_k`, without the zeros."""
-    values, indices = scores.topk(k, dim=1, sorted=False)
+def top_k_sparse(scores: Float[Tensor, "n feature"], k: int, shards: Ranks = ALONE) -> SparseActs:
+    """The same as `top_k`, without the zeros.
+
+    With `shards`, the features are those of all of them, and these are the ones here.
+    """
+    values, indices = scores.topk(min(k, scores.shape[1]), dim=1, sorted=False)
+    values = shards.only_largest(values, k)
     return SparseActs.from_top(values.relu(), indices, scores.shape[1])
 
 
-def batch_top_k(scores: Float[Tensor, "n feature"], k: int, ranks: Ranks = ALONE) -> SparseActs:
+def batch_top_k(
+    scores: Float[Tensor, "n feature"], k: int, ranks: Ranks = ALONE, shards: Ranks = ALONE
+) -> SparseActs:
     """The `n * k` largest positive scores of the whole batch, wherever they are.
 
-    With `ranks`, the batch is that of all of them, and these are its scores here.
+    With `ranks` the batch, or with `shards` the features, are those of all of them, and these are
+    the scores here.
     Bussmann et al. 2024, "BatchTopK Sparse Autoencoders", section 3.
     """
     n, n_features = scores.shape
     budget = k * n * ranks.size
     values, places = scores.flatten().topk(min(budget, scores.numel()), sorted=False)
-    values = ranks.only_largest(values, budget)
+    values = shards.only_largest(ranks.only_largest(values, budget), budget)
     return SparseActs.from_flat(values.relu(), places, n, n_features)
 
 

@@ -14,13 +14,15 @@ from dictlearn.core.dictionary import Traits
 from dictlearn.core.learning import Encoding
 from dictlearn.core.sites import Sites
 from dictlearn.core.sparse_acts import SparseActs
-from dictlearn.dictionaries.linear import LinearAutoencoder, LinearDictionary
+from dictlearn.dictionaries.linear import LINEAR_AXES, LinearAutoencoder, LinearDictionary
 from dictlearn.dictionaries.objectives import AuxK
 from dictlearn.dictionaries.selection import top_k, top_k_sparse
 
 
 class TopK(LinearDictionary):
     """`acts` = the `k` largest positive scores: the rule shared by autoencoder and transcoder."""
+
+    feature_axes = LINEAR_AXES
 
     def __init__(self, sites: Sites, n_features: int, *, k: int, seed: int) -> None:
         super().__init__(sites, n_features, seed=seed)
@@ -36,7 +38,7 @@ class TopK(LinearDictionary):
     def _train_encode(self, z: Float[Tensor, "n d_in"]) -> Encoding:
         with torch.no_grad():
             pre = self._pre(z)
-            selected = top_k_sparse(pre, self.k)
+            selected = top_k_sparse(pre, self.k, self.shards)
         return Encoding(self._differentiable(z, selected, pre))
 
 

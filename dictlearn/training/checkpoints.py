@@ -7,12 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
 from dictlearn.core.errors import CorruptFileError, InputError
 from dictlearn.core.files import read_tensors, write_tensors
 from dictlearn.core.learning import Learner
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
+
+States = Mapping[str, Mapping[str, Tensor]]
+"""Per dictionary, what its learner's `state` returned."""
 
 
 def fingerprint(description: Mapping[str, Any]) -> str:
@@ -21,13 +25,11 @@ def fingerprint(description: Mapping[str, Any]) -> str:
 
 
 def save_checkpoint(
-    folder: Path, learners: Mapping[str, Learner], step: int, description: Mapping[str, Any]
+    folder: Path, states: States, step: int, description: Mapping[str, Any]
 ) -> None:
-    """Replace the checkpoint in `folder` by the state of all learners after `step` steps."""
+    """Replace the checkpoint in `folder` by the states of all learners after `step` steps."""
     tensors = {
-        f"{name}//{key}": tensor
-        for name, learner in learners.items()
-        for key, tensor in learner.state().items()
+        f"{name}//{key}": tensor for name, state in states.items() for key, tensor in state.items()
     }
     metadata = {
         "step": str(step),

@@ -20,6 +20,7 @@ from dictlearn.dictionaries.files import CONFIG_FILE, save
 from dictlearn.training.batches import as_activations
 from dictlearn.training.checkpoints import (
     CHECKPOINT_FILE,
+    States,
     differences,
     load_checkpoint,
     save_checkpoint,
@@ -76,8 +77,13 @@ def fit(
     arguments continues to the same bits, and at the end the dictionaries (each in a folder of
     its name; a single one in `out` itself), when the checkpoint is removed.
 
+    In a script that torchrun starts, or under `training.launch.launch`, every process makes the
+    same call: they divide each batch between them, the first one writes, and all return the same
+    dictionaries, equal but for rounding to those of one process.
+
     Raises:
         InputError, ConfigError: something in the arguments cannot work; nothing has started.
+        ProcessError: another process of this run has failed.
         StorageError: `out` cannot be written or is too small.
         NonFiniteError: activations or a loss became NaN or infinite; the last checkpoint stays.
     """
@@ -91,7 +97,7 @@ def fit(
     run = ranks.agree(lambda: set_up(named, as_activations(activations), fit_config, ranks, out))
     start = _start(run, overwrite=overwrite)
     _train(run, start, show=progress)
-    ranks.agree(lambda: _require_finite_state(run.learners, run.config.steps))
+    ranks.agree(partial(_require_finite, run.states(), run.config.steps))
     dictionaries = {name: learner.finish() for name, learner in run.learners.items()}
     ranks.agree(lambda: _keep(run, dictionaries, single=single))
     return dictionaries[SINGLE] if single else dictionaries
@@ -107,7 +113,7 @@ def _start(run: Run, *, overwrite: bool) -> int:
                 f"{ranks.rank} in {', '.join(differences(other, run.description))}"
             )
     for learner in run.learners.values():
-        ranks.share_(learner.dictionary.state_dict().values())
+        learner.ranks.share_(learner.dictionary.state_dict().values())
     ranks.agree(lambda: _prepare(run.written, run.learners, overwrite=overwrite))
     if folder is None:
         return 0
@@ -138,7 +144,7 @@ def _train(run: Run, start: int, *, show: bool) -> None:
                 values = _finite(scalars, done)
                 view.show(values, log.write(done, values, config.batch_size))
             if run.folder and done % config.checkpoint_every == 0 and not last:
-                ranks.agree(partial(_save_checkpoint, run, done))
+                ranks.agree(partial(_save_checkpoint, run, run.states(), done))
 
 
 def _read(run: Run, step: int) -> dict[Ranks, Rows]:
@@ -150,10 +156,10 @@ def _read(run: Run, step: int) -> dict[Ranks, Rows]:
     return {ranks: whole.of(ranks) for ranks in between}
 
 
-def _save_checkpoint(run: Run, step: int) -> None:
-    _require_finite_state(run.learners, step)
+def _save_checkpoint(run: Run, states: States, step: int) -> None:
+    _require_finite(states, step)
     if run.written:
-        save_checkpoint(run.written, run.learners, step, run.description)
+        save_checkpoint(run.written, states, step, run.description)
 
 
 def _keep(run: Run, dictionaries: Mapping[str, FeatureDictionary], *, single: bool) -> None:
@@ -212,10 +218,10 @@ def _prepare(out: Path | None, learners: Mapping[str, Learner], *, overwrite: bo
         )
 
 
-def _require_finite_state(learners: Mapping[str, Learner], step: int) -> None:
+def _require_finite(states: States, step: int) -> None:
     """Check what a checkpoint or a result would hold: the loss was that of before the step."""
-    for name, learner in learners.items():
-        for key, tensor in learner.state().items():
+    for name, state in states.items():
+        for key, tensor in state.items():
             if not torch.isfinite(tensor).all():
                 raise NonFiniteError(
                     f"{key} of {name!r} holds NaN or infinity after step {step}; training stopped "

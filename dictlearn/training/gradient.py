@@ -1,11 +1,11 @@
 """The one learner of every kind that learns by gradient descent."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
-from torch.nn.utils import clip_grad_norm_
 
 from dictlearn.core.batches import Batch
 from dictlearn.core.config import DeadFeatureRemedy, GradientConfig
@@ -15,6 +15,7 @@ from dictlearn.core.ranks import ALONE, Ranks
 from dictlearn.core.sites import Sites
 from dictlearn.training.config import FitConfig
 from dictlearn.training.remedies import rows_to_reseed
+from dictlearn.training.shards import clip_, divide_, joined, part, whole
 from dictlearn.training.standardize import Standardization
 
 BatchAt = Callable[[int], Batch]
@@ -35,10 +36,12 @@ class GradientLearner(Learner):
         batch_at: BatchAt,
         ranks: Ranks = ALONE,
     ) -> None:
-        dictionary = config.build(sites, seed=fit_config.seed)
+        self.ranks, shards = (ALONE, ranks) if fit_config.shard_features else (ranks, ALONE)
+        self._build = partial(config.build, sites, seed=fit_config.seed)
+        dictionary = self._build()
         assert isinstance(dictionary, TrainableDictionary)
+        divide_(dictionary, shards)
         self.dictionary = dictionary.to(fit_config.device)
-        self.ranks = ranks
         self._config = fit_config
         self._objective = config.objective()
         self._remedy = config.remedy()
@@ -85,17 +88,19 @@ class GradientLearner(Learner):
     def finish(self) -> FeatureDictionary:
         """The dictionary, in evaluation mode and without gradients."""
         self._optimizer.zero_grad()
-        return self.dictionary.eval()
+        return joined(self.dictionary, self._build).eval()
 
     def state(self) -> dict[str, Tensor]:
         """Parameters, buffers, Adam's moments, the step, and how long each feature has slept."""
         state = {f"dictionary/{name}": t for name, t in self.dictionary.state_dict().items()}
         state |= {f"adam/{name}": moment for name, moment in self._moments()}
-        return state | {"idle": self._idle, "step": torch.tensor(self._step)}
+        state |= {"idle": self._idle, "step": torch.tensor(self._step)}
+        return {key: whole(t, self._axis(key), self.dictionary.shards) for key, t in state.items()}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Continue from what `state` returned, to the same bits."""
-        prefix = "dictionary/"
+        shards, prefix = self.dictionary.shards, "dictionary/"
+        state = {key: part(t, self._axis(key), shards) for key, t in state.items()}
         self.dictionary.load_state_dict(
             {k.removeprefix(prefix): t for k, t in state.items() if k.startswith(prefix)}
         )
@@ -116,17 +121,19 @@ class GradientLearner(Learner):
         self._average_gradients_()
         self.dictionary.project_gradient_()
         if self._config.max_gradient_norm is not None:
-            clip_grad_norm_(self.dictionary.parameters(), self._config.max_gradient_norm)
+            clip_(self.dictionary, self._config.max_gradient_norm)
         self._optimizer.step()
         self.dictionary.project_()
 
     def _average_gradients_(self) -> None:
         """Every rank's gradient is of the mean over its own rows, and they have equally many."""
         if self.ranks.size > 1:
-            parameters = list(self.dictionary.parameters())
-            gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-            for parameter, mean in zip(parameters, self.ranks.means(gradients), strict=True):
-                parameter.grad = mean
+            for parameter in self.dictionary.parameters():
+                if parameter.grad is None:  # all ranks have to send as much
+                    parameter.grad = torch.zeros_like(parameter)
+            gradients = [p.grad for p in self.dictionary.parameters() if p.grad is not None]
+            for gradient, mean in zip(gradients, self.ranks.means(gradients), strict=True):
+                gradient.copy_(mean)
 
     def _log(
         self, fit_pass: FitPass, losses: dict[str, Tensor], fired: Int[Tensor, " feature"]
@@ -136,24 +143,26 @@ class GradientLearner(Learner):
         centre, power, error, *terms = self.ranks.means([*own, *losses.values()])
         log = {"loss": torch.stack(terms).sum().detach()}
         log |= {f"loss/{n}": term.detach() for n, term in zip(losses, terms, strict=True)}
-        log["l0"] = fired.sum() / (len(t) * self.ranks.size)
+        shards = self.dictionary.shards
+        log["l0"] = shards.sum(fired.sum()) / (len(t) * self.ranks.size)
         log["fvu"] = error / (power - centre.pow(2).sum())
-        log["dead"] = (self._idle >= self._config.dead_after).float().mean()
+        log["dead"] = shards.mean((self._idle >= self._config.dead_after).float().mean())
         return log
 
     def _apply(self, remedy: DeadFeatureRemedy) -> None:
         """Reseed dead features, and forget Adam's moments at every entry that changed."""
         dead: Int[Tensor, " m"] = (self._idle >= remedy.window).nonzero().squeeze(1)
-        if len(dead) == 0:
+        own, n_dead = self.dictionary.shards.place(len(dead))
+        if n_dead == 0:
             return
         # Drawn from seed and step alone, so that a checkpoint needs no generator's state.
         generator = torch.Generator().manual_seed(self._config.seed * 1_000_003 + self._step)
         z, residual = rows_to_reseed(
-            self.dictionary, remedy, self._recent_batches(), len(dead), generator
+            self.dictionary, remedy, self._recent_batches(), n_dead, generator
         )
         self.ranks.share_((z, residual))  # equal but for rounding, where devices differ
         before = [p.detach().clone() for p in self.dictionary.parameters()]
-        self.dictionary.reseed_(dead, z, residual)
+        self.dictionary.reseed_(dead, z[own], residual[own])
         # Compared before `project_`, which moves the other rows by a rounding error.
         for old, parameter in zip(before, self.dictionary.parameters(), strict=True):
             changed = parameter != old
@@ -165,6 +174,14 @@ class GradientLearner(Learner):
     def _recent_batches(self) -> Iterator[Batch]:
         """The batches already seen, latest first."""
         return (self._batch_at(step) for step in range(self._step - 1, -1, -1))
+
+    def _axis(self, key: str) -> int | None:
+        """Along which axis a tensor of `state` has an entry a feature, if it does."""
+        if key == "idle":
+            return 0
+        _, *names = key.split("/")
+        no_entries = not names or names[-1] == "step"
+        return None if no_entries else self.dictionary.feature_axes.get(names[0])
 
     def _moments(self) -> Iterator[tuple[str, Tensor]]:
         for name, parameter in self.dictionary.named_parameters():

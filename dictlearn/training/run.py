@@ -6,6 +6,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from dictlearn.core.batches import Activations
 from dictlearn.core.config import ClosedFormConfig, DictionaryConfig, GradientConfig
 from dictlearn.core.errors import ConfigError
@@ -33,6 +35,10 @@ class Run:
     provenance: Provenance
     folder: Path | None
 
+    def states(self) -> dict[str, dict[str, Tensor]]:
+        """What a checkpoint holds, on the rank that writes it; all have to ask together."""
+        return {name: learner.state() for name, learner in self.learners.items()}
+
     @property
     def written(self) -> Path | None:
         """The folder, in the one process that writes there."""
@@ -47,7 +53,7 @@ def set_up(
     out: str | Path | None,
 ) -> Run:
     """Everything that can be made and checked without the other processes."""
-    if fit_config.batch_size % ranks.size:
+    if fit_config.batch_size % ranks.size and not fit_config.shard_features:
         raise ConfigError(
             f"FitConfig.batch_size, the rows of all processes together, must be divisible by their "
             f"number ({ranks.size}), got {fit_config.batch_size}"
@@ -104,9 +110,14 @@ def _describe(
     fit_config: FitConfig,
     batches: RunBatches,
 ) -> dict[str, Any]:
-    """What decides a run's bits, as JSON: a checkpoint is good only for the same."""
+    """What decides a run's result, as JSON: a checkpoint is good only for the same.
+
+    Not how many processes divide what: that decides no more than how sums are rounded.
+    """
+    settings = fit_config.to_dict()
+    del settings["shard_features"]
     return {
-        "fit_config": fit_config.to_dict(),
+        "fit_config": settings,
         "dictionaries": {
             name: {"kind": c.kind, "sites": sites[name].to_dict(), "config": c.to_dict()}
             for name, c in configs.items()

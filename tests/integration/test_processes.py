@@ -13,13 +13,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 
 import dictlearn as dl
 from dictlearn.activations.store import write_store
 from dictlearn.cli import main
 from dictlearn.core.batches import Rows
-from dictlearn.core.errors import InputError, NonFiniteError, ProcessError
+from dictlearn.core.errors import ConfigError, InputError, NonFiniteError, ProcessError
 from dictlearn.core.provenance import Provenance
+from dictlearn.recipes import read_recipe
 from dictlearn.training.launch import launch
 
 CONFIGS = {
@@ -36,6 +38,7 @@ CONFIGS = {
     "pca": dl.PCAConfig(k=3),
     "kmeans": dl.KMeansConfig(n_features=8),
 }  # fmt: skip
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(dl.__file__).parents[1])}
 DYING = Path(__file__).with_name("dying_rank.py")
 RUN = dl.FitConfig(
     steps=30, batch_size=64, standardize_rows=128, dead_after=3, log_every=5, learning_rate=3e-2
@@ -84,6 +87,30 @@ def test_every_kind_learns_in_two_processes_what_it_learns_in_one(tmp_path):
     }
     for name, dictionary in dl.fit(never, data(), RUN, progress=False).items():
         assert worst_difference(dictionary, one[name]) > 1e-2, f"the test sees no remedy of {name}"
+
+
+LINEAR = {name: config for name, config in CONFIGS.items() if name not in ("codes", "stages")}
+
+
+def test_features_divided_between_two_processes_learn_what_they_learn_in_one(tmp_path):
+    run = replace(RUN, batch_size=63, shard_features=True)  # rows are not divided
+    one = dl.fit(LINEAR, data(), run, out=tmp_path / "one", progress=False)
+    launch(2, dl.fit, LINEAR, data(), run, out=tmp_path / "two", progress=False)
+    for name, dictionary in one.items():
+        assert worst_difference(dictionary, dl.load(tmp_path / "two" / name)) <= 1e-5, name
+    for alone, together in zip(log_of(tmp_path / "one"), log_of(tmp_path / "two"), strict=True):
+        assert together == pytest.approx(alone, rel=1e-4, abs=1e-6)
+    unclipped = dl.fit(LINEAR, data(), replace(run, max_gradient_norm=None), progress=False)
+    assert worst_difference(unclipped["sae"], one["sae"]) > 1e-2, "the test sees no clipping"
+
+
+@pytest.mark.parametrize(
+    "config", [CONFIGS["codes"], dl.SAEConfig(n_features=33)], ids=["codebook", "odd"]
+)
+def test_what_cannot_be_divided_is_refused(config):
+    run = replace(RUN, shard_features=True)
+    with pytest.raises(ConfigError, match=r"shard_features needs .* (128|33) features"):
+        launch(2, dl.fit, config, data()[0], run, progress=False)
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +163,7 @@ def test_a_killed_run_of_two_processes_resumes(monkeypatch, tmp_path, store):
     killed, checkpoint = tmp_path / "killed", tmp_path / "killed" / "checkpoint.safetensors"
     process = subprocess.Popen(
         [sys.executable, "-m", "dictlearn", "train", *command, "--out", killed, "--nproc", "2"],
-        env={**os.environ, "PYTHONPATH": str(Path(dl.__file__).parents[1])},
+        env=ENVIRONMENT,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     until = time.monotonic() + 60
@@ -185,15 +212,43 @@ def test_mistakes_are_told_once_and_at_once(monkeypatch, capsys, tmp_path, store
 
 def test_nan_in_the_rows_of_one_process_ends_both(tmp_path, store):
     """Row 17 of the file belongs to one process only, and the other must not wait for it."""
-    shutil.copytree(store, tmp_path / "store")
-    (shard,) = (tmp_path / "store").glob("shard_*")
+    run = replace(RUN, batch_size=8, standardize_rows=8, steps=125)
+    with pytest.raises(NonFiniteError, match=r"'h', shard_00000.safetensors, row 17;"):
+        launch(2, dl.fit, CONFIGS["topk"], spoilt(store, tmp_path), run, progress=False)
+
+
+def spoilt(store: Path, folder: Path) -> dl.ActivationStore:
+    """A copy of the store with NaN in row 17, which is met once in the first 125 batches of 8."""
+    shutil.copytree(store, folder / "spoilt")
+    (shard,) = (folder / "spoilt").glob("shard_*")
     with shard.open("r+b") as file:
         file.seek(-(1000 - 17) * 12 * 4, os.SEEK_END)
         file.write(torch.tensor(torch.nan).numpy().tobytes())
-    activations = dl.ActivationStore.open(tmp_path / "store")
-    run = replace(RUN, batch_size=8, standardize_rows=8, steps=1000)
-    with pytest.raises(NonFiniteError, match=r"'h', shard_00000.safetensors, row 17;"):
-        launch(2, dl.fit, CONFIGS["topk"], activations, run, progress=False)
+    return dl.ActivationStore.open(folder / "spoilt")
+
+
+def test_a_run_continues_however_its_features_are_divided(tmp_path, store):
+    """From one process to two with half the features each, and the other way round."""
+    run = replace(RUN, batch_size=8, standardize_rows=8, steps=125, checkpoint_every=5)
+    sharded = replace(run, shard_features=True)
+    good, bad = dl.ActivationStore.open(store), spoilt(store, tmp_path)
+    configs = {name: CONFIGS[name] for name in ("sae", "topk")}
+    whole = dl.fit(configs, good, run, progress=False)
+    with pytest.raises(NonFiniteError):
+        dl.fit(configs, bad, run, out=tmp_path / "a", progress=False)
+    with pytest.raises(NonFiniteError):
+        launch(2, dl.fit, configs, bad, sharded, out=tmp_path / "b", progress=False)
+    steps = []
+    for folder in (tmp_path / "a", tmp_path / "b"):
+        with safe_open(folder / "checkpoint.safetensors", framework="pt") as file:
+            steps.append(int(file.metadata()["step"]))
+            assert file.get_slice("topk//adam/W_enc/exp_avg").get_shape() == [12, 64]
+    assert steps[0] == steps[1] > 0
+    launch(2, dl.fit, configs, good, sharded, out=tmp_path / "a", progress=False)
+    dl.fit(configs, good, run, out=tmp_path / "b", progress=False)
+    for name, dictionary in whole.items():
+        assert worst_difference(dl.load(tmp_path / "a" / name), dictionary) <= 1e-4
+        assert worst_difference(dl.load(tmp_path / "b" / name), dictionary) <= 1e-4
 
 
 def test_a_process_that_fails_or_dies_ends_the_others():
@@ -205,3 +260,18 @@ def test_a_process_that_fails_or_dies_ends_the_others():
     with pytest.raises(InputError, match=r"process \d differs from \d in .*fit_config\.seed"):
         launch(2, partial(runpy.run_path, str(DYING), {"how": "calls otherwise"}))
     assert time.monotonic() - began < 60, "someone waited"
+
+
+def test_torchrun_starts_the_same_run(tmp_path, store):
+    (tmp_path / "recipe.toml").write_text(RECIPE.replace("steps = 300", "steps = 20"))
+    configs, run = read_recipe(tmp_path / "recipe.toml")
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+         "-m", "dictlearn", "train", store, "--recipe", tmp_path / "recipe.toml",
+         "--out", tmp_path / "two"],
+        env=ENVIRONMENT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.count("topk: ") == 1, "one process speaks for all"
+    one = dl.fit(configs, dl.ActivationStore.open(store), run, progress=False)
+    for name, dictionary in one.items():
+        assert worst_difference(dl.load(tmp_path / "two" / name), dictionary) <= 1e-5

@@ -31,6 +31,19 @@ ties = ranks.only_largest(torch.ones(4), 5)
 assert ranks.sum(ties.sum()).item() == 5.0, "exactly as many equal ones as may stay"
 assert torch.equal(ranks.only_largest(mine, 99), mine)
 
+# Two processes hold W's columns; a parameter b on which all depend has its gradient from both.
+W, b = torch.tensor([2.0 + me], requires_grad=True), torch.tensor([1.0], requires_grad=True)
+estimate = ranks.total(W * ranks.spread(b))
+assert estimate.item() == 5.0
+(estimate**2).sum().backward()
+assert W.grad is not None
+assert b.grad is not None
+assert (W.grad.item(), b.grad.item()) == (10.0, 10.0 * (2.0 + 3.0))
+assert ranks.joined(torch.full((2, 1), me), axis=1).tolist() == [[0, 1], [0, 1]]
+assert ranks.place(2 + me) == ((slice(0, 2), slice(2, 5))[me], 5)
+fewer = ranks.only_largest(torch.arange(1.0 + me), 3)
+assert fewer.tolist() == [[0.0], [0.0, 1.0]][me], "a rank may have fewer than k"
+
 told = torch.full((3,), float(me + 7))
 ranks.share_([told])
 assert told.tolist() == [7.0, 7.0, 7.0]
