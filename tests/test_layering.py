@@ -21,7 +21,7 @@ ROOMS: dict[str, set[str]] = {
     "comparison": {"core", "metrics", "progress"},
 }
 JOINTS = {"contract", "harvesting", "recipes", "demo", "cli"}  # where rooms meet
-MODULES: dict[str, set[str]] = {"progress": set(), "_threads": set()} | {
+MODULES: dict[str, set[str]] = {"progress": set(), "_threads": set(), "__main__": {"cli"}} | {
     joint: ROOMS.keys() | JOINTS | {"progress"} for joint in JOINTS
 }
 CORE_LIBRARIES = {"torch", "jaxtyping", "safetensors"}
