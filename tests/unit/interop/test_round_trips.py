@@ -119,7 +119,7 @@ def test_sites_are_for_files_that_may_not_know_them(scrambled, tmp_path):
     path = dl.save(ours, tmp_path / "theirs", format="sparsify")
     assert dl.load(f"sparsify:{path}", sites=dl.Sites(site, site)).sites.source == site
     wide = dl.Site("blocks.0.hook_resid_pre", 7)
-    with pytest.raises(InputError, match="width 6 to width 6.*widths 7 and 7"):
+    with pytest.raises(InputError, match=r"width 6 to width 6.*widths 7 and 7"):
         dl.load(f"sparsify:{path}", sites=dl.Sites(wide, wide))
     with pytest.raises(InputError, match="knows its sites"):
         dl.load(dl.save(ours, tmp_path / "ours"), sites=dl.Sites(site, site))
