@@ -71,4 +71,4 @@ class TranscoderConfig(GradientConfig[Transcoder]):
     @classmethod
     def tiny(cls) -> "TranscoderConfig":
         """The smallest useful instance."""
-        return cls(n_features=32, l1_coefficient=1e-3)
+        return cls(n_features=32, l1_coefficient=1e-3, linear_skip=True)
