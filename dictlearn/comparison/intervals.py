@@ -6,7 +6,6 @@ sequence. All dictionaries of a run get the same weights, which pairs them.
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
 
 import pandas as pd
 import torch
@@ -15,38 +14,8 @@ from torch import Tensor
 
 from dictlearn.core.errors import InputError, nearest
 from dictlearn.core.records import DictionaryRecord, Records
+from dictlearn.metrics.bootstrap import RESAMPLES, Interval, bootstrap_weights, central
 from dictlearn.metrics.pooled import METRICS, PooledMetric
-
-RESAMPLES = 4000
-"""Resamples behind an interval or a p-value unless said otherwise."""
-
-
-class Interval(NamedTuple):
-    """A value with the ends of its interval, in the metric's own units."""
-
-    value: float
-    low: float
-    high: float
-
-
-def bootstrap_weights(
-    n_sequences: int, n_resamples: int = RESAMPLES, seed: int = 0
-) -> Float[Tensor, "resample sequence"]:
-    """How often each sequence is drawn in each resample: `n_sequences` draws with replacement.
-
-    Raises:
-        InputError: fewer than two sequences, which say nothing about how they vary.
-    """
-    if n_sequences < 2:
-        raise InputError(
-            f"an interval needs at least 2 sequences to resample, got {n_sequences}; evaluate on "
-            "more tokens"
-        )
-    generator = torch.Generator().manual_seed(seed)
-    drawn = torch.randint(n_sequences, (n_resamples, n_sequences), generator=generator)
-    ones = torch.ones(1, dtype=torch.float64).expand(drawn.shape)
-    zeros = torch.zeros(n_resamples, n_sequences, dtype=torch.float64)
-    return zeros.scatter_add_(1, drawn, ones)
 
 
 def interval(
@@ -62,7 +31,7 @@ def interval(
     """
     value = metric({name: s.sum() for name, s in sums.items()}).item()
     resampled = metric({name: weights @ s.double() for name, s in sums.items()})
-    return Interval(value, *_central(resampled, confidence))
+    return Interval(value, *central(resampled, confidence))
 
 
 def difference(
@@ -77,7 +46,7 @@ def difference(
     for sums in (first, second):
         values.append(metric({name: s.sum() for name, s in sums.items()}).item())
         resamples.append(metric({name: weights @ s.double() for name, s in sums.items()}))
-    return Interval(values[0] - values[1], *_central(resamples[0] - resamples[1], confidence))
+    return Interval(values[0] - values[1], *central(resamples[0] - resamples[1], confidence))
 
 
 def sign_flip_p_value(
@@ -176,13 +145,6 @@ def differences_frame(
     frame = pd.DataFrame.from_dict(found, orient="index", columns=list(Interval._fields))
     frame["p"], frame["p_holm"] = pd.Series(p_values), pd.Series(holm(p_values))
     return frame.rename_axis("dictionary")
-
-
-def _central(resampled: Float[Tensor, " resample"], confidence: float) -> tuple[float, float]:
-    tail = (1 - confidence) / 2
-    ends = torch.tensor([tail, 1 - tail], dtype=torch.float64)
-    low, high = torch.quantile(resampled.double(), ends).tolist()
-    return low, high
 
 
 def _weights(records: Records, n_resamples: int, seed: int) -> Float[Tensor, "resample sequence"]:

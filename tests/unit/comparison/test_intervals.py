@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from dictlearn.comparison.intervals import (
-    bootstrap_weights,
     difference,
     differences_frame,
     holm,
@@ -16,6 +15,7 @@ from dictlearn.comparison.intervals import (
     sign_flip_p_value,
 )
 from dictlearn.core.errors import InputError
+from dictlearn.metrics.bootstrap import bootstrap_weights
 from dictlearn.metrics.pooled import METRICS
 
 FVU = next(m for m in METRICS if m.name == "fraction_variance_unexplained")
@@ -77,13 +77,6 @@ def test_a_consistent_difference_has_the_smallest_p_value():
     assert sign_flip_p_value(FVU, second, first, 999) == pytest.approx(1 / 1000)
 
 
-def test_weights_draw_every_resample_in_full():
-    weights = bootstrap_weights(7, 50)
-    assert weights.sum(dim=1).tolist() == [7.0] * 50
-    assert torch.equal(weights, bootstrap_weights(7, 50))
-    assert not torch.equal(weights, bootstrap_weights(7, 50, seed=1))
-
-
 def test_an_undefined_metric_has_no_interval_and_no_p_value():
     flat = {"squared_error": torch.ones(5), "variance": torch.zeros(5)}
     assert all(math.isnan(v) for v in interval(FVU, flat, bootstrap_weights(5, 10)))
@@ -121,5 +114,3 @@ def test_unknown_names_are_answered_with_the_nearest(records):
         differences_frame(records, "loss_recovered_zer", next(iter(records.dictionaries)))
     with pytest.raises(InputError, match="no dictionary"):
         differences_frame(records, "kl", "nobody")
-    with pytest.raises(InputError, match="at least 2"):
-        bootstrap_weights(1)

@@ -1,0 +1,288 @@
+"""How precisely features find concepts, beside the model's own neurons and directions.
+
+The experiment of Tamkin, Taufeeque and Goodman 2023, "Codebook Features", figure 6, with what it
+takes to believe the result: choosing on one half, scoring on the other.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from math import nan
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from dictlearn.core.concept_records import ConceptRecords, ConceptScore
+from dictlearn.core.dictionary import FeatureDictionary
+from dictlearn.core.errors import InputError
+from dictlearn.core.provenance import Provenance
+from dictlearn.core.tokens import Tokens
+from dictlearn.evaluation.candidates import Best, Candidates, Choice, choose
+from dictlearn.evaluation.halves import NEURONS, Half, halves
+from dictlearn.lm.hooks import LanguageModel
+from dictlearn.lm.identity import model_provenance
+from dictlearn.lm.sites import require_sites
+from dictlearn.metrics.bootstrap import bootstrap_weights, central
+from dictlearn.metrics.precision import Ranking, resampled_precision
+from dictlearn.progress import progress as progress_bar
+from dictlearn.text.concepts import DEFAULT_CONCEPTS, Concept, concept_labels
+
+FEATURES = "features"
+_CONFIDENCE = 0.95
+
+
+def evaluate_concepts(
+    dictionaries: Mapping[str, FeatureDictionary],
+    model: LanguageModel,
+    tokens: Tokens,
+    concepts: Sequence[Concept] = DEFAULT_CONCEPTS,
+    *,
+    min_matches: int = 20,
+    n_resamples: int = 1000,
+    seed: int = 0,
+    progress: bool = True,
+) -> ConceptRecords:
+    """How precisely the features of each dictionary find each concept, beside other candidates.
+
+    The sequences are halved at random. On one half, the feature and threshold with the best F1
+    are chosen for each concept, and of every other family the candidate with the best precision
+    at the recall of that feature: the hidden neurons of the MLP in the target's layer, the basis
+    directions of the target, and its principal components, each with both signs. On the other
+    half their precision is taken at the recall that the feature has there, matched exactly.
+
+    Intervals hold 95 % of resamples of the scored sequences, with recall matched in each. They
+    say how the numbers of the chosen candidates vary with the text, not with the choice.
+
+    Tokens in blocks of whole documents (`load_tokens`) keep a document from lying in both halves,
+    unless it is longer than a block. Special tokens have no part in it.
+
+    Args:
+        dictionaries: by name, all of `model`.
+        model: what the tokens are read by; its tokenizer gives the text.
+        tokens: normally of the held-out split.
+        concepts: what to look for.
+        min_matches: concepts with fewer matching tokens in either half are left out.
+        n_resamples: resamples behind each interval.
+        seed: decides the halves and the resamples.
+        progress: whether to show how far it is.
+
+    Raises:
+        InputError: there is no dictionary, no concept with enough matches, fewer than four
+            sequences, or a dictionary does not fit the model.
+        ProvenanceError: a dictionary was trained on another model.
+        NonFiniteError: activations hold NaN or infinity.
+    """
+    origin = _checked(dictionaries, model, tokens)
+    empty = {f"{n}: {FEATURES}": "it has none" for n, d in dictionaries.items() if not d.n_features}
+    dictionaries = {name: d for name, d in dictionaries.items() if d.n_features}
+    labels = concept_labels(tokens, model.tokenizer, concepts)
+    order = torch.randperm(len(tokens), generator=torch.Generator().manual_seed(seed))
+    parts = [part.sort().values for part in order.tensor_split(2)]
+    labels, kept, left_out = _frequent(labels, concepts, parts, min_matches)
+    left_out |= empty
+    choosing, scoring = halves(dictionaries, model, tokens, labels, parts)
+    weights = bootstrap_weights(scoring.n_sequences, n_resamples, seed)
+    scores: list[ConceptScore] = []
+    targets = {name: d.sites.target.hook for name, d in dictionaries.items()}
+    with progress_bar("finding concepts", len(targets), show=progress) as done:
+        for hook, families in scoring.others.items():
+            names = [name for name, target in targets.items() if target == hook]
+            if NEURONS not in families:
+                missing = f"no MLP with known weights in the layer of {hook!r}"
+                left_out |= {f"{name}: {NEURONS}": missing for name in names}
+            scores += compare_families(choosing, scoring, names, hook, kept, weights)
+            done(len({score.dictionary for score in scores}))
+    described = tokens.describe() | {"seed": seed, "n_scored_sequences": scoring.n_sequences}
+    patterns = {c.name: c.pattern for c in concepts if c.name in kept}
+    provenance = origin.on(tokens, exclude_special=True)
+    return ConceptRecords(provenance, described, patterns, scores, left_out)
+
+
+def compare_families(
+    choosing: Half,
+    scoring: Half,
+    names: Sequence[str],
+    hook: str,
+    concepts: Sequence[str],
+    weights: Float[Tensor, "resample sequence"],
+) -> list[ConceptScore]:
+    """The scores of the dictionaries `names`, whose target is `hook`, and of their rivals."""
+    features = {name: choose(choosing.features[name], choosing.labels) for name in names}
+    recalls = {
+        name: [_use(choosing, i, choosing.features[name], c.f1).recall for i, c in enumerate(some)]
+        for name, some in features.items()
+    }
+    wanted = [
+        [recalls[name][i] for name in names if recalls[name][i]] for i in range(len(concepts))
+    ]
+    rivals = {
+        family: choose(candidates, choosing.labels, wanted)
+        for family, candidates in choosing.others[hook].items()
+    }
+    scores = []
+    for i, concept in enumerate(concepts):
+        for name in names:
+            choice, recall = features[name][i], recalls[name][i]
+            candidates = scoring.features[name]
+            use = _use(scoring, i, candidates, choice.f1)
+            of_feature = candidates.scores(choice.f1.candidate)
+            at = _Comparison(scoring, i, concept, name, use, of_feature, recall, weights)
+            naive = _use(choosing, i, choosing.features[name], choice.f1).precision
+            scores.append(at.of_feature(candidates, choice, naive))
+            for family, choices in rivals.items():
+                scores.append(at.of_rival(family, scoring.others[hook][family], choices[i]))
+    return scores
+
+
+@dataclass(frozen=True)
+class _Use:
+    """A candidate with a threshold, applied to the tokens of a half."""
+
+    hits: Float[Tensor, " sequence"]
+    taken: int
+    n_matches: int
+
+    @property
+    def recall(self) -> float:
+        return self.hits.sum().item() / self.n_matches
+
+    @property
+    def precision(self) -> float:
+        return self.hits.sum().item() / self.taken if self.taken else nan
+
+    @property
+    def f1(self) -> float:
+        return 2 * self.hits.sum().item() / (self.n_matches + self.taken)
+
+
+def _use(half: Half, concept: int, candidates: Candidates, best: Best) -> _Use:
+    """What the candidate takes from its threshold on."""
+    labels = half.labels[concept]
+    taken = candidates.scores(best.candidate) >= best.threshold
+    hits = torch.bincount(half.sequences[taken & labels], minlength=half.n_sequences)
+    return _Use(hits.double(), int(taken.sum()), int(labels.sum()))
+
+
+@dataclass(frozen=True)
+class _Comparison:
+    """One concept and one dictionary on the scored half, at the recall of its feature there.
+
+    The precision of the feature and of its rivals is read off their curves in one way, so that
+    none gains by where its threshold lies between two matches.
+    """
+
+    half: Half
+    index: int
+    concept: str
+    dictionary: str
+    feature: _Use
+    feature_scores: Float[Tensor, " n"]
+    naive_recall: float
+    """The feature's recall on the half that it was chosen on."""
+    weights: Float[Tensor, "resample sequence"]
+
+    def of_feature(self, candidates: Candidates, choice: Choice, naive: float) -> ConceptScore:
+        """The score of the feature itself, whose precision was `naive` where it was chosen."""
+        best = replace(choice.f1, value=naive)
+        return self._score(FEATURES, candidates, choice, best, self._own, (nan, nan, nan))
+
+    def of_rival(self, family: str, candidates: Candidates, choice: Choice) -> ConceptScore:
+        """The score of the candidate of another family that was best at the feature's recall."""
+        unmatched = Best(nan, choice.average_precision.candidate)
+        best = choice.precision.get(self.naive_recall, unmatched)
+        own, rival = self._own, self._at_recall(candidates.scores(best.candidate))
+        advantage = (own[0] - rival[0], *central(own[1] - rival[1], _CONFIDENCE))
+        return self._score(family, candidates, choice, best, rival, advantage)
+
+    @cached_property
+    def _own(self) -> tuple[float, Float[Tensor, " resample"]]:
+        return self._at_recall(self.feature_scores)
+
+    def _at_recall(self, scores: Float[Tensor, " n"]) -> tuple[float, Float[Tensor, " resample"]]:
+        """The precision at the feature's recall, and in each resample at its recall there."""
+        labels, hits = self.half.labels[self.index], self.weights @ self.feature.hits
+        if self.feature.recall == 0:
+            return nan, torch.full_like(hits, nan)
+        curve = Ranking.from_dense(scores.unsqueeze(1)).against(labels)
+        resampled = resampled_precision(scores, labels, self.half.sequences, self.weights, hits)
+        return curve.precision_at(self.feature.recall).item(), resampled
+
+    def _score(
+        self,
+        family: str,
+        candidates: Candidates,
+        choice: Choice,
+        best: Best,
+        precision: tuple[float, Float[Tensor, " resample"]],
+        advantage: tuple[float, float, float],
+    ) -> ConceptScore:
+        """The score of the candidate `best` at precision, and of those best by other measures."""
+        labels = self.half.labels[self.index]
+        by_average = candidates.scores(choice.average_precision.candidate).unsqueeze(1)
+        average = Ranking.from_dense(by_average).against(labels).average_precision()
+        candidate, sign = candidates.signed(best.candidate)
+        return ConceptScore(
+            self.concept,
+            self.dictionary,
+            family,
+            candidate,
+            sign,
+            best.threshold,
+            self.feature.n_matches,
+            self.feature.recall,
+            precision[0],
+            *central(precision[1], _CONFIDENCE),
+            *advantage,
+            naive_recall=self.naive_recall,
+            naive_precision=best.value,
+            average_precision=average.item(),
+            f1=_use(self.half, self.index, candidates, choice.f1).f1,
+        )
+
+
+def _checked(
+    dictionaries: Mapping[str, FeatureDictionary], model: LanguageModel, tokens: Tokens
+) -> Provenance:
+    """The origin of activations of `model`, on which all dictionaries may be used."""
+    if not isinstance(dictionaries, Mapping) or not any(
+        dictionary.n_features for dictionary in dictionaries.values()
+    ):
+        raise InputError(
+            "evaluate_concepts needs a dict of dictionaries by name, with features in at least one;"
+            f" got {dictionaries!r:.80}"
+        )
+    if len(tokens) < 4:
+        raise InputError(
+            f"two halves of at least 2 sequences are required, got {len(tokens)} sequences; use "
+            "more tokens or a shorter context"
+        )
+    require_sites(model, {f"dictionary {name!r}": d.sites for name, d in dictionaries.items()})
+    origin = model_provenance(model)
+    for name, dictionary in dictionaries.items():
+        dictionary.provenance.require_same_model(origin, name)
+    return origin
+
+
+def _frequent(
+    labels: Bool[Tensor, "concept b pos"],
+    concepts: Sequence[Concept],
+    parts: Sequence[Int[Tensor, " _"]],
+    min_matches: int,
+) -> tuple[Bool[Tensor, "kept b pos"], list[str], dict[str, str]]:
+    """The labels and names of concepts with enough matches, and why the others are left out."""
+    counts = torch.stack([labels[:, part].sum(dim=(1, 2)) for part in parts])
+    enough = counts.amin(dim=0) >= max(min_matches, 1)
+    left_out = {
+        concept.name: f"{a} and {b} matches in the halves, at least {min_matches} are required"
+        for concept, (a, b), ok in zip(concepts, counts.T.tolist(), enough.tolist(), strict=True)
+        if not ok
+    }
+    names = [concept.name for concept in concepts if concept.name not in left_out]
+    if not names:
+        raise InputError(
+            f"required a concept with at least {min_matches} matches in both halves, got none "
+            f"({'; '.join(f'{k}: {v}' for k, v in list(left_out.items())[:3])}); use more tokens, "
+            "other concepts or a smaller min_matches"
+        )
+    return labels[enough], names, left_out

@@ -1,0 +1,129 @@
+"""All candidates for concepts, on each half of the sequences."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from dictlearn.core.batches import require_finite
+from dictlearn.core.dictionary import FeatureDictionary
+from dictlearn.core.errors import InputError
+from dictlearn.core.sites import Sites
+from dictlearn.core.sparse_acts import SparseActs
+from dictlearn.core.tokens import Tokens
+from dictlearn.evaluation.candidates import Candidates, DirectionCandidates, FeatureCandidates
+from dictlearn.lm.forward import activations_at
+from dictlearn.lm.hooks import LanguageModel
+from dictlearn.lm.sites import mlp_sites
+
+NEURONS, BASIS, PCA = "neurons", "basis", "pca"
+_TOKENS_AT_ONCE = 1 << 13
+
+
+@dataclass(frozen=True)
+class Half:
+    """All candidates, on the tokens of one half of the sequences."""
+
+    labels: Bool[Tensor, "concept n"]
+    sequences: Int[Tensor, " n"]
+    """The sequence of each token, counted within the half."""
+    n_sequences: int
+    features: Mapping[str, Candidates]
+    """By dictionary."""
+    others: Mapping[str, Mapping[str, Candidates]]
+    """By the hook of a target, then by family."""
+
+
+def halves(
+    dictionaries: Mapping[str, FeatureDictionary],
+    model: LanguageModel,
+    tokens: Tokens,
+    labels: Bool[Tensor, "concept b pos"],
+    parts: Sequence[Int[Tensor, " _"]],
+) -> list[Half]:
+    """The half of every part of the sequences; principal components are those of the first.
+
+    Raises:
+        NonFiniteError: activations hold NaN or infinity.
+    """
+    targets = dict.fromkeys(d.sites.target.hook for d in dictionaries.values())
+    mlps = {hook: sites for hook in targets if (sites := _mlp_of_layer(model, hook)) is not None}
+    used = [*(d.sites for d in dictionaries.values()), *mlps.values()]
+    hooks = list(dict.fromkeys(hook for sites in used for hook in sites.hooks))
+    components: dict[str, Float[Tensor, "d d"]] = {}
+    found = []
+    for part in parts:
+        ordinary = tokens.ordinary[part]
+        rows = _rows(model, tokens.ids[part], ordinary, hooks)
+        others: dict[str, dict[str, Candidates]] = {}
+        for hook in targets:
+            y = rows[hook]
+            if hook not in components:
+                components[hook] = torch.linalg.eigh(y.T.double().cov()).eigenvectors.to(y)
+            others[hook] = {
+                BASIS: DirectionCandidates(y),
+                PCA: DirectionCandidates(y @ components[hook].flip(1)),
+            }
+            if hook in mlps:
+                hidden = _hidden(mlps[hook], rows[mlps[hook].source.hook])
+                others[hook] = {NEURONS: DirectionCandidates(hidden)} | others[hook]
+        features = {
+            name: FeatureCandidates(_encoded(dictionary, rows[dictionary.sites.source.hook]))
+            for name, dictionary in dictionaries.items()
+        }
+        sequences = ordinary.nonzero()[:, 0]
+        found.append(Half(labels[:, part][:, ordinary], sequences, len(part), features, others))
+    return found
+
+
+def _rows(
+    model: LanguageModel,
+    ids: Int[Tensor, "b pos"],
+    ordinary: Bool[Tensor, "b pos"],
+    hooks: Sequence[str],
+) -> dict[str, Float[Tensor, "n _"]]:
+    """The activations of ordinary tokens, on the CPU."""
+    at_once = max(1, _TOKENS_AT_ONCE // ids.shape[1])
+    parts: dict[str, list[Tensor]] = {hook: [] for hook in hooks}
+    for some, kept in zip(ids.split(at_once), ordinary.split(at_once), strict=True):
+        for hook, activations in activations_at(model, some, hooks).items():
+            rows = activations[kept.to(activations.device)].float().cpu()
+            require_finite(rows, f"activations at {hook!r}")
+            parts[hook].append(rows)
+    return {hook: torch.cat(rows) for hook, rows in parts.items()}
+
+
+@torch.no_grad()
+def _encoded(dictionary: FeatureDictionary, x: Float[Tensor, "n d"]) -> SparseActs:
+    """The coefficients of all rows, on the CPU."""
+    parts = [
+        dictionary.encode_sparse(some.to(dictionary.x_mean.device))
+        for some in x.split(_TOKENS_AT_ONCE)
+    ]
+    acts = SparseActs.concatenated(parts, dictionary.n_features)
+    return SparseActs(
+        acts.offsets.cpu(), acts.indices.cpu(), acts.values.float().cpu(), dictionary.n_features
+    )
+
+
+def _hidden(sites: Sites, x: Float[Tensor, "n d"]) -> Float[Tensor, "n hidden"]:
+    """The hidden activations of the MLP at `sites`, on the CPU."""
+    mlp = sites.mlp
+    assert mlp is not None
+    x = x.to(mlp.W_in)
+    return torch.cat([mlp.hidden(some).float().cpu() for some in x.split(_TOKENS_AT_ONCE)])
+
+
+def _mlp_of_layer(model: LanguageModel, hook: str) -> Sites | None:
+    """The sites and weights of the MLP in the layer of `hook`, where there are both."""
+    layer = re.match(r"blocks\.(\d+)\.", hook)
+    if layer is None:
+        return None
+    try:
+        sites = mlp_sites(model, int(layer[1]))
+    except InputError:
+        return None
+    return sites if sites.mlp is not None else None

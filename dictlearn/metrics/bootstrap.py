@@ -1,0 +1,54 @@
+"""The bootstrap over sequences: how a number varies when other sequences are drawn."""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from dictlearn.core.errors import InputError
+
+RESAMPLES = 4000
+"""Resamples behind an interval or a p-value unless said otherwise."""
+
+
+class Interval(NamedTuple):
+    """A value with the ends of its interval, in the metric's own units."""
+
+    value: float
+    low: float
+    high: float
+
+
+def bootstrap_weights(
+    n_sequences: int, n_resamples: int = RESAMPLES, seed: int = 0
+) -> Float[Tensor, "resample sequence"]:
+    """How often each sequence is drawn in each resample: `n_sequences` draws with replacement.
+
+    Raises:
+        InputError: fewer than two sequences, which say nothing about how they vary.
+    """
+    if n_sequences < 2:
+        raise InputError(
+            f"an interval needs at least 2 sequences to resample, got {n_sequences}; evaluate on "
+            "more tokens"
+        )
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randint(n_sequences, (n_resamples, n_sequences), generator=generator)
+    ones = torch.ones(1, dtype=torch.float64).expand(drawn.shape)
+    zeros = torch.zeros(n_resamples, n_sequences, dtype=torch.float64)
+    return zeros.scatter_add_(1, drawn, ones)
+
+
+def central(resampled: Float[Tensor, " resample"], confidence: float) -> tuple[float, float]:
+    """The ends between which the middle `confidence` of the resampled values lie.
+
+    `nan` where a value is.
+
+    >>> central(torch.arange(101.0), 0.5)
+    (25.0, 75.0)
+    """
+    tail = (1 - confidence) / 2
+    ends = torch.tensor([tail, 1 - tail], dtype=torch.float64)
+    low, high = torch.quantile(resampled.double(), ends).tolist()
+    return low, high

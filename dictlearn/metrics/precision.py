@@ -1,0 +1,197 @@
+"""How well scores single out the tokens of a concept, for many candidates at once.
+
+A candidate gives every token a score, and every score is a threshold: the tokens that score at
+least as much are taken. Precision is the share of matching tokens among those taken, recall the
+share of taken tokens among those that match. Tokens with one score are taken together. Between
+two successive thresholds that add matches, precision at a given recall is that of using one of
+them at random, in the proportion that gives this recall on average (Davis and Goadrich 2006, "The
+Relationship Between Precision-Recall and ROC Curves", section 4): attainable, and monotone in the
+number of tokens taken.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from dictlearn.core.errors import InputError
+from dictlearn.core.sparse_acts import SparseActs
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Tokens in falling order of their score, candidate by candidate: sorted once, for any labels.
+
+    Tokens without an entry tie below all entries of their candidate.
+    """
+
+    rows: Int[Tensor, " entry"]
+    """The token of each entry."""
+    scores: Float[Tensor, " entry"]
+    taken: Int[Tensor, " entry"]
+    """How many tokens score at least as much, for the same candidate."""
+    offsets: Int[Tensor, " candidate_plus_1"]
+    n_rows: int
+
+    @classmethod
+    def from_dense(cls, scores: Float[Tensor, "n candidate"]) -> "Ranking":
+        """The ranking in which every token has a score, of any sign."""
+        ordered, rows = scores.T.contiguous().sort(dim=1, descending=True)
+        n, n_candidates = scores.shape
+        offsets = torch.arange(n_candidates + 1) * n
+        return cls._sorted(rows.flatten(), ordered.flatten(), offsets, n)
+
+    @classmethod
+    def from_sparse(cls, acts: SparseActs) -> "Ranking":
+        """The ranking of coefficients that are positive where they are not zero.
+
+        Raises:
+            InputError: a coefficient is negative, which would rank below the zeros.
+        """
+        if bool((acts.values <= 0).any()):
+            raise InputError(
+                "a sparse ranking needs positive coefficients, as absent ones count as 0; give the "
+                "positive and the negative parts of a feature as two candidates"
+            )
+        order = acts.values.argsort(descending=True)
+        order = order[acts.indices[order].argsort(stable=True)]
+        counts = acts.firing_counts()
+        offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+        return cls._sorted(acts.rows()[order], acts.values[order], offsets, len(acts))
+
+    @classmethod
+    def _sorted(
+        cls,
+        rows: Int[Tensor, " entry"],
+        scores: Float[Tensor, " entry"],
+        offsets: Int[Tensor, " candidate_plus_1"],
+        n_rows: int,
+    ) -> "Ranking":
+        """The ranking of entries in their final order: counts what each one takes with it."""
+        new = torch.ones(len(scores) + 1, dtype=torch.bool)  # where a tie begins; and the end
+        torch.ne(scores[1:], scores[:-1], out=new[1:-1])
+        new[offsets] = True
+        begins = new.nonzero()[:, 0]
+        lengths = begins.diff()
+        before = torch.repeat_interleave(offsets[:-1], offsets.diff())
+        return cls(rows, scores, begins[1:].repeat_interleave(lengths) - before, offsets, n_rows)
+
+    def against(self, labels: Bool[Tensor, " n"]) -> "Curves":
+        """The precision-recall curve of every candidate for the tokens where `labels` holds.
+
+        Raises:
+            InputError: no token has the label, so there is no recall.
+        """
+        n_matches = int(labels.sum())
+        if n_matches == 0:
+            raise InputError("precision needs at least 1 token with the label, got none")
+        where = labels.index_select(0, self.rows).nonzero()[:, 0]
+        offsets = torch.searchsorted(where, self.offsets)
+        counts = offsets.diff()
+        taken, begins = self.taken[where], self.offsets[:-1].repeat_interleave(counts)
+        hits = torch.searchsorted(where, begins + taken) - offsets[:-1].repeat_interleave(counts)
+        return Curves(hits, taken, self.scores[where], offsets, n_matches, self.n_rows)
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Precision-recall curves of many candidates: one step for each matching token with an entry.
+
+    A curve ends by taking every token, at recall 1, where the tokens without an entry join in.
+    """
+
+    hits: Int[Tensor, " step"]
+    """Matching tokens that score at least as much."""
+    taken: Int[Tensor, " step"]
+    """Tokens that score at least as much."""
+    scores: Float[Tensor, " step"]
+    offsets: Int[Tensor, " candidate_plus_1"]
+    n_matches: int
+    n_rows: int
+
+    def average_precision(self) -> Float[Tensor, " candidate"]:
+        """The precision at the score of each matching token, averaged over matching tokens.
+
+        Equal to the sum over thresholds of precision times the gain in recall. From 0 to 1; for
+        scores without information it is the share of matching tokens.
+        """
+        sums = self._zeros().index_add_(0, self._candidates(), self.hits / self.taken.double())
+        absent = self.n_matches - self.offsets.diff()
+        return (sums + absent * (self.n_matches / self.n_rows)) / self.n_matches
+
+    def best_f1(self) -> Float[Tensor, " candidate"]:
+        """The largest harmonic mean of precision and recall over thresholds at entries.
+
+        Taking the tokens without an entry as well is no use of a candidate. 0 if it has no hits.
+        """
+        return self._zeros().scatter_reduce_(0, self._candidates(), self._f1(), "amax")
+
+    def best_f1_threshold(self, candidate: int) -> float:
+        """The score from which on tokens are taken at the best F1; `nan` without any hits."""
+        part = slice(*self.offsets[candidate : candidate + 2].tolist())
+        f1 = self._f1()[part]
+        return self.scores[part][f1.argmax()].item() if len(f1) else float("nan")
+
+    def precision_at(self, recall: float) -> Float[Tensor, " candidate"]:
+        """The precision at exactly `recall`, interpolated between thresholds.
+
+        Raises:
+            InputError: the recall is not above 0 and at most 1.
+        """
+        if not 0 < recall <= 1:
+            raise InputError(f"required a recall above 0 and at most 1, got {recall}")
+        target = recall * self.n_matches
+        short = (self.hits < target * (1 - 1e-12)).long()  # a product of rounded numbers
+        below = self._zeros().long().index_add_(0, self._candidates(), short)
+        hits = torch.cat([self.hits, self.hits.new_tensor([0, self.n_matches])])
+        taken = torch.cat([self.taken, self.taken.new_tensor([0, self.n_rows])])
+        at = self.offsets[:-1] + below
+        upper = torch.where(at < self.offsets[1:], at, len(hits) - 1)
+        lower = torch.where(below > 0, at - 1, len(hits) - 2)
+        share = (target - hits[lower]) / (hits[upper] - hits[lower]).double()
+        return target / (taken[lower] + share * (taken[upper] - taken[lower]))
+
+    def _zeros(self) -> Float[Tensor, " candidate"]:
+        return torch.zeros(len(self.offsets) - 1, dtype=torch.float64)
+
+    def _candidates(self) -> Int[Tensor, " step"]:
+        return torch.repeat_interleave(self.offsets.diff())
+
+    def _f1(self) -> Float[Tensor, " step"]:
+        return 2 * self.hits / (self.n_matches + self.taken).double()
+
+
+def resampled_precision(
+    scores: Float[Tensor, " n"],
+    labels: Bool[Tensor, " n"],
+    sequences: Int[Tensor, " n"],
+    weights: Float[Tensor, "resample sequence"],
+    hits: Float[Tensor, " resample"],
+) -> Float[Tensor, " resample"]:
+    """The precision of one candidate in each resample of sequences, where it makes `hits` hits.
+
+    The threshold moves in every resample, so that recall stays matched exactly to that of whatever
+    made as many hits in the same resample; `nan` where there are none.
+    """
+    ranking = Ranking.from_dense(scores.unsqueeze(1))
+    order, taken = ranking.rows, ranking.taken
+    ends = taken[labels[order]].unique()  # the thresholds that add matches
+    step = torch.searchsorted(ends, taken)  # the first of them that takes each token
+    shape = (len(ends) + 1, weights.shape[1])
+    cell = step * shape[1] + sequences[order]
+    n_taken, n_hits = (
+        torch.bincount(cell, weights=counted.double(), minlength=shape[0] * shape[1])
+        .reshape(shape)[:-1]
+        .cumsum(0)
+        .to(weights)
+        for counted in (torch.ones_like(labels), labels[order])
+    )
+    zero = weights.new_zeros(len(weights), 1)
+    hit = torch.cat([zero, weights @ n_hits.T], dim=1)
+    took = torch.cat([zero, weights @ n_taken.T], dim=1)
+    upper = torch.searchsorted(hit, hits.unsqueeze(1))
+    upper = upper.clamp(1, len(ends))
+    lower = torch.searchsorted(hit, hit.gather(1, upper - 1))  # not later than it need be
+    h0, h1, t0, t1 = (x.gather(1, i)[:, 0] for x in (hit, took) for i in (lower, upper))
+    return hits / (t0 + (hits - h0) / (h1 - h0) * (t1 - t0))
