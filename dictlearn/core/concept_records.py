@@ -126,4 +126,5 @@ class ConceptRecords:
 
 def _score_from_json(entry: dict[str, Any]) -> ConceptScore:
     """The score with `nan` where JSON, which has none, holds null."""
-    return ConceptScore(**{k: math.nan if v is None else v for k, v in entry.items()})
+    fields: dict[str, Any] = {k: math.nan if v is None else v for k, v in entry.items()}
+    return ConceptScore(**fields)
