@@ -6,7 +6,9 @@ computes is stated in torch where it is called, and tested against that.
 """
 
 import numpy as np
-from numba import njit, prange
+from numba import prange
+
+from dictlearn.kernels.native import loop
 
 _BLOCK = 64
 """Scores tested at once for whether any of them matters: enough that the test is vectorized."""
@@ -16,7 +18,7 @@ REASSOCIATED = {"reassoc", "contract", "nsz"}
 """Liberties that let a dot product use vector registers; NaN and infinity keep their meaning."""
 
 
-@njit(cache=True)
+@loop()
 def _nth_largest(values: np.ndarray, size: int, n: int) -> float:
     """The `n`-th largest of the first `size` values, whose order changes (Hoare's selection)."""
     low, high = 0, size - 1
@@ -41,13 +43,13 @@ def _nth_largest(values: np.ndarray, size: int, n: int) -> float:
     return values[n - 1]
 
 
-@njit(cache=True)
+@loop()
 def nth_largest(values: np.ndarray, n: int) -> float:
     """The `n`-th largest of `values`."""
     return _nth_largest(values.copy(), len(values), n)
 
 
-@njit(cache=True)
+@loop()
 def kth_bound(row: np.ndarray, k: int, lanes: int) -> float:
     """A lower bound of the `k`-th largest entry, and a tight one.
 
@@ -78,7 +80,7 @@ def kth_bound(row: np.ndarray, k: int, lanes: int) -> float:
     return low
 
 
-@njit(cache=True)
+@loop()
 def collect(row: np.ndarray, bound: float, values: np.ndarray, places: np.ndarray) -> int:
     """Write the entries of `row` that are at least `bound`, in order; how many there are."""
     size = len(row)
@@ -100,7 +102,7 @@ def collect(row: np.ndarray, bound: float, values: np.ndarray, places: np.ndarra
     return m
 
 
-@njit(cache=True)
+@loop()
 def keep_largest(
     values: np.ndarray, places: np.ndarray, size: int, k: int,
     out_values: np.ndarray, out_places: np.ndarray,
@@ -124,7 +126,7 @@ def keep_largest(
         m += 1
 
 
-@njit(parallel=True, cache=True)
+@loop(parallel=True)
 def top_k(
     scores: np.ndarray, k: int, lanes: int, out_values: np.ndarray, out_places: np.ndarray
 ) -> None:
@@ -138,7 +140,7 @@ def top_k(
         keep_largest(values, places, size, k, out_values[i], out_places[i])
 
 
-@njit(parallel=True, cache=True)
+@loop(parallel=True)
 def count_above(scores: np.ndarray, bound: float, counts: np.ndarray) -> None:
     """How many scores of each row are greater than `bound`."""
     limit = scores.dtype.type(bound)
@@ -150,7 +152,7 @@ def count_above(scores: np.ndarray, bound: float, counts: np.ndarray) -> None:
         counts[i] = m
 
 
-@njit(parallel=True, cache=True)
+@loop(parallel=True)
 def collect_above(
     scores: np.ndarray, bound: float, starts: np.ndarray, values: np.ndarray, places: np.ndarray
 ) -> None:
@@ -176,7 +178,7 @@ def collect_above(
                 m += 1
 
 
-@njit(cache=True)
+@loop()
 def by_feature(
     offsets: np.ndarray, indices: np.ndarray, starts: np.ndarray,
     rows: np.ndarray, entries: np.ndarray,
@@ -197,7 +199,7 @@ def by_feature(
             place[indices[e]] = p + 1
 
 
-@njit(parallel=True, cache=True, fastmath=REASSOCIATED)
+@loop(parallel=True, fastmath=REASSOCIATED)
 def weighted_sums(
     starts: np.ndarray, rows: np.ndarray, entries: np.ndarray, weights: np.ndarray,
     x: np.ndarray, out: np.ndarray,
@@ -212,7 +214,7 @@ def weighted_sums(
                 total[j] += weight * row[j]
 
 
-@njit(parallel=True, cache=True, fastmath=REASSOCIATED)
+@loop(parallel=True, fastmath=REASSOCIATED)
 def dots(
     offsets: np.ndarray, indices: np.ndarray, x: np.ndarray, atoms: np.ndarray, out: np.ndarray
 ) -> None:
@@ -227,7 +229,7 @@ def dots(
             out[e] = total
 
 
-@njit(parallel=True, cache=True, fastmath=REASSOCIATED)
+@loop(parallel=True, fastmath=REASSOCIATED)
 def dots_and_weighted_sums(
     starts: np.ndarray, rows: np.ndarray, entries: np.ndarray, weights: np.ndarray,
     x: np.ndarray, atoms: np.ndarray, out_dots: np.ndarray, out: np.ndarray,

@@ -4,12 +4,13 @@ As in `kernels.compiled`, every row belongs to one thread.
 """
 
 import numpy as np
-from numba import njit, prange
+from numba import prange
 
 from dictlearn.kernels.compiled import REASSOCIATED, collect, keep_largest, kth_bound
+from dictlearn.kernels.native import loop
 
 
-@njit(parallel=True, cache=True)
+@loop(parallel=True)
 def to_int8(x: np.ndarray, out: np.ndarray, scales: np.ndarray) -> None:
     """Each row as int8 in units of its largest magnitude / 127, so that `x ~ scales * out`."""
     for i in prange(len(x)):
@@ -23,7 +24,7 @@ def to_int8(x: np.ndarray, out: np.ndarray, scales: np.ndarray) -> None:
             out[i, j] = np.int8(np.rint(row[j] / scale))
 
 
-@njit(parallel=True, cache=True, fastmath=REASSOCIATED)
+@loop(parallel=True, fastmath=REASSOCIATED)
 def rescored_top_k(
     products: np.ndarray, x_scales: np.ndarray, w_scales: np.ndarray,
     x: np.ndarray, weights: np.ndarray, b: np.ndarray,
@@ -49,7 +50,7 @@ def rescored_top_k(
         keep_largest(values, places, size, k, out_values[i], out_places[i])
 
 
-@njit(parallel=True, cache=True, fastmath=REASSOCIATED)
+@loop(parallel=True, fastmath=REASSOCIATED)
 def to_bfloat16(x: np.ndarray, out: np.ndarray, errors: np.ndarray, norms: np.ndarray) -> None:
     """Each row in bfloat16, as bits; the norm of what rounding took from it, and of the result.
 
@@ -71,7 +72,7 @@ def to_bfloat16(x: np.ndarray, out: np.ndarray, errors: np.ndarray, norms: np.nd
         errors[i], norms[i] = np.sqrt(error), np.sqrt(norm)
 
 
-@njit(cache=True)
+@loop()
 def _bounds(
     products: np.ndarray, x_error: float, x_norm: float, w_errors: np.ndarray,
     w_norms: np.ndarray, b: np.ndarray, lower: np.ndarray, upper: np.ndarray,
@@ -94,7 +95,7 @@ def _bounds(
         upper[j] = score + b[j] + slack
 
 
-@njit(cache=True, fastmath=REASSOCIATED)
+@loop(fastmath=REASSOCIATED)
 def _rescore(
     x: np.ndarray, weights: np.ndarray, b: np.ndarray, places: np.ndarray, values: np.ndarray
 ) -> None:
@@ -107,7 +108,7 @@ def _rescore(
         values[c] = total + b[places[c]]
 
 
-@njit(parallel=True, cache=True)
+@loop(parallel=True)
 def bounded_top_k(
     products: np.ndarray, x_errors: np.ndarray, x_norms: np.ndarray, w_errors: np.ndarray,
     w_norms: np.ndarray, x: np.ndarray, weights: np.ndarray, b: np.ndarray, k: int, lanes: int,
@@ -125,7 +126,7 @@ def bounded_top_k(
         keep_largest(values, places, found, k, out_values[i], out_places[i])
 
 
-@njit(parallel=True, cache=True)
+@loop(parallel=True)
 def bounded_count_above(
     products: np.ndarray, x_errors: np.ndarray, x_norms: np.ndarray, w_errors: np.ndarray,
     w_norms: np.ndarray, b: np.ndarray, bound: float, counts: np.ndarray,
@@ -141,7 +142,7 @@ def bounded_count_above(
         counts[i] = m
 
 
-@njit(parallel=True, cache=True)
+@loop(parallel=True)
 def bounded_collect_above(
     products: np.ndarray, x_errors: np.ndarray, x_norms: np.ndarray, w_errors: np.ndarray,
     w_norms: np.ndarray, x: np.ndarray, weights: np.ndarray, b: np.ndarray, bound: float,
@@ -153,6 +154,6 @@ def bounded_collect_above(
         lower, upper = np.empty(size, np.float32), np.empty(size, np.float32)
         _bounds(products[i], x_errors[i], x_norms[i], w_errors, w_norms, b, lower, upper)
         start = starts[i]
-        found = collect(upper, limit, values[start:], places[start:])  # type: ignore[arg-type]
+        found = collect(upper, limit, values[start:], places[start:])
         end = start + found
         _rescore(x[i], weights, b, places[start:end], values[start:end])
