@@ -2,8 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+PEERS := benchmarks/peers/.venv
 
-.PHONY: demo test check format clean
+.PHONY: demo test check format clean peers
 
 demo: $(READY)
 	$(BIN)/dictlearn demo
@@ -24,11 +25,23 @@ format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# Speed beside other libraries, in a virtual environment of their own; about 25 minutes.
+# ARGS="--quick" is a smoke test, ARGS="--only steps" measures one section again.
+peers: $(PEERS)/.ready
+	$(PEERS)/bin/python -m benchmarks.peers $(ARGS)
+
 clean:
-	rm -rf .venv build dist *.egg-info runs
+	rm -rf .venv $(PEERS) build dist *.egg-info runs
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python >= 3.11 is required, this is " + sys.version.split()[0])'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
+	@touch $@
+
+$(PEERS)/.ready: pyproject.toml constraints.txt benchmarks/peers/constraints.txt benchmarks/peers/requirements.txt benchmarks/peers/unresolved.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+		--constraint benchmarks/peers/constraints.txt --editable . --requirement benchmarks/peers/requirements.txt
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement benchmarks/peers/unresolved.txt
 	@touch $@

@@ -24,7 +24,6 @@ from dictlearn.core.sparse_acts import SparseActs
 from dictlearn.core.tokens import Tokens
 from dictlearn.dictionaries.batchtopk_sae import BatchTopKSAEConfig
 from dictlearn.dictionaries.codebook import CodebookConfig
-from dictlearn.dictionaries.files import load, save
 from dictlearn.dictionaries.gated_sae import GatedSAEConfig
 from dictlearn.dictionaries.ica import ICAConfig
 from dictlearn.dictionaries.identity import IdentityConfig
@@ -42,6 +41,7 @@ from dictlearn.dictionaries.transcoder import TranscoderConfig
 from dictlearn.evaluation.concepts import evaluate_concepts
 from dictlearn.evaluation.evaluate import evaluate
 from dictlearn.harvesting import harvest
+from dictlearn.libraries import load, save
 from dictlearn.lm.loading import load_model
 from dictlearn.lm.sites import hook_sites, mlp_sites
 from dictlearn.text.concepts import Concept

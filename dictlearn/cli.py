@@ -1,6 +1,7 @@
 """The command line: parses, calls, prints."""
 
 import dataclasses
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -26,6 +27,7 @@ app = typer.Typer(
 console = Console()
 if not console.is_terminal:  # a log or a pipe has no width: leave tables whole
     console = Console(width=max(console.width, 130))
+console.quiet = os.environ.get("RANK", "0") != "0"  # torchrun: the first process speaks for all
 
 ModelName = Annotated[
     str,
@@ -163,6 +165,8 @@ def train(
     learning_rate: Annotated[float | None, typer.Option(help="The kind's own unless set.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the stream and of the dictionary.")] = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …")] = "cpu",
+    nproc: Annotated[int, typer.Option(help="Processes here that divide each batch.")] = 1,
+    shard_features: Annotated[bool, typer.Option(help="Divide features instead.")] = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Train one dictionary (--kind sae --n-features 4096) or many (--recipe runs.toml).
@@ -174,6 +178,7 @@ def train(
     from dictlearn.recipes import read_recipe
     from dictlearn.training.config import FitConfig
     from dictlearn.training.fit import fit
+    from dictlearn.training.launch import launch
 
     if (recipe is None) == (kind is None):
         raise InputError("train needs either --kind with its fields, or --recipe FILE")
@@ -189,12 +194,11 @@ def train(
         configs = {kind: config_class(kind).from_dict(fields)}
         fit_config = FitConfig(
             steps=steps, batch_size=batch_size, learning_rate=learning_rate, seed=seed,
-            device=device,
+            device=device, shard_features=shard_features,
         )  # fmt: skip
-    trained = fit(
-        configs, ActivationStore.open(activations), fit_config, out=out, overwrite=overwrite
-    )
-    for name in trained:
+    store = ActivationStore.open(activations)
+    launch(nproc, fit, configs, store, fit_config, out=out, overwrite=overwrite)
+    for name in configs:
         console.print(f"{name}: {out / name}", highlight=False)
 
 
@@ -281,7 +285,7 @@ def _fields(arguments: list[str]) -> dict[str, object]:
     return fields
 
 
-_RUN = ("steps", "batch_size", "learning_rate", "seed", "device")
+_RUN = ("steps", "batch_size", "learning_rate", "seed", "device", "shard_features")
 """Options of `train` that a recipe has in its section [fit]."""
 
 

@@ -19,9 +19,10 @@ ROOMS: dict[str, set[str]] = {
     "training": {"core", "dictionaries", "activations", "progress"},
     "evaluation": {"core", "metrics", "lm", "text", "activations", "progress"},
     "comparison": {"core", "metrics", "progress"},
+    "interop": {"core", "dictionaries"},
 }
-JOINTS = {"contract", "harvesting", "recipes", "demo", "cli"}  # where rooms meet
-MODULES: dict[str, set[str]] = {"progress": set(), "_threads": set()} | {
+JOINTS = {"contract", "harvesting", "libraries", "recipes", "demo", "cli"}  # where rooms meet
+MODULES: dict[str, set[str]] = {"progress": set(), "_threads": set(), "__main__": {"cli"}} | {
     joint: ROOMS.keys() | JOINTS | {"progress"} for joint in JOINTS
 }
 CORE_LIBRARIES = {"torch", "jaxtyping", "safetensors"}

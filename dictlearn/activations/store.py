@@ -26,6 +26,7 @@ from dictlearn.core.batches import Activations, Rows, require_finite
 from dictlearn.core.errors import CorruptFileError, InputError
 from dictlearn.core.files import writable_folder
 from dictlearn.core.provenance import Provenance
+from dictlearn.core.ranks import ALONE, Ranks
 from dictlearn.core.sites import Sites
 
 SHARD_BYTES = 64_000_000
@@ -84,7 +85,12 @@ class ActivationStore(Activations):
         return self._manifest.dtype
 
     def rows(self, seed: int, step: int, n: int) -> Rows:
-        positions, order = shuffled_positions(seed, step * n, n, self.n_rows).sort()
+        return self.rows_of(ALONE, seed, step, n)
+
+    def rows_of(self, ranks: Ranks, seed: int, step: int, n: int) -> Rows:
+        walk = shuffled_positions(seed, step * n, n, self.n_rows)
+        positions, order = walk[ranks.rank :: ranks.size].sort()
+        n = len(positions)
         gathered = {hook: torch.empty(n, d, dtype=self.dtype) for hook, d in self._widths.items()}
         counts = torch.searchsorted(positions, self._ends).diff(prepend=torch.tensor([0])).tolist()
         parts = zip(order.split(counts), positions.split(counts), strict=True)
@@ -93,6 +99,10 @@ class ActivationStore(Activations):
                 for hook, x in shard.items():
                     gathered[hook][place] = x[position - first]
         return Rows(gathered)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process opens the folder again, and receives no rows."""
+        return ActivationStore.open, (self.path,)
 
     def locate(self, seed: int, step: int, n: int, row: int) -> str:
         position = shuffled_positions(seed, step * n + row, 1, self.n_rows)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from dictlearn.core.errors import InputError, NonFiniteError
 from dictlearn.core.provenance import Provenance
+from dictlearn.core.ranks import Ranks
 from dictlearn.core.sites import Site, Sites
 
 
@@ -33,6 +34,11 @@ class Rows:
 
     def __len__(self) -> int:
         return next(iter(self.at.values())).shape[0]
+
+    def of(self, ranks: Ranks) -> "Rows":
+        """The rows that belong to this rank."""
+        part = slice(ranks.rank, None, ranks.size)
+        return Rows({hook: x[part].contiguous() for hook, x in self.at.items()})
 
     def to(self, device: torch.device, dtype: torch.dtype) -> "Rows":
         """The same rows on `device` as `dtype`."""
@@ -64,6 +70,10 @@ class Activations(ABC):
     @abstractmethod
     def rows(self, seed: int, step: int, n: int) -> Rows:
         """The `n` shuffled rows of step `step`: the same for the same arguments, always."""
+
+    def rows_of(self, ranks: Ranks, seed: int, step: int, n: int) -> Rows:
+        """This rank's among the `n` rows of a step; override it only to read no others."""
+        return self.rows(seed, step, n).of(ranks)
 
     def locate(self, seed: int, step: int, n: int, row: int) -> str:
         """Where row `row` of a batch came from, in words for an error message."""
@@ -122,8 +132,13 @@ class SelectedActivations(Activations):
         return self._base.provenance
 
     def rows(self, seed: int, step: int, n: int) -> Rows:
-        at = self._base.rows(seed, step, n).at
-        return Rows({hook: at[hook] for hook in self._sites.hooks})
+        return self._only(self._base.rows(seed, step, n))
+
+    def rows_of(self, ranks: Ranks, seed: int, step: int, n: int) -> Rows:
+        return self._only(self._base.rows_of(ranks, seed, step, n))
+
+    def _only(self, rows: Rows) -> Rows:
+        return Rows({hook: rows.at[hook] for hook in self._sites.hooks})
 
     def locate(self, seed: int, step: int, n: int, row: int) -> str:
         return self._base.locate(seed, step, n, row)

@@ -126,5 +126,5 @@ class ConceptRecords:
 
 def _score_from_json(entry: dict[str, Any]) -> ConceptScore:
     """The score with `nan` where JSON, which has none, holds null."""
-    values: dict[str, Any] = {k: math.nan if v is None else v for k, v in entry.items()}
-    return ConceptScore(**values)
+    fields: dict[str, Any] = {k: math.nan if v is None else v for k, v in entry.items()}
+    return ConceptScore(**fields)

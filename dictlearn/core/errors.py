@@ -39,6 +39,10 @@ class ContractError(DictLearnError, AssertionError):
     """A dictionary breaks the contract of `FeatureDictionary`."""
 
 
+class ProcessError(DictLearnError, RuntimeError):
+    """Another process of the same run failed, or does not answer."""
+
+
 def nearest(name: str, valid: Iterable[str], n: int = 3) -> str:
     """A clause that suggests the valid names nearest to `name`.
 

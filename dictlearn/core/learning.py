@@ -1,10 +1,10 @@
 """What learning needs beside the interface: a pass to differentiate, an objective, a learner."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple, final
+from typing import ClassVar, NamedTuple, final
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dictlearn.core.batches import Batch
 from dictlearn.core.dictionary import FeatureDictionary
+from dictlearn.core.ranks import ALONE, Ranks
 from dictlearn.core.sparse_acts import SparseActs
 
 
@@ -59,9 +60,28 @@ Objective = Callable[[FitPass], dict[str, Tensor]]
 class TrainableDictionary(FeatureDictionary, ABC):
     """A dictionary that learns by gradient descent."""
 
+    ranks: Ranks = ALONE
+    """Who else has rows of the batch that is learned from. Whatever is not a mean over rows (a
+    ratio of means, a selection among all rows, a smallest value) has to ask them."""
+    shards: Ranks = ALONE
+    """Who else has features of this dictionary, of which these are then a part. Whatever sums
+    over features, or selects among them, has to ask them."""
+    feature_axes: ClassVar[Mapping[str, int]] = {}
+    """Of each parameter with an entry a feature, the axis of features; kinds that leave it empty
+    are not divided."""
+
     def _train_encode(self, z: Float[Tensor, "n d_in"]) -> Encoding:
         """The encoding used while learning; override where a rule couples tokens."""
         return Encoding(self._encode(z))
+
+    @final
+    def standardized(
+        self, batch: Batch
+    ) -> tuple[Float[Tensor, "n d_in"], Float[Tensor, "n d_out"]]:
+        """`batch` in standardized units: source and target, one tensor for an autoencoder."""
+        z = self._standardized(batch.x)
+        t = z if batch.y is batch.x else (batch.y.to(z.dtype) - self.y_mean) / self.y_scale
+        return z, t
 
     @final
     def fit_pass(
@@ -74,23 +94,13 @@ class TrainableDictionary(FeatureDictionary, ABC):
         """One differentiable pass over `batch`, which is in raw units."""
         z, t = self.standardized(batch)
         acts, pre = self._train_encode(z)
-        t_hat = self._write(acts) + self._standardized_bias
+        t_hat = self.shards.total(self._write(acts).to(z.dtype)) + self._standardized_bias
         linear = self._skip(z)
         if linear is not None:
             t_hat = t_hat + linear
         if dead is None:
             dead = torch.zeros(self.n_features, dtype=torch.bool, device=z.device)
         return FitPass(self, z, t, acts, pre, t_hat, dead, sparsity_scale)
-
-    @final
-    def standardized(
-        self, batch: Batch
-    ) -> tuple[Float[Tensor, "n d_in"], Float[Tensor, "n d_out"]]:
-        """The rows of `batch` in standardized units; one tensor twice for an autoencoder."""
-        z = self._standardized(batch.x)
-        if batch.y is batch.x:
-            return z, z
-        return z, (batch.y.to(z.dtype) - self.y_mean) / self.y_scale
 
     def initialize_(self, z: Float[Tensor, "n d_in"], t: Float[Tensor, "n d_out"]) -> None:
         """Set parameters that start from data, given the first standardized rows."""
@@ -122,6 +132,8 @@ class Learner(ABC):
     """Turns a stream of batches into a dictionary. One loop drives every learner."""
 
     dictionary: FeatureDictionary
+    ranks: Ranks = ALONE
+    """Between whom the rows of its batches are divided: `update` gets those of this process."""
 
     @abstractmethod
     def update(self, batch: Batch) -> dict[str, Tensor]:

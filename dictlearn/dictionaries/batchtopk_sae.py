@@ -13,7 +13,7 @@ from dictlearn.core.dictionary import Traits
 from dictlearn.core.learning import Encoding, FitPass
 from dictlearn.core.sites import Sites
 from dictlearn.core.sparse_acts import SparseActs
-from dictlearn.dictionaries.linear import LinearAutoencoder
+from dictlearn.dictionaries.linear import LINEAR_AXES, LinearAutoencoder
 from dictlearn.dictionaries.topk_sae import TopKFields
 from dictlearn.kernels.search import batch_top_k
 
@@ -26,6 +26,7 @@ class BatchTopKSAE(LinearAutoencoder):
     """
 
     traits = Traits(nonnegative=True)
+    feature_axes = LINEAR_AXES
     threshold: Tensor
     _n_observed: Tensor
 
@@ -40,7 +41,11 @@ class BatchTopKSAE(LinearAutoencoder):
         return torch.where(pre > self.threshold, pre, 0.0).relu()
 
     def _train_encode(self, z: Float[Tensor, "n d_in"]) -> Encoding:
-        found = batch_top_k(z, self.W_enc, self._offset(), self.k)
+        budget = self.k * len(z) * self.ranks.size
+        found = batch_top_k(z, self.W_enc, self._offset(), self.k * self.ranks.size)
+        kept = self.shards.only_largest(self.ranks.only_largest(found.values, budget), budget)
+        if kept is not found.values:  # other processes have larger ones
+            found = found.with_values(kept).where(kept > 0)
         return Encoding(self._differentiable(z, found))
 
     @torch.no_grad()
@@ -52,11 +57,14 @@ class BatchTopKSAE(LinearAutoencoder):
         """
         assert isinstance(fit_pass.acts, SparseActs)
         kept = fit_pass.acts.values
-        if kept.numel() == 0:
+        none_kept = kept.new_full((1,), torch.inf)
+        smallest = torch.cat([kept, none_kept]).min()
+        smallest = self.shards.smallest(self.ranks.smallest(smallest))
+        if smallest == torch.inf:
             return
         self._n_observed += 1
         rate = torch.clamp(1 / self._n_observed, min=1e-3)
-        self.threshold += rate * (kept.min() - self.threshold)
+        self.threshold += rate * (smallest - self.threshold)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from dictlearn.core.config import GradientConfig
 from dictlearn.core.dictionary import Traits
 from dictlearn.core.learning import Encoding, FitPass
 from dictlearn.core.sites import Sites
-from dictlearn.dictionaries.linear import LinearAutoencoder
+from dictlearn.dictionaries.linear import LINEAR_AXES, LinearAutoencoder
 from dictlearn.dictionaries.objectives import squared_error
 
 
@@ -25,6 +25,7 @@ class GatedSAE(LinearAutoencoder):
     """
 
     traits = Traits(nonnegative=True)
+    feature_axes = LINEAR_AXES | {"r_mag": 0, "b_mag": 0}
 
     def __init__(self, sites: Sites, n_features: int, *, seed: int) -> None:
         super().__init__(sites, n_features, seed=seed)
@@ -58,11 +59,12 @@ class GatedLoss:
         assert isinstance(dictionary, GatedSAE)
         assert fit_pass.pre is not None
         opened = fit_pass.pre.relu()
-        estimate = opened @ dictionary.W_dec.detach() + dictionary.b_dec.detach()
+        total = dictionary.shards.total
+        estimate = total(opened @ dictionary.W_dec.detach()) + dictionary.b_dec.detach()
         scale = self.coefficient * fit_pass.sparsity_scale
         return {
             "squared_error": squared_error(fit_pass),
-            "sparsity": scale * opened.sum(dim=1).mean(),
+            "sparsity": scale * total(opened.sum(dim=1).mean()),
             "gate_error": (fit_pass.t - estimate).pow(2).mean(),
         }
 

@@ -15,7 +15,7 @@ from dictlearn.core.config import GradientConfig
 from dictlearn.core.dictionary import Traits
 from dictlearn.core.learning import Encoding, FitPass
 from dictlearn.core.sites import Sites
-from dictlearn.dictionaries.linear import LinearAutoencoder
+from dictlearn.dictionaries.linear import LINEAR_AXES, LinearAutoencoder
 from dictlearn.dictionaries.objectives import squared_error
 
 
@@ -64,6 +64,7 @@ class JumpReLUSAE(LinearAutoencoder):
     """`acts = pre * (pre > threshold)` with `pre = (z - b_dec) @ W_enc + b_enc`, threshold > 0."""
 
     traits = Traits(nonnegative=True)
+    feature_axes = LINEAR_AXES | {"log_threshold": 0}
 
     def __init__(
         self, sites: Sites, n_features: int, *, threshold: float, bandwidth: float, seed: int
@@ -98,6 +99,7 @@ class SparsityL0:
         assert isinstance(fit_pass.dictionary, JumpReLUSAE)
         assert fit_pass.pre is not None
         l0 = fit_pass.dictionary.active(fit_pass.pre).sum(dim=1).mean()
+        l0 = fit_pass.dictionary.shards.total(l0)
         scale = self.coefficient * fit_pass.sparsity_scale
         return {"squared_error": squared_error(fit_pass), "sparsity": scale * l0}
 

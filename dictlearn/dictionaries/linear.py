@@ -13,6 +13,9 @@ from dictlearn.core.sparse_acts import SparseActs
 from dictlearn.kernels.decode import decode
 from dictlearn.kernels.scores import differentiable_scores
 
+LINEAR_AXES = {"W_dec": 0, "W_enc": 1, "b_enc": 0}
+"""`feature_axes` of the parameters below, for kinds whose rule holds where features are divided."""
+
 
 class LinearDictionary(TrainableDictionary, ABC):
     """Scores `pre = z @ W_enc + b_enc`, estimate `acts @ W_dec + b_dec`, unit-norm `W_dec` rows.
@@ -100,9 +103,10 @@ class LinearDictionary(TrainableDictionary, ABC):
         """
         others = torch.ones(self.n_features, dtype=torch.bool, device=z.device)
         others[features] = False
-        if not others.any():
+        if self.shards.sum(others.sum()) == 0:
             others[:] = True
-        norm = 0.2 * self.W_enc.norm(dim=0)[others].mean()
+        norms = self.W_enc.norm(dim=0)[others]
+        norm = 0.2 * self.shards.sum(norms.sum()) / self.shards.sum(others.sum())
         self.W_enc[:, features] = norm * normalize(z, dim=1).T
         self.b_enc[features] = 0.0
         self.W_dec[features] = self._reseeded_atoms(z, residual)
@@ -126,7 +130,7 @@ class LinearAutoencoder(LinearDictionary, ABC):
 
     @property
     def _centre(self) -> Float[Tensor, " d_in"]:
-        return self.b_dec
+        return self.shards.spread(self.b_dec)
 
     def _reseeded_atoms(
         self, z: Float[Tensor, "m d_in"], residual: Float[Tensor, "m d_out"]

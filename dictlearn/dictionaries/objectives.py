@@ -7,6 +7,7 @@ the same there. (Not across widths: the mean over dimensions divides what a coef
 
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import embedding_bag, mse_loss
@@ -30,7 +31,8 @@ class SparsityL1:
     def __call__(self, fit_pass: FitPass) -> dict[str, Tensor]:
         """The loss terms of one pass."""
         acts = fit_pass.acts
-        total = (acts.values if isinstance(acts, SparseActs) else acts).abs().sum()
+        own = (acts.values if isinstance(acts, SparseActs) else acts).abs().sum()
+        total = fit_pass.dictionary.shards.total(own)
         scale = self.coefficient * fit_pass.sparsity_scale
         return {
             "squared_error": squared_error(fit_pass),
@@ -53,20 +55,28 @@ class AuxK:
     def __call__(self, fit_pass: FitPass) -> dict[str, Tensor]:
         """The loss terms of one pass."""
         terms = {"squared_error": squared_error(fit_pass)}
-        if self.coefficient > 0 and bool(fit_pass.dead.any()):
-            terms["auxk"] = self.coefficient * self._dead_error(fit_pass)
+        if self.coefficient > 0:
+            n_dead = int(fit_pass.dictionary.shards.sum(fit_pass.dead.sum()))
+            if n_dead > 0:
+                terms["auxk"] = self.coefficient * self._dead_error(fit_pass, n_dead)
         return terms
 
-    def _dead_error(self, fit_pass: FitPass) -> Float[Tensor, ""]:
+    def _dead_error(self, fit_pass: FitPass, n_dead: int) -> Float[Tensor, ""]:
         dictionary = fit_pass.dictionary
         assert isinstance(dictionary, LinearDictionary)
         dead = fit_pass.dead.nonzero().squeeze(1)
         k_aux = self.k_aux or max(1, fit_pass.t.shape[1] // 2)
-        k = min(k_aux, dead.shape[0])
+        k = min(k_aux, n_dead)
         # Scored anew: where selection is sparse, `pre` is outside the graph.
-        values, chosen = dictionary.scores_of(dead, fit_pass.z).topk(k, dim=1, sorted=False)
+        scores = dictionary.scores_of(dead, fit_pass.z)
+        values, chosen = scores.topk(min(k, len(dead)), dim=1, sorted=False)
+        values = dictionary.shards.only_largest(values, k)
         residual, atoms = fit_pass.residual.detach(), dictionary.W_dec
+        weights, per_row = values.relu().to(atoms.dtype).flatten(), values.shape[1]
+        starts = per_row * torch.arange(len(residual), device=residual.device)
         estimate = embedding_bag(
-            dead[chosen], atoms, mode="sum", per_sample_weights=values.relu().to(atoms.dtype)
+            dead[chosen].flatten(), atoms, starts, mode="sum", per_sample_weights=weights
         )
-        return (residual - estimate).pow(2).mean() / residual.pow(2).mean().clamp_min(1e-12)
+        estimate = dictionary.shards.total(estimate)
+        scale = dictionary.ranks.mean(residual.pow(2).mean()).clamp_min(1e-12)
+        return (residual - estimate).pow(2).mean() / scale

@@ -14,7 +14,7 @@ from dictlearn.core.dictionary import Traits
 from dictlearn.core.learning import Encoding
 from dictlearn.core.sites import Sites
 from dictlearn.core.sparse_acts import SparseActs
-from dictlearn.dictionaries.linear import LinearAutoencoder, LinearDictionary
+from dictlearn.dictionaries.linear import LINEAR_AXES, LinearAutoencoder, LinearDictionary
 from dictlearn.dictionaries.objectives import SparsityL1
 from dictlearn.kernels.search import above, positive_if_sparse
 
@@ -29,6 +29,7 @@ class ReLU(LinearDictionary):
     """`acts` = the positive scores: the rule shared by autoencoder and transcoder."""
 
     traits = Traits(nonnegative=True)
+    feature_axes = LINEAR_AXES
 
     def _encode(self, z: Float[Tensor, "n d_in"]) -> Float[Tensor, "n feature"]:
         return self._pre(z).relu()

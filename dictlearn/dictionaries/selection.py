@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from dictlearn.core.dictionary import FeatureDictionary
+from dictlearn.core.ranks import ALONE, Ranks
 from dictlearn.core.sparse_acts import SparseActs
 from dictlearn.kernels.search import ExactSearch, Int8Search, Search
 
@@ -52,10 +53,15 @@ class Searching(FeatureDictionary, ABC):
         W: Float[Tensor, "d_in feature"],
         b: Float[Tensor, " feature"],
         k: int,
+        shards: Ranks = ALONE,
     ) -> SparseActs:
-        """The `k` largest entries of each row of `z @ W + b`, those that are positive."""
-        scores, features = self.search.top_k(z, W, b, k)
-        return SparseActs.from_top(scores.relu(), features, self.n_features)
+        """The `k` largest entries of each row of `z @ W + b`, those that are positive.
+
+        With `shards`, the features are those of all of them, and these are the ones here.
+        """
+        scores, features = self.search.top_k(z, W, b, min(k, len(b)))
+        scores = shards.only_largest(scores, k)
+        return SparseActs.from_top(scores.relu(), features, len(b))
 
 
 class Choosing(FeatureDictionary, ABC):

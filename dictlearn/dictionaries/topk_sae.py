@@ -13,13 +13,15 @@ from dictlearn.core.dictionary import Traits
 from dictlearn.core.learning import Encoding
 from dictlearn.core.sites import Sites
 from dictlearn.core.sparse_acts import SparseActs
-from dictlearn.dictionaries.linear import LinearAutoencoder, LinearDictionary
+from dictlearn.dictionaries.linear import LINEAR_AXES, LinearAutoencoder, LinearDictionary
 from dictlearn.dictionaries.objectives import AuxK
 from dictlearn.dictionaries.selection import Searching, top_k
 
 
 class TopK(Searching, LinearDictionary):
     """`acts` = the `k` largest positive scores: the rule shared by autoencoder and transcoder."""
+
+    feature_axes = LINEAR_AXES
 
     def __init__(self, sites: Sites, n_features: int, *, k: int, seed: int) -> None:
         super().__init__(sites, n_features, seed=seed)
@@ -33,7 +35,8 @@ class TopK(Searching, LinearDictionary):
         return self._top_scores(z, self.W_enc, self._offset(), self.k)
 
     def _train_encode(self, z: Float[Tensor, "n d_in"]) -> Encoding:
-        return Encoding(self._differentiable(z, self._encode_sparse(z)))
+        W, b = self.W_enc, self._offset()
+        return Encoding(self._differentiable(z, self._top_scores(z, W, b, self.k, self.shards)))
 
 
 class TopKSAE(TopK, LinearAutoencoder):

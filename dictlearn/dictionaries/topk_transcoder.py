@@ -6,27 +6,17 @@ section 3 (skip transcoders); the selection is that of Gao et al. 2024.
 
 from dataclasses import dataclass
 
-import torch
-from jaxtyping import Float
-from torch import Tensor, nn
-
 from dictlearn.core.sites import Sites
 from dictlearn.dictionaries.topk_sae import TopK, TopKFields
+from dictlearn.dictionaries.transcoder import LinearSkip
 
 
 class TopKTranscoder(TopK):
     """`acts` = the `k` largest positive entries of `z @ W_enc + b_enc`."""
 
 
-class SkipTopKTranscoder(TopKTranscoder):
-    """A top-k transcoder beside a linear map `z @ W_skip`, which starts at zero."""
-
-    def __init__(self, sites: Sites, n_features: int, *, k: int, seed: int) -> None:
-        super().__init__(sites, n_features, k=k, seed=seed)
-        self.W_skip = nn.Parameter(torch.zeros(sites.source.d, sites.target.d))
-
-    def _skip(self, z: Float[Tensor, "n d_in"]) -> Float[Tensor, "n d_out"]:
-        return z @ self.W_skip
+class SkipTopKTranscoder(LinearSkip, TopKTranscoder):
+    """A top-k transcoder beside a linear map."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,17 +6,19 @@ computes is stated in torch where it is called, and tested against that.
 """
 
 import numpy as np
-from numba import njit, prange
+from numba import prange
+
+from dictlearn.kernels.native import loop
 
 _BLOCK = 64
 """Scores tested at once for whether any of them matters: enough that the test is vectorized."""
 _HALVINGS = 10
 """Halvings of a range of scores; what they leave open lets a few more candidates in."""
-_DOT = {"reassoc", "contract", "nsz"}
+REASSOCIATED = {"reassoc", "contract", "nsz"}
 """Liberties that let a dot product use vector registers; NaN and infinity keep their meaning."""
 
 
-@njit(cache=True)
+@loop()
 def _nth_largest(values: np.ndarray, size: int, n: int) -> float:
     """The `n`-th largest of the first `size` values, whose order changes (Hoare's selection)."""
     low, high = 0, size - 1
@@ -41,14 +43,14 @@ def _nth_largest(values: np.ndarray, size: int, n: int) -> float:
     return values[n - 1]
 
 
-@njit(cache=True)
+@loop()
 def nth_largest(values: np.ndarray, n: int) -> float:
     """The `n`-th largest of `values`."""
     return _nth_largest(values.copy(), len(values), n)
 
 
-@njit(cache=True)
-def _bound(row: np.ndarray, k: int, lanes: int) -> float:
+@loop()
+def kth_bound(row: np.ndarray, k: int, lanes: int) -> float:
     """A lower bound of the `k`-th largest entry, and a tight one.
 
     Entries are dealt out to `lanes >= k` lanes; k lanes whose best entry reaches the bound hold
@@ -78,8 +80,8 @@ def _bound(row: np.ndarray, k: int, lanes: int) -> float:
     return low
 
 
-@njit(cache=True)
-def _collect(row: np.ndarray, bound: float, values: np.ndarray, places: np.ndarray) -> int:
+@loop()
+def collect(row: np.ndarray, bound: float, values: np.ndarray, places: np.ndarray) -> int:
     """Write the entries of `row` that are at least `bound`, in order; how many there are."""
     size = len(row)
     m = 0
@@ -100,8 +102,8 @@ def _collect(row: np.ndarray, bound: float, values: np.ndarray, places: np.ndarr
     return m
 
 
-@njit(cache=True)
-def _keep_largest(
+@loop()
+def keep_largest(
     values: np.ndarray, places: np.ndarray, size: int, k: int,
     out_values: np.ndarray, out_places: np.ndarray,
 ) -> None:  # fmt: skip
@@ -124,36 +126,38 @@ def _keep_largest(
         m += 1
 
 
-@njit(parallel=True, cache=True)
+@loop(parallel=True)
 def top_k(
     scores: np.ndarray, k: int, lanes: int, out_values: np.ndarray, out_places: np.ndarray
 ) -> None:
     """Row by row the `k` largest scores and their places, in order of place."""
     for i in prange(len(scores)):
         row = scores[i]
-        bound = _bound(row, k, lanes)
+        bound = kth_bound(row, k, lanes)
         values = np.empty(len(row), row.dtype)
         places = np.empty(len(row), np.int32)
-        size = _collect(row, bound, values, places)
-        _keep_largest(values, places, size, k, out_values[i], out_places[i])
+        size = collect(row, bound, values, places)
+        keep_largest(values, places, size, k, out_values[i], out_places[i])
 
 
-@njit(parallel=True, cache=True)
+@loop(parallel=True)
 def count_above(scores: np.ndarray, bound: float, counts: np.ndarray) -> None:
     """How many scores of each row are greater than `bound`."""
+    limit = scores.dtype.type(bound)
     for i in prange(len(scores)):
         row = scores[i]
         m = np.int32(0)
         for j in range(len(row)):
-            m += np.int32(row[j] > bound)
+            m += np.int32(row[j] > limit)
         counts[i] = m
 
 
-@njit(parallel=True, cache=True)
+@loop(parallel=True)
 def collect_above(
     scores: np.ndarray, bound: float, starts: np.ndarray, values: np.ndarray, places: np.ndarray
 ) -> None:
     """The scores greater than `bound` and their places, row `i` from entry `starts[i]` on."""
+    limit = scores.dtype.type(bound)
     for i in prange(len(scores)):
         row = scores[i]
         size = len(row)
@@ -162,19 +166,19 @@ def collect_above(
             part = row[start : start + _BLOCK]
             hits = np.int32(0)
             for j in range(_BLOCK):
-                hits += np.int32(part[j] > bound)
+                hits += np.int32(part[j] > limit)
             if hits:
                 for j in range(_BLOCK):
-                    if part[j] > bound:
+                    if part[j] > limit:
                         values[m], places[m] = part[j], start + j
                         m += 1
         for j in range(size - size % _BLOCK, size):
-            if row[j] > bound:
+            if row[j] > limit:
                 values[m], places[m] = row[j], j
                 m += 1
 
 
-@njit(cache=True)
+@loop()
 def by_feature(
     offsets: np.ndarray, indices: np.ndarray, starts: np.ndarray,
     rows: np.ndarray, entries: np.ndarray,
@@ -195,7 +199,7 @@ def by_feature(
             place[indices[e]] = p + 1
 
 
-@njit(parallel=True, cache=True, fastmath=_DOT)
+@loop(parallel=True, fastmath=REASSOCIATED)
 def weighted_sums(
     starts: np.ndarray, rows: np.ndarray, entries: np.ndarray, weights: np.ndarray,
     x: np.ndarray, out: np.ndarray,
@@ -210,7 +214,7 @@ def weighted_sums(
                 total[j] += weight * row[j]
 
 
-@njit(parallel=True, cache=True, fastmath=_DOT)
+@loop(parallel=True, fastmath=REASSOCIATED)
 def dots(
     offsets: np.ndarray, indices: np.ndarray, x: np.ndarray, atoms: np.ndarray, out: np.ndarray
 ) -> None:
@@ -225,7 +229,7 @@ def dots(
             out[e] = total
 
 
-@njit(parallel=True, cache=True, fastmath=_DOT)
+@loop(parallel=True, fastmath=REASSOCIATED)
 def dots_and_weighted_sums(
     starts: np.ndarray, rows: np.ndarray, entries: np.ndarray, weights: np.ndarray,
     x: np.ndarray, atoms: np.ndarray, out_dots: np.ndarray, out: np.ndarray,
@@ -242,43 +246,3 @@ def dots_and_weighted_sums(
                 dot += row[j] * atom[j]
                 total[j] += weight * row[j]
             out_dots[entries[p]] = dot
-
-
-@njit(parallel=True, cache=True)
-def to_int8(x: np.ndarray, out: np.ndarray, scales: np.ndarray) -> None:
-    """Each row as int8 in units of its largest magnitude / 127, so that `x ~ scales * out`."""
-    for i in prange(len(x)):
-        row = x[i]
-        largest = abs(row[0])
-        for j in range(1, len(row)):
-            largest = max(largest, abs(row[j]))
-        scale = largest / 127 if largest > 0 else row.dtype.type(1)
-        scales[i] = scale
-        for j in range(len(row)):
-            out[i, j] = np.int8(np.rint(row[j] / scale))
-
-
-@njit(parallel=True, cache=True, fastmath=_DOT)
-def rescored_top_k(
-    products: np.ndarray, x_scales: np.ndarray, w_scales: np.ndarray,
-    x: np.ndarray, weights: np.ndarray, b: np.ndarray,
-    k: int, n_candidates: int, lanes: int, out_values: np.ndarray, out_places: np.ndarray,
-) -> None:  # fmt: skip
-    """`top_k` among the candidates that int8 `products` rank highest, by their exact scores."""
-    n_features = products.shape[1]
-    for i in prange(len(products)):
-        approximate = np.empty(n_features, x.dtype)
-        scale = x_scales[i]
-        for j in range(n_features):
-            approximate[j] = products[i, j] * (w_scales[j] * scale) + b[j]
-        bound = _bound(approximate, n_candidates, lanes)
-        values, places = np.empty(n_features, x.dtype), np.empty(n_features, np.int32)
-        size = _collect(approximate, bound, values, places)
-        row = x[i]
-        for c in range(size):
-            weight = weights[places[c]]
-            total = row[0] * weight[0]
-            for j in range(1, len(row)):
-                total += row[j] * weight[j]
-            values[c] = total + b[places[c]]
-        _keep_largest(values, places, size, k, out_values[i], out_places[i])

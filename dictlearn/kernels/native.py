@@ -1,11 +1,16 @@
-"""Calling compiled loops on torch's memory."""
+"""Compiling loops, and calling them on torch's memory."""
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Collection
+from threading import Lock
 from typing import Any
 
 import numba
 import torch
 from torch import Tensor
+
+_ONE_AT_A_TIME = Lock()
+"""Held by the loop that runs: not every threading layer of numba may be entered twice."""
 
 
 def is_native(*tensors: Tensor) -> bool:
@@ -15,10 +20,27 @@ def is_native(*tensors: Tensor) -> bool:
     )
 
 
-def run(loop: Callable[..., None], *arguments: Any) -> None:
-    """Call a loop of `kernels.compiled` with as many threads as torch uses.
+def loop(
+    *, parallel: bool = False, fastmath: Collection[str] = ()
+) -> Callable[[Callable], Callable]:
+    """A decorator that compiles a function when it is first called, and keeps that on disk.
+
+    What it compiles is the function as written, without what a type checker wrapped around it.
+    """
+
+    def compiled(function: Callable) -> Callable:
+        compiler = numba.njit(cache=True, parallel=parallel, fastmath=set(fastmath))
+        return compiler(inspect.unwrap(function))
+
+    return compiled
+
+
+def run(function: Callable[..., None], *arguments: Any) -> None:
+    """Call a compiled loop with as many threads as torch uses.
 
     Tensors are passed as NumPy views of the same memory, so that the loop may write into them.
     """
-    numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
-    loop(*(a.detach().numpy() if isinstance(a, Tensor) else a for a in arguments))
+    n_threads = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
+    with _ONE_AT_A_TIME:
+        numba.set_num_threads(n_threads)
+        function(*(a.detach().numpy() if isinstance(a, Tensor) else a for a in arguments))

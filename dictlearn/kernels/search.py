@@ -8,21 +8,18 @@ Nothing here carries a gradient: `kernels.scores` gives the few scores found the
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int, Int8
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from dictlearn.core.sparse_acts import SparseActs
-from dictlearn.kernels import compiled
+from dictlearn.kernels import compiled, compiled_rounded
 from dictlearn.kernels.native import is_native, run
+from dictlearn.kernels.rounding import RoundedTile, rounded_tiles, rounding_pays, to_int8
+from dictlearn.kernels.tiles import row_slices, score_tiles, tile_rows
 
-_TILE = 1 << 22
-"""Scores in a tile: 16 MB in float32, about what the last cache of a processor holds."""
-_MIN_ROWS = 128
-"""Rows in a tile at least: a product with fewer would read `W` too often."""
 _SAMPLE_ROWS = 64
 """Rows that stand for a batch where something about all its scores is guessed or measured."""
 
@@ -49,7 +46,11 @@ class Search(ABC):
 
 
 class ExactSearch(Search):
-    """Every score is computed as it is defined."""
+    """What is found is what all scores, each computed as it is defined, would show.
+
+    Where the processor multiplies bfloat16 faster, a product of rounded factors bounds every score
+    from both sides, and only those that the bounds leave open are computed (`rounding_pays`).
+    """
 
     @torch.no_grad()
     def top_k(
@@ -61,7 +62,15 @@ class ExactSearch(Search):
     ) -> Top:
         """The `k` largest entries of each row of `x @ W + b`."""
         top = _empty_top(x, k)
-        for rows, scores in _tiles(x, W, b):
+        if rounding_pays(x, W):
+            weights, lanes = W.T.contiguous(), _lanes(k, len(b))
+            for rows, rounded in rounded_tiles(x, weights):
+                run(
+                    compiled_rounded.bounded_top_k, *rounded, x[rows], weights, b, k, lanes,
+                    top.scores[rows], top.features[rows],
+                )  # fmt: skip
+            return top
+        for rows, scores in score_tiles(x, W, b):
             if is_native(scores):
                 out = top.scores[rows], top.features[rows]
                 run(compiled.top_k, scores, k, _lanes(k, len(b)), *out)
@@ -92,17 +101,17 @@ class Int8Search(Search):
             return ExactSearch().top_k(x, W, b, k)
         top = _empty_top(x, k)
         weights = W.T.contiguous()
-        x8, x_scales = _to_int8(x)
-        w8, w_scales = _to_int8(weights)
+        x8, x_scales = to_int8(x)
+        w8, w_scales = to_int8(weights)
         n_candidates = min(len(b), max(2 * k, k + 16))
         lanes = _lanes(n_candidates, len(b))
-        buffer = torch.empty(_tile_rows(len(x), len(b)), len(b), dtype=torch.int32)
-        for rows in _row_slices(len(x), len(buffer)):
+        buffer = torch.empty(tile_rows(x, len(b)), len(b), dtype=torch.int32)
+        for rows in row_slices(len(x), len(buffer)):
             products = buffer[: rows.stop - rows.start]
             torch._int_mm(x8[rows], w8.T, out=products)
             run(
-                compiled.rescored_top_k, products, x_scales[rows], w_scales, x[rows], weights, b,
-                k, n_candidates, lanes, top.scores[rows], top.features[rows],
+                compiled_rounded.rescored_top_k, products, x_scales[rows], w_scales, x[rows],
+                weights, b, k, n_candidates, lanes, top.scores[rows], top.features[rows],
             )  # fmt: skip
         return top
 
@@ -115,7 +124,14 @@ def above(
     bound: float = 0.0,
 ) -> SparseActs:
     """The entries of `x @ W + b` that are greater than `bound`."""
-    parts = [_entries_above(scores, bound) for _, scores in _tiles(x, W, b)]
+    if rounding_pays(x, W):
+        weights = W.T.contiguous()
+        parts = [
+            _bounded_entries_above(rounded, x[rows], weights, b, bound)
+            for rows, rounded in rounded_tiles(x, weights)
+        ]
+    else:
+        parts = [_entries_above(scores, bound) for _, scores in score_tiles(x, W, b)]
     return SparseActs.concatenated(parts, len(b))
 
 
@@ -183,26 +199,22 @@ def _entries_above(scores: Float[Tensor, "n feature"], bound: float) -> SparseAc
     return SparseActs.from_counts(counts, features, values, n_features)
 
 
-def _tiles(
-    x: Float[Tensor, "n d_in"], W: Float[Tensor, "d_in feature"], b: Float[Tensor, " feature"]
-) -> Iterator[tuple[slice, Float[Tensor, "m feature"]]]:
-    """The scores of some rows after the other, in memory that the next tile reuses."""
-    size = _tile_rows(len(x), len(b))
-    if torch.is_autocast_enabled(x.device.type):  # which chooses the dtype of a new tensor only
-        for rows in _row_slices(len(x), size):
-            yield rows, torch.addmm(b, x[rows], W).to(x.dtype)
-        return
-    buffer = x.new_empty(size, len(b))
-    for rows in _row_slices(len(x), size):
-        yield rows, torch.addmm(b, x[rows], W, out=buffer[: rows.stop - rows.start])
-
-
-def _tile_rows(n: int, n_features: int) -> int:
-    return min(n, max(_MIN_ROWS, _TILE // n_features))
-
-
-def _row_slices(n: int, size: int) -> Iterator[slice]:
-    return (slice(start, min(start + size, n)) for start in range(0, max(n, 1), max(size, 1)))
+def _bounded_entries_above(
+    rounded: RoundedTile,
+    x: Float[Tensor, "n d_in"],
+    weights: Float[Tensor, "feature d_in"],
+    b: Float[Tensor, " feature"],
+    bound: float,
+) -> SparseActs:
+    counts = torch.empty(len(x), dtype=torch.long)
+    run(compiled_rounded.bounded_count_above, *rounded, b, bound, counts)
+    starts = counts.cumsum(0) - counts
+    total = int(counts.sum())
+    values, features = x.new_empty(total), torch.empty(total, dtype=torch.int32)
+    out = starts, values, features
+    run(compiled_rounded.bounded_collect_above, *rounded, x, weights, b, bound, *out)
+    candidates = SparseActs.from_counts(counts, features.long(), values, len(b))
+    return candidates.where(values > bound)
 
 
 def _lanes(k: int, n_features: int) -> int:
@@ -213,9 +225,3 @@ def _lanes(k: int, n_features: int) -> int:
 def _empty_top(x: Float[Tensor, "n d_in"], k: int) -> Top:
     shape = (len(x), k)
     return Top(x.new_empty(shape), torch.empty(shape, dtype=torch.long, device=x.device))
-
-
-def _to_int8(x: Float[Tensor, "n d"]) -> tuple[Int8[Tensor, "n d"], Float[Tensor, " n"]]:
-    out, scales = torch.empty_like(x, dtype=torch.int8), x.new_empty(len(x))
-    run(compiled.to_int8, x.contiguous(), out, scales)
-    return out, scales

@@ -11,6 +11,7 @@ from torch import Tensor
 from dictlearn.activations.tensors import TensorActivations
 from dictlearn.core.batches import Activations, Batch, Rows, first_bad_row
 from dictlearn.core.errors import InputError, NonFiniteError
+from dictlearn.core.ranks import ALONE, Ranks
 from dictlearn.core.sites import Sites
 from dictlearn.training.config import FitConfig
 
@@ -44,18 +45,22 @@ class RunBatches:
         self._activations = activations
         self._config = fit_config
 
-    def rows(self, step: int) -> Rows:
-        """The rows of a step at every hook.
+    def rows(self, step: int, ranks: Ranks = ALONE) -> Rows:
+        """The rows of a step at every hook: all of them, or those that belong to one rank.
 
         Raises:
             NonFiniteError: one holds NaN or infinity; where it came from is named.
         """
         config = self._config
-        rows = self._activations.rows(config.seed, step, config.batch_size)
+        place = (config.seed, step, config.batch_size)
+        if ranks.size == 1:
+            rows = self._activations.rows(*place)
+        else:
+            rows = self._activations.rows_of(ranks, *place)
         for hook, x in rows.at.items():
             bad = first_bad_row(x)
             if bad is not None:
-                where = self._activations.locate(config.seed, step, config.batch_size, bad)
+                where = self._activations.locate(*place, ranks.rank + bad * ranks.size)
                 raise NonFiniteError(
                     f"NaN or infinity in the activations at {hook!r}, {where}; training stopped "
                     f"at step {step + 1}. Harvest again, or drop that row"

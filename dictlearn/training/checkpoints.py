@@ -7,12 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
 from dictlearn.core.errors import CorruptFileError, InputError
 from dictlearn.core.files import read_tensors, write_tensors
 from dictlearn.core.learning import Learner
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
+
+States = Mapping[str, Mapping[str, Tensor]]
+"""Per dictionary, what its learner's `state` returned."""
 
 
 def fingerprint(description: Mapping[str, Any]) -> str:
@@ -21,13 +25,11 @@ def fingerprint(description: Mapping[str, Any]) -> str:
 
 
 def save_checkpoint(
-    folder: Path, learners: Mapping[str, Learner], step: int, description: Mapping[str, Any]
+    folder: Path, states: States, step: int, description: Mapping[str, Any]
 ) -> None:
-    """Replace the checkpoint in `folder` by the state of all learners after `step` steps."""
+    """Replace the checkpoint in `folder` by the states of all learners after `step` steps."""
     tensors = {
-        f"{name}//{key}": tensor
-        for name, learner in learners.items()
-        for key, tensor in learner.state().items()
+        f"{name}//{key}": tensor for name, state in states.items() for key, tensor in state.items()
     }
     metadata = {
         "step": str(step),
@@ -55,7 +57,7 @@ def load_checkpoint(
     except (OSError, SafetensorError) as error:
         raise CorruptFileError(f"{path}: cannot be read as safetensors ({error})") from error
     if metadata.get("fingerprint") != fingerprint(description):
-        differing = _differences(json.loads(metadata.get("description", "{}")), description)
+        differing = differences(json.loads(metadata.get("description", "{}")), description)
         raise InputError(
             f"{path} is the checkpoint of another run (it differs in {', '.join(differing)}); "
             "choose another folder, or overwrite that run (overwrite=True, --overwrite)"
@@ -69,13 +71,13 @@ def load_checkpoint(
     return int(metadata["step"])
 
 
-def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Dotted names of the settings in which two descriptions differ."""
     found: list[str] = []
     for key in sorted({*old, *new}):
         a, b = old.get(key), new.get(key)
         if isinstance(a, Mapping) and isinstance(b, Mapping):
-            found += [f"{key}.{inner}" for inner in _differences(a, b)]
+            found += [f"{key}.{inner}" for inner in differences(a, b)]
         elif json.dumps(a, sort_keys=True) != json.dumps(b, sort_keys=True):
             found.append(key)
     return found

@@ -15,7 +15,7 @@ class FitConfig(Config):
     steps: int = 10_000
     """Batches, each seen by every dictionary."""
     batch_size: int = 4096
-    """Rows in a batch."""
+    """Rows in a batch, of all processes together."""
     learning_rate: float | None = None
     """Peak learning rate of Adam; each kind's own default unless set."""
     seed: int = 0
@@ -45,9 +45,13 @@ class FitConfig(Config):
     says how many of the right ones are found.
     """
     device: str = "cpu"
-    """Where dictionaries train: "cpu", "cuda", "cuda:1", …"""
+    """Where dictionaries train: "cpu", "cuda", "cuda:1", …; of several processes on one machine,
+    "cuda" gives each a GPU of its own."""
     mixed_precision: bool = True
     """Whether CUDA runs multiply in bfloat16; elsewhere it has no effect."""
+    shard_features: bool = False
+    """Whether several processes divide the features of each dictionary between them, for widths
+    that one device has no room for; otherwise they divide the rows of each batch."""
 
     def __post_init__(self) -> None:
         self._require_count(

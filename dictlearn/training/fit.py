@@ -9,20 +9,26 @@ from typing import Any, overload
 import torch
 from torch import Tensor
 
-from dictlearn.core.batches import Activations
+from dictlearn.core.batches import Activations, Rows
 from dictlearn.core.config import ClosedFormConfig, DictionaryConfig, GradientConfig
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import ConfigError, InputError, NonFiniteError
 from dictlearn.core.files import writable_folder
 from dictlearn.core.learning import Learner
-from dictlearn.core.sites import Sites
+from dictlearn.core.ranks import Ranks
 from dictlearn.dictionaries.files import CONFIG_FILE, save
-from dictlearn.training.batches import RunBatches, as_activations
-from dictlearn.training.checkpoints import CHECKPOINT_FILE, load_checkpoint, save_checkpoint
+from dictlearn.training.batches import as_activations
+from dictlearn.training.checkpoints import (
+    CHECKPOINT_FILE,
+    States,
+    differences,
+    load_checkpoint,
+    save_checkpoint,
+)
 from dictlearn.training.config import FitConfig
-from dictlearn.training.gradient import GradientLearner
+from dictlearn.training.launch import join
 from dictlearn.training.progress import LOG_FILE, LiveView, TrainingLog
-from dictlearn.training.standardize import Standardization, Units, fit_units
+from dictlearn.training.run import Run, set_up
 
 SINGLE = "dictionary"
 """The name in logs and checkpoints where one config is given without a name."""
@@ -71,8 +77,13 @@ def fit(
     arguments continues to the same bits, and at the end the dictionaries (each in a folder of
     its name; a single one in `out` itself), when the checkpoint is removed.
 
+    In a script that torchrun starts, or under `training.launch.launch`, every process makes the
+    same call: they divide each batch between them, the first one writes, and all return the same
+    dictionaries, equal but for rounding to those of one process.
+
     Raises:
         InputError, ConfigError: something in the arguments cannot work; nothing has started.
+        ProcessError: another process of this run has failed.
         StorageError: `out` cannot be written or is too small.
         NonFiniteError: activations or a loss became NaN or infinite; the last checkpoint stays.
     """
@@ -82,81 +93,83 @@ def fit(
     single = isinstance(configs, DictionaryConfig)
     named = {SINGLE: configs} if isinstance(configs, DictionaryConfig) else configs
     _require_configs(named)
-    rows = as_activations(activations)
-    offered = rows.only_sites
-    sites = {name: config.sites(offered) for name, config in named.items()}
-    batches = RunBatches(rows, fit_config)
-    learners = _make_learners(named, sites, fit_config, batches)
-    folder = _prepare(out, learners, overwrite=overwrite)
-    description = _describe(named, sites, fit_config, batches) if folder else {}
-    start = load_checkpoint(folder, learners, description) if folder else 0
-
-    _train(learners, sites, batches, fit_config, start, folder, description, show=progress)
-    _require_finite_state(learners, fit_config.steps)
-    provenance = rows.provenance.with_seed(fit_config.seed)
-    dictionaries = {name: learner.finish() for name, learner in learners.items()}
-    for name, dictionary in dictionaries.items():
-        dictionary.provenance = provenance
-        if folder:
-            save(dictionary, folder if single else folder / name)
-    if folder:
-        (folder / CHECKPOINT_FILE).unlink(missing_ok=True)
+    ranks = join()
+    run = ranks.agree(lambda: set_up(named, as_activations(activations), fit_config, ranks, out))
+    start = _start(run, overwrite=overwrite)
+    _train(run, start, show=progress)
+    ranks.agree(partial(_require_finite, run.states(), run.config.steps))
+    dictionaries = {name: learner.finish() for name, learner in run.learners.items()}
+    ranks.agree(lambda: _keep(run, dictionaries, single=single))
     return dictionaries[SINGLE] if single else dictionaries
 
 
-def _train(
-    learners: Mapping[str, Learner],
-    sites: Mapping[str, Sites],
-    batches: RunBatches,
-    config: FitConfig,
-    start: int,
-    folder: Path | None,
-    description: Mapping[str, Any],
-    *,
-    show: bool,
-) -> None:
+def _start(run: Run, *, overwrite: bool) -> int:
+    """The step to start from: that of the checkpoint in the folder, which is then ready."""
+    ranks, folder = run.ranks, run.folder
+    for rank, other in enumerate(ranks.collect(run.description)):
+        if other != run.description:
+            raise InputError(
+                f"every process must call fit alike, and process {rank} differs from "
+                f"{ranks.rank} in {', '.join(differences(other, run.description))}"
+            )
+    for learner in run.learners.values():
+        learner.ranks.share_(learner.dictionary.state_dict().values())
+    ranks.agree(lambda: _prepare(run.written, run.learners, overwrite=overwrite))
+    if folder is None:
+        return 0
+    start = ranks.agree(lambda: load_checkpoint(folder, run.learners, run.description))
+    if len(starts := set(ranks.collect(start))) > 1:
+        raise InputError(
+            f"required a folder that all processes share, got {folder}, where they find "
+            f"checkpoints of different steps ({', '.join(map(str, sorted(starts)))})"
+        )
+    return start
+
+
+def _train(run: Run, start: int, *, show: bool) -> None:
     """Give every learner every batch from step `start` on; log, show and write checkpoints."""
-    log = TrainingLog(folder, start)
-    with LiveView(learners, config.steps, start, show=show) as view:
+    config, learners, ranks = run.config, run.learners, run.ranks
+    log = TrainingLog(run.written, start)
+    with LiveView(learners, config.steps, start, show=show and ranks.is_first) as view:
         for step in range(start, config.steps):
-            rows = batches.rows(step)
-            scalars = {n: learner.update(rows.batch(sites[n])) for n, learner in learners.items()}
+            rows = ranks.agree(partial(_read, run, step))
+            scalars = {
+                name: learner.update(rows[learner.ranks].batch(run.sites[name]))
+                for name, learner in learners.items()
+            }
             done = step + 1
             view.advance(done)
             last = done == config.steps
             if done % config.log_every == 0 or last:
                 values = _finite(scalars, done)
                 view.show(values, log.write(done, values, config.batch_size))
-            if folder and done % config.checkpoint_every == 0 and not last:
-                _require_finite_state(learners, done)
-                save_checkpoint(folder, learners, done, description)
+            if run.folder and done % config.checkpoint_every == 0 and not last:
+                ranks.agree(partial(_save_checkpoint, run, run.states(), done))
 
 
-def _make_learners(
-    configs: Mapping[str, DictionaryConfig],
-    sites: Mapping[str, Sites],
-    fit_config: FitConfig,
-    batches: RunBatches,
-) -> dict[str, Learner]:
-    learners: dict[str, Learner] = {}
-    units: dict[str, Units] = {}
-    for name, config in configs.items():
-        at = sites[name]
-        if isinstance(config, ClosedFormConfig):
-            learners[name] = config.learner(at, seed=fit_config.seed)
-            continue
-        assert isinstance(config, GradientConfig)
-        for site in (at.source, at.target):
-            if site.hook not in units:
-                units[site.hook] = fit_units(site, (rows.at[site.hook] for rows in batches.first()))
-        learners[name] = GradientLearner(
-            config,
-            at,
-            fit_config,
-            Standardization(units[at.source.hook], units[at.target.hook]),
-            partial(batches.at, at),
-        )
-    return learners
+def _read(run: Run, step: int) -> dict[Ranks, Rows]:
+    """The rows of a step: this process's own, or all of them for learners that do not share."""
+    between = {learner.ranks for learner in run.learners.values()}
+    if between == {run.ranks}:
+        return {run.ranks: run.batches.rows(step, run.ranks)}
+    whole = run.batches.rows(step)
+    return {ranks: whole.of(ranks) for ranks in between}
+
+
+def _save_checkpoint(run: Run, states: States, step: int) -> None:
+    _require_finite(states, step)
+    if run.written:
+        save_checkpoint(run.written, states, step, run.description)
+
+
+def _keep(run: Run, dictionaries: Mapping[str, FeatureDictionary], *, single: bool) -> None:
+    """Give the dictionaries their origin and write them, if there is a folder."""
+    for name, dictionary in dictionaries.items():
+        dictionary.provenance = run.provenance
+        if run.written:
+            save(dictionary, run.written if single else run.written / name)
+    if run.written:
+        (run.written / CHECKPOINT_FILE).unlink(missing_ok=True)
 
 
 def _require_configs(configs: Any) -> None:
@@ -184,12 +197,10 @@ def _require_configs(configs: Any) -> None:
             )
 
 
-def _prepare(
-    out: str | Path | None, learners: Mapping[str, Learner], *, overwrite: bool
-) -> Path | None:
-    """The output folder, writable and large enough; emptied of an earlier run on request."""
+def _prepare(out: Path | None, learners: Mapping[str, Learner], *, overwrite: bool) -> None:
+    """Make the output folder writable and large enough; empty it of an earlier run on request."""
     if out is None:
-        return None
+        return
     # Weights and two moments in a checkpoint, twice while it is replaced, and the result.
     weights = sum(
         t.nbytes for learner in learners.values() for t in learner.dictionary.state_dict().values()
@@ -205,30 +216,12 @@ def _prepare(
             f"a trained dictionary is already in {where}; choose another folder, or overwrite "
             "that run (overwrite=True, --overwrite)"
         )
-    return folder
 
 
-def _describe(
-    configs: Mapping[str, DictionaryConfig],
-    sites: Mapping[str, Sites],
-    fit_config: FitConfig,
-    batches: RunBatches,
-) -> dict[str, Any]:
-    """What decides a run's bits, as JSON: a checkpoint is good only for the same."""
-    return {
-        "fit_config": fit_config.to_dict(),
-        "dictionaries": {
-            name: {"kind": c.kind, "sites": sites[name].to_dict(), "config": c.to_dict()}
-            for name, c in configs.items()
-        },
-        "activations": batches.describe(),
-    }
-
-
-def _require_finite_state(learners: Mapping[str, Learner], step: int) -> None:
+def _require_finite(states: States, step: int) -> None:
     """Check what a checkpoint or a result would hold: the loss was that of before the step."""
-    for name, learner in learners.items():
-        for key, tensor in learner.state().items():
+    for name, state in states.items():
+        for key, tensor in state.items():
             if not torch.isfinite(tensor).all():
                 raise NonFiniteError(
                     f"{key} of {name!r} holds NaN or infinity after step {step}; training stopped "

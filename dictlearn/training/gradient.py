@@ -1,21 +1,23 @@
 """The one learner of every kind that learns by gradient descent."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
-from torch.nn.utils import clip_grad_norm_
 
 from dictlearn.core.batches import Batch
 from dictlearn.core.config import DeadFeatureRemedy, GradientConfig
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import ConfigError
 from dictlearn.core.learning import FitPass, Learner, TrainableDictionary
+from dictlearn.core.ranks import ALONE, Ranks
 from dictlearn.core.sites import Sites
 from dictlearn.dictionaries.selection import Searching
 from dictlearn.training.config import FitConfig
 from dictlearn.training.remedies import rows_to_reseed
+from dictlearn.training.shards import clip_, divide_, joined, part, whole
 from dictlearn.training.standardize import Standardization
 
 BatchAt = Callable[[int], Batch]
@@ -38,11 +40,15 @@ class GradientLearner(Learner):
         fit_config: FitConfig,
         standardization: Standardization,
         batch_at: BatchAt,
+        ranks: Ranks = ALONE,
     ) -> None:
-        dictionary = config.build(sites, seed=fit_config.seed)
+        self.ranks, shards = (ALONE, ranks) if fit_config.shard_features else (ranks, ALONE)
+        self._build = partial(config.build, sites, seed=fit_config.seed)
+        dictionary = self._build()
         assert isinstance(dictionary, TrainableDictionary)
         if fit_config.int8_search:
             _require_searching(config, dictionary).search_inexactly_()
+        divide_(dictionary, shards)
         self.dictionary = dictionary.to(fit_config.device)
         self._config = fit_config
         self._objective = config.objective()
@@ -59,8 +65,12 @@ class GradientLearner(Learner):
         )
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
-        """Take one step of Adam on `batch`; losses, L0, FVU and the dead fraction of it."""
+        """Take one step of Adam on `batch`; losses, L0, FVU and the dead fraction of it.
+
+        Where ranks divide a batch between them, all of them take the step of the whole batch.
+        """
         config = self._config
+        self.dictionary.ranks = self.ranks
         cuda = torch.device(config.device).type == "cuda"
         with torch.autocast(
             "cuda" if cuda else "cpu", torch.bfloat16, enabled=cuda and config.mixed_precision
@@ -74,10 +84,11 @@ class GradientLearner(Learner):
         self._descend(torch.stack(list(losses.values())).sum())
         with torch.no_grad():
             self.dictionary.observe_(fit_pass)
-            fired = fit_pass.firing_counts()
+            fired = self.ranks.sum(fit_pass.firing_counts())
             self._idle = torch.where(fired > 0, 0, self._idle + 1)
             log = self._log(fit_pass, losses, fired)
             self._step += 1
+            self.dictionary.ranks = ALONE  # what follows sees whole batches
             if self._remedy is not None and self._remedy.due(self._step):
                 self._apply(self._remedy)
         return log
@@ -88,17 +99,19 @@ class GradientLearner(Learner):
             assert isinstance(self.dictionary, Searching)
             self.dictionary.search_exactly_()
         self._optimizer.zero_grad()
-        return self.dictionary.eval()
+        return joined(self.dictionary, self._build).eval()
 
     def state(self) -> dict[str, Tensor]:
         """Parameters, buffers, Adam's moments, the step, and how long each feature has slept."""
         state = {f"dictionary/{name}": t for name, t in self.dictionary.state_dict().items()}
         state |= {f"adam/{name}": moment for name, moment in self._moments()}
-        return state | {"idle": self._idle, "step": torch.tensor(self._step)}
+        state |= {"idle": self._idle, "step": torch.tensor(self._step)}
+        return {key: whole(t, self._axis(key), self.dictionary.shards) for key, t in state.items()}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Continue from what `state` returned, to the same bits."""
-        prefix = "dictionary/"
+        shards, prefix = self.dictionary.shards, "dictionary/"
+        state = {key: part(t, self._axis(key), shards) for key, t in state.items()}
         self.dictionary.load_state_dict(
             {k.removeprefix(prefix): t for k, t in state.items() if k.startswith(prefix)}
         )
@@ -121,22 +134,36 @@ class GradientLearner(Learner):
             group["lr"] = self._peak * self._config.learning_rate_scale(self._step)
         self._optimizer.zero_grad()
         loss.backward()
+        self._average_gradients_()
         self.dictionary.project_gradient_()
         if self._config.max_gradient_norm is not None:
-            clip_grad_norm_(self.dictionary.parameters(), self._config.max_gradient_norm)
+            clip_(self.dictionary, self._config.max_gradient_norm)
         self._optimizer.step()
         self.dictionary.project_()
+
+    def _average_gradients_(self) -> None:
+        """Every rank's gradient is of the mean over its own rows, and they have equally many."""
+        if self.ranks.size > 1:
+            for parameter in self.dictionary.parameters():
+                if parameter.grad is None:  # all ranks have to send as much
+                    parameter.grad = torch.zeros_like(parameter)
+            gradients = [p.grad for p in self.dictionary.parameters() if p.grad is not None]
+            for gradient, mean in zip(gradients, self.ranks.means(gradients), strict=True):
+                gradient.copy_(mean)
 
     def _log(
         self, fit_pass: FitPass, losses: dict[str, Tensor], fired: Int[Tensor, " feature"]
     ) -> dict[str, Tensor]:
         t, n = fit_pass.t, len(fit_pass.t)
-        variance = t.norm().square() - n * t.mean(dim=0).norm().square()
-        log = {"loss": torch.stack(list(losses.values())).sum().detach()}
-        log |= {f"loss/{name}": term.detach() for name, term in losses.items()}
-        log["l0"] = fired.sum() / n
-        log["fvu"] = (t - fit_pass.t_hat.detach()).norm().square() / variance
-        log["dead"] = (self._idle >= self._config.dead_after).float().mean()
+        missed = fit_pass.residual.detach()
+        own = [t.mean(dim=0), t.norm().square() / n, missed.norm().square() / n]
+        centre, power, error, *terms = self.ranks.means([*own, *losses.values()])
+        log = {"loss": torch.stack(terms).sum().detach()}
+        log |= {f"loss/{n}": term.detach() for n, term in zip(losses, terms, strict=True)}
+        shards = self.dictionary.shards
+        log["l0"] = shards.sum(fired.sum()) / (n * self.ranks.size)
+        log["fvu"] = error / (power - centre.square().sum())
+        log["dead"] = shards.mean((self._idle >= self._config.dead_after).float().mean())
         if self._config.int8_search:
             assert isinstance(self.dictionary, Searching)
             log["recall"] = self.dictionary.search_recall(fit_pass.z[:_RECALL_ROWS])
@@ -145,15 +172,17 @@ class GradientLearner(Learner):
     def _apply(self, remedy: DeadFeatureRemedy) -> None:
         """Reseed dead features, and forget Adam's moments at every entry that changed."""
         dead: Int[Tensor, " m"] = (self._idle >= remedy.window).nonzero().squeeze(1)
-        if len(dead) == 0:
+        own, n_dead = self.dictionary.shards.place(len(dead))
+        if n_dead == 0:
             return
         # Drawn from seed and step alone, so that a checkpoint needs no generator's state.
         generator = torch.Generator().manual_seed(self._config.seed * 1_000_003 + self._step)
         z, residual = rows_to_reseed(
-            self.dictionary, remedy, self._recent_batches(), len(dead), generator
+            self.dictionary, remedy, self._recent_batches(), n_dead, generator
         )
+        self.ranks.share_((z, residual))  # equal but for rounding, where devices differ
         before = [p.detach().clone() for p in self.dictionary.parameters()]
-        self.dictionary.reseed_(dead, z, residual)
+        self.dictionary.reseed_(dead, z[own], residual[own])
         # Compared before `project_`, which moves the other rows by a rounding error.
         for old, parameter in zip(before, self.dictionary.parameters(), strict=True):
             changed = parameter != old
@@ -165,6 +194,14 @@ class GradientLearner(Learner):
     def _recent_batches(self) -> Iterator[Batch]:
         """The batches already seen, latest first."""
         return (self._batch_at(step) for step in range(self._step - 1, -1, -1))
+
+    def _axis(self, key: str) -> int | None:
+        """Along which axis a tensor of `state` has an entry a feature, if it does."""
+        if key == "idle":
+            return 0
+        _, *names = key.split("/")
+        no_entries = not names or names[-1] == "step"
+        return None if no_entries else self.dictionary.feature_axes.get(names[0])
 
     def _moments(self) -> Iterator[tuple[str, Tensor]]:
         for name, parameter in self.dictionary.named_parameters():

@@ -12,6 +12,7 @@ def test_one_root_and_the_builtin_bases():
         errors.ConfigError: errors.InputError,
         errors.StorageError: OSError,
         errors.ContractError: AssertionError,
+        errors.ProcessError: RuntimeError,
         errors.ProvenanceError: Exception,
         errors.NonFiniteError: Exception,
         errors.CorruptFileError: Exception,

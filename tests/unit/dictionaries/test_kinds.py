@@ -1,6 +1,7 @@
 """Each kind against numbers worked out by hand."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -257,8 +258,11 @@ def test_auxk_of_a_perfect_estimate_is_finite():
     assert losses["auxk"].isfinite()
 
 
-def test_skip_transcoder_adds_a_linear_map_outside_the_features():
-    transcoder = TopKTranscoderConfig(n_features=6, k=2, linear_skip=True).build(TWO)
+@pytest.mark.parametrize(
+    "config", [TranscoderConfig(n_features=6), TopKTranscoderConfig(n_features=6, k=2)]
+)
+def test_skip_transcoder_adds_a_linear_map_outside_the_features(config):
+    transcoder = replace(config, linear_skip=True).build(TWO)
     x = rows(d=3)
     torch.testing.assert_close(transcoder(x), transcoder.decode(transcoder.encode(x)))
     with torch.no_grad():
@@ -266,7 +270,7 @@ def test_skip_transcoder_adds_a_linear_map_outside_the_features():
     torch.testing.assert_close(
         transcoder(x), transcoder.decode(transcoder.encode(x)) + x @ transcoder.W_skip
     )
-    assert TopKTranscoderConfig(n_features=6, k=2).build(TWO).skip(x) is None
+    assert config.build(TWO).skip(x) is None
 
 
 def random_mlp(gated):

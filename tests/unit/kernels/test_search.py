@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dictlearn.kernels import search
+from dictlearn.kernels import rounding, search, tiles
 from dictlearn.kernels.search import (
     ExactSearch,
     Int8Search,
@@ -21,10 +21,14 @@ def problem(n=37, d=8, n_features=70, dtype=torch.float32, seed=0):
     return tuple(torch.randn(shape, generator=make).to(dtype) for shape in shapes)
 
 
-@pytest.fixture(autouse=True)
-def _small_tiles(monkeypatch):
-    monkeypatch.setattr(search, "_TILE", 256)
-    monkeypatch.setattr(search, "_MIN_ROWS", 5)
+@pytest.fixture(autouse=True, params=["plain", "rounded"])
+def _small_tiles(monkeypatch, request):
+    monkeypatch.setattr(tiles, "_TILE", 256)
+    monkeypatch.setattr(tiles, "_MIN_ROWS", 5)
+    rounded = request.param == "rounded"  # computed correctly, if slowly, on every processor
+    monkeypatch.setattr(rounding, "_multiplies_bfloat16", lambda: rounded)
+    monkeypatch.setattr(rounding, "_ROUNDED_WIDTH", 1)
+    monkeypatch.setattr(rounding, "_MIN_ROWS", 1)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -111,3 +115,19 @@ def test_int8_search_scores_what_it_finds_exactly(n, n_features, k):
     true = scores.topk(k, dim=1).indices.unsqueeze(1)
     recall = (top.features.unsqueeze(2) == true).any(dim=2).float().mean()
     assert n == 0 or recall > 0.99
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+def test_bounds_leave_nothing_out_however_close_the_scores(scale):
+    """Scores that differ by less than bfloat16 can tell, and features of very unequal norms."""
+    make = torch.Generator().manual_seed(0)
+    x = scale * torch.randn(64, 96, generator=make)
+    W = torch.randn(96, 1, generator=make) + 3e-3 * torch.randn(96, 3000, generator=make)
+    W[:, ::7] *= torch.logspace(-3, 0.5, len(W[0, ::7]))
+    b = scale * torch.randn(3000, generator=make)
+    exact = torch.addmm(b.double(), x.double(), W.double())
+    found = exact.gather(1, ExactSearch().top_k(x, W, b, 16).features).sort(dim=1).values
+    true = exact.topk(16, dim=1).values.sort(dim=1).values
+    torch.testing.assert_close(found, true, rtol=0, atol=1e-6 * exact.abs().max().item())
+    over = above(x, W, b, 2.0 * scale).to_dense() != 0
+    assert (over != (exact > 2.0 * scale)).float().mean() < 1e-4  # rounding at the bound itself

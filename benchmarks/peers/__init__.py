@@ -1,0 +1,1 @@
+"""Other libraries and this one, timed side by side: `make peers`."""

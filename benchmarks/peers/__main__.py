@@ -1,0 +1,114 @@
+"""Time this library beside others, print the tables, and write them as Markdown.
+
+make peers                         # everything, into docs/results/speed.md
+make peers ARGS="--only steps"     # one section measured again, the others kept
+make peers ARGS="--quick"          # seconds: shows that everything runs, writes nothing
+"""
+
+import argparse
+import time
+import warnings
+from pathlib import Path
+
+import dictlearn._threads  # noqa: F401  (before torch)
+
+import torch  # isort: skip
+from rich.console import Console
+from rich.markdown import Markdown
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from benchmarks.peers import machine
+from benchmarks.peers.evaluations import EVALUATION
+from benchmarks.peers.harvests import HARVEST
+from benchmarks.peers.losses import LOSSES
+from benchmarks.peers.memory import MEMORY
+from benchmarks.peers.page import Section, page, sections_of, with_new
+from benchmarks.peers.part import Part, Run
+from benchmarks.peers.registry import Contenders
+from benchmarks.peers.runs import RUNS
+from benchmarks.peers.sizes import QUICK, Size
+from benchmarks.peers.steps import GROWTH, STEPS
+
+PAGE = Path("docs/results/speed.md")
+PARTS: dict[str, Part] = {
+    "steps": STEPS,
+    "growth": GROWTH,
+    "losses": LOSSES,
+    "memory": MEMORY,
+    "runs": RUNS,
+    "harvest": HARVEST,
+    "evaluation": EVALUATION,
+}
+
+
+def arguments() -> argparse.Namespace:
+    """What the command line asks for."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.peers")
+    parser.add_argument("--threads", type=int, default=2, help="threads of torch")
+    parser.add_argument("--quick", action="store_true", help="a smoke test of every section")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument(
+        "--model",
+        type=Path,
+        default=Path("../shared/models/stories15M"),
+        help="folder of a second language model for whole runs; left out where it is absent",
+    )
+    parser.add_argument("--out", type=Path, help=f"the page to write (by default {PAGE})")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measure, print, write."""
+    args = arguments()
+    warnings.filterwarnings("ignore")  # of other libraries
+    torch.set_num_threads(args.threads)
+    contenders = Contenders()
+    command = " ".join(["make peers", *_without_paths(args)])
+    sections = []
+    for name in args.only:
+        sections.append(measured(PARTS[name], args, contenders, command))
+        Console().print(Markdown(sections[-1].markdown()))
+    out = args.out or (None if args.quick else PAGE)
+    if out is None:
+        return
+    out.parent.mkdir(parents=True, exist_ok=True)
+    old = sections_of(out.read_text("utf-8")) if out.exists() else []
+    latest = with_new(old, sections, [part.title for part in PARTS.values()])
+    head = machine.head(contenders.versions(), contenders.absent)
+    out.write_text(page(head, latest), encoding="utf-8")
+
+
+def _without_paths(args: argparse.Namespace) -> list[str]:
+    """What was asked for, as the page may show it."""
+    said = ["--quick"] if args.quick else []
+    if args.only != list(PARTS):
+        said += ["--only", *args.only]
+    return [f'ARGS="{" ".join(said)}"'] if said else []
+
+
+def measured(part: Part, args: argparse.Namespace, contenders: Contenders, command: str) -> Section:
+    """One section, with a spinner that says what is under way."""
+    began = time.monotonic()
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(part.title)
+
+        def done(label: str) -> None:
+            bar.update(task, description=f"{part.title}: {label}")
+            if not console.is_terminal:
+                console.log(f"{part.title}: {label}")
+
+        size = QUICK if args.quick else Size()
+        run = Run(size, contenders, args.threads, args.model, done)
+        return part.section(
+            run,
+            lambda: (
+                f"Measured by `{command}` with {args.threads} threads, in "
+                f"{(time.monotonic() - began) / 60:.1f} minutes."
+            ),
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,51 @@
+"""What a page of results says about where its numbers come from."""
+
+import os
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+
+def head(versions: Mapping[str, str], absent: Mapping[str, str]) -> str:
+    """The opening of the page: machine, versions and command; no names of hosts or paths."""
+    libraries = ", ".join(f"{name} {version}" for name, version in versions.items())
+    lines = [
+        "# Speed, beside other libraries",
+        "",
+        "Written by `make peers` (`benchmarks/peers/`), which installs all libraries into one "
+        "virtual environment and times them in turn in one run. A number in brackets is the "
+        "range over rounds, or over seeds where it says so. A section can be measured again by "
+        "itself (`--only`); the command stands under each.",
+        "",
+        f"* machine: {cores()} cores of {processor()}, {memory()} of memory, "
+        f"{platform.system()} {platform.machine()}; OpenMP threads wait "
+        f"{os.environ.get('OMP_WAIT_POLICY', 'as by default').lower()}",
+        f"* versions: Python {platform.python_version()}, torch {torch.__version__}, {libraries}",
+    ]
+    lines += [f"* left out: {name} ({why})" for name, why in absent.items()]
+    return "\n".join(lines)
+
+
+def cores() -> int:
+    """The processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def processor() -> str:
+    """The processor's name, as its maker gives it."""
+    info = Path("/proc/cpuinfo")
+    for line in info.read_text().splitlines() if info.exists() else ():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def memory() -> str:
+    """The machine's memory."""
+    try:
+        size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError):
+        return "an unknown amount"
+    return f"{size / 2**30:.0f} GiB"

@@ -1,0 +1,245 @@
+"""dictionary_learning: `ae.pt`, a state dict, and `config.json`, in a folder for each trainer.
+
+`ae.pt` is a pickle. It is read with `weights_only=True`, which admits tensors and nothing that
+could run.
+"""
+
+import pickle
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dictlearn.core.dictionary import FeatureDictionary
+from dictlearn.core.errors import CorruptFileError, InputError, nearest
+from dictlearn.core.files import atomic_path, read_json, writable_folder, write_json
+from dictlearn.core.provenance import Provenance
+from dictlearn.core.sites import Sites
+from dictlearn.interop.files import (
+    OWN_KEY,
+    TensorFile,
+    cast,
+    entry,
+    own_entry,
+    own_provenance,
+    own_sites,
+    require_widths,
+    sites_named,
+)
+from dictlearn.interop.ours import built, folded
+from dictlearn.interop.weights import (
+    Above,
+    AboveShared,
+    Gated,
+    Largest,
+    LinearWeights,
+    Positive,
+    Rule,
+)
+
+LIBRARY = "dictionary_learning"
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "ae.pt"
+Trainer = Mapping[str, Any]
+UNSET = -1.0
+"""The threshold of a dictionary whose training ended before it was ever measured."""
+
+
+def _largest(file: TensorFile, trainer: Trainer, b_enc: Tensor) -> Largest:
+    return Largest(_k(file, trainer))
+
+
+def _above(file: TensorFile, trainer: Trainer, b_enc: Tensor) -> Above:
+    return Above(file.take("threshold", len(b_enc)))
+
+
+def _gated(file: TensorFile, trainer: Trainer, b_enc: Tensor) -> Gated:
+    r_mag, b_mag = file.take("r_mag", len(b_enc)), file.take("mag_bias", len(b_enc))
+    return Gated.with_bias(r_mag, b_mag, b_enc)
+
+
+def _above_shared(file: TensorFile, trainer: Trainer, b_enc: Tensor) -> AboveShared:
+    threshold = float(file.take("threshold"))
+    if threshold < 0:
+        raise InputError(
+            f"{file.path}: its threshold was never set (it is {threshold:g}), so that every "
+            "positive feature would stay; train it beyond threshold_start_step. To select the k "
+            f"largest of each row instead, change dict_class in {CONFIG_FILE} from BatchTopKSAE "
+            "to AutoEncoderTopK"
+        )
+    return AboveShared(_k(file, trainer), threshold)
+
+
+def _k(file: TensorFile, trainer: Trainer) -> int:
+    """From the tensors, or for files older than that tensor from the config."""
+    return int(file.take("k")) if "k" in file else entry(trainer, "k", int, file.path)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where a class of theirs keeps its biases, whether it subtracts `b_dec`, and its rule."""
+
+    b_enc: str
+    b_dec: str
+    centred: bool
+    rule: Callable[[TensorFile, Trainer, Tensor], Rule]
+
+
+CLASSES: Mapping[str, Layout] = {
+    "AutoEncoder": Layout("encoder.bias", "bias", True, lambda *_: Positive()),
+    "AutoEncoderNew": Layout("encoder.bias", "decoder.bias", False, lambda *_: Positive()),
+    "GatedAutoEncoder": Layout("gate_bias", "decoder_bias", True, _gated),
+    "JumpReluAutoEncoder": Layout("b_enc", "b_dec", False, _above),
+    "AutoEncoderTopK": Layout("encoder.bias", "b_dec", True, _largest),
+    "BatchTopKSAE": Layout("encoder.bias", "b_dec", True, _above_shared),
+    "MatryoshkaBatchTopKSAE": Layout("b_enc", "b_dec", True, _above_shared),
+}
+
+
+def write(dictionary: FeatureDictionary, path: Path) -> Path:
+    """Write `dictionary` for `dictionary_learning.utils.load_dictionary`; the folder.
+
+    ReLU dictionaries become an `AutoEncoderNew`: loading an `AutoEncoder` gives its decoder unit
+    norm, and so its coefficients other units.
+
+    Raises:
+        InputError: there is a linear skip, or source and target differ in width.
+    """
+    weights, sites = folded(dictionary, LIBRARY), dictionary.sites
+    if weights.W_skip is not None or sites.source.d != sites.target.d:
+        raise InputError(
+            f"{LIBRARY} has no linear skip, and one width on both sides; got widths "
+            f"{sites.source.d} and {sites.target.d}"
+            + (" and a skip" if weights.W_skip is not None else "")
+            + ": use another format, or none"
+        )
+    dict_class, tensors = _state(weights)
+    trainer: dict[str, Any] = {
+        "dict_class": dict_class,
+        "activation_dim": sites.source.d,
+        "dict_size": dictionary.n_features,
+        "lm_name": dictionary.provenance.model,
+        "submodule_name": sites.target.hook,
+        "seed": dictionary.provenance.seed,
+    }
+    if isinstance(weights.rule, Largest | AboveShared):
+        trainer["k"] = weights.rule.k
+    io = "out" if sites.is_autoencoder else "in_and_out"
+    config = {
+        "trainer": trainer,
+        "buffer": {"d_submodule": sites.source.d, "io": io},
+        OWN_KEY: own_entry(dictionary),
+    }
+    written = cast(tensors, dictionary)
+    if "k" in trainer:
+        written["k"] = torch.tensor(trainer["k"], dtype=torch.int32)
+    folder = writable_folder(path, sum(t.nbytes for t in written.values()))
+    (folder / CONFIG_FILE).unlink(missing_ok=True)
+    with atomic_path(folder / WEIGHTS_FILE) as part:
+        torch.save(written, part)
+    write_json(folder / CONFIG_FILE, config)
+    return folder
+
+
+def _state(weights: LinearWeights) -> tuple[str, dict[str, Tensor]]:
+    """The class for the rule, and its tensors."""
+    centred, uncentred = weights.centred_at_b_dec(), weights.uncentred()
+    linear = {"encoder.weight": weights.W_enc.T, "decoder.weight": weights.W_dec.T}
+    match weights.rule:
+        case Positive():
+            biases = {"encoder.bias": uncentred.b_enc, "decoder.bias": weights.b_dec}
+            return "AutoEncoderNew", linear | biases
+        case Gated(r_mag) as rule:
+            return "GatedAutoEncoder", linear | {
+                "decoder_bias": weights.b_dec,
+                "gate_bias": centred.b_enc,
+                "r_mag": r_mag,
+                "mag_bias": rule.b_mag(centred.b_enc),
+            }
+        case Above(threshold):
+            return "JumpReluAutoEncoder", {
+                "W_enc": weights.W_enc,
+                "b_enc": uncentred.b_enc,
+                "W_dec": weights.W_dec,
+                "b_dec": weights.b_dec,
+                "threshold": threshold,
+            }
+        case Largest() | AboveShared() as rule:
+            shared = isinstance(rule, AboveShared)
+            threshold = torch.tensor(rule.threshold if isinstance(rule, AboveShared) else UNSET)
+            return "BatchTopKSAE" if shared else "AutoEncoderTopK", linear | {
+                "encoder.bias": centred.b_enc,
+                "b_dec": weights.b_dec,
+                "threshold": threshold,
+            }
+
+
+def read(path: Path, sites: Sites | None) -> FeatureDictionary:
+    """The dictionary in the folder `path`, or in a `.pt` file below a folder with its config.
+
+    `sites` override the submodule that the config names; one trained from its input to its output
+    gets the hooks `NAME.in` and `NAME.out`.
+
+    Raises:
+        CorruptFileError: a file is absent, damaged, holds more than tensors, or does not fit.
+        InputError: nothing of ours computes the same, or a threshold was never set.
+    """
+    weights_path = path if path.suffix == ".pt" else path / WEIGHTS_FILE
+    folders = (weights_path.parent, weights_path.parent.parent)  # checkpoints/ae_100.pt
+    found = [folder / CONFIG_FILE for folder in folders if (folder / CONFIG_FILE).exists()]
+    config_path = found[0] if found else weights_path.parent / CONFIG_FILE
+    config = read_json(config_path)
+    trainer = entry(config, "trainer", dict, config_path)
+    dict_class = entry(trainer, "dict_class", str, config_path)
+    if dict_class not in CLASSES:
+        raise InputError(
+            f"{config_path}: no kind of ours is a {dict_class!r}; {nearest(dict_class, CLASSES)}"
+        )
+    file = TensorFile(weights_path, _unpickled(weights_path))
+    weights = _weights(file, CLASSES[dict_class], trainer)
+    widths = (weights.W_enc.shape[0], weights.W_dec.shape[1])
+    buffer = config.get("buffer") or {}
+    layer = trainer.get("layer")
+    name = trainer.get("submodule_name") or ("x" if layer is None else f"layers.{layer}")
+    across = buffer.get("io") == "in_and_out"
+    hooks = (f"{name}.in", f"{name}.out") if across else (name, name)
+    sites = sites or own_sites(config, config_path) or sites_named(*hooks, widths)
+    origin = Provenance(model=trainer.get("lm_name") or "", seed=trainer.get("seed"), versions={})
+    sites = require_widths(sites, widths, path)
+    return built(weights, sites, own_provenance(config, origin), file.dtype)
+
+
+def _unpickled(path: Path) -> Mapping[str, Tensor]:
+    """The tensors in a pickle, from which nothing else is taken."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        first_line = str(error).partition("\n")[0]
+        raise CorruptFileError(
+            f"{path}: cannot be read as a dictionary of tensors and nothing else ({first_line})"
+        ) from error
+    if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
+        raise CorruptFileError(f"{path}: required a dictionary of tensors, got {type(state)}")
+    return state
+
+
+def _weights(file: TensorFile, layout: Layout, trainer: Trainer) -> LinearWeights:
+    if "W_enc" in file:
+        W_enc, W_dec = file.take("W_enc", None, None), file.take("W_dec", None, None)
+    else:
+        W_enc = file.take("encoder.weight", None, None).T
+        W_dec = file.take("decoder.weight", None, None).T
+    d, n_features = W_enc.shape
+    if W_dec.shape != (n_features, d):
+        raise CorruptFileError(
+            f"{file.path}: an encoder from {d} to {n_features} and a decoder from "
+            f"{W_dec.shape[0]} to {W_dec.shape[1]} do not fit"
+        )
+    b_enc, b_dec = file.take(layout.b_enc, n_features), file.take(layout.b_dec, d)
+    rule = layout.rule(file, trainer, b_enc)
+    file.finish(ignored=("threshold", "group_sizes"))
+    centre = b_dec if layout.centred else torch.zeros_like(b_dec)
+    return LinearWeights(W_enc, b_enc, W_dec, b_dec, centre, rule)

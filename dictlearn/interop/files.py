@@ -1,0 +1,155 @@
+"""What the formats share: tensors asked for by name and shape, and folders that are whole."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from dictlearn.core.dictionary import FeatureDictionary
+from dictlearn.core.errors import CorruptFileError, InputError
+from dictlearn.core.files import read_tensors, writable_folder, write_json, write_tensors
+from dictlearn.core.provenance import Provenance
+from dictlearn.core.sites import Site, Sites
+
+OWN_KEY = "dictlearn"
+"""Where a config of another library holds what only we know; they leave it alone."""
+
+T = TypeVar("T")
+
+
+class TensorFile:
+    """The tensors of a file, each asked for by name and shape, and none left over."""
+
+    def __init__(self, path: Path, tensors: Mapping[str, Tensor] | None = None) -> None:
+        self.path = path
+        self._tensors = dict(read_tensors(path) if tensors is None else tensors)
+        wide = any(t.dtype == torch.float64 and t.ndim == 2 for t in self._tensors.values())
+        self.dtype = torch.float64 if wide else torch.float32
+        """That of the matrices: half precision is read as float32, which loses nothing."""
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._tensors
+
+    def take(self, name: str, *shape: int | None) -> Float[Tensor, "..."]:
+        """The tensor `name` in float64; None in `shape` stands for any length.
+
+        Raises:
+            CorruptFileError: it is absent or has another shape.
+        """
+        if name not in self._tensors:
+            held = ", ".join(sorted(self._tensors)) or "nothing else"
+            raise CorruptFileError(f"{self.path}: required a tensor {name!r}, found {held}")
+        tensor = self._tensors.pop(name)
+        fits = tensor.ndim == len(shape) and all(
+            wanted in (None, length) for wanted, length in zip(shape, tensor.shape, strict=True)
+        )
+        if not fits:
+            wanted = ", ".join("any" if length is None else str(length) for length in shape)
+            raise CorruptFileError(
+                f"{self.path}: {name!r} must have shape ({wanted}), got {tuple(tensor.shape)}"
+            )
+        return tensor.to(torch.float64)
+
+    def finish(self, ignored: Iterable[str] = ()) -> None:
+        """Check that every tensor was asked for: one that was not would change what is computed.
+
+        Raises:
+            CorruptFileError: some were not, and are not among the `ignored` names.
+        """
+        left = sorted(self._tensors.keys() - set(ignored))
+        if left:
+            raise CorruptFileError(
+                f"{self.path}: holds {', '.join(left)}, which its config does not account for; it "
+                "was written by another version, or the config belongs to another file"
+            )
+
+
+def entry(data: Mapping[str, Any], key: str, of: type[T], path: Path) -> T:
+    """The entry `key` of a config, of type `of`; a whole number will do where a float is asked.
+
+    Raises:
+        CorruptFileError: it is absent or of another type.
+    """
+    value = data.get(key)
+    if of is float and type(value) is int:
+        return of(value)  # type: ignore[call-arg]
+    if not isinstance(value, of) or (isinstance(value, bool) and of is not bool):
+        raise CorruptFileError(
+            f"{path}: the entry {key!r} must be {of.__name__}, got "
+            f"{value!r}" + ("" if key in data else " (it is absent)")
+        )
+    return value
+
+
+def own_entry(dictionary: FeatureDictionary) -> dict[str, Any]:
+    """Where `dictionary` sits and comes from, for formats that have no room for it."""
+    return {
+        "sites": dictionary.sites.to_dict(),
+        "provenance": dictionary.provenance.to_dict(),
+    }
+
+
+def own_provenance(data: Mapping[str, Any], otherwise: Provenance) -> Provenance:
+    """The provenance in what `own_entry` wrote into a config, or `otherwise`."""
+    own = data.get(OWN_KEY)
+    known = own.get("provenance") if isinstance(own, dict) else None
+    return Provenance.from_dict(known) if isinstance(known, dict) else otherwise
+
+
+def own_sites(data: Mapping[str, Any], path: Path) -> Sites | None:
+    """The sites in what `own_entry` wrote into a config, if it did.
+
+    Raises:
+        CorruptFileError: the entry is malformed.
+    """
+    own = data.get(OWN_KEY)
+    if not isinstance(own, dict) or "sites" not in own:
+        return None
+    try:
+        return Sites.from_dict(own["sites"])
+    except (KeyError, TypeError, InputError) as error:
+        raise CorruptFileError(f"{path}: the entry {OWN_KEY!r} is malformed ({error!r})") from error
+
+
+def sites_named(source: str, target: str, weights_shape: tuple[int, int]) -> Sites:
+    """Sites by their hooks and widths."""
+    d_in, d_out = weights_shape
+    return Sites(Site(source, d_in), Site(target, d_out))
+
+
+def require_widths(sites: Sites, widths: tuple[int, int], path: Path) -> Sites:
+    """`sites`, if they are as wide as the weights.
+
+    Raises:
+        InputError: they are not.
+    """
+    if (sites.source.d, sites.target.d) != widths:
+        raise InputError(
+            f"{path}: the weights map width {widths[0]} to width {widths[1]}, the sites {sites} "
+            f"have widths {sites.source.d} and {sites.target.d}; pass the sites= it belongs to"
+        )
+    return sites
+
+
+def cast(tensors: Mapping[str, Tensor], dictionary: FeatureDictionary) -> dict[str, Tensor]:
+    """The tensors in the dtype in which `dictionary` computes, ready to be written."""
+    dtype = dictionary.x_mean.dtype
+    return {name: tensor.to(dtype).contiguous() for name, tensor in tensors.items()}
+
+
+def write_folder(
+    path: Path,
+    weights_file: str,
+    tensors: Mapping[str, Tensor],
+    config_file: str,
+    config: dict[str, Any],
+) -> Path:
+    """Write tensors first and the config last, so that a folder with a config is complete."""
+    folder = writable_folder(path, sum(t.nbytes for t in tensors.values()))
+    (folder / config_file).unlink(missing_ok=True)
+    write_tensors(folder / weights_file, dict(tensors), {"format": "pt"})
+    write_json(folder / config_file, config)
+    return folder

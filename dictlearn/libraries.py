@@ -1,0 +1,64 @@
+"""Dictionaries on disk, in our format or in another library's.
+
+This is where `dictionaries/` and `interop/` meet; the former does not know the latter.
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from dictlearn.core.config import DictionaryConfig
+from dictlearn.core.dictionary import FeatureDictionary
+from dictlearn.core.errors import InputError, nearest
+from dictlearn.core.sites import Sites
+from dictlearn.dictionaries import files
+from dictlearn.interop.formats import FORMATS, Format
+
+_PREFIXED = re.compile(r"([A-Za-z_-]{2,}):(.+)", re.DOTALL)  # one letter is a drive
+
+
+def load(
+    path: str | Path, kinds: Sequence[type[DictionaryConfig]] = (), *, sites: Sites | None = None
+) -> FeatureDictionary:
+    """The dictionary that was saved to `path`, by `save` or by another library.
+
+    `saelens:PATH`, `dictionary_learning:PATH`, `sparsify:PATH` and `circuit_tracer:PATH` read
+    their files into a kind of ours that encodes and decodes equally. `sites` then say where it
+    sits, if not where the files do. Without a prefix, `path` is a folder that `save` wrote, and
+    `kinds` are the config classes of kinds that are the caller's own.
+
+    Raises:
+        CorruptFileError: a file is absent, truncated, or does not fit its config.
+        InputError: the format or the kind is unknown, or nothing of ours computes the same.
+    """
+    prefixed = None if Path(path).exists() else _PREFIXED.fullmatch(str(path))
+    if prefixed is not None:
+        return _format(prefixed[1]).read(Path(prefixed[2]), sites)
+    if sites is not None:
+        raise InputError(
+            f"{path}: a dictionary that save() wrote knows its sites; sites= is for files of other "
+            "libraries, whose path starts with the format's name, as in 'saelens:PATH'"
+        )
+    return files.load(path, kinds)
+
+
+def save(dictionary: FeatureDictionary, path: str | Path, *, format: str | None = None) -> Path:
+    """Write `dictionary` to the folder `path`, and return the path to load it from.
+
+    With `format` ("saelens", "dictionary_learning", "sparsify" or "circuit_tracer") it is written
+    for that library, on raw activations: means and scales are folded into the weights. What
+    belongs to training is then lost, so keep ours beside it.
+
+    Raises:
+        InputError: the format is unknown or cannot express the dictionary, or it has no `config`.
+        StorageError: the folder cannot be written.
+    """
+    if format is None:
+        return files.save(dictionary, path)
+    return _format(format).write(dictionary, Path(path))
+
+
+def _format(name: str) -> Format:
+    if name not in FORMATS:
+        raise InputError(f"unknown format {name!r}; {nearest(name, FORMATS)}")
+    return FORMATS[name]

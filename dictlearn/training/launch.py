@@ -1,0 +1,154 @@
+"""Several processes for one run: start them on this machine, or join those that were started."""
+
+import atexit
+import faulthandler
+import json
+import os
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from dictlearn.core import errors
+from dictlearn.core.errors import ConfigError, DictLearnError, InputError, ProcessError
+from dictlearn.core.ranks import ALONE, Processes, Ranks
+
+_TORCHRUN = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+"""The environment by which torchrun, and launchers like it, tell a process who it is."""
+
+
+def launch(nproc: int, work: Callable[..., object], *args: Any, **kwargs: Any) -> None:
+    """Call `work(*args, **kwargs)` in `nproc` processes of this machine, where `fit` divides rows.
+
+    With one, the call is an ordinary one. Each of several is a fresh interpreter, so `work` and
+    its arguments must be picklable; each computes with its share of the cores, unless
+    `OMP_NUM_THREADS` says otherwise.
+
+    Raises:
+        InputError: fewer than one process, or torchrun has started several already.
+        DictLearnError: what the first process to fail raised; the others were ended.
+    """
+    if nproc < 1:
+        raise InputError(f"required at least 1 process, got nproc = {nproc}")
+    if nproc == 1:
+        work(*args, **kwargs)
+        return
+    if _by_torchrun():
+        raise InputError(
+            f"torchrun has started this process already, so nproc = {nproc} would start others in "
+            "each of them; choose one of the two"
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        meeting, failure = Path(folder) / "meeting", Path(folder) / "failure"
+        try:
+            mp.spawn(_worker, (nproc, meeting, failure, partial(work, *args, **kwargs)), nproc)
+        except (mp.ProcessExitedException, mp.ProcessRaisedException) as ended:
+            if failure.exists():
+                raise _failure(json.loads(failure.read_text("utf-8"))) from None
+            raise ProcessError(f"a process of this run was ended from outside ({ended})") from None
+
+
+def join() -> Ranks:
+    """The processes that share this run: those of `torch.distributed`, else those of torchrun.
+
+    Raises:
+        ConfigError: `torch.distributed` was set up without a backend for the CPU.
+    """
+    if not dist.is_available():
+        return ALONE
+    if not dist.is_initialized():
+        if not _by_torchrun():
+            return ALONE
+        dist.init_process_group(_backend())
+        atexit.register(_leave)
+    if "cpu" not in dist.get_backend_config():
+        raise ConfigError(
+            "required torch.distributed with a backend for the CPU as well, got "
+            f"{dist.get_backend_config()!r}; set it up with 'cpu:gloo,cuda:nccl', or leave that to "
+            "fit"
+        )
+    return Processes() if dist.get_world_size() > 1 else ALONE
+
+
+def own_device(device: str, ranks: Ranks) -> str:
+    """The device of this process out of what a run asks for: of several, each has its own GPU.
+
+    Raises:
+        ConfigError: several processes would share one GPU.
+    """
+    if ranks.size == 1 or torch.device(device).type != "cuda":
+        return device
+    local, n_devices = int(os.environ.get("LOCAL_RANK", ranks.rank)), torch.cuda.device_count()
+    if torch.device(device).index is not None or local >= n_devices:
+        raise ConfigError(
+            f"required device='cuda' and a GPU for each process, got {device!r} and {n_devices} "
+            f"for process {local} (from 0); start fewer processes"
+        )
+    torch.cuda.set_device(local)
+    return f"cuda:{local}"
+
+
+def _worker(
+    rank: int, nproc: int, meeting: Path, failure: Path, work: Callable[[], object]
+) -> None:
+    """One of the processes that `launch` starts."""
+    faulthandler.enable()  # a crash in native code says where
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, _n_cores() // nproc))
+    status = 0
+    try:
+        store = dist.FileStore(str(meeting), nproc)
+        dist.init_process_group(_backend(), store=store, rank=rank, world_size=nproc)
+        work()
+        _leave()
+    except Exception as error:
+        status = 2
+        told = {"type": type(error).__name__, "message": str(error)}
+        if not isinstance(error, DictLearnError):
+            told = {"type": ProcessError.__name__, "message": _told(rank, error)}
+        with suppress(FileExistsError), failure.open("x", encoding="utf-8") as file:
+            json.dump(told, file)  # the first failure is told
+    # An interpreter that winds up while threads of a backend still run can crash.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def _failure(told: dict[str, str]) -> DictLearnError:
+    """The error of another process, from its name and words."""
+    kind: type[DictLearnError] = getattr(errors, told["type"], ProcessError)
+    return kind(told["message"])
+
+
+def _n_cores() -> int:
+    """The cores that this process may use."""
+    allowed = getattr(os, "sched_getaffinity", None)
+    return len(allowed(0)) if allowed else os.cpu_count() or 1
+
+
+def _told(rank: int, error: Exception) -> str:
+    return f"process {rank} of this run failed:\n{''.join(traceback.format_exception(error))}"
+
+
+def _by_torchrun() -> bool:
+    return all(name in os.environ for name in _TORCHRUN) and os.environ["WORLD_SIZE"] != "1"
+
+
+def _backend() -> str:
+    return (
+        "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
+    )
+
+
+def _leave() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()

@@ -1,0 +1,126 @@
+"""What one call of `fit` works with, in one process, made and checked before work starts."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from dictlearn.core.batches import Activations
+from dictlearn.core.config import ClosedFormConfig, DictionaryConfig, GradientConfig
+from dictlearn.core.errors import ConfigError
+from dictlearn.core.learning import Learner
+from dictlearn.core.provenance import Provenance
+from dictlearn.core.ranks import Ranks
+from dictlearn.core.sites import Sites
+from dictlearn.training.batches import RunBatches
+from dictlearn.training.config import FitConfig
+from dictlearn.training.gradient import GradientLearner
+from dictlearn.training.launch import own_device
+from dictlearn.training.standardize import Standardization, Units, fit_units
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run, as one of its processes has it."""
+
+    config: FitConfig
+    ranks: Ranks
+    sites: Mapping[str, Sites]
+    batches: RunBatches
+    learners: Mapping[str, Learner]
+    description: Mapping[str, Any]
+    provenance: Provenance
+    folder: Path | None
+
+    def states(self) -> dict[str, dict[str, Tensor]]:
+        """What a checkpoint holds, on the rank that writes it; all have to ask together."""
+        return {name: learner.state() for name, learner in self.learners.items()}
+
+    @property
+    def written(self) -> Path | None:
+        """The folder, in the one process that writes there."""
+        return self.folder if self.ranks.is_first else None
+
+
+def set_up(
+    configs: Mapping[str, DictionaryConfig],
+    activations: Activations,
+    fit_config: FitConfig,
+    ranks: Ranks,
+    out: str | Path | None,
+) -> Run:
+    """Everything that can be made and checked without the other processes."""
+    if fit_config.batch_size % ranks.size and not fit_config.shard_features:
+        raise ConfigError(
+            f"FitConfig.batch_size, the rows of all processes together, must be divisible by their "
+            f"number ({ranks.size}), got {fit_config.batch_size}"
+        )
+    placed = replace(fit_config, device=own_device(fit_config.device, ranks))
+    sites = {name: config.sites(activations.only_sites) for name, config in configs.items()}
+    batches = RunBatches(activations, placed)
+    learners = _make_learners(configs, sites, placed, batches, ranks)
+    described = out is not None or ranks.size > 1
+    return Run(
+        placed,
+        ranks,
+        sites,
+        batches,
+        learners,
+        _describe(configs, sites, fit_config, batches) if described else {},
+        activations.provenance.with_seed(fit_config.seed),
+        None if out is None else Path(out),
+    )
+
+
+def _make_learners(
+    configs: Mapping[str, DictionaryConfig],
+    sites: Mapping[str, Sites],
+    fit_config: FitConfig,
+    batches: RunBatches,
+    ranks: Ranks,
+) -> dict[str, Learner]:
+    learners: dict[str, Learner] = {}
+    units: dict[str, Units] = {}
+    for name, config in configs.items():
+        at = sites[name]
+        if isinstance(config, ClosedFormConfig):
+            learners[name] = config.learner(at, seed=fit_config.seed)
+            continue
+        assert isinstance(config, GradientConfig)
+        for site in (at.source, at.target):
+            if site.hook not in units:
+                units[site.hook] = fit_units(site, (rows.at[site.hook] for rows in batches.first()))
+        learners[name] = GradientLearner(
+            config,
+            at,
+            fit_config,
+            Standardization(units[at.source.hook], units[at.target.hook]),
+            partial(batches.at, at),
+            ranks,
+        )
+    return learners
+
+
+def _describe(
+    configs: Mapping[str, DictionaryConfig],
+    sites: Mapping[str, Sites],
+    fit_config: FitConfig,
+    batches: RunBatches,
+) -> dict[str, Any]:
+    """What decides a run's result, as JSON: a checkpoint is good only for the same.
+
+    Not how many processes divide what: that decides no more than how sums are rounded.
+    """
+    settings = fit_config.to_dict()
+    del settings["shard_features"]
+    return {
+        "fit_config": settings,
+        "dictionaries": {
+            name: {"kind": c.kind, "sites": sites[name].to_dict(), "config": c.to_dict()}
+            for name, c in configs.items()
+        },
+        "activations": batches.describe(),
+    }
