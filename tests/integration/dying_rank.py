@@ -8,7 +8,7 @@ import dictlearn as dl
 from dictlearn.dictionaries.objectives import SparsityL1
 
 how: str  # given by who runs this
-second = os.environ["RANK"] == "1"
+second = os.environ.get("RANK") == "1"
 
 
 class Dying(SparsityL1):
@@ -32,6 +32,7 @@ class DyingSAEConfig(dl.SAEConfig):
         return Dying(self.l1_coefficient)
 
 
-seed = int(second and how == "calls otherwise")
-run = dl.FitConfig(steps=1000, batch_size=8, standardize_rows=8, seed=seed)
-dl.fit(DyingSAEConfig(n_features=8), torch.eye(8), run, progress=False)
+if __name__ == "__main__":
+    seed = int(second and how == "calls otherwise")
+    run = dl.FitConfig(steps=1000, batch_size=8, standardize_rows=8, seed=seed)
+    dl.fit(DyingSAEConfig(n_features=8), torch.eye(8), run, progress=False)
