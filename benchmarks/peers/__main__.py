@@ -25,7 +25,7 @@ from benchmarks.peers.memory import MEMORY
 from benchmarks.peers.page import Section, page, sections_of, with_new
 from benchmarks.peers.part import Part, Run
 from benchmarks.peers.registry import Contenders
-from benchmarks.peers.runs import RUNS
+from benchmarks.peers.runs import RUNS, SECOND
 from benchmarks.peers.sizes import QUICK, Size
 from benchmarks.peers.steps import GROWTH, STEPS
 
@@ -36,6 +36,7 @@ PARTS: dict[str, Part] = {
     "losses": LOSSES,
     "memory": MEMORY,
     "runs": RUNS,
+    "second": SECOND,
     "harvest": HARVEST,
     "evaluation": EVALUATION,
 }
