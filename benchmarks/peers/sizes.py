@@ -53,7 +53,7 @@ class Size:
     shared_k: int = 2
     """Dictionaries by which the cost of SAELens' shared forward pass is found."""
 
-    harvest_tokens: int = 100_000
+    harvest_tokens: int = 50_000
     harvest_rounds: int = 3
 
     evaluated: int = 8
