@@ -25,7 +25,7 @@ from benchmarks.peers.memory import MEMORY
 from benchmarks.peers.page import Section, page, sections_of, with_new
 from benchmarks.peers.part import Part, Run
 from benchmarks.peers.registry import Contenders
-from benchmarks.peers.runs import RUNS
+from benchmarks.peers.runs import RUNS, SECOND
 from benchmarks.peers.sizes import QUICK, Size
 from benchmarks.peers.steps import GROWTH, STEPS
 
@@ -36,6 +36,7 @@ PARTS: dict[str, Part] = {
     "losses": LOSSES,
     "memory": MEMORY,
     "runs": RUNS,
+    "second": SECOND,
     "harvest": HARVEST,
     "evaluation": EVALUATION,
 }
@@ -64,16 +65,19 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     contenders = Contenders()
     command = " ".join(["make peers", *_without_paths(args)])
-    sections = []
-    for name in args.only:
-        sections.append(measured(PARTS[name], args, contenders, command))
-        Console().print(Markdown(sections[-1].markdown()))
     out = args.out or (None if args.quick else PAGE)
-    if out is None:
-        return
+    for name in args.only:
+        section = measured(PARTS[name], args, contenders, command)
+        Console().print(Markdown(section.markdown()))
+        if out is not None:  # at once: a run that is stopped keeps what it has measured
+            write(out, section, contenders)
+
+
+def write(out: Path, section: Section, contenders: Contenders) -> None:
+    """Put a section into the page in the place of the one that it renews."""
     out.parent.mkdir(parents=True, exist_ok=True)
     old = sections_of(out.read_text("utf-8")) if out.exists() else []
-    latest = with_new(old, sections, [part.title for part in PARTS.values()])
+    latest = with_new(old, [section], [part.title for part in PARTS.values()])
     head = machine.head(contenders.versions(), contenders.absent)
     out.write_text(page(head, latest), encoding="utf-8")
 

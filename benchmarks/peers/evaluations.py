@@ -1,6 +1,6 @@
 """Evaluating several dictionaries on the same tokens."""
 
-from benchmarks.peers.language import Setting, settings
+from benchmarks.peers.language import Setting, builtin
 from benchmarks.peers.measure import digits, seconds
 from benchmarks.peers.page import Table
 from benchmarks.peers.part import Part, Run
@@ -39,7 +39,7 @@ def _evaluation(run: Run) -> list[Table]:
     from benchmarks.peers import saelens_runs
 
     size = run.size
-    setting = next(settings(run, 5_000, size.eval_sequences * 255))
+    setting = builtin(5_000, size.eval_sequences * 255)
     tokens = setting.held_out
     dictionaries = _dictionaries(run, setting)
     found: list[Records] = []

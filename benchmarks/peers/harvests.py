@@ -4,7 +4,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from benchmarks.peers import ours_runs
-from benchmarks.peers.language import Setting, settings, skipped
+from benchmarks.peers.language import Setting, builtin, not_there, second
 from benchmarks.peers.measure import Work, digits, in_turn
 from benchmarks.peers.page import Table
 from benchmarks.peers.part import Part, Run
@@ -49,11 +49,12 @@ def _table(run: Run, setting: Setting, folder: Path) -> Table:
 
 
 def _harvests(run: Run) -> list[Table]:
+    n_tokens = run.size.harvest_tokens
+    found = (builtin(n_tokens, 0), second(run, n_tokens, 0))
     tables = []
-    for setting in settings(run, run.size.harvest_tokens, 0):
+    for setting in found:
         with TemporaryDirectory() as folder:
-            tables.append(_table(run, setting, Path(folder)))
-    tables[-1].notes += skipped(run)
+            tables.append(_table(run, setting, Path(folder)) if setting else not_there())
     return tables
 
 

@@ -1,12 +1,12 @@
 """The language models on which whole runs, harvests and evaluations are measured."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from benchmarks.peers.page import Table
 from benchmarks.peers.part import Run
 from dictlearn.core.sites import Sites
 from dictlearn.core.tokens import Tokens
@@ -63,20 +63,19 @@ class Setting:
             self.model(part, stop_at_layer=self.layer + 1)
 
 
-def settings(run: Run, n_tokens: int, n_held_out: int) -> Iterator[Setting]:
-    """The built-in model, and the one named by the user where it is there."""
-    yield Setting(BUILTIN, load_model(BUILTIN, device="cpu"), 1, n_tokens, n_held_out)
-    if _has_model(run):
-        model = load_model(run.model, device="cpu")
-        yield Setting(run.model.name, model, 2, n_tokens, n_held_out)
+def builtin(n_tokens: int, n_held_out: int) -> Setting:
+    """The model that comes with the package."""
+    return Setting(BUILTIN, load_model(BUILTIN, device="cpu"), 1, n_tokens, n_held_out)
 
 
-def skipped(run: Run) -> list[str]:
-    """A note on the second model where it was not measured."""
-    if _has_model(run):
-        return []
-    return ["a second language model was not measured: its folder (`--model`) is not there"]
+def second(run: Run, n_tokens: int, n_held_out: int) -> Setting | None:
+    """The model in the folder that the user names, or None where there is none."""
+    if not run.model.is_dir():
+        return None
+    model = load_model(run.model, device="cpu")
+    return Setting(run.model.name, model, 2, n_tokens, n_held_out)
 
 
-def _has_model(run: Run) -> bool:
-    return run.model.is_dir()
+def not_there() -> Table:
+    """What stands in the place of results on a second model that is not there."""
+    return Table("Not measured: no folder of a second language model (`--model`)", ("run",))

@@ -1,20 +1,20 @@
 """Whole runs: from a language model and tokens to a dictionary of equal error."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from benchmarks.peers import ours_runs
-from benchmarks.peers.language import Setting, settings, skipped
+from benchmarks.peers.language import Setting, builtin, not_there, second
+from benchmarks.peers.losses import Lesson, final_error
 from benchmarks.peers.measure import digits, seconds
 from benchmarks.peers.page import Table
 from benchmarks.peers.part import Part, Run
-from benchmarks.peers.peer import Plan
+from benchmarks.peers.peer import Kind, Plan
+from dictlearn.harvesting import harvest
 from dictlearn.metrics.reconstruction import fraction_variance_unexplained
-
-_COLUMNS = ("run", "steps", "seconds", "FVU", "L0", "SAELens' time / this")
 
 
 @torch.no_grad()
@@ -44,126 +44,159 @@ class _Comparison:
         self.run, self.setting, self.theirs = run, setting, saelens_runs
         size = run.size
         self.batch = size.run_batch
-        steps = size.train_tokens // size.run_batch
-        width = setting.sites.target.d
-        self.plan = Plan(
-            width, size.run_features, size.k, steps=steps, learning_rate=size.saelens_rate
-        )
+        steps = setting.n_tokens // self.batch
+        self.plan = Plan(setting.sites.target.d, size.run_features, size.k, steps=steps)
         self.dataset = saelens_runs.as_dataset(setting.train)
-        self.table = Table(
-            f"{setting.name}, `{setting.hook}`: one top-k SAE, {size.run_features:,} of width "
-            f"{width}, k = {size.k}, batch {self.batch:,}",
-            _COLUMNS,
-        )
+        self.rates = self._rates()
+
+    def _rates(self) -> dict[str, float]:
+        """The better learning rate of each library, by a quarter of the steps."""
+        live = harvest(self.setting.model, self.setting.train, self.setting.sites)
+        steps = range(max(1, self.plan.steps // 4))
+        rows = [live.rows(0, step, self.batch).batch(self.setting.sites) for step in steps]
+        lesson = Lesson(rows, self.setting.held_out_rows)
+        short = replace(self.plan, steps=len(rows))
+        found = {}
+        for name in ("dictlearn", "SAELens"):
+            self.run.done(f"{self.setting.name}: trials of {len(rows)} steps, {name}")
+            errors = {}
+            for rate in self.run.size.run_rates:
+                trial = replace(short, learning_rate=rate)
+                peer = self.run.contenders.named(name)
+                errors[rate] = final_error(peer, Kind.TOPK_SAE, trial, lesson)
+            found[name] = min(errors, key=errors.__getitem__)
+        return found
 
     def one(self) -> Table:
         """The table on one dictionary."""
-        self.run.done(f"{self.setting.name}: SAELens, {self.plan.steps} steps")
-        clock = _Clock(
-            lambda: self.theirs.train_one(self.setting, self.plan, self.batch, self.dataset)
+        plan = self.plan
+        table = Table(
+            f"{self.setting.name}, `{self.setting.hook}`: one top-k SAE, {plan.n_features:,} of "
+            f"width {plan.width}, k = {plan.k}, batch {self.batch:,}",
+            ("run", "steps", "seconds", "FVU", "L0", "SAELens' time / this"),
         )
-        self.their_seconds = clock.seconds
-        sae = clock.result
-        self.their_error, l0 = quality(sae.encode, sae, self.setting)
-        self._row("SAELens", self.plan.steps, clock.seconds, self.their_error, l0)
-        self.our_steps: int | None = None
+        table.notes.append(
+            "learning rates: "
+            + ", ".join(f"{rate:g} ({name})" for name, rate in self.rates.items())
+        )
+        theirs = self._saelens(plan)
+        table.add(*theirs.row("SAELens", plan.steps, theirs.seconds))
         for part in self.run.size.run_ladder:
-            steps = max(1, round(self.plan.steps * part))
-            error = self._ours(steps)
-            if error <= self.their_error:
-                self.our_steps = steps
-                break
-        if self.our_steps is None:
-            self.table.notes.append("dictlearn did not reach the error of SAELens")
-        return self.table
-
-    def _ours(self, steps: int) -> float:
-        self.run.done(f"{self.setting.name}: dictlearn, {steps} steps")
-        plan = self._our_plan(steps)
-        clock = _Clock(lambda: ours_runs.train(self.setting, plan, (plan.k,), self.batch))
-        dictionary = clock.result[plan.k]
-        error, l0 = quality(dictionary.encode, dictionary, self.setting)
-        self._row("dictlearn", steps, clock.seconds, error, l0)
-        return error
-
-    def _our_plan(self, steps: int) -> Plan:
-        return replace(self.plan, steps=steps, learning_rate=self.run.size.our_rate)
-
-    def _row(self, name: str, steps: int, took: float, error: float, l0: float) -> None:
-        ratio = digits(self.their_seconds / took)
-        self.table.add(name, f"{steps:,}", digits(took), digits(error), digits(l0), ratio)
+            self.steps_factor = part
+            ours = self._ours(part, (plan.k,), plan)
+            table.add(*ours.row("dictlearn", self._steps(part, plan), theirs.seconds))
+            if ours.error <= theirs.error:
+                return table
+        self.steps_factor = 1.0
+        table.notes.append("dictlearn did not reach the error of SAELens in these numbers of steps")
+        return table
 
     def sweep(self) -> Table:
-        """The table on twelve dictionaries, after `one`."""
+        """The table on twelve dictionaries for a quarter of the steps, after `one`."""
         size, ks = self.run.size, self.run.size.sweep_k
-        n = len(ks)
+        plan = replace(self.plan, steps=max(1, self.plan.steps // 4))
         table = Table(
-            f"{self.setting.name}, `{self.setting.hook}`: {n} top-k SAEs of that size, "
+            f"{self.setting.name}, `{self.setting.hook}`: {len(ks)} top-k SAEs of that size, "
             f"k = {', '.join(map(str, ks))}",
-            ("run", "steps", "seconds", f"FVU at k = {size.k}", "time / dictlearn's"),
+            ("run", "steps", "seconds", f"FVU at k = {plan.k}", "time / dictlearn's"),
         )
-        one_by_one = n * self.their_seconds
-        shared = self._shared_forward(n)
-        steps = self.our_steps or self.plan.steps
-        self.run.done(f"{self.setting.name}: dictlearn, {n} dictionaries, {steps} steps")
-        clock = _Clock(lambda: ours_runs.train(self.setting, self._our_plan(steps), ks, self.batch))
-        dictionary = clock.result[size.k]
-        error, _ = quality(dictionary.encode, dictionary, self.setting)
-        ours = clock.seconds
-        theirs = [f"{self.plan.steps:,}", digits(self.their_error)]
-        for name, took in (
-            ("SAELens, one run after another", one_by_one),
-            ("SAELens, MultiSAETrainingRunner", shared),
+        one = self._saelens(plan)
+        shared = self._shared_forward(plan)
+        ours = self._ours(self.steps_factor, ks, plan)
+        for name, took, steps, error in (
+            ("SAELens, one run after another", len(ks) * one.seconds, plan.steps, one.error),
+            ("SAELens, `MultiSAETrainingRunner`", shared, plan.steps, one.error),
+            (
+                "dictlearn, one `fit`",
+                ours.seconds,
+                self._steps(self.steps_factor, plan),
+                ours.error,
+            ),
         ):
-            table.add(name, theirs[0], digits(took), theirs[1], digits(took / ours))
-        table.add("dictlearn, one `fit`", f"{steps:,}", digits(ours), digits(error), "1")
+            table.add(name, f"{steps:,}", digits(took), digits(error), digits(took / ours.seconds))
         table.notes += [
-            f"one run after another: {n} times the run of the table above",
-            f"MultiSAETrainingRunner: from {size.shared_k} dictionaries for a quarter of the "
-            "steps, taken to be linear in steps and, beyond the shared reading of activations, in "
-            "dictionaries",
+            f"one run after another: one run of {digits(one.seconds)} s, {len(ks)} times",
+            f"`MultiSAETrainingRunner`: from {size.shared_k} dictionaries, taken to be linear in "
+            "dictionaries beyond the reading of activations; its errors are taken to be those of "
+            "single runs",
         ]
         return table
 
-    def _shared_forward(self, n: int) -> float:
-        """The time of `n` dictionaries by the runner that shares the forward pass."""
-        size = self.run.size
-        quarter = replace(self.plan, steps=max(1, self.plan.steps // 4))
-        ks = size.sweep_k[: size.shared_k]
-        self.run.done(
-            f"{self.setting.name}: SAELens, {len(ks)} dictionaries, {quarter.steps} steps"
-        )
+    def _steps(self, factor: float, plan: Plan) -> int:
+        return max(1, round(plan.steps * factor))
+
+    def _saelens(self, plan: Plan) -> "_Result":
+        self.run.done(f"{self.setting.name}: SAELens, {plan.steps} steps")
+        plan = replace(plan, learning_rate=self.rates["SAELens"])
+        clock = _Clock(lambda: self.theirs.train_one(self.setting, plan, self.batch, self.dataset))
+        sae = clock.result
+        return _Result(clock.seconds, *quality(sae.encode, sae, self.setting))
+
+    def _ours(self, factor: float, ks: tuple[int, ...], plan: Plan) -> "_Result":
+        steps = self._steps(factor, plan)
+        self.run.done(f"{self.setting.name}: dictlearn, {steps} steps, {len(ks)} dictionaries")
+        plan = replace(plan, steps=steps, learning_rate=self.rates["dictlearn"])
+        clock = _Clock(lambda: ours_runs.train(self.setting, plan, ks, self.batch))
+        dictionary = clock.result[plan.k]
+        return _Result(clock.seconds, *quality(dictionary.encode, dictionary, self.setting))
+
+    def _shared_forward(self, plan: Plan) -> float:
+        """The time of the sweep by the runner that shares the forward pass."""
+        ks = self.run.size.sweep_k[: self.run.size.shared_k]
+        self.run.done(f"{self.setting.name}: SAELens, {plan.steps} steps, {len(ks)} dictionaries")
+        plan = replace(plan, learning_rate=self.rates["SAELens"])
         trained = _Clock(
-            lambda: self.theirs.train_several(self.setting, quarter, ks, self.batch, self.dataset)
+            lambda: self.theirs.train_several(self.setting, plan, ks, self.batch, self.dataset)
         ).seconds
-        rows = quarter.steps * self.batch
+        rows = plan.steps * self.batch
         read = _Clock(
-            lambda: self.theirs.stream(self.setting, quarter, self.dataset, rows, self.batch)
+            lambda: self.theirs.stream(self.setting, plan, self.dataset, rows, self.batch)
         ).seconds
-        per_dictionary = max(trained - read, 0.0) / len(ks)
-        return (read + n * per_dictionary) * self.plan.steps / quarter.steps
+        return read + len(self.run.size.sweep_k) * max(trained - read, 0.0) / len(ks)
 
 
-def _runs(run: Run) -> list[Table]:
-    tables = []
-    for i, setting in enumerate(settings(run, run.size.train_tokens, run.size.held_out_tokens)):
-        comparison = _Comparison(run, setting)
-        tables.append(comparison.one())
-        if i == 0:
-            tables.append(comparison.sweep())
-    tables[-1].notes += skipped(run)
-    return tables
+@dataclass(frozen=True)
+class _Result:
+    """What one run took and came to."""
+
+    seconds: float
+    error: float
+    l0: float
+
+    def row(self, name: str, steps: int, their_seconds: float) -> tuple[str, ...]:
+        """The run as a row of the table on one dictionary."""
+        ratio = digits(their_seconds / self.seconds)
+        return name, f"{steps:,}", *map(digits, (self.seconds, self.error, self.l0)), ratio
 
 
-RUNS = Part(
-    "Whole runs to equal error",
+def _builtin(run: Run) -> list[Table]:
+    comparison = _Comparison(run, builtin(run.size.train_tokens, run.size.held_out_tokens))
+    return [comparison.one(), comparison.sweep()]
+
+
+def _second(run: Run) -> list[Table]:
+    setting = second(run, run.size.second_tokens, run.size.held_out_tokens)
+    return [_Comparison(run, setting).one()] if setting else [not_there()]
+
+
+_PROTOCOL = (
     "From a loaded language model and tokens to a dictionary, the reading of activations "
     "included. SAELens by its documented runner (`LanguageModelSAETrainingRunner`, its activation "
     "store and trainer) for a budget of tokens; dictlearn by `harvest` to disk and `fit`, with "
     "ever more steps until the error on the same held-out rows, by the same function, is as low. "
     "All rungs are shown; who plans a run does not pay for the others. L0 is k for both. Learning "
-    "rates rise over 5 % of the steps and fall to 0 over the last 20 %; each library has the best "
-    "of 3e-4, 1e-3, 3e-3, 1e-2 and 3e-2 for a run on the built-in model, and is at its defaults "
-    "otherwise. One run each, so a ratio is as good as the machine was quiet.",
-    _runs,
+    "rates rise over 5 % of the steps and fall to 0 over the last 20 %; each library has the "
+    "better of two by a trial that is not counted, and is at its defaults otherwise. One run "
+    "each, so a ratio is as good as the machine was quiet."
+)
+RUNS = Part(
+    "Whole runs to equal error: the built-in model",
+    _PROTOCOL + " A sweep then trains twelve dictionaries for a quarter of the budget.",
+    _builtin,
+)
+SECOND = Part(
+    "Whole runs to equal error: a second model",
+    "By the protocol of the built-in model, on the language model in the folder given by "
+    "`--model`.",
+    _second,
 )

@@ -41,19 +41,19 @@ class Size:
     planted_rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2)
     seeds: int = 3
 
-    train_tokens: int = 400_000
+    train_tokens: int = 300_000
+    second_tokens: int = 200_000
     held_out_tokens: int = 20_000
     run_features: int = 4096
     run_batch: int = 4096
-    run_ladder: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0, 4.0)
+    run_ladder: tuple[float, ...] = (0.5, 1.0, 2.0)
     """Our numbers of steps, as multiples of SAELens'."""
-    saelens_rate: float = 1e-2
-    our_rate: float = 3e-2
+    run_rates: tuple[float, ...] = (1e-2, 3e-2)
     sweep_k: tuple[int, ...] = (8, 12, 16, 20, 24, 28, 32, 36, 40, 48, 56, 64)
     shared_k: int = 2
     """Dictionaries by which the cost of SAELens' shared forward pass is found."""
 
-    harvest_tokens: int = 100_000
+    harvest_tokens: int = 50_000
     harvest_rounds: int = 3
 
     evaluated: int = 8
@@ -91,6 +91,7 @@ QUICK = Size(
     memory_features=512,
     most_features=1024,
     train_tokens=20_000,
+    second_tokens=20_000,
     held_out_tokens=2_000,
     run_features=256,
     run_batch=1024,
