@@ -7,6 +7,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+ABLATIONS = ("zero", "mean", "resample")
+"""What may take the place of a target, by the names that `Reference.ablations` gives them."""
+
 
 @dataclass(frozen=True)
 class Reference:
@@ -22,9 +25,8 @@ class Reference:
         "zero" writes zeros, "mean" the mean over the evaluation set, "resample" the
         activations of `others`: real ones, but of the same position in another sequence.
         """
-        yield "zero", torch.zeros_like(y)
-        yield "mean", self.mean.to(y).expand_as(y)
-        yield "resample", others.to(y)
+        rows = (torch.zeros_like(y), self.mean.to(y).expand_as(y), others.to(y))
+        return zip(ABLATIONS, rows, strict=True)
 
 
 def donors(n_sequences: int, seed: int) -> Int[Tensor, " sequence"]:

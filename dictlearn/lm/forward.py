@@ -29,9 +29,9 @@ def activations_at(
         InputError: a hook does not exist, never fires, or is not of shape [b, pos, ...].
     """
     at: dict[str, Tensor] = {}
-    with hooked(model, _readers(at, hooks, ids, stop=True)), suppress(_AllRead):
-        model(_placed(ids, model))
-    _require_fired(hooks, at)
+    with hooked(model, readers(at, hooks, ids, stop=True)), suppress(_AllRead):
+        model(placed(ids, model))
+    require_fired(hooks, at)
     return at
 
 
@@ -45,9 +45,9 @@ def logits_and_activations(
         InputError: a hook does not exist, never fires, or is not of shape [b, pos, ...].
     """
     at: dict[str, Tensor] = {}
-    with hooked(model, _readers(at, hooks, ids, stop=False)):
-        logits = model(_placed(ids, model))
-    _require_fired(hooks, at)
+    with hooked(model, readers(at, hooks, ids, stop=False)):
+        logits = model(placed(ids, model))
+    require_fired(hooks, at)
     return logits, at
 
 
@@ -67,7 +67,24 @@ def spliced_logits(
     Raises:
         InputError: the hook does not exist or never fires, or a shape does not match.
     """
-    name, fired = hook, set[str]()
+    fired = set[str]()
+    with hooked(model, [(hook, replacing(hook, ids, replacement, where, fired))]):
+        logits = model(placed(ids, model))
+    require_fired([hook], fired)
+    return logits
+
+
+def replacing(
+    name: str,
+    ids: Int[Tensor, "b pos"],
+    replacement: Float[Tensor, "b pos d"],
+    where: Bool[Tensor, "b pos"],
+    fired: set[str],
+) -> HookFunction:
+    """A function for hook `name` that puts `replacement` in place where `where` holds.
+
+    It adds the name to `fired` when it has done so.
+    """
 
     def splice(activation: Tensor, hook: object) -> Tensor:
         _require_rows(activation, ids, name)
@@ -81,13 +98,10 @@ def spliced_logits(
         mask = where.to(activation.device).reshape(*ids.shape, *[1] * (activation.ndim - 2))
         return torch.where(mask, replacement.to(activation).reshape(activation.shape), activation)
 
-    with hooked(model, [(name, splice)]):
-        logits = model(_placed(ids, model))
-    _require_fired([name], fired)
-    return logits
+    return splice
 
 
-def _readers(
+def readers(
     at: dict[str, Tensor], hooks: Sequence[str], ids: Tensor, *, stop: bool
 ) -> list[tuple[str, HookFunction]]:
     """A function for each hook that writes what it sees into `at`."""
@@ -105,7 +119,8 @@ def _readers(
     return [(name, reader(name)) for name in names]
 
 
-def _placed(ids: Tensor, model: LanguageModel) -> Tensor:
+def placed(ids: Int[Tensor, "b pos"], model: LanguageModel) -> Int[Tensor, "b pos"]:
+    """`ids` on the device of `model`."""
     return ids.to(next(iter(model.parameters())).device)
 
 
@@ -118,7 +133,12 @@ def _require_rows(activation: Tensor, ids: Tensor, name: str) -> None:
         )
 
 
-def _require_fired(hooks: Sequence[str], fired: dict[str, Tensor] | set[str]) -> None:
+def require_fired(hooks: Sequence[str], fired: dict[str, Tensor] | set[str]) -> None:
+    """Check that every hook has fired.
+
+    Raises:
+        InputError: one has not; it is named.
+    """
     silent = [name for name in hooks if name not in fired]
     if silent:
         raise InputError(

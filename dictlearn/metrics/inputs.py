@@ -15,8 +15,8 @@ def precise(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-def paired(truth: Tensor, estimate: Tensor) -> tuple[Tensor, Tensor]:
-    """Both tensors in at least single precision.
+def require_paired(truth: Tensor, estimate: Tensor) -> None:
+    """Check that both tensors have one shape.
 
     Raises:
         InputError: the shapes differ; broadcasting one to the other would hide a mistake.
@@ -26,4 +26,13 @@ def paired(truth: Tensor, estimate: Tensor) -> tuple[Tensor, Tensor]:
             f"required an estimate of shape {tuple(truth.shape)}, got {tuple(estimate.shape)}; "
             "expand it first if it is meant to be repeated"
         )
+
+
+def paired(truth: Tensor, estimate: Tensor) -> tuple[Tensor, Tensor]:
+    """Both tensors in at least single precision.
+
+    Raises:
+        InputError: the shapes differ.
+    """
+    require_paired(truth, estimate)
     return precise(truth), precise(estimate)
