@@ -4,6 +4,7 @@ import atexit
 import faulthandler
 import json
 import os
+import signal
 import sys
 import tempfile
 import traceback
@@ -23,6 +24,11 @@ from dictlearn.core.ranks import ALONE, Processes, Ranks
 
 _TORCHRUN = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """The environment by which torchrun, and launchers like it, tell a process who it is."""
+
+_TOLD = 2
+"""The exit status of a process that has told why it failed."""
+_ORDERLY = {0, _TOLD, -signal.SIGTERM}
+"""Exit statuses that explain themselves: done, told, or ended because another failed."""
 
 
 def launch(nproc: int, work: Callable[..., object], *args: Any, **kwargs: Any) -> None:
@@ -48,12 +54,14 @@ def launch(nproc: int, work: Callable[..., object], *args: Any, **kwargs: Any) -
         )
     with tempfile.TemporaryDirectory() as folder:
         meeting, failure = Path(folder) / "meeting", Path(folder) / "failure"
+        workers = mp.spawn(
+            _worker, (nproc, meeting, failure, partial(work, *args, **kwargs)), nproc, join=False
+        )
         try:
-            mp.spawn(_worker, (nproc, meeting, failure, partial(work, *args, **kwargs)), nproc)
-        except (mp.ProcessExitedException, mp.ProcessRaisedException) as ended:
-            if failure.exists():
-                raise _failure(json.loads(failure.read_text("utf-8"))) from None
-            raise ProcessError(f"a process of this run was ended from outside ({ended})") from None
+            while not workers.join():
+                pass
+        except (mp.ProcessExitedException, mp.ProcessRaisedException):
+            raise _cause([process.exitcode for process in workers.processes], failure) from None
 
 
 def join() -> Ranks:
@@ -111,22 +119,35 @@ def _worker(
         work()
         _leave()
     except Exception as error:
-        status = 2
+        status = _TOLD
         told = {"type": type(error).__name__, "message": str(error)}
         if not isinstance(error, DictLearnError):
             told = {"type": ProcessError.__name__, "message": _told(rank, error)}
-        with suppress(FileExistsError), failure.open("x", encoding="utf-8") as file:
-            json.dump(told, file)  # the first failure is told
+        words = failure.with_name(f"failure-{rank}")
+        words.write_text(json.dumps(told), encoding="utf-8")
+        with suppress(FileExistsError):
+            failure.hardlink_to(words)  # whole or not at all; the first failure is told
     # An interpreter that winds up while threads of a backend still run can crash.
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
 
 
-def _failure(told: dict[str, str]) -> DictLearnError:
-    """The error of another process, from its name and words."""
-    kind: type[DictLearnError] = getattr(errors, told["type"], ProcessError)
-    return kind(told["message"])
+def _cause(statuses: list[int | None], failure: Path) -> DictLearnError:
+    """Why the processes ended: one that died without a word, else what the first to fail told.
+
+    The others of a process that died fail too, as their connection closes, and may tell so first.
+    """
+    ended = {rank: status for rank, status in enumerate(statuses) if status not in _ORDERLY}
+    told = json.loads(failure.read_text("utf-8")) if failure.exists() else None
+    if told and not ended:
+        kind: type[DictLearnError] = getattr(errors, told["type"], ProcessError)
+        return kind(told["message"])
+    died = ", ".join(f"process {rank} with exit status {status}" for rank, status in ended.items())
+    return ProcessError(
+        f"a process of this run was ended from outside ({died or 'by SIGTERM'})"
+        + (f"; another then told: {told['message']}" if told else "")
+    )
 
 
 def _n_cores() -> int:
