@@ -178,9 +178,11 @@ def _check_traits_hold(case: _Subject) -> None:
     _require(
         not traits.binary or bool(((acts == 0) | (acts == 1)).all()), "traits.binary: got others"
     )
-    most = int((acts != 0).sum(dim=1).max())
-    limit = traits.max_active
-    _require(limit is None or most <= limit, f"traits.max_active is {limit}: got {most}")
+    _require(acts.shape[1] % traits.n_groups == 0, f"traits.n_groups is {traits.n_groups}")
+    most = int((acts != 0).unflatten(1, (traits.n_groups, -1)).sum(dim=2).max())
+    if traits.max_active is not None:
+        share = traits.max_active // traits.n_groups
+        _require(most <= share, f"traits.max_active is {share} in a group: got {most}")
 
 
 def _check_units_are_raw(case: _Subject) -> None:

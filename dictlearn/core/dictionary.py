@@ -26,6 +26,8 @@ class Traits:
     nonnegative: bool = False
     binary: bool = False
     max_active: int | None = None
+    n_groups: int = 1
+    """Features come in so many runs of equal length; each has its equal share of `max_active`."""
 
 
 class FeatureDictionary(nn.Module, ABC):

@@ -95,7 +95,9 @@ class Codebook(Quantizer):
         self.k, self.n_codes, self.n_groups = k, n_codes, n_groups
         self.similarity = similarity
         self.weight = 1 / k if mean else 1.0
-        self.traits = Traits(nonnegative=True, binary=True, max_active=k * n_groups)
+        self.traits = Traits(
+            nonnegative=True, binary=True, max_active=k * n_groups, n_groups=n_groups
+        )
         generator = torch.Generator().manual_seed(seed)
         shape = (n_groups, n_codes, sites.target.d // n_groups)
         self.codes = nn.Parameter(torch.randn(shape, generator=generator) / (k * self.weight))

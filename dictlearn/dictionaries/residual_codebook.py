@@ -23,7 +23,7 @@ class ResidualCodebook(Quantizer):
     def __init__(self, sites: Sites, *, n_codes: int, n_stages: int, seed: int) -> None:
         super().__init__(sites, n_stages * n_codes)
         self.n_codes, self.n_stages = n_codes, n_stages
-        self.traits = Traits(nonnegative=True, binary=True, max_active=n_stages)
+        self.traits = Traits(nonnegative=True, binary=True, max_active=n_stages, n_groups=n_stages)
         generator = torch.Generator().manual_seed(seed)
         shape = (n_stages, n_codes, sites.target.d)
         self.codes = nn.Parameter(torch.randn(shape, generator=generator))

@@ -144,6 +144,17 @@ class TooManyActive(Healthy):
         self.traits = Traits(nonnegative=True, max_active=2)
 
 
+class TooManyInAGroup(Healthy):
+    """Never more than 8 are active, but all in the first of two groups, which may have 4."""
+
+    def __init__(self, sites, seed=0):
+        super().__init__(sites, seed)
+        self.traits = Traits(nonnegative=True, max_active=8, n_groups=2)
+
+    def _encode(self, z):
+        return super()._encode(z) * (torch.arange(16) < 8)
+
+
 class NotBinary(Healthy):
     def __init__(self, sites, seed=0):
         super().__init__(sites, seed)
@@ -202,6 +213,7 @@ MUTANTS: list[tuple[str, Callable]] = [
     ("encode_changes_nothing", lambda: mutant_config(TrainsDifferently)),
     ("traits_hold", lambda: mutant_config(BrokenPromise)),
     ("traits_hold", lambda: mutant_config(TooManyActive)),
+    ("traits_hold", lambda: mutant_config(TooManyInAGroup)),
     ("traits_hold", lambda: mutant_config(NotBinary)),
     ("units_are_raw", lambda: mutant_config(ReadsRawUnits)),
     ("save_and_load", lambda: mutant_config(ForgetsOnSave)),
