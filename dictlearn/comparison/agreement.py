@@ -26,6 +26,8 @@ _QUANTITIES = {"cosine": "mmcs", "correlation": "correlation"}
 _LONGEST_NAME = 16
 _CELL, _SMALL = 46, 6
 """Pixels of a cell, and dictionaries that fit a telephone without scrolling."""
+_MOST = 12
+"""Histograms in the section of a report."""
 _MAP_COLOURS = ((0, "#eef4f9"), (0.5, "#8fbfdd"), (1, "#00568a"))
 
 
@@ -107,7 +109,8 @@ def similarity_histogram(
 def agreement_section(records: AgreementRecords) -> str:
     """The section of a report about agreement: maps, histograms, a table; HTML.
 
-    The histograms are those of each dictionary with the one in which most of it is found.
+    The histograms are those of each dictionary with the one in which most of it is found, of the
+    first dozen.
     """
     text = (
         "How far the features of one dictionary are found in another: of every feature the largest "
@@ -125,8 +128,12 @@ def agreement_section(records: AgreementRecords) -> str:
     for quantity, measure in _QUANTITIES.items():
         pairs = _nearest(records, measure)
         if pairs:
-            figure = similarity_histogram(records, pairs, quantity)
-            parts.append(_folded(f"Largest {quantity} of every feature", figure, quantity))
+            drawn = plot(
+                similarity_histogram(records, pairs[:_MOST], quantity), f"similarity-{quantity}"
+            )
+            parts.append(f"<h3>Largest {quantity} of every feature</h3>{drawn}")
+            if len(pairs) > _MOST:
+                parts.append(note(f"The first {_MOST} of {len(pairs)} dictionaries are drawn."))
     footnotes = Footnotes()
     rows = [_row(name, records.dictionaries[name], footnotes) for name in _ordered(records)]
     headings = ["kind", "features", "neurons per feature (quartiles)", "never active", "ultralow",
@@ -204,10 +211,6 @@ def _scrolling(figure: go.Figure, name: str) -> str:
     """The figure, in a box of its own to scroll if it is wider than a page may be."""
     drawn = plot(figure, name)
     return drawn if figure.layout.width is None else f'<div class="scroll">{drawn}</div>'
-
-
-def _folded(heading: str, figure: go.Figure, quantity: str) -> str:
-    return f"<h3>{escape(heading)}</h3>{plot(figure, f'similarity-{quantity}')}"
 
 
 def _row(name: str, summary: FeatureSummary, footnotes: Footnotes) -> str:

@@ -93,12 +93,13 @@ def test_every_measure_has_a_map(records):
 
 
 def test_many_dictionaries_scroll_in_a_box_of_their_own():
-    few, many = (make({f"sae-{i}": "sae" for i in range(n)}, {}) for n in (3, 12))
+    few, many = (make({f"sae-{i}": "sae" for i in range(n)}, {}) for n in (3, 14))
     assert agreement_figure(few).layout.width is None
     assert agreement_figure(many).layout.width > 500
     start = '<div class="scroll"><div class="plot">'
     assert start not in agreement_section(few)
     assert agreement_section(many).count(start) == 2
+    assert "The first 12 of 14 dictionaries are drawn." in agreement_section(many)
 
 
 def test_histograms_lie_where_the_similarities_are(records, hostile):
