@@ -147,8 +147,22 @@ def agreement_section(records: AgreementRecords) -> str:
             "tokens; beside it, how far the atoms of these features are one direction."
         )
     )
-    parts += [note(line) for line in footnotes.lines()]
+    parts += [note(line) for line in (*_one_beginning(records), *footnotes.lines())]
     return section("Do they hold the same features?", *parts)
+
+
+def _one_beginning(records: AgreementRecords) -> list[str]:
+    """A line for each set of dictionaries that may agree because they began at one place."""
+    together: dict[tuple[int, int], list[str]] = {}
+    for name, summary in records.dictionaries.items():
+        if summary.seed is not None and summary.kind not in BASELINE_KINDS - {"random"}:
+            together.setdefault((summary.seed, summary.n_features), []).append(name)
+    return [
+        f"{', '.join(names)} have one seed and size, so they may have begun at the same "
+        "directions: how far they agree shows this too. Other seeds tell."
+        for names in together.values()
+        if len(names) > 1
+    ]
 
 
 def _ordered(records: AgreementRecords) -> list[str]:

@@ -72,6 +72,9 @@ class FeatureSummary:
     n_features: int
     n_compared: int
     """Features whose atoms are compared: all, or those that are ever active."""
+    seed: int | None
+    """Of the training run. Dictionaries of one seed and size may have begun at one place, and then
+    agree for that reason as well."""
     neurons_per_feature: list[float]
     """Over how many basis directions of the target an atom is spread: lower quartile, median,
     upper quartile. It says something only where that basis does."""
@@ -128,8 +131,8 @@ class AgreementRecords:
         import pandas as pd
 
         quartiles = ("neurons_lower_quartile", "neurons_median", "neurons_upper_quartile")
-        columns = ("kind", "n_features", "n_compared", "never_active_share", "ultralow_share",
-                   "ultralow_cosine", "ultralow_aligned")  # fmt: skip
+        columns = ("kind", "n_features", "n_compared", "seed", "never_active_share",
+                   "ultralow_share", "ultralow_cosine", "ultralow_aligned")  # fmt: skip
         rows = {
             name: {column: getattr(summary, column) for column in columns}
             | dict(zip(quartiles, summary.neurons_per_feature, strict=True))
@@ -179,7 +182,10 @@ class AgreementRecords:
             )
         try:
             summaries = {
-                name: FeatureSummary(**_with_nan(entry) | {"sites": _sites(entry)})
+                name: FeatureSummary(
+                    **_with_nan(entry)
+                    | {"sites": Sites.from_dict(entry["sites"]), "seed": entry["seed"]}
+                )
                 for name, entry in data["dictionaries"].items()
             }
             pairs = [PairAgreement(**_with_nan(entry)) for entry in data["pairs"]]
@@ -187,10 +193,6 @@ class AgreementRecords:
             return cls(origin, data["tokens"], data["settings"], summaries, pairs)
         except (KeyError, TypeError, AttributeError) as error:
             raise CorruptFileError(f"{path}: an entry is missing or malformed ({error})") from error
-
-
-def _sites(entry: Mapping[str, Any]) -> Sites:
-    return Sites.from_dict(entry["sites"])
 
 
 def _without_nan(entry: Mapping[str, Any]) -> dict[str, Any]:

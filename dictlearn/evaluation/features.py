@@ -66,6 +66,7 @@ def feature_summary(
         sites=sites,
         n_features=dictionary.n_features,
         n_compared=len(atoms),
+        seed=dictionary.provenance.seed,
         neurons_per_feature=quartiles,
         **known,
     )

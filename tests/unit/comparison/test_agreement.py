@@ -40,15 +40,11 @@ def pair(first, second, mmcs):
     )  # fmt: skip
 
 
-def summary(kind, **fields):
+def summary(kind, seed=None, **fields):
     return FeatureSummary(
-        kind=kind,
-        sites=HERE,
-        n_features=7,
-        n_compared=7,
-        neurons_per_feature=[1.0, 2.0, 3.0],
-        **fields,
-    )
+        kind=kind, sites=HERE, n_features=7, n_compared=7, seed=seed,
+        neurons_per_feature=[1.0, 2.0, 3.0], **fields,
+    )  # fmt: skip
 
 
 def make(kinds, values):
@@ -128,3 +124,13 @@ def test_the_section_says_what_is_known_and_why_not_the_rest(records, hostile):
     assert "¹ too few rows" in text
     assert hostile not in text
     assert text.index('name">sae<') < text.index('name">random<')
+
+
+def test_one_beginning_is_told():
+    records = make({"a": "sae", "b": "topk", "c": "sae", "pca": "pca", "r": "random"}, {})
+    seeds = {"a": 0, "b": 0, "c": 1, "pca": 0, "r": 0}
+    for name, kind in (("a", "sae"), ("b", "topk"), ("c", "sae"), ("pca", "pca"), ("r", "random")):
+        records.dictionaries[name] = summary(kind, seed=seeds[name])
+    text = agreement_section(records)
+    assert "a, b, r have one seed and size" in text
+    assert text.count("have one seed") == 1

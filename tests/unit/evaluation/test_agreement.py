@@ -246,6 +246,7 @@ def test_what_cannot_be_compared_says_why(monkeypatch, model, tokens, sites):
 
 def test_records_survive_their_file(model, tokens, sites, tmp_path):
     both = {"a": Fixed(atoms(5), sites), "b": Fixed(atoms(8, seed=1), sites)}
+    both["b"].provenance = Provenance(seed=3)
     evaluated = evaluate(both, model, tokens, progress=False)
     records = compare_features(both, model, tokens, records=evaluated, progress=False)
     path = records.save(tmp_path)
@@ -253,6 +254,7 @@ def test_records_survive_their_file(model, tokens, sites, tmp_path):
     assert loaded.pairs == records.pairs
     assert loaded.tokens == records.tokens
     assert loaded.settings == records.settings
+    assert [summary.seed for summary in loaded.dictionaries.values()] == [None, 3]
     assert loaded.provenance == records.provenance
     assert repr(loaded.dictionaries) == repr(records.dictionaries)  # some values are nan
     frame = loaded.to_pandas()
