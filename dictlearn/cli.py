@@ -215,6 +215,9 @@ def evaluate(
     context: Annotated[int | None, typer.Option(help="Tokens a block; the model's own.")] = None,
     whole_documents: WholeDocuments = False,
     include_special: Annotated[bool, typer.Option(help="Count special tokens too.")] = False,
+    bits: Annotated[
+        bool, typer.Option(help="Price coefficients in bits per token (four more passes).")
+    ] = False,
 ) -> None:
     """Measure dictionaries side by side on the same held-out tokens."""
     from dictlearn.comparison.report import REPORT_FILE, write_report
@@ -230,7 +233,7 @@ def evaluate(
         text, subject, split=split, n_tokens=tokens, context=context,
         whole_documents=whole_documents,
     )  # fmt: skip
-    records = run(loaded, subject, blocks, exclude_special=not include_special)
+    records = run(loaded, subject, blocks, exclude_special=not include_special, bits=bits)
     records.save(out)
     write_report(records, out / REPORT_FILE)
     _show(records)

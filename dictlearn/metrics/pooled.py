@@ -40,12 +40,18 @@ SUMS: Mapping[str, str] = {
 
 
 @dataclass(frozen=True)
-class PooledMetric:
-    """One metric: `numerator / denominator`, each a sum or a difference `a - b` of sums."""
+class ReportedMetric:
+    """One number of a record: its name, which direction is better, and what it says."""
 
     name: str
     better: Literal["lower", "higher", "neither"]
     description: str
+
+
+@dataclass(frozen=True)
+class PooledMetric(ReportedMetric):
+    """One metric: `numerator / denominator`, each a sum or a difference `a - b` of sums."""
+
     numerator: str
     denominator: str
     undefined: str
