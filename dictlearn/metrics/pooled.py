@@ -59,6 +59,11 @@ class PooledMetric(ReportedMetric):
     resampled: bool = True
     """Whether it follows from the sums of sequences, so that resampling them gives intervals."""
 
+    @property
+    def sums(self) -> frozenset[str]:
+        """The sums that it takes."""
+        return frozenset(f"{self.numerator} - {self.denominator}".split(" - "))
+
     def __call__(self, totals: Mapping[str, Tensor]) -> Tensor:
         """The metric, elementwise over leading axes; `nan` where the denominator vanishes.
 

@@ -92,10 +92,10 @@ def test_report_refuses_a_path_below_a_file(records, written):
 def test_verdict_states_the_best_and_the_sparsest(records, hostile):
     (text,) = verdict(records)
     assert f"{hostile} recovers the largest part" in text
-    assert "0.900 of it at L0 16.0" in text
-    assert "The sparsest, codes, recovers 0.600 of it at L0 4.0." in text
+    assert "0.900 ±0.000 of it at L0 16.0" in text
+    assert "The sparsest, codes, recovers 0.600 ±0.000 of it at L0 4.0." in text
     assert "clean 2.000, zero ablation 4.000, mean ablation 3.000" in text
-    assert "(FVU 0.100 at L0 16.0)" in text
+    assert "(FVU 0.100 ±0.000 at L0 16.0)" in text
     assert "codes (25.0%)" in text
 
 
@@ -105,7 +105,7 @@ def test_verdict_never_mixes_hooks(records, make):
         Records(records.provenance, records.tokens, records.dictionaries | late)
     )
     assert "late" not in first
-    assert second.startswith("At blocks.1.hook_mlp_out, late recovers 0.250")
+    assert second.startswith("At blocks.1.hook_mlp_out, late recovers 0.250 ±0.000")
     assert "Worse than predicting the mean activation: late." in second
 
 

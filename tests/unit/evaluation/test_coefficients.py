@@ -85,7 +85,7 @@ def test_the_price_is_that_of_a_step_that_is_just_fine_enough(model, tokens, sit
     prices = []
     for i in edges:
         _, counts = rungs[i].levels(identity.encode_sparse(rows)).unique(return_counts=True)
-        prices.append(coefficient_bits(sites.target.d, counts))
+        prices.append(coefficient_bits(float(sites.target.d), counts))
     price = found["coefficient_bits"].value
     assert any(price == pytest.approx(expected, rel=1e-6) for expected in prices)
     assert found["support_bits"].value == 0

@@ -77,8 +77,9 @@ def test_support_costs_a_binary_entropy_a_feature():
 
 
 def test_coefficients_cost_the_entropy_of_their_levels():
-    assert coefficient_bits(10, torch.tensor([1, 1, 1, 1])) == 20
-    assert coefficient_bits(10, torch.tensor([9])) == coefficient_bits(0, torch.tensor([])) == 0
+    assert coefficient_bits(10.0, torch.tensor([1, 1, 1, 1])) == 20
+    assert coefficient_bits(10.0, torch.tensor([9])) == 0
+    assert coefficient_bits(0.0, torch.zeros(0, dtype=torch.long)) == 0
 
 
 def test_support_and_coefficients_add_up():
