@@ -80,8 +80,7 @@ def matched_frame(
             for key, p in adjusted.items():
                 part[key]["p_holm"] = p
             rows |= part
-    frame = pd.DataFrame(list(rows.values()), columns=COLUMNS)
-    frame["reason"] = frame["reason"].fillna("")
+    frame = pd.DataFrame([{"reason": ""} | row for row in rows.values()], columns=COLUMNS)
     return frame.set_index(pd.MultiIndex.from_tuples(rows, names=INDEX) if rows else _EMPTY)
 
 
