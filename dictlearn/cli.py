@@ -30,10 +30,7 @@ if not console.is_terminal:  # a log or a pipe has no width: leave tables whole
 console.quiet = os.environ.get("RANK", "0") != "0"  # torchrun: the first process speaks for all
 
 ModelName = Annotated[
-    str,
-    typer.Option(
-        "--model", help="builtin:stories, a Hugging Face id, or a local Hugging Face folder."
-    ),
+    str, typer.Option("--model", help="builtin:stories, a Hugging Face id, or such a folder.")
 ]
 TextSource = Annotated[
     str,
@@ -215,6 +212,7 @@ def evaluate(
     context: Annotated[int | None, typer.Option(help="Tokens a block; the model's own.")] = None,
     whole_documents: WholeDocuments = False,
     include_special: Annotated[bool, typer.Option(help="Count special tokens too.")] = False,
+    bits: Annotated[bool, typer.Option(help="Price coefficients: 4 more passes.")] = False,
 ) -> None:
     """Measure dictionaries side by side on the same held-out tokens."""
     from dictlearn.comparison.report import REPORT_FILE, write_report
@@ -230,7 +228,7 @@ def evaluate(
         text, subject, split=split, n_tokens=tokens, context=context,
         whole_documents=whole_documents,
     )  # fmt: skip
-    records = run(loaded, subject, blocks, exclude_special=not include_special)
+    records = run(loaded, subject, blocks, exclude_special=not include_special, bits=bits)
     records.save(out)
     write_report(records, out / REPORT_FILE)
     _show(records)
@@ -256,9 +254,9 @@ def compare(
 
 
 def _show(records: Records) -> None:
-    from dictlearn.comparison.tables import results_table
+    from dictlearn.comparison.tables import tables
 
-    console.print(results_table(records))
+    console.print(*tables(records))
 
 
 def _sites(model: object, hook: str | None, mlp: int | None) -> Sites:

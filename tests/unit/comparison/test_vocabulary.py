@@ -11,11 +11,11 @@ from dictlearn.comparison.vocabulary import (
 )
 from dictlearn.core.errors import InputError
 from dictlearn.core.records import Metric, Records
-from dictlearn.metrics.pooled import METRICS
+from dictlearn.metrics.bits import REPORTED
 
 
 def test_every_metric_has_a_label_in_order():
-    assert list(LABELS) == [metric.name for metric in METRICS]
+    assert list(LABELS) == [metric.name for metric in REPORTED]
 
 
 @pytest.mark.parametrize(
