@@ -40,6 +40,7 @@ from dictlearn.dictionaries.topk_transcoder import TopKTranscoderConfig
 from dictlearn.dictionaries.transcoder import TranscoderConfig
 from dictlearn.evaluation.concepts import evaluate_concepts
 from dictlearn.evaluation.evaluate import evaluate
+from dictlearn.evaluation.features import describe_features
 from dictlearn.harvesting import harvest
 from dictlearn.libraries import load, save
 from dictlearn.lm.loading import load_model
@@ -85,6 +86,7 @@ __all__ = [
     "Traits",
     "TranscoderConfig",
     "check_dictionary",
+    "describe_features",
     "evaluate",
     "evaluate_concepts",
     "fit",
