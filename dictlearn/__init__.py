@@ -45,6 +45,7 @@ from dictlearn.harvesting import harvest
 from dictlearn.libraries import load, save
 from dictlearn.lm.loading import load_model
 from dictlearn.lm.sites import hook_sites, mlp_sites
+from dictlearn.showing import show
 from dictlearn.text.concepts import Concept
 from dictlearn.text.tokens import load_tokens
 from dictlearn.training.config import FitConfig
@@ -97,4 +98,5 @@ __all__ = [
     "load_tokens",
     "mlp_sites",
     "save",
+    "show",
 ]

@@ -13,7 +13,7 @@ from dictlearn.core.feature_records import Context, FeatureCard, TokenWeight
 from dictlearn.core.tokens import Tokens
 from dictlearn.evaluation.contexts import TopContexts
 from dictlearn.evaluation.neighbors import neighbors
-from dictlearn.lm.hooks import LanguageModel
+from dictlearn.lm.hooks import LanguageModel, is_same_hook
 from dictlearn.lm.unembedding import LogitMap, logit_map, why_not_in_stream
 from dictlearn.text.concepts import token_texts, vocabulary_texts
 
@@ -37,8 +37,10 @@ class Describer:
     @torch.no_grad()
     def cards(self, name: str, top: TopContexts, features: Sequence[int]) -> list[FeatureCard]:
         """The cards of these features of one dictionary."""
-        extremes, no_logits = self._logits(self.dictionaries[name], features)
-        near = neighbors(self.dictionaries, name, features, N_NEAREST)
+        dictionary = self.dictionaries[name]
+        extremes, no_logits = self._logits(dictionary, features)
+        atoms = dictionary.atoms[list(features)]
+        near = neighbors(atoms, self._at_the_same_target(name), N_NEAREST)
         return [
             FeatureCard(
                 dictionary=name,
@@ -54,6 +56,15 @@ class Describer:
                 features, extremes, near, strict=True
             )
         ]
+
+    def _at_the_same_target(self, name: str) -> dict[str, FeatureDictionary]:
+        """The other dictionaries that write to where this one does."""
+        target = self.dictionaries[name].sites.target
+        return {
+            other: dictionary
+            for other, dictionary in self.dictionaries.items()
+            if other != name and is_same_hook(self.model, target.hook, dictionary.sites.target.hook)
+        }
 
     def _context(self, place: int, values: Sequence[float]) -> Context:
         """The text around a place, counted along all sequences."""

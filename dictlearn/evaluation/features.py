@@ -1,6 +1,7 @@
 """Features to look at: where each is active, what it writes, and what is like it elsewhere."""
 
 from collections.abc import Mapping, Sequence
+from operator import index
 
 import torch
 from jaxtyping import Bool, Int
@@ -70,26 +71,28 @@ def describe_features(
         NonFiniteError: activations hold NaN or infinity.
     """
     _require_fitting(dictionaries, model)
-    _require_features(dictionaries, features)
+    if isinstance(features, Mapping):
+        named = {name: list(dict.fromkeys(map(index, some))) for name, some in features.items()}
+        _require_features(dictionaries, named)
+        names, rule = list(named), "by name"
+    elif features >= 1:
+        named, names, rule = {}, list(dictionaries), _RULE.format(features)
+    else:
+        raise InputError(f"required at least 1 feature of each dictionary, got {features}")
     _require_sizes(tokens, n_contexts, window)
     counted = tokens.counted(exclude_special=exclude_special)
-    named = None if isinstance(features, int) else {k: [*v] for k, v in features.items()}
     tops = {
-        name: TopContexts(
-            dictionaries[name].n_features, n_contexts, window, (named or {}).get(name)
-        )
-        for name in (dictionaries if named is None else named)
+        name: TopContexts(dictionaries[name].n_features, n_contexts, window, named.get(name))
+        for name in names
     }
     visit = _Visit(dictionaries, model, tokens.ids, counted, window)
     visit.fill_(tops, show=progress)
-    if isinstance(features, int):
-        rule, chosen = _RULE.format(features), _samples(tops, features, seed)
-    else:
-        rule, chosen = "by name", {k: list(dict.fromkeys(v)) for k, v in features.items()}
+    chosen = named if isinstance(features, Mapping) else _samples(tops, features, seed)
     describer = Describer(dictionaries, model, tokens, counted, window)
     cards = [card for name in tops for card in describer.cards(name, tops[name], chosen[name])]
     described = tokens.describe() | {"exclude_special": exclude_special, "seed": seed}
-    left_out = {name: "none of its features is active" for name, some in chosen.items() if not some}
+    silent = "none of its features is active" if not named else "none was asked for"
+    left_out = {name: silent for name, some in chosen.items() if not some}
     provenance = model_provenance(model).on(tokens, exclude_special=exclude_special)
     return FeatureRecords(provenance, described | {"chosen": rule}, cards, left_out)
 
@@ -161,12 +164,8 @@ def _require_fitting(dictionaries: Mapping[str, FeatureDictionary], model: Langu
 
 
 def _require_features(
-    dictionaries: Mapping[str, FeatureDictionary], features: Mapping[str, Sequence[int]] | int
+    dictionaries: Mapping[str, FeatureDictionary], features: Mapping[str, Sequence[int]]
 ) -> None:
-    if isinstance(features, int):
-        if features < 1:
-            raise InputError(f"required at least 1 feature of each dictionary, got {features}")
-        return
     for name, some in features.items():
         if name not in dictionaries:
             raise InputError(f"there is no dictionary {name!r}; {nearest(name, dictionaries)}")

@@ -1,6 +1,6 @@
 """Features of one dictionary beside those of others that write to the same place."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from jaxtyping import Float, Int
@@ -39,23 +39,16 @@ def nearest_atoms(
 
 @torch.no_grad()
 def neighbors(
-    dictionaries: Mapping[str, FeatureDictionary],
-    name: str,
-    features: Sequence[int],
-    n: int,
+    directions: Float[Tensor, "k d"], others: Mapping[str, FeatureDictionary], n: int
 ) -> list[list[Neighbor]]:
-    """For each feature of `name`, the `n` nearest of every other dictionary at its target."""
-    own = dictionaries[name]
-    directions = own.atoms[list(features)]
-    found: list[list[Neighbor]] = [[] for _ in features]
-    for other, dictionary in dictionaries.items():
-        if other == name or dictionary.sites.target != own.sites.target:
-            continue
+    """For each direction, the `n` nearest features of every one of these dictionaries."""
+    found: list[list[Neighbor]] = [[] for _ in directions]
+    for name, dictionary in others.items():
         if not dictionary.n_features:
             continue
         atoms = dictionary.atoms
         cosines, indices = nearest_atoms(directions.to(atoms.device), atoms, n)
         for mine, cosine, index in zip(found, cosines.tolist(), indices.tolist(), strict=True):
             pairs = zip(index, cosine, strict=True)
-            mine.extend(Neighbor(other, i, float(f"{c:.6g}")) for i, c in pairs)
+            mine.extend(Neighbor(name, i, float(f"{c:.6g}")) for i, c in pairs)
     return found
