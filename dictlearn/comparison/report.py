@@ -1,8 +1,12 @@
 """One HTML file that says how the dictionaries compare."""
 
+from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 
+from dictlearn.comparison.agreement import agreement_section
+from dictlearn.comparison.cards import cards_section
+from dictlearn.comparison.concepts import precision_section
 from dictlearn.comparison.figures import density_figure, read_training_log, training_figure
 from dictlearn.comparison.page import note, page, plot, section, table
 from dictlearn.comparison.rate_sections import rate_sections
@@ -15,6 +19,9 @@ from dictlearn.comparison.vocabulary import (
     reference_losses,
     trained,
 )
+from dictlearn.core.agreement_records import AgreementRecords
+from dictlearn.core.concept_records import ConceptRecords
+from dictlearn.core.feature_records import FeatureRecords
 from dictlearn.core.files import writable_folder, write_text
 from dictlearn.core.provenance import Provenance
 from dictlearn.core.records import DictionaryRecord, Records
@@ -29,11 +36,16 @@ def write_report(
     path: str | Path,
     *,
     title: str = DEFAULT_TITLE,
-    training_log: str | Path | None = None,
+    training_log: str | Path | Mapping[str, str | Path] | None = None,
+    concepts: ConceptRecords | None = None,
+    agreement: AgreementRecords | None = None,
+    features: FeatureRecords | None = None,
 ) -> Path:
     """The path of the report: one HTML file with its figures and scripts inside, whole or absent.
 
-    It opens without a network. Training curves are shown if a JSONL `training_log` is given.
+    It opens without a network. Training curves are shown if a JSONL `training_log` is given, or
+    several by the name of their run; what concepts were found, how far dictionaries agree and what
+    their features are like, if there are records of that.
 
     Raises:
         StorageError: the file cannot be written.
@@ -41,10 +53,18 @@ def write_report(
     """
     path = Path(path)
     parts = [_header(records, title), *rate_sections(records)]
-    parts += [results_section(records), _densities(records)]
+    parts.append(results_section(records))
+    if concepts is not None:
+        parts.append(precision_section(concepts))
+    if agreement is not None:
+        parts.append(agreement_section(agreement))
+    parts.append(_densities(records))
     if training_log is not None:
-        figure = training_figure({"": read_training_log(training_log)}, looks(records))
-        parts.append(section("Training", plot(figure, "training")))
+        paths = training_log if isinstance(training_log, Mapping) else {"": training_log}
+        logs = {run: read_training_log(path) for run, path in paths.items()}
+        parts.append(section("Training", plot(training_figure(logs, looks(records)), "training")))
+    if features is not None:
+        parts.append(cards_section(features))
     parts.append(_provenance(records))
     writable_folder(path.parent)
     write_text(path, page(title, "\n".join(parts)))
