@@ -22,7 +22,7 @@ ROOMS: dict[str, set[str]] = {
     "interop": {"core", "dictionaries"},
 }
 JOINTS = {  # where rooms meet
-    "contract", "harvesting", "libraries", "recipes", "demo", "showing", "cli",
+    "contract", "harvesting", "libraries", "recipes", "demo", "studies", "showing", "cli",
 }  # fmt: skip
 MODULES: dict[str, set[str]] = {"progress": set(), "_threads": set(), "__main__": {"cli"}} | {
     joint: ROOMS.keys() | JOINTS | {"progress"} for joint in JOINTS

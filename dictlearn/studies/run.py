@@ -2,7 +2,6 @@
 
 import math
 import shutil
-import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -22,7 +21,7 @@ from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import CorruptFileError, InputError
 from dictlearn.core.feature_records import FEATURES_FILE, FeatureRecords
 from dictlearn.core.files import read_json, writable_folder, write_json
-from dictlearn.core.provenance import library_versions
+from dictlearn.core.provenance import code_revision, library_versions
 from dictlearn.core.records import RESULTS_FILE, SUMS_FILE, Records
 from dictlearn.core.tokens import Tokens
 from dictlearn.dictionaries.files import CONFIG_FILE, load
@@ -103,7 +102,7 @@ class _Run:
             "held_out": self.held_out.describe(),
             "train": self.train.describe(),
             "versions": library_versions(),
-            "revision": _revision(),
+            "revision": code_revision(),
         }
         write_json(path, {"study": described, **origin})
 
@@ -289,13 +288,3 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
-
-
-def _revision() -> str:
-    """The git revision of the code that runs, or "" where it is not in a repository."""
-    here = Path(__file__).parent
-    try:
-        described = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12"]
-        return subprocess.run(described, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return ""
