@@ -38,7 +38,7 @@ Sums = Mapping[str, Float[Tensor, " sequence"]]
 def matched_frame(
     records: Records,
     at: str = "l0",
-    values: Sequence[float] | None = None,
+    values: Sequence[float | int] | None = None,
     metrics: Sequence[str] = MATCHED,
     *,
     n_resamples: int = RESAMPLES,
@@ -70,12 +70,12 @@ def matched_frame(
     for hook, group in by_target(records).items():
         found = {name: Family.of(group, curves, at) for name, curves in families(group, at).items()}
         drawn = _Drawn(resamples(group, n_resamples, seed), n_resamples, seed)
-        chosen = shared_values(found.values()) if values is None else values
+        chosen = shared_values(found.values()) if values is None else [float(v) for v in values]
         for metric in measures:
             part: dict[tuple, dict[str, Any]] = {}
             for value in chosen:
                 for name, row in _rows(found, metric, value, drawn).items():
-                    part[hook, metric.name, float(value), name] = row
+                    part[hook, metric.name, value, name] = row
             adjusted = holm({key: row["p"] for key, row in part.items() if "p" in row})
             for key, p in adjusted.items():
                 part[key]["p_holm"] = p

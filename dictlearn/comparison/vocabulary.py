@@ -102,14 +102,17 @@ def formatted(metric: str, value: float) -> str:
 
 
 def with_interval(metric: str, found: Interval) -> str:
-    """The value, and half the width of its interval; the value alone where there is none.
+    """The value, and half the width of its interval to as many digits; the value alone without one.
 
     >>> with_interval("kl", Interval(0.912, 0.905, 0.917))
     '0.912 ±0.006'
     """
     half = abs(found.high - found.low) / 2
     value = formatted(metric, found.value)
-    return f"{value} ±{formatted(metric, half)}" if math.isfinite(half) else value
+    if not math.isfinite(half):
+        return value
+    digits = len(value.partition(".")[2])
+    return f"{value} ±{formatted(metric, half) if 'e' in value else f'{half:.{digits}f}'}"
 
 
 @dataclass

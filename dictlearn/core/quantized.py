@@ -21,7 +21,7 @@ class Quantized(FeatureDictionary):
     dictionary, and not saved.
 
     Raises:
-        InputError: the step is not above 0.
+        InputError: the step is not above 0, or coefficients are binary.
     """
 
     _norms: Tensor
@@ -29,15 +29,15 @@ class Quantized(FeatureDictionary):
     def __init__(self, base: FeatureDictionary, step: float) -> None:
         if not step > 0:
             raise InputError(f"required a step above 0, got {step}")
+        if base.traits.binary:
+            raise InputError("binary coefficients have no levels, got a binary dictionary")
         super().__init__(base.sites, base.n_features)
+        self.to(base.x_mean.device, base.x_mean.dtype)  # before `base` is a part, which stays
         self.base = base
-        self.to(base.x_mean.device, base.x_mean.dtype)
         self.standardize_(base.x_mean, base.x_scale, base.y_mean, base.y_scale)
         self.provenance, self.traits = base.provenance, base.traits
-        if base.traits.binary:  # levels are no longer 0 or 1
-            raise InputError("binary coefficients have no levels, got a binary dictionary")
         self._step = float(step / base.y_scale)
-        norms = torch.linalg.vector_norm(base._atoms.detach(), dim=1)
+        norms = torch.linalg.vector_norm(base._atoms.detach(), dim=1).to(base.x_mean)
         self.register_buffer("_norms", norms, persistent=False)
 
     @property

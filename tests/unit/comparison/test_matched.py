@@ -122,8 +122,8 @@ def test_a_seed_with_one_dictionary_joins_the_others_in_one_curve(make, of):
 def test_the_range_is_what_all_seeds_share():
     family = Family([{2.0: {}, 8.0: {}}, {4.0: {}, 16.0: {}}])
     assert family.range == (4.0, 8.0)
-    assert family.missing(3) == "outside the rates measured, 4 to 8"
-    assert family.missing(5) == ""
+    assert family.missing(3.0) == "outside the rates measured, 4 to 8"
+    assert family.missing(5.0) == ""
 
 
 def test_dictionaries_of_one_rate_are_averaged(make, of):
