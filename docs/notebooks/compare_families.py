@@ -12,7 +12,7 @@ from dictlearn.comparison.intervals import differences_frame, intervals_frame
 from dictlearn.comparison.report import write_report
 
 model = dl.load_model("builtin:stories")
-train = dl.load_tokens("builtin:stories", model, n_tokens=60_000)
+train = dl.load_tokens("builtin:stories", model, n_tokens=40_000)
 held_out = dl.load_tokens("builtin:stories", model, split="held_out", n_tokens=4_000)
 activations = dl.harvest(model, train, dl.mlp_sites(model, 1))
 
@@ -30,7 +30,7 @@ configs = {
     "mean": dl.MeanConfig(),
     "neurons": dl.NeuronsConfig(),
 }
-dictionaries = dl.fit(configs, activations, dl.FitConfig(steps=300, batch_size=512))
+dictionaries = dl.fit(configs, activations, dl.FitConfig(steps=200, batch_size=512))
 
 # %% [markdown]
 # ## The table

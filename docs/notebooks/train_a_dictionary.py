@@ -22,7 +22,7 @@ model = dl.load_model("builtin:stories")
 # evaluated below was trained on.
 
 # %%
-train = dl.load_tokens("builtin:stories", model, n_tokens=60_000)
+train = dl.load_tokens("builtin:stories", model, n_tokens=40_000)
 held_out = dl.load_tokens("builtin:stories", model, split="held_out", n_tokens=4_000)
 
 # %% [markdown]
@@ -40,7 +40,7 @@ activations = dl.harvest(model, train, sites)
 
 # %%
 config = dl.TopKSAEConfig(n_features=512, k=16)
-dictionary = dl.fit(config, activations, dl.FitConfig(steps=400, batch_size=512))
+dictionary = dl.fit(config, activations, dl.FitConfig(steps=300, batch_size=512))
 
 # %% [markdown]
 # How much of the activation the features explain, and how much of the model's loss survives when
