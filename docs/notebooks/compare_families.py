@@ -35,13 +35,13 @@ dictionaries = dl.fit(configs, activations, dl.FitConfig(steps=200, batch_size=5
 # %% [markdown]
 # ## The table
 #
-# Sparsity stands beside quality: L0 is the number of active features of a token, and bits per
-# token what it takes to say which they are and how active.
+# Sparsity stands beside quality: L0 is the number of active features of a token. A code is only on
+# or off, where a feature of the others has a strength too: equal L0 is not an equal price.
 
 # %%
 records = dl.evaluate(dictionaries, model, held_out)
-columns = ["l0", "bits_per_token", "fraction_variance_unexplained", "loss_recovered_zero"]
-records.to_pandas().reindex(columns=columns)
+columns = ["l0", "dead_fraction", "fraction_variance_unexplained", "loss_recovered_zero"]
+records.to_pandas()[columns]
 
 # %% [markdown]
 # Intervals come from resampled sequences. Differences are paired, sequence by sequence, which

@@ -51,7 +51,7 @@ dictionary = dl.fit(config, activations, dl.FitConfig(steps=300, batch_size=512)
 pca = dl.fit(dl.PCAConfig(k=16), activations, dl.FitConfig(steps=100, batch_size=512))
 records = dl.evaluate({"topk": dictionary, "pca": pca}, model, held_out)
 columns = ["l0", "fraction_variance_unexplained", "loss_recovered_zero", "dead_fraction"]
-records.to_pandas().reindex(columns=columns)
+records.to_pandas()[columns]
 
 # %% [markdown]
 # What the features are about: the strongest contexts of a few of them, spread over how often
