@@ -85,7 +85,7 @@ class FeatureCard:
         return self.contexts[0].strength if self.contexts else 0.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class FeatureRecords:
     """Some features of several dictionaries, looked at on the same tokens of one model."""
 
@@ -104,6 +104,10 @@ class FeatureRecords:
         columns = ["dictionary", "feature", "density", "max_activation", "top_context",
                    "promoted", "suppressed", "nearest"]  # fmt: skip
         return pd.DataFrame([_row(card) for card in self.cards], columns=columns)
+
+    def __repr__(self) -> str:
+        names = ", ".join(dict.fromkeys(card.dictionary for card in self.cards))
+        return f"FeatureRecords({len(self.cards)} cards of {names or 'no dictionary'})"
 
     def _repr_html_(self) -> str:
         return self.to_pandas().to_html()

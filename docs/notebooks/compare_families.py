@@ -12,7 +12,7 @@ from dictlearn.comparison.intervals import differences_frame, intervals_frame
 from dictlearn.comparison.report import write_report
 
 model = dl.load_model("builtin:stories")
-train = dl.load_tokens("builtin:stories", model, n_tokens=60_000)
+train = dl.load_tokens("builtin:stories", model, n_tokens=40_000)
 held_out = dl.load_tokens("builtin:stories", model, split="held_out", n_tokens=4_000)
 activations = dl.harvest(model, train, dl.mlp_sites(model, 1))
 
@@ -30,18 +30,18 @@ configs = {
     "mean": dl.MeanConfig(),
     "neurons": dl.NeuronsConfig(),
 }
-dictionaries = dl.fit(configs, activations, dl.FitConfig(steps=300, batch_size=512))
+dictionaries = dl.fit(configs, activations, dl.FitConfig(steps=200, batch_size=512))
 
 # %% [markdown]
 # ## The table
 #
-# Sparsity stands beside quality: L0 is the number of active features of a token, and bits per
-# token what it takes to say which they are and how active.
+# Sparsity stands beside quality: L0 is the number of active features of a token. A code is only on
+# or off, where a feature of the others has a strength too: equal L0 is not an equal price.
 
 # %%
 records = dl.evaluate(dictionaries, model, held_out)
-columns = ["l0", "bits_per_token", "fraction_variance_unexplained", "loss_recovered_zero"]
-records.to_pandas().reindex(columns=columns)
+columns = ["l0", "dead_fraction", "fraction_variance_unexplained", "loss_recovered_zero"]
+records.to_pandas()[columns]
 
 # %% [markdown]
 # Intervals come from resampled sequences. Differences are paired, sequence by sequence, which

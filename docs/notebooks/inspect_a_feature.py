@@ -8,7 +8,7 @@
 import dictlearn as dl
 
 model = dl.load_model("builtin:stories")
-train = dl.load_tokens("builtin:stories", model, n_tokens=60_000)
+train = dl.load_tokens("builtin:stories", model, n_tokens=40_000)
 held_out = dl.load_tokens(
     "builtin:stories", model, split="held_out", n_tokens=8_000, whole_documents=True
 )
@@ -17,7 +17,7 @@ configs = {
     "topk": dl.TopKSAEConfig(n_features=512, k=16),
     "codes": dl.CodebookConfig(n_codes=512, k=8),
 }
-dictionaries = dl.fit(configs, activations, dl.FitConfig(steps=300, batch_size=512))
+dictionaries = dl.fit(configs, activations, dl.FitConfig(steps=200, batch_size=512))
 
 # %% [markdown]
 # ## Find it

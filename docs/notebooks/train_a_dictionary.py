@@ -22,7 +22,7 @@ model = dl.load_model("builtin:stories")
 # evaluated below was trained on.
 
 # %%
-train = dl.load_tokens("builtin:stories", model, n_tokens=60_000)
+train = dl.load_tokens("builtin:stories", model, n_tokens=40_000)
 held_out = dl.load_tokens("builtin:stories", model, split="held_out", n_tokens=4_000)
 
 # %% [markdown]
@@ -40,7 +40,7 @@ activations = dl.harvest(model, train, sites)
 
 # %%
 config = dl.TopKSAEConfig(n_features=512, k=16)
-dictionary = dl.fit(config, activations, dl.FitConfig(steps=400, batch_size=512))
+dictionary = dl.fit(config, activations, dl.FitConfig(steps=300, batch_size=512))
 
 # %% [markdown]
 # How much of the activation the features explain, and how much of the model's loss survives when
@@ -51,7 +51,7 @@ dictionary = dl.fit(config, activations, dl.FitConfig(steps=400, batch_size=512)
 pca = dl.fit(dl.PCAConfig(k=16), activations, dl.FitConfig(steps=100, batch_size=512))
 records = dl.evaluate({"topk": dictionary, "pca": pca}, model, held_out)
 columns = ["l0", "fraction_variance_unexplained", "loss_recovered_zero", "dead_fraction"]
-records.to_pandas().reindex(columns=columns)
+records.to_pandas()[columns]
 
 # %% [markdown]
 # What the features are about: the strongest contexts of a few of them, spread over how often

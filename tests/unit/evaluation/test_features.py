@@ -335,6 +335,7 @@ def test_records_survive_their_file(records, tmp_path):
     assert FeatureRecords.load(tmp_path) == records
     assert len(records.to_pandas()) == 6
     assert "<table" in records._repr_html_()
+    assert repr(records) == "FeatureRecords(6 cards of d, e)"
     whole = path.read_text()
     for broken, message in (
         (whole.replace('"cosine"', '"sine"', 1), "malformed"),
