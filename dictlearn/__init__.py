@@ -14,6 +14,7 @@ dl.evaluate(dictionaries, model, held_out).to_pandas()
 import dictlearn._threads  # noqa: F401  (before torch)
 from dictlearn.activations.store import ActivationStore
 from dictlearn.contract import check_dictionary
+from dictlearn.core.agreement_records import AgreementRecords
 from dictlearn.core.batches import Activations
 from dictlearn.core.config import ClosedFormConfig, DictionaryConfig, GradientConfig
 from dictlearn.core.dictionary import FeatureDictionary, Traits
@@ -38,6 +39,7 @@ from dictlearn.dictionaries.sae import SAEConfig
 from dictlearn.dictionaries.topk_sae import TopKSAEConfig
 from dictlearn.dictionaries.topk_transcoder import TopKTranscoderConfig
 from dictlearn.dictionaries.transcoder import TranscoderConfig
+from dictlearn.evaluation.agreement import compare_features
 from dictlearn.evaluation.concepts import evaluate_concepts
 from dictlearn.evaluation.evaluate import evaluate
 from dictlearn.evaluation.features import describe_features
@@ -54,6 +56,7 @@ from dictlearn.training.fit import fit
 __all__ = [
     "ActivationStore",
     "Activations",
+    "AgreementRecords",
     "BatchTopKSAEConfig",
     "ClosedFormConfig",
     "CodebookConfig",
@@ -87,6 +90,7 @@ __all__ = [
     "Traits",
     "TranscoderConfig",
     "check_dictionary",
+    "compare_features",
     "describe_features",
     "evaluate",
     "evaluate_concepts",

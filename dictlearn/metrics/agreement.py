@@ -79,6 +79,23 @@ def matched_cosine_similarity(
     return cosines[torch.as_tensor(rows), torch.as_tensor(columns)]
 
 
+def cosine_with_mean_direction(atoms: Float[Tensor, "feature d"]) -> Float[Tensor, " feature"]:
+    """Each atom's cosine with the mean of the directions of all.
+
+    Near 1 if all are nearly one direction, as rarely active features of an autoencoder can be.
+    0 where directions cancel.
+
+    Raises:
+        InputError: there are no directions.
+
+    >>> same = torch.tensor([[2.0, 0.0], [1.0, 0.0]])
+    >>> cosine_with_mean_direction(same).tolist()
+    [1.0, 1.0]
+    """
+    directions, _ = _directions(atoms, atoms)
+    return directions @ normalize(directions.mean(dim=0), dim=0)
+
+
 def neurons_per_feature(atoms: Float[Tensor, "feature d"]) -> Float[Tensor, " feature"]:
     """Over how many basis directions each atom is spread: `1 / sum_i (|w_i| / sum_j |w_j|)^2`.
 

@@ -7,6 +7,7 @@ import torch
 
 from dictlearn.core.errors import InputError
 from dictlearn.metrics.agreement import (
+    cosine_with_mean_direction,
     matched_cosine_similarity,
     max_cosine_similarity,
     mean_max_cosine_similarity,
@@ -73,3 +74,11 @@ def test_random_directions_are_no_neurons():
 def test_what_cannot_be_compared_is_refused(shapes):
     with pytest.raises(InputError, match="equally wide"):
         mean_max_cosine_similarity(torch.zeros(shapes[0]), torch.zeros(shapes[1]))
+
+
+def test_cosines_with_the_mean_direction():
+    rows = torch.tensor([[3.0, 0.0], [0.0, 1.0]])
+    expected = torch.full((2,), math.sqrt(0.5))
+    torch.testing.assert_close(cosine_with_mean_direction(rows), expected)
+    opposed = torch.tensor([[1.0, 0.0], [-2.0, 0.0]])
+    assert cosine_with_mean_direction(opposed).tolist() == [0, 0]

@@ -1,0 +1,220 @@
+"""Do dictionaries hold the same features? By the directions they write, and by when they fire."""
+
+from collections.abc import Mapping
+from itertools import combinations
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from dictlearn.core.agreement_records import (
+    SIMILARITY_BINS,
+    AgreementRecords,
+    PairAgreement,
+)
+from dictlearn.core.dictionary import FeatureDictionary
+from dictlearn.core.errors import InputError
+from dictlearn.core.provenance import Provenance
+from dictlearn.core.records import Records
+from dictlearn.core.tokens import Tokens
+from dictlearn.evaluation.correlations import LARGEST_PAIR, Correlated, Correlations
+from dictlearn.evaluation.summaries import (
+    ULTRALOW,
+    Density,
+    atoms_of,
+    feature_summary,
+    known_densities,
+)
+from dictlearn.lm.hooks import LanguageModel
+from dictlearn.lm.identity import model_provenance
+from dictlearn.lm.sites import require_sites
+from dictlearn.metrics.agreement import matched_cosine_similarity, max_cosine_similarity
+from dictlearn.progress import progress as progress_bar
+
+_SAME = 0.9
+
+
+def compare_features(
+    dictionaries: Mapping[str, FeatureDictionary],
+    model: LanguageModel | None = None,
+    tokens: Tokens | None = None,
+    *,
+    records: Records | None = None,
+    live_only: bool = False,
+    matching_limit: int = 8192,
+    exclude_special: bool = True,
+    progress: bool = True,
+) -> AgreementRecords:
+    """How far the dictionaries hold the same features, every pair in both directions.
+
+    Where two write at the same target, their atoms are compared: the mean over the atoms of one
+    of the largest cosine with an atom of the other (`mean_max_cosine_similarity`), the histogram
+    of these, and the best one-to-one matching. With a model and tokens, also by activation: of
+    each live feature the largest Pearson correlation, over tokens, with a feature of the other
+    (Bricken et al. 2023, "Towards Monosemanticity", on universality). This needs no common
+    target. A feature is live if its coefficient varies over the tokens.
+
+    Densities, for the cluster of features below 1e-5, come from `records` where it has them,
+    else from the tokens. With `exclude_special`, special tokens are no rows.
+
+    Args:
+        dictionaries: two or more, by name.
+        model: the one that all were trained on.
+        tokens: normally of the held-out split.
+        records: what `evaluate` returned for the same dictionaries.
+        live_only: whether atoms of features that are never active are left out.
+        matching_limit: features above which two dictionaries are not matched one to one, which
+            takes time that grows with the cube.
+        exclude_special: whether special tokens are left out.
+        progress: whether to show how far it is.
+
+    Raises:
+        InputError: fewer than two dictionaries, a model without tokens or the reverse, one that
+            does not fit, or `live_only` without densities.
+        ProvenanceError: a dictionary was trained on another model.
+        NonFiniteError: activations hold NaN or infinity.
+    """
+    _require(dictionaries, model, tokens)
+    found, origin, described = None, Provenance(), dict[str, Any]()
+    if model is not None and tokens is not None:
+        origin = model_provenance(model).on(tokens, exclude_special=exclude_special)
+        described = tokens.describe() | {"exclude_special": exclude_special}
+        _require_fitting(dictionaries, model, origin)
+        counted = tokens.counted(exclude_special=exclude_special)
+        reading = Correlations(dictionaries, model, tokens.ids, counted)
+        with progress_bar("correlating", reading.n_batches, show=progress) as done:
+            found = reading.run(done)
+    densities = known_densities(dictionaries, records, found)
+    live = {
+        name: _live(name, d, densities.get(name), live_only) for name, d in dictionaries.items()
+    }
+    summaries = {
+        name: feature_summary(d, live[name], densities.get(name))
+        for name, d in dictionaries.items()
+    }
+    pairs = []
+    for first, second in combinations(dictionaries, 2):
+        pairs += _pair(dictionaries, live, (first, second), matching_limit, found)
+    settings = {"live_only": live_only, "matching_limit": matching_limit, "ultralow": ULTRALOW}
+    return AgreementRecords(origin, described, settings, summaries, pairs)
+
+
+def _pair(
+    dictionaries: Mapping[str, FeatureDictionary],
+    live: Mapping[str, Bool[Tensor, " _"]],
+    names: tuple[str, str],
+    matching_limit: int,
+    found: Correlated | None,
+) -> list[PairAgreement]:
+    """The agreement of two dictionaries, in both directions."""
+    both = [dictionaries[name] for name in names]
+    reasons: dict[str, str] = {}
+    matching: dict[str, Any] = {}
+    largest: list[Tensor | None] = [None, None]
+    atoms = [atoms_of(d, live[name]) for d, name in zip(both, names, strict=True)]
+    reason = _not_comparable(*both) or _without_atoms(names, atoms)
+    if reason:
+        reasons |= {"mmcs": reason, "matched": reason}
+    else:
+        largest = [max_cosine_similarity(*atoms), max_cosine_similarity(*reversed(atoms))]
+        widest = max(len(some) for some in atoms)
+        if widest > matching_limit:
+            reasons["matched"] = f"{widest:,} features, at most {matching_limit:,} are matched"
+        else:
+            cosines = matched_cosine_similarity(*atoms)
+            share = (cosines > _SAME).double().mean().item()
+            matching = {"matched": cosines.mean().item(), "matched_share": share}
+    pairs = []
+    for (first, second), cosine in zip((names, names[::-1]), largest, strict=True):
+        fields, why = _correlation(found, dictionaries, first, second)
+        if cosine is not None:
+            fields |= {"mmcs": cosine.mean().item(), "cosine_counts": _similarities(cosine)}
+        pairs.append(
+            PairAgreement(first=first, second=second, reasons=reasons | why, **matching, **fields)
+        )
+    return pairs
+
+
+def _correlation(
+    found: Correlated | None,
+    dictionaries: Mapping[str, FeatureDictionary],
+    first: str,
+    second: str,
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """The fields about correlations, or why there are none."""
+    n, m = dictionaries[first].n_features, dictionaries[second].n_features
+    if found is None:
+        return {}, {"correlation": "needs a model and tokens"}
+    if n * m == 0:
+        return {}, {"correlation": f"{first if n == 0 else second!r} has no features"}
+    if n * m > LARGEST_PAIR:
+        limit = f"at most {LARGEST_PAIR:,} products are summed"
+        return {}, {"correlation": f"{n:,} x {m:,} features, {limit}"}
+    for name in (first, second):
+        if not found.moments[name].spread.any():
+            return {}, {"correlation": f"{name!r} has no live features on these tokens"}
+    largest = found.largest[first, second]
+    fields: dict[str, Any] = {
+        "correlation": largest.mean().item(),
+        "correlation_median": largest.quantile(0.5).item(),
+        "correlation_counts": _similarities(largest),
+    }
+    return fields, {}
+
+
+def _live(
+    name: str, dictionary: FeatureDictionary, density: Density | None, live_only: bool
+) -> Bool[Tensor, " feature"]:
+    """Which features have their atoms compared."""
+    if not live_only or not dictionary.n_features:
+        return torch.ones(dictionary.n_features, dtype=torch.bool)
+    if density is None:
+        raise InputError(
+            f"live_only needs the densities of {name!r}: give records= of an evaluation of it, "
+            "or a model and tokens"
+        )
+    return density.values > 0
+
+
+def _similarities(values: Float[Tensor, " _"]) -> list[int]:
+    """The histogram of similarities, from -1 to 1."""
+    within = values.double().clamp(-1, 1)
+    return [int(n) for n in torch.histc(within, SIMILARITY_BINS, -1, 1).tolist()]
+
+
+def _not_comparable(first: FeatureDictionary, second: FeatureDictionary) -> str:
+    """Why the atoms of two dictionaries have nothing in common; empty if they do."""
+    a, b = first.sites.target, second.sites.target
+    if a != b:
+        return f"one writes at {a.hook!r} ({a.d} wide), the other at {b.hook!r} ({b.d} wide)"
+    hashes = {d.provenance.model_hash for d in (first, second)} - {""}
+    return "they were trained on different models" if len(hashes) > 1 else ""
+
+
+def _without_atoms(names: tuple[str, str], atoms: list[Tensor]) -> str:
+    """Which of two dictionaries has no atoms to compare; empty if both do."""
+    empty = [repr(name) for name, some in zip(names, atoms, strict=True) if not len(some)]
+    return f"{' and '.join(empty)}: no features to compare" if empty else ""
+
+
+def _require(
+    dictionaries: Mapping[str, FeatureDictionary],
+    model: LanguageModel | None,
+    tokens: Tokens | None,
+) -> None:
+    if not isinstance(dictionaries, Mapping) or len(dictionaries) < 2:
+        raise InputError(
+            "compare_features needs a dict of at least two dictionaries by name, got "
+            f"{dictionaries!r:.80}"
+        )
+    if (model is None) != (tokens is None):
+        raise InputError("required both a model and tokens, or neither; got only one of them")
+
+
+def _require_fitting(
+    dictionaries: Mapping[str, FeatureDictionary], model: LanguageModel, origin: Provenance
+) -> None:
+    require_sites(model, {f"dictionary {name!r}": d.sites for name, d in dictionaries.items()})
+    for name, dictionary in dictionaries.items():
+        dictionary.provenance.require_same_model(origin, name)

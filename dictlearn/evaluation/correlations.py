@@ -1,0 +1,218 @@
+"""Which features of one dictionary are active when those of another are, over tokens."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from math import inf
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from dictlearn.core.batches import require_finite
+from dictlearn.core.dictionary import FeatureDictionary
+from dictlearn.core.sparse_acts import SparseActs
+from dictlearn.lm.forward import activations_at
+from dictlearn.lm.hooks import LanguageModel
+
+LARGEST_PAIR = 1 << 31
+"""Products of features of two dictionaries above which the two are not correlated: 16 passes."""
+_PASS = 1 << 27
+"""Products summed in one pass over the tokens: 1 GB in float64."""
+_BLOCK = 1 << 25
+_TOKENS_AT_ONCE = 1 << 12
+_ROUNDING = 1e-12
+"""Variance, relative to the mean square, from which on a feature counts as constant."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some features of one dictionary, to be compared with all of another."""
+
+    first: str
+    second: str
+    start: int
+    stop: int
+
+
+class Moments:
+    """Sums over tokens of each feature's coefficients, in float64."""
+
+    def __init__(self, n_features: int) -> None:
+        self.n = 0
+        self.total = torch.zeros(n_features, dtype=torch.float64)
+        self.squares = torch.zeros(n_features, dtype=torch.float64)
+        self.firings = torch.zeros(n_features, dtype=torch.long)
+
+    def add_(self, acts: SparseActs) -> None:
+        """Add the coefficients of some tokens."""
+        values = acts.values.double()
+        self.n += len(acts)
+        self.total.index_add_(0, acts.indices, values)
+        self.squares.index_add_(0, acts.indices, values.square())
+        self.firings += acts.firing_counts()
+
+    @property
+    def density(self) -> Float[Tensor, " feature"]:
+        """Fraction of tokens in which each feature is active."""
+        return (self.firings / max(self.n, 1)).float()
+
+    @property
+    def spread(self) -> Float[Tensor, " feature"]:
+        """`sqrt(n sum a^2 - (sum a)^2)`; 0 for a feature that is constant."""
+        squares = self.n * self.squares
+        variance = squares - self.total.square()
+        return variance.where(variance > _ROUNDING * squares, 0).sqrt()
+
+
+@dataclass(frozen=True)
+class Correlated:
+    """What a pass over the tokens has found."""
+
+    moments: Mapping[str, Moments]
+    largest: Mapping[tuple[str, str], Float[Tensor, " live"]]
+    """Of each live feature of the one the largest correlation with a live feature of the other;
+    without the pairs that are too large."""
+
+
+class Correlations:
+    """The largest Pearson correlation of each feature with those of every other dictionary.
+
+    Products of coefficients are summed over the tokens, as many as fit in memory at a time, so
+    there are as many passes as that takes, and no pass keeps more than a batch of coefficients.
+    """
+
+    def __init__(
+        self,
+        dictionaries: Mapping[str, FeatureDictionary],
+        model: LanguageModel,
+        ids: Int[Tensor, "sequence pos"],
+        counted: Bool[Tensor, "sequence pos"],
+    ) -> None:
+        self._dictionaries = {name: d for name, d in dictionaries.items() if d.n_features}
+        self._model, self._ids, self._counted = model, ids, counted
+        self._moments = {name: Moments(d.n_features) for name, d in self._dictionaries.items()}
+        widths = {name: d.n_features for name, d in self._dictionaries.items()}
+        self._passes = passes(widths)
+        widest = max(widths.values(), default=1)
+        self._at_once = max(1, min(_TOKENS_AT_ONCE, _BLOCK // widest) // ids.shape[1])
+
+    @property
+    def n_batches(self) -> int:
+        """Batches in all passes."""
+        return len(self._passes) * -(-len(self._ids) // self._at_once)
+
+    @torch.no_grad()
+    def run(self, done: Callable[[int], None]) -> Correlated:
+        """Read all tokens, calling `done` with the number of batches so far.
+
+        Raises:
+            NonFiniteError: activations hold NaN or infinity.
+        """
+        largest: dict[tuple[str, str], Tensor] = {}
+        n_done = 0
+        for number, blocks in enumerate(self._passes):
+            widths = [self._dictionaries[block.second].n_features for block in blocks]
+            sums = [
+                torch.zeros(block.stop - block.start, width, dtype=torch.float64)
+                for block, width in zip(blocks, widths, strict=True)
+            ]
+            for acts in self._batches(blocks, every=number == 0):
+                if number == 0:
+                    for name, some in acts.items():
+                        self._moments[name].add_(some)
+                _add_products(blocks, sums, acts)
+                n_done += 1
+                done(n_done)
+            for block in reversed(blocks):
+                self._keep_largest(block, sums.pop(), largest)
+        found = {key: values[self._moments[key[0]].spread > 0] for key, values in largest.items()}
+        return Correlated(self._moments, found)
+
+    def _batches(self, blocks: Sequence[Block], *, every: bool) -> Iterator[dict[str, SparseActs]]:
+        """The coefficients of the dictionaries in `blocks`, or of all, batch by batch."""
+        used = {name for block in blocks for name in (block.first, block.second)}
+        some = {name: d for name, d in self._dictionaries.items() if every or name in used}
+        hooks = list(dict.fromkeys(d.sites.source.hook for d in some.values()))
+        parts = zip(self._ids.split(self._at_once), self._counted.split(self._at_once), strict=True)
+        for ids, counted in parts:
+            at = activations_at(self._model, ids, hooks)
+            rows = {hook: a[counted.to(a.device)].float() for hook, a in at.items()}
+            for hook, x in rows.items():
+                require_finite(x, f"activations at {hook!r}")
+            yield {name: _encoded(d, rows[d.sites.source.hook]) for name, d in some.items()}
+
+    def _keep_largest(
+        self,
+        block: Block,
+        sums: Float[Tensor, "some other"],
+        largest: dict[tuple[str, str], Tensor],
+    ) -> None:
+        """Turn the sums of products into correlations, in place, and keep the largest both ways."""
+        first, second = self._moments[block.first], self._moments[block.second]
+        own = slice(block.start, block.stop)
+        spread = first.spread[own]
+        sums *= first.n
+        sums.addr_(first.total[own], second.total, alpha=-1)
+        sums.div_(spread.unsqueeze(1)).div_(second.spread)
+        sums[spread == 0] = -inf
+        sums[:, second.spread == 0] = -inf
+        empty = torch.full((first.total.numel(),), -inf, dtype=torch.float64)
+        ahead = largest.setdefault((block.first, block.second), empty)
+        ahead[own] = sums.amax(dim=1).clamp(max=1)
+        columns = sums.amax(dim=0).clamp(max=1)
+        back = largest.get((block.second, block.first), columns)
+        largest[block.second, block.first] = torch.maximum(back, columns)
+
+
+def passes(widths: Mapping[str, int]) -> list[list[Block]]:
+    """Which features are compared in which pass over the tokens; always one pass at least.
+
+    >>> [[(b.first, b.second, b.stop) for b in some] for some in passes({"a": 8, "b": 4})]
+    [[('a', 'b', 8)]]
+    """
+    found: list[list[Block]] = [[]]
+    room = _PASS
+    for first, second in combinations(widths, 2):
+        if widths[first] * widths[second] > LARGEST_PAIR:
+            continue
+        step = max(1, _BLOCK // widths[second])
+        for start in range(0, widths[first], step):
+            stop = min(start + step, widths[first])
+            size = (stop - start) * widths[second]
+            if size > room and found[-1]:
+                found.append([])
+                room = _PASS
+            found[-1].append(Block(first, second, start, stop))
+            room -= size
+    return found
+
+
+def _encoded(dictionary: FeatureDictionary, x: Float[Tensor, "n d"]) -> SparseActs:
+    """The coefficients of `x`, on the CPU."""
+    acts = dictionary.encode_sparse(x.to(dictionary.x_mean.device))
+    offsets, indices, values = (t.cpu() for t in (acts.offsets, acts.indices, acts.values))
+    return SparseActs(offsets, indices, values, dictionary.n_features)
+
+
+def _add_products(
+    blocks: Sequence[Block],
+    sums: Sequence[Float[Tensor, "some other"]],
+    acts: Mapping[str, SparseActs],
+) -> None:
+    """Add to each block the products of its coefficients, summed over the tokens of a batch."""
+    second, dense = "", torch.empty(0, 0)
+    for block, total in zip(blocks, sums, strict=True):
+        if block.second != second:
+            second, dense = block.second, acts[block.second].to_dense().double()
+        total += _transposed(acts[block.first], block).matmul(dense)
+
+
+def _transposed(acts: SparseActs, block: Block) -> SparseActs:
+    """The coefficients of the features of `block`: a row a feature, and tokens as features."""
+    keep = (acts.indices >= block.start) & (acts.indices < block.stop)
+    features, tokens = acts.indices[keep] - block.start, acts.rows()[keep]
+    order = features.argsort(stable=True)
+    counts = torch.bincount(features, minlength=block.stop - block.start)
+    values = acts.values[keep][order].double()
+    return SparseActs.from_counts(counts, tokens[order], values, len(acts))
