@@ -25,9 +25,9 @@ DEAD_LIMIT = 0.1
 def verdict(records: Records) -> list[str]:
     """One paragraph for every hook that is replaced: the best trained dictionaries, plainly.
 
-    Where families overlap in L0 or in bits, it says first who recovers most at an equal budget;
-    who comes second by less than a paired 95 % interval cannot be told apart. Loss recovered is
-    only comparable between dictionaries that replace the same tensor, so hooks are never mixed.
+    Where families overlap in L0 or in bits, it says who recovers most at an equal budget; a family
+    whose paired 95 % interval includes 0 cannot be told apart from that. Loss recovered is only
+    comparable between dictionaries that replace the same tensor, so hooks are never mixed.
     """
     by_hook: dict[str, dict[str, DictionaryRecord]] = {}
     for name, record in trained(records).items():
