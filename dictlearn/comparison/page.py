@@ -16,6 +16,7 @@ body { margin: 0; background: var(--page); color: var(--ink);
 main { max-width: 1180px; margin: 0 auto; padding: 40px 24px 56px; }
 h1 { font-size: 30px; line-height: 1.2; letter-spacing: -0.01em; margin: 0 0 8px; }
 h2 { font-size: 20px; line-height: 1.3; margin: 48px 0 4px; }
+h3 { font-size: 16px; line-height: 1.3; margin: 24px 0 4px; }
 p { margin: 8px 0; max-width: 76ch; overflow-wrap: anywhere; }
 .soft { color: var(--soft); }
 .soft { font-size: 14px; }
@@ -29,7 +30,7 @@ p.soft { max-width: 96ch; }
 .pair { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 500px), 1fr));
   gap: 0 28px; }
 .pair > *, .plot { min-width: 0; }
-.plot g:not(.hovertext) > text { fill: var(--soft) !important; }
+.plot g:not(.hovertext):not(.heatmap-label) > text { fill: var(--soft) !important; }
 .scroll { overflow-x: auto; margin: 14px 0; border: 1px solid var(--line); border-radius: 8px; }
 table { border-collapse: separate; border-spacing: 0; width: 100%; font-size: 14px;
   font-variant-numeric: tabular-nums; }

@@ -197,7 +197,7 @@ def _encoded(dictionary: FeatureDictionary, x: Float[Tensor, "n d"]) -> SparseAc
 
 def _add_products(
     blocks: Sequence[Block],
-    sums: Sequence[Float[Tensor, "some other"]],
+    sums: Sequence[Float[Tensor, "_ _"]],
     acts: Mapping[str, SparseActs],
 ) -> None:
     """Add to each block the products of its coefficients, summed over the tokens of a batch."""
