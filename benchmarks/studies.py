@@ -17,8 +17,8 @@ from dictlearn.training.config import FitConfig
 BUILTIN = "builtin:stories"
 _CODES = (2, 4, 8, 16, 32)
 _ACTIVE = (4, 8, 16, 32, 64)
-_SAE_PRICES = (0.08, 0.04, 0.02, 0.01, 0.005)
-_TRANSCODER_PRICES = (0.08, 0.04, 0.02, 0.01, 0.005)
+_SAE_PRICES = (0.06, 0.04, 0.025, 0.015, 0.008)
+_TRANSCODER_PRICES = (0.075, 0.055, 0.04, 0.025, 0.012)
 
 
 def demo(layer: int = 0, seed: int = 0) -> Study:
@@ -30,7 +30,7 @@ def families(
     model: str = BUILTIN,
     layer: int = 0,
     n_features: int = 1024,
-    steps: int = 1000,
+    steps: int = 500,
     n_seeds: int = 3,
     train_tokens: int = 500_000,
     held_out_tokens: int = 20_000,

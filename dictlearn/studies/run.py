@@ -90,11 +90,11 @@ class _Run:
                 _remove(self.folder / part)
         elif path.exists():
             begun = read_json(path)["study"]
-            if begun != described:
-                changed = ", ".join(differences(begun, described))
+            if changed := differences(begun, described):
                 raise InputError(
-                    f"{self.folder} holds a run of another study, which differs in {changed}; "
-                    "choose another folder, or overwrite that run (overwrite=True, --overwrite)"
+                    f"{self.folder} holds a run of another study, which differs in "
+                    f"{', '.join(changed)}; choose another folder, or overwrite that run "
+                    "(overwrite=True, --overwrite)"
                 )
             return
         origin = {
