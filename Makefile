@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 PEERS := benchmarks/peers/.venv
 
-.PHONY: demo test check format clean peers
+.PHONY: demo test check format notebooks clean peers
 
 demo: $(READY)
 	$(BIN)/dictlearn demo
@@ -24,6 +24,10 @@ check: $(READY)
 format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# The notebooks of docs/notebooks from their scripts; a test runs them.
+notebooks: $(READY)
+	$(BIN)/python docs/notebooks/build.py
 
 # Speed beside other libraries, in a virtual environment of their own; about 25 minutes.
 # ARGS="--quick" is a smoke test, ARGS="--only steps" measures one section again.

@@ -42,10 +42,12 @@ from dictlearn.dictionaries.transcoder import TranscoderConfig
 from dictlearn.evaluation.agreement import compare_features
 from dictlearn.evaluation.concepts import evaluate_concepts
 from dictlearn.evaluation.evaluate import evaluate
+from dictlearn.evaluation.features import describe_features
 from dictlearn.harvesting import harvest
 from dictlearn.libraries import load, save
 from dictlearn.lm.loading import load_model
 from dictlearn.lm.sites import hook_sites, mlp_sites
+from dictlearn.showing import show
 from dictlearn.text.concepts import Concept
 from dictlearn.text.tokens import load_tokens
 from dictlearn.training.config import FitConfig
@@ -89,6 +91,7 @@ __all__ = [
     "TranscoderConfig",
     "check_dictionary",
     "compare_features",
+    "describe_features",
     "evaluate",
     "evaluate_concepts",
     "fit",
@@ -99,4 +102,5 @@ __all__ = [
     "load_tokens",
     "mlp_sites",
     "save",
+    "show",
 ]

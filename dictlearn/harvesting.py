@@ -18,7 +18,7 @@ from dictlearn.core.batches import Activations, Rows
 from dictlearn.core.errors import InputError, nearest
 from dictlearn.core.sites import Site, Sites
 from dictlearn.core.tokens import Tokens
-from dictlearn.lm.forward import activations_at
+from dictlearn.lm.forward import activations_at, default_batch_size
 from dictlearn.lm.hooks import LanguageModel
 from dictlearn.lm.identity import model_provenance
 from dictlearn.lm.sites import require_sites
@@ -33,7 +33,7 @@ def harvest(
     *,
     dtype: str = "float32",
     exclude_special: bool = True,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     overwrite: bool = False,
     progress: bool = True,
 ) -> Activations:
@@ -43,7 +43,7 @@ def harvest(
     from there by memory map. Without, nothing touches the disk: each batch is computed by the
     model when training asks for it. Several sites cost one forward pass, cut short after the
     deepest of them. With `exclude_special`, special tokens give no rows. `batch_size` is in
-    sequences.
+    sequences; unless set, it follows from the memory at hand, and changes no more than rounding.
 
     Raises:
         InputError: an unknown hook or dtype, no rows, or a store that exists already.
@@ -60,6 +60,8 @@ def harvest(
     if dtype not in DTYPES:
         raise InputError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}; "
                          f"{nearest(dtype, DTYPES)}")  # fmt: skip
+    if batch_size is None:
+        batch_size = default_batch_size(model, tokens.ids.shape[1])
     if batch_size < 1:
         raise InputError(f"batch_size must be at least 1, got {batch_size}")
     provenance = model_provenance(model).on(tokens, exclude_special=exclude_special)

@@ -21,7 +21,9 @@ ROOMS: dict[str, set[str]] = {
     "comparison": {"core", "metrics", "progress"},
     "interop": {"core", "dictionaries"},
 }
-JOINTS = {"contract", "harvesting", "libraries", "recipes", "demo", "cli"}  # where rooms meet
+JOINTS = {  # where rooms meet
+    "contract", "harvesting", "libraries", "recipes", "demo", "studies", "showing", "cli",
+}  # fmt: skip
 MODULES: dict[str, set[str]] = {"progress": set(), "_threads": set(), "__main__": {"cli"}} | {
     joint: ROOMS.keys() | JOINTS | {"progress"} for joint in JOINTS
 }

@@ -28,6 +28,7 @@ from benchmarks.peers.registry import Contenders
 from benchmarks.peers.runs import RUNS, SECOND
 from benchmarks.peers.sizes import QUICK, Size
 from benchmarks.peers.steps import GROWTH, STEPS
+from dictlearn.core.provenance import code_revision
 
 PAGE = Path("docs/results/speed.md")
 PARTS: dict[str, Part] = {
@@ -105,11 +106,12 @@ def measured(part: Part, args: argparse.Namespace, contenders: Contenders, comma
 
         size = QUICK if args.quick else Size()
         run = Run(size, contenders, args.threads, args.model, done)
+        revision = code_revision()  # of the code that is measured, before others change it
         return part.section(
             run,
             lambda: (
                 f"Measured by `{command}` with {args.threads} threads, in "
-                f"{(time.monotonic() - began) / 60:.1f} minutes."
+                f"{(time.monotonic() - began) / 60:.1f} minutes, at revision {revision}."
             ),
         )
 

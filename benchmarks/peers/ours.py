@@ -23,7 +23,9 @@ from dictlearn.training.gradient import GradientLearner
 from dictlearn.training.standardize import Standardization, fit_units
 
 
-def _learner(config: GradientConfig, plan: Plan, first: Batch) -> GradientLearner:
+def _learner(
+    config: GradientConfig, plan: Plan, first: Batch, *, int8: bool = False
+) -> GradientLearner:
     run = FitConfig(
         steps=plan.steps,
         batch_size=len(first.x),
@@ -31,6 +33,7 @@ def _learner(config: GradientConfig, plan: Plan, first: Batch) -> GradientLearne
         seed=plan.seed,
         warmup_fraction=plan.warmup,
         decay_fraction=plan.decay,
+        int8_search=int8,
     )
     source = Site("x", first.x.shape[1])
     target = source if first.y is first.x else Site("y", first.y.shape[1])
@@ -46,8 +49,8 @@ def _trainee(learner: GradientLearner) -> Trainee:
     )
 
 
-def _maker(config: Callable[[Plan], GradientConfig]) -> Maker:
-    return lambda plan, first: _trainee(_learner(config(plan), plan, first))
+def _maker(config: Callable[[Plan], GradientConfig], *, int8: bool = False) -> Maker:
+    return lambda plan, first: _trainee(_learner(config(plan), plan, first, int8=int8))
 
 
 def _relu(config: Callable[[Plan], GradientConfig]) -> Maker:
@@ -65,20 +68,30 @@ def _relu(config: Callable[[Plan], GradientConfig]) -> Maker:
     return make
 
 
+def _topk(plan: Plan) -> TopKSAEConfig:
+    return TopKSAEConfig(n_features=plan.n_features, k=plan.k)
+
+
+def _topk_transcoder(plan: Plan) -> TopKTranscoderConfig:
+    return TopKTranscoderConfig(n_features=plan.n_features, k=plan.k)
+
+
+def _codebook(plan: Plan) -> CodebookConfig:
+    return CodebookConfig(n_codes=plan.n_features, k=plan.k)
+
+
 OURS = Peer(
     "dictlearn",
     "dictlearn",
     {
-        Kind.TOPK_SAE: _maker(lambda p: TopKSAEConfig(n_features=p.n_features, k=p.k)),
+        Kind.TOPK_SAE: _maker(_topk),
         Kind.BATCHTOPK_SAE: _maker(lambda p: BatchTopKSAEConfig(n_features=p.n_features, k=p.k)),
         Kind.RELU_SAE: _relu(lambda p: SAEConfig(n_features=p.n_features)),
         Kind.JUMPRELU_SAE: _maker(lambda p: JumpReLUSAEConfig(n_features=p.n_features)),
         Kind.GATED_SAE: _maker(lambda p: GatedSAEConfig(n_features=p.n_features)),
-        Kind.TOPK_TRANSCODER: _maker(
-            lambda p: TopKTranscoderConfig(n_features=p.n_features, k=p.k)
-        ),
+        Kind.TOPK_TRANSCODER: _maker(_topk_transcoder),
         Kind.RELU_TRANSCODER: _relu(lambda p: TranscoderConfig(n_features=p.n_features)),
-        Kind.CODEBOOK: _maker(lambda p: CodebookConfig(n_codes=p.n_features, k=p.k)),
+        Kind.CODEBOOK: _maker(_codebook),
         Kind.ONE_CODE: _maker(
             lambda p: CodebookConfig(n_codes=p.n_features, k=1, similarity="euclidean")
         ),
@@ -86,4 +99,14 @@ OURS = Peer(
             lambda p: ResidualCodebookConfig(n_codes=p.n_features, n_stages=p.k)
         ),
     },
+)
+OURS_INT8 = Peer(
+    "dictlearn, int8 search",
+    "dictlearn",
+    {
+        Kind.TOPK_SAE: _maker(_topk, int8=True),
+        Kind.TOPK_TRANSCODER: _maker(_topk_transcoder, int8=True),
+        Kind.CODEBOOK: _maker(_codebook, int8=True),
+    },
+    is_option=True,
 )

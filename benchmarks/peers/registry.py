@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from importlib import import_module
 from importlib.metadata import version
 
-from benchmarks.peers.ours import OURS
+from benchmarks.peers.ours import OURS, OURS_INT8
 from benchmarks.peers.peer import Kind, Peer
 
 _MODULES = (
@@ -20,7 +20,7 @@ class Contenders:
     """The libraries that could be imported, and why the others could not."""
 
     def __init__(self) -> None:
-        self.peers: list[Peer] = [OURS]
+        self.peers: list[Peer] = [OURS, OURS_INT8]
         self.absent: dict[str, str] = {}
         for module, *names in _MODULES:
             try:

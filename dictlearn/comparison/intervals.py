@@ -5,7 +5,8 @@ is a ratio of sums over sequences (`metrics.pooled`), and a resample is another 
 sequence. All dictionaries of a run get the same weights, which pairs them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Iterable, Mapping
+from typing import TypeVar
 
 import pandas as pd
 import torch
@@ -16,6 +17,8 @@ from dictlearn.core.errors import InputError, nearest
 from dictlearn.core.records import DictionaryRecord, Records
 from dictlearn.metrics.bootstrap import RESAMPLES, Interval, bootstrap_weights, central
 from dictlearn.metrics.pooled import METRICS, PooledMetric
+
+Key = TypeVar("Key", bound=Hashable)
 
 
 def interval(
@@ -30,8 +33,7 @@ def interval(
     `nan` where the metric does not exist.
     """
     value = metric({name: s.sum() for name, s in sums.items()}).item()
-    resampled = metric({name: weights @ s.double() for name, s in sums.items()})
-    return Interval(value, *central(resampled, confidence))
+    return Interval(value, *central(_resampled(metric, sums, weights), confidence))
 
 
 def difference(
@@ -45,8 +47,16 @@ def difference(
     values, resamples = [], []
     for sums in (first, second):
         values.append(metric({name: s.sum() for name, s in sums.items()}).item())
-        resamples.append(metric({name: weights @ s.double() for name, s in sums.items()}))
+        resamples.append(_resampled(metric, sums, weights))
     return Interval(values[0] - values[1], *central(resamples[0] - resamples[1], confidence))
+
+
+def _resampled(
+    metric: PooledMetric,
+    sums: Mapping[str, Float[Tensor, " sequence"]],
+    weights: Float[Tensor, "resample sequence"],
+) -> Float[Tensor, " resample"]:
+    return metric({name: weights @ sums[name].double() for name in metric.sums if name in sums})
 
 
 def sign_flip_p_value(
@@ -64,7 +74,8 @@ def sign_flip_p_value(
     n = len(next(iter(first.values())))
     generator = torch.Generator().manual_seed(seed)
     swaps = torch.randint(2, (n_resamples, n), generator=generator).double()
-    moved = {name: swaps @ (second[name] - first[name]).double() for name in first}
+    first = {name: s for name, s in first.items() if name in metric.sums}
+    moved = {name: swaps @ (second[name] - s).double() for name, s in first.items()}
     flipped = metric({k: first[k].sum() + m for k, m in moved.items()}) - metric(
         {k: second[k].sum() - m for k, m in moved.items()}
     )
@@ -79,7 +90,7 @@ def sign_flip_p_value(
     return (extreme + 1) / (n_resamples + 1)
 
 
-def holm(p_values: Mapping[str, float]) -> dict[str, float]:
+def holm(p_values: Mapping[Key, float]) -> dict[Key, float]:
     """The p-values of a family of comparisons, adjusted so that all hold together.
 
     Holm 1979, "A Simple Sequentially Rejective Multiple Test Procedure". Undefined ones stay so
@@ -88,10 +99,10 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
     >>> holm({"a": 0.01, "b": 0.04, "c": 0.03})
     {'a': 0.03, 'b': 0.06, 'c': 0.06}
     """
-    defined = sorted((p, name) for name, p in p_values.items() if p == p)
+    defined = sorted((name for name, p in p_values.items() if p == p), key=p_values.__getitem__)
     adjusted, largest = dict(p_values), 0.0
-    for i, (p, name) in enumerate(defined):
-        largest = max(largest, min(1.0, (len(defined) - i) * p))
+    for i, name in enumerate(defined):
+        largest = max(largest, min(1.0, (len(defined) - i) * p_values[name]))
         adjusted[name] = largest
     return adjusted
 
@@ -105,7 +116,7 @@ def intervals_frame(
     vary over training seeds is another question, which needs several runs.
     """
     rows = {}
-    weights = _weights(records, n_resamples, seed)
+    weights = resamples(records, n_resamples, seed)
     for name, record in records.dictionaries.items():
         for metric in METRICS:
             if metric.resampled:
@@ -113,6 +124,27 @@ def intervals_frame(
     return pd.DataFrame.from_dict(rows, orient="index", columns=list(Interval._fields)).set_axis(
         pd.MultiIndex.from_tuples(rows, names=["dictionary", "metric"])
     )
+
+
+def intervals_of(records: Records, metrics: Iterable[str]) -> dict[str, dict[str, Interval]]:
+    """For each of the metrics, the 95 % interval of every dictionary by name.
+
+    None where there is none to have: of metrics that are not resampled, and with one sequence.
+    """
+    known = {m.name: m for m in METRICS if m.resampled} if can_resample(records) else {}
+    weights = resamples(records) if known else torch.empty(0)
+    return {
+        name: {
+            dictionary: interval(known[name], record.sums, weights)
+            for dictionary, record in (records.dictionaries if name in known else {}).items()
+        }
+        for name in metrics
+    }
+
+
+def can_resample(records: Records) -> bool:
+    """Whether there are sequences to resample: two at least, of one dictionary at least."""
+    return any(len(record.sums["rows"]) > 1 for record in records.dictionaries.values())
 
 
 def differences_frame(
@@ -131,9 +163,9 @@ def differences_frame(
     Raises:
         InputError: there is no such dictionary or metric.
     """
-    measure = _metric(metric)
+    measure = resampled_metric(metric)
     base = _record(records, reference)
-    weights = _weights(records, n_resamples, seed)
+    weights = resamples(records, n_resamples, seed)
     others = {n: r for n, r in records.dictionaries.items() if n != reference}
     found = {
         n: difference(measure, r.sums, base.sums, weights, confidence) for n, r in others.items()
@@ -147,12 +179,24 @@ def differences_frame(
     return frame.rename_axis("dictionary")
 
 
-def _weights(records: Records, n_resamples: int, seed: int) -> Float[Tensor, "resample sequence"]:
+def resamples(
+    records: Records, n_resamples: int = RESAMPLES, seed: int = 0
+) -> Float[Tensor, "resample sequence"]:
+    """The weights of the sequences of `records`, the same for all dictionaries.
+
+    Raises:
+        InputError: there is one sequence only.
+    """
     record = next(iter(records.dictionaries.values()))
     return bootstrap_weights(len(record.sums["rows"]), n_resamples, seed)
 
 
-def _metric(name: str) -> PooledMetric:
+def resampled_metric(name: str) -> PooledMetric:
+    """The metric of this name, if it follows from the sums of sequences.
+
+    Raises:
+        InputError: it does not, or there is none.
+    """
     known = {m.name: m for m in METRICS if m.resampled}
     if name not in known:
         raise InputError(f"required a metric that sequences are resampled for, got {name!r}; "

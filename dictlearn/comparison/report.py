@@ -1,31 +1,30 @@
 """One HTML file that says how the dictionaries compare."""
 
-import math
+from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 
-from dictlearn.comparison.figures import (
-    density_figure,
-    read_training_log,
-    sparsity_figure,
-    training_figure,
-)
+from dictlearn.comparison.agreement import agreement_section
+from dictlearn.comparison.cards import cards_section
+from dictlearn.comparison.concepts import precision_section
+from dictlearn.comparison.figures import density_figure, read_training_log, training_figure
 from dictlearn.comparison.page import note, page, plot, section, table
+from dictlearn.comparison.rate_sections import rate_sections
+from dictlearn.comparison.results_section import results_section
 from dictlearn.comparison.style import looks
 from dictlearn.comparison.verdict import verdict
 from dictlearn.comparison.vocabulary import (
-    LABELS,
-    Footnotes,
     baselines,
     formatted,
-    is_baseline,
     reference_losses,
     trained,
 )
+from dictlearn.core.agreement_records import AgreementRecords
+from dictlearn.core.concept_records import ConceptRecords
+from dictlearn.core.feature_records import FeatureRecords
 from dictlearn.core.files import writable_folder, write_text
 from dictlearn.core.provenance import Provenance
-from dictlearn.core.records import DictionaryRecord, Metric, Records
-from dictlearn.metrics.pooled import METRICS
+from dictlearn.core.records import DictionaryRecord, Records
 
 REPORT_FILE = "report.html"
 """Its usual name, beside `results.json`."""
@@ -37,21 +36,35 @@ def write_report(
     path: str | Path,
     *,
     title: str = DEFAULT_TITLE,
-    training_log: str | Path | None = None,
+    training_log: str | Path | Mapping[str, str | Path] | None = None,
+    concepts: ConceptRecords | None = None,
+    agreement: AgreementRecords | None = None,
+    features: FeatureRecords | None = None,
 ) -> Path:
     """The path of the report: one HTML file with its figures and scripts inside, whole or absent.
 
-    It opens without a network. Training curves are shown if a JSONL `training_log` is given.
+    It opens without a network. Training curves are shown if a JSONL `training_log` is given, or
+    several by the name of their run; what concepts were found, how far dictionaries agree and what
+    their features are like, if there are records of that.
 
     Raises:
         StorageError: the file cannot be written.
         CorruptFileError: the training log cannot be read.
     """
     path = Path(path)
-    parts = [_header(records, title), _figures(records), _results(records), _densities(records)]
+    parts = [_header(records, title), *rate_sections(records)]
+    parts.append(results_section(records))
+    if concepts is not None:
+        parts.append(precision_section(concepts))
+    if agreement is not None:
+        parts.append(agreement_section(agreement))
+    parts.append(_densities(records))
     if training_log is not None:
-        figure = training_figure({"": read_training_log(training_log)}, looks(records))
-        parts.append(section("Training", plot(figure, "training")))
+        paths = training_log if isinstance(training_log, Mapping) else {"": training_log}
+        logs = {run: read_training_log(path) for run, path in paths.items()}
+        parts.append(section("Training", plot(training_figure(logs, looks(records)), "training")))
+    if features is not None:
+        parts.append(cards_section(features))
     parts.append(_provenance(records))
     writable_folder(path.parent)
     write_text(path, page(title, "\n".join(parts)))
@@ -85,63 +98,6 @@ def _tiles(records: Records) -> str:
         tiles[f"mean ablation{at}"] = formatted("cross_entropy_clean", loss.mean)
     items = (f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in tiles.items())
     return f'<dl class="numbers">{"".join(items)}</dl>'
-
-
-def _figures(records: Records) -> str:
-    figures = (
-        plot(sparsity_figure(records, metric), metric)
-        for metric in ("loss_recovered_zero", "fraction_variance_unexplained")
-    )
-    text = (
-        "Left and up is better in the first figure, left and down in the second. Grey marks and "
-        "dotted lines are baselines. Tap or point at a mark for its numbers; a click in the "
-        "legend hides a dictionary."
-    )
-    return section(
-        "Quality against sparsity", note(text), f'<div class="pair">{"".join(figures)}</div>'
-    )
-
-
-def _results(records: Records) -> str:
-    footnotes = Footnotes()
-    headings = [_heading("dictionary", "ascending", "", "name")]
-    headings += [_heading("kind", "ascending", "", "text"), _heading("features", "descending")]
-    for metric in METRICS:
-        first = "descending" if metric.better == "higher" else "ascending"
-        direction = "" if metric.better == "neither" else f" The {metric.better}, the better."
-        headings.append(_heading(LABELS[metric.name], first, metric.description + direction))
-    ordered = {**trained(records), **baselines(records)}
-    rows = [_row(name, record, footnotes) for name, record in ordered.items()]
-    text = (
-        "Baselines are grey. The table scrolls sideways; a click on a heading sorts, and pointing "
-        "at one says what it means. CE is next-token cross-entropy, KL the divergence from the "
-        "clean model, both in nats. FVU is the fraction of variance unexplained."
-    )
-    reasons = "".join(note(line) for line in footnotes.lines())
-    return section("Every dictionary", note(text), table(headings, rows), reasons)
-
-
-def _heading(label: str, first: str, description: str = "", kind: str = "") -> str:
-    return (
-        f'<th scope="col" class="{kind}" data-first="{first}" title="{escape(description)}">'
-        f'<button type="button">{escape(label)}</button></th>'
-    )
-
-
-def _row(name: str, record: DictionaryRecord, footnotes: Footnotes) -> str:
-    cells = [
-        f'<th scope="row" class="name" data-value="{escape(name)}" '
-        f'title="{escape(str(record.sites))}">{escape(name)}</th>',
-        f'<td class="text" data-value="{escape(record.kind)}">{escape(record.kind)}</td>',
-        f'<td data-value="{record.n_features}">{record.n_features:,}</td>',
-    ]
-    for key in LABELS:
-        metric = record.metrics.get(key, Metric(math.nan))
-        value = metric.value if math.isfinite(metric.value) else ""
-        text = escape(footnotes.cell(key, metric))
-        cells.append(f'<td data-value="{value}" title="{escape(metric.reason)}">{text}</td>')
-    kind = "baseline" if is_baseline(record) else "trained"
-    return f'<tr class="{kind}">{"".join(cells)}</tr>'
 
 
 def _densities(records: Records) -> str:

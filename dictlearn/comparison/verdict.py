@@ -1,15 +1,22 @@
 """What the numbers of an evaluation say, in sentences."""
 
 import math
+from itertools import groupby
 
+from dictlearn.comparison.families import RATES
+from dictlearn.comparison.intervals import can_resample, intervals_of
+from dictlearn.comparison.matched import matched_frame
+from dictlearn.comparison.matched_rows import MatchedRow, matched_rows
 from dictlearn.comparison.vocabulary import (
     ReferenceLosses,
     formatted,
     reference_losses,
     trained,
     value_of,
+    with_interval,
 )
 from dictlearn.core.records import DictionaryRecord, Records
+from dictlearn.metrics.bootstrap import Interval
 
 DEAD_LIMIT = 0.1
 """Fraction of dead features from which the verdict mentions them."""
@@ -18,8 +25,9 @@ DEAD_LIMIT = 0.1
 def verdict(records: Records) -> list[str]:
     """One paragraph for every hook that is replaced: the best trained dictionaries, plainly.
 
-    Loss recovered is only comparable between dictionaries that replace the same tensor, so hooks
-    are never mixed.
+    Where families overlap in L0 or in bits, it says who recovers most at an equal budget; a family
+    whose paired 95 % interval includes 0 cannot be told apart from that. Loss recovered is only
+    comparable between dictionaries that replace the same tensor, so hooks are never mixed.
     """
     by_hook: dict[str, dict[str, DictionaryRecord]] = {}
     for name, record in trained(records).items():
@@ -28,52 +36,98 @@ def verdict(records: Records) -> list[str]:
         return ["Only baselines were evaluated."]
     losses = reference_losses(records)
     return [
-        " ".join(filter(None, _sentences(hook, group, losses[hook])))
+        " ".join(filter(None, _sentences(hook, _only(records, group), losses[hook])))
         for hook, group in by_hook.items()
     ]
 
 
-def _sentences(
-    hook: str, group: dict[str, DictionaryRecord], losses: ReferenceLosses
-) -> tuple[str, ...]:
+def _only(records: Records, group: dict[str, DictionaryRecord]) -> Records:
+    return Records(records.provenance, records.tokens, group)
+
+
+def _sentences(hook: str, records: Records, losses: ReferenceLosses) -> tuple[str, ...]:
+    group = records.dictionaries
     return (
-        _recovered(hook, group),
-        _reconstructs(group),
+        _recovered(hook, records),
+        _at_equal_rates(records),
+        _reconstructs(records),
         f"For reference, the next-token loss in nats is {losses} at this hook.",
         _worse_than_mean(group),
         _dead(group),
     )
 
 
-def _recovered(hook: str, group: dict[str, DictionaryRecord]) -> str:
+def _at_equal_rates(records: Records) -> str:
+    """Who recovers most at which budget; empty where no two families overlap."""
+    if not can_resample(records):
+        return ""
+    found, one_seed = [], True
+    for rate in RATES:
+        rows = matched_rows(matched_frame(records, rate, metrics=["loss_recovered_zero"]))
+        one_seed &= all(row.standings["loss_recovered_zero"].n_seeds == 1 for row in rows)
+        for at, tied in groupby(rows, key=lambda row: row.at):
+            budget = f"L0 {at:g}" if rate == "l0" else f"{at:g} bits per token"
+            found.append(f"At {budget}, {_winner(list(tied))}.")
+    if found and one_seed:
+        found.append("Each has one training seed, so how others would turn out is not known.")
+    return " ".join(found)
+
+
+def _winner(rows: list[MatchedRow]) -> str:
+    standings = {row.family: row.standings["loss_recovered_zero"] for row in rows}
+    best = next(family for family, standing in standings.items() if standing.is_best)
+    value = with_interval("loss_recovered_zero", standings[best].found)
+    parts = [f"{best} recovers most ({value})"]
+    tied = [family for family, s in standings.items() if family != best and not s.told_apart]
+    if tied:
+        parts.append(f"{_listed(tied)} cannot be told apart from it")
+    for family, standing in standings.items():
+        if standing.told_apart:
+            less = Interval(*(-end for end in standing.behind))
+            parts.append(f"{family} recovers {with_interval('loss_recovered_zero', less)} less")
+    return "; ".join(parts)
+
+
+def _listed(names: list[str]) -> str:
+    """The names with commas, and "and" before the last."""
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+
+
+def _recovered(hook: str, records: Records) -> str:
+    group, key = records.dictionaries, "loss_recovered_zero"
+    spread = intervals_of(records, [key])[key]
+
+    def price(name: str) -> str:
+        value = value_of(group[name], key)
+        part = with_interval(key, spread.get(name, Interval(value, math.nan, math.nan)))
+        return f"{part} of it at L0 {formatted('l0', value_of(group[name], 'l0'))}"
+
     defined = _defined(group, "loss_recovered_zero")
     if not defined:
         return f"At {hook}, loss recovered is not defined for any trained dictionary."
     best = max(defined, key=lambda name: value_of(defined[name], "loss_recovered_zero"))
     leanest = min(defined, key=lambda name: value_of(defined[name], "l0"))
     if len(defined) == 1:
-        return f"At {hook}, {best} recovers {_price(defined[best])}."
+        return f"At {hook}, {best} recovers {price(best)}."
     text = (
         f"Of {len(group)} trained dictionaries at {hook}, {best} recovers the largest part of "
-        f"the loss that zero ablation costs: {_price(defined[best])}."
+        f"the loss that zero ablation costs: {price(best)}."
     )
     if leanest == best:
         return f"{text} It is also the sparsest."
-    return f"{text} The sparsest, {leanest}, recovers {_price(defined[leanest])}."
+    return f"{text} The sparsest, {leanest}, recovers {price(leanest)}."
 
 
-def _price(record: DictionaryRecord) -> str:
-    part = formatted("loss_recovered_zero", value_of(record, "loss_recovered_zero"))
-    return f"{part} of it at L0 {formatted('l0', value_of(record, 'l0'))}"
-
-
-def _reconstructs(group: dict[str, DictionaryRecord]) -> str:
+def _reconstructs(records: Records) -> str:
     key = "fraction_variance_unexplained"
-    defined = _defined(group, key)
+    defined = _defined(records.dictionaries, key)
     if len(defined) < 2:
         return ""
     best = min(defined, key=lambda name: value_of(defined[name], key))
     fvu = formatted(key, value_of(defined[best], key))
+    spread = intervals_of(records, [key])[key]
+    if best in spread:
+        fvu = with_interval(key, spread[best])
     l0 = formatted("l0", value_of(defined[best], "l0"))
     return f"{best} leaves the least variance unexplained (FVU {fvu} at L0 {l0})."
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 
 from dictlearn.core.errors import InputError, nearest
 from dictlearn.core.records import DictionaryRecord, Metric, Records
-from dictlearn.metrics.pooled import METRICS
+from dictlearn.metrics.bits import REPORTED
+from dictlearn.metrics.bootstrap import Interval
 
 BASELINE_KINDS = frozenset({"neurons", "identity", "mean", "random", "pca", "ica", "kmeans"})
 """Kinds that show what a number is worth; every other kind counts as trained."""
@@ -14,6 +15,10 @@ BASELINE_KINDS = frozenset({"neurons", "identity", "mean", "random", "pca", "ica
 LABELS: Mapping[str, str] = {
     "l0": "L0",
     "l1": "L1",
+    "support_bits": "support bits",
+    "code_bits": "code bits",
+    "coefficient_bits": "coefficient bits",
+    "bits": "bits",
     "dead_fraction": "dead",
     "fraction_variance_unexplained": "FVU",
     "explained_variance": "explained variance",
@@ -74,7 +79,7 @@ def require_metric(metric: str) -> None:
     Raises:
         InputError: it is not; the message names the nearest ones.
     """
-    names = [m.name for m in METRICS]
+    names = [m.name for m in REPORTED]
     if metric not in names:
         raise InputError(f"there is no metric {metric!r}; {nearest(metric, names)}")
 
@@ -91,9 +96,23 @@ def formatted(metric: str, value: float) -> str:
         return f"{value:.1%}"
     if abs(value) >= 100:
         return f"{value:,.0f}"
-    if metric in ("l0", "l1"):
+    if metric in ("l0", "l1") or metric.endswith("bits"):
         return f"{value:.1f}"
     return f"{value:.3f}" if value == 0 or abs(value) >= 5e-4 else f"{value:.1e}"
+
+
+def with_interval(metric: str, found: Interval) -> str:
+    """The value, and half the width of its interval to as many digits; the value alone without one.
+
+    >>> with_interval("kl", Interval(0.912, 0.905, 0.917))
+    '0.912 ±0.006'
+    """
+    half = abs(found.high - found.low) / 2
+    value = formatted(metric, found.value)
+    if not math.isfinite(half):
+        return value
+    digits = len(value.partition(".")[2])
+    return f"{value} ±{formatted(metric, half) if 'e' in value else f'{half:.{digits}f}'}"
 
 
 @dataclass

@@ -1,8 +1,10 @@
 """Where numbers come from: carried by stores, dictionaries and records, and compared."""
 
 import platform
+import subprocess
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 from dictlearn.core.errors import ProvenanceError
@@ -20,6 +22,19 @@ def library_versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def code_revision() -> str:
+    """The git revision of the code that runs, with "-dirty" if files differ from it.
+
+    Empty where the code is not in a repository.
+    """
+    here = str(Path(__file__).parent)
+    command = ["git", "-C", here, "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
 
 
 @dataclass(frozen=True)

@@ -73,6 +73,12 @@ class JumpReLUSAE(LinearAutoencoder):
         self.bandwidth = bandwidth
         self.log_threshold = nn.Parameter(torch.full((n_features,), threshold).log())
 
+    def scale_encoder_(self, factor: Float[Tensor, ""]) -> None:
+        """Leave scores at the size for which thresholds and their kernel are given.
+
+        Scaled down, many features would start below their threshold for good.
+        """
+
     def active(self, pre: Float[Tensor, "n feature"]) -> Float[Tensor, "n feature"]:
         """1.0 where a score passes its feature's threshold, differentiable in the threshold."""
         return _Step.apply(pre, self.log_threshold.exp(), self.bandwidth)

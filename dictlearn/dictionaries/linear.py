@@ -15,12 +15,15 @@ from dictlearn.kernels.scores import differentiable_scores
 
 LINEAR_AXES = {"W_dec": 0, "W_enc": 1, "b_enc": 0}
 """`feature_axes` of the parameters below, for kinds whose rule holds where features are divided."""
+_INITIAL_SCORES = 1 << 26
+"""Scores, of the first rows, that a start from data looks at: 256 MB where all are kept."""
 
 
 class LinearDictionary(TrainableDictionary, ABC):
     """Scores `pre = z @ W_enc + b_enc`, estimate `acts @ W_dec + b_dec`, unit-norm `W_dec` rows.
 
-    A kind adds how coefficients follow from scores. All features start as random directions.
+    A kind adds how coefficients follow from scores. All features read random directions at the
+    start; what they write, and how strongly, starts from data.
     """
 
     def __init__(self, sites: Sites, n_features: int, *, seed: int) -> None:
@@ -73,6 +76,38 @@ class LinearDictionary(TrainableDictionary, ABC):
 
     def _write(self, acts: Float[Tensor, "*b feature"] | SparseActs) -> Float[Tensor, "*b d_out"]:
         return decode(acts, self.W_dec) if isinstance(acts, SparseActs) else acts @ self.W_dec
+
+    @torch.no_grad()
+    def initialize_(self, z: Float[Tensor, "n d_in"], t: Float[Tensor, "n d_out"]) -> None:
+        """Start with the strength at which the features, as they are, explain the first rows best.
+
+        Directions of length one overshoot: many features share what they read. The steps that
+        would be spent on unlearning that are saved, and Adam does not remember their gradients.
+        """
+        n = max(1, min(2048, _INITIAL_SCORES // self.n_features))
+        z, t = z[:n], t[:n]
+        acts = self._train_encode(z).acts
+        self._initialize_decoder_(acts, t)
+        y = self.shards.total(self._write(acts))
+        best = (t * y).sum() / y.square().sum().clamp_min(1e-12)
+        if best > 0:
+            self.scale_encoder_(best)
+
+    def _initialize_decoder_(
+        self, acts: Float[Tensor, "n feature"] | SparseActs, t: Float[Tensor, "n d_out"]
+    ) -> None:
+        """A feature writes the direction of what the target is, on average, where it is active.
+
+        That is `acts.T @ t`, got as a gradient, which sparse coefficients have already.
+        """
+        with torch.enable_grad():
+            (written,) = torch.autograd.grad((self._write(acts) * t).sum(), self.W_dec)
+        norms = torch.linalg.vector_norm(written, dim=1, keepdim=True)
+        self.W_dec.copy_(torch.where(norms > 0, written / norms, self.W_dec))
+
+    def scale_encoder_(self, factor: Float[Tensor, ""]) -> None:
+        """Multiply all coefficients by `factor`, where `b_enc` is 0."""
+        self.W_enc.mul_(factor)
 
     @torch.no_grad()
     def project_gradient_(self) -> None:
@@ -131,6 +166,11 @@ class LinearAutoencoder(LinearDictionary, ABC):
     @property
     def _centre(self) -> Float[Tensor, " d_in"]:
         return self.shards.spread(self.b_dec)
+
+    def _initialize_decoder_(
+        self, acts: Float[Tensor, "n feature"] | SparseActs, t: Float[Tensor, "n d_out"]
+    ) -> None:
+        """The decoder stays as it is: what the encoder reads."""
 
     def _reseeded_atoms(
         self, z: Float[Tensor, "m d_in"], residual: Float[Tensor, "m d_out"]

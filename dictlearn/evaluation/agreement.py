@@ -19,7 +19,7 @@ from dictlearn.core.provenance import Provenance
 from dictlearn.core.records import Records
 from dictlearn.core.tokens import Tokens
 from dictlearn.evaluation.correlations import LARGEST_PAIR, Correlated, Correlations
-from dictlearn.evaluation.features import (
+from dictlearn.evaluation.summaries import (
     ULTRALOW,
     Density,
     atoms_of,

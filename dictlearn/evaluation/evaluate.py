@@ -7,7 +7,9 @@ from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import InputError
 from dictlearn.core.records import Records
 from dictlearn.core.tokens import Tokens
+from dictlearn.evaluation.coefficients import coefficient_prices
 from dictlearn.evaluation.measuring import Measuring
+from dictlearn.evaluation.passes import Passes
 from dictlearn.lm.hooks import LanguageModel
 from dictlearn.lm.identity import model_provenance
 from dictlearn.lm.sites import require_sites
@@ -21,6 +23,7 @@ def evaluate(
     exclude_special: bool = True,
     batch_size: int | None = None,
     seed: int = 0,
+    bits: bool = False,
     progress: bool = True,
 ) -> Records:
     """The records of `dictionaries`, all measured on the same tokens of `model`.
@@ -33,6 +36,9 @@ def evaluate(
     predictions of special tokens are not counted. `seed` pairs sequences for the resample
     ablation; `batch_size` (in sequences, by default some 2,000 tokens on a CPU and 16,000 on other
     devices) changes the time it takes and nothing else.
+
+    With `bits`, coefficients that are not binary are priced too (`evaluation.coefficients`): up to
+    four more passes. Which features are active has its price either way.
 
     Raises:
         InputError: no dictionary, a hook that the model does not have, or a wrong width.
@@ -52,11 +58,16 @@ def evaluate(
     if batch_size is not None and batch_size < 1:
         raise InputError(f"batch_size must be at least 1 sequence, got {batch_size}")
     counted = tokens.counted(exclude_special=exclude_special)
-    measuring = Measuring(dictionaries, model, tokens.ids, counted, seed)
-    measuring.run(batch_size or measuring.default_batch_size(), show=progress)
+    passes = Passes(model, tokens.ids, counted, [d.sites for d in dictionaries.values()])
+    measuring = Measuring(dictionaries, passes, seed)
+    measuring.run(batch_size, show=progress)
+    found = measuring.records()
+    if bits:
+        prices = coefficient_prices(dictionaries, found, passes, batch_size, show=progress)
+        found = measuring.records(prices)
     provenance = origin.on(tokens, exclude_special=exclude_special)
     described = tokens.describe() | {"exclude_special": exclude_special, "resample_seed": seed}
-    return Records(provenance, described, measuring.records())
+    return Records(provenance, described, found)
 
 
 def _require_fitting(dictionaries: Mapping[str, FeatureDictionary], model: LanguageModel) -> None:

@@ -1,104 +1,187 @@
-"""What the features of a dictionary are like: how spread their atoms, how rare their use."""
+"""Features to look at: where each is active, what it writes, and what is like it elsewhere."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from math import nan
-from typing import Any
+from collections.abc import Mapping, Sequence
+from operator import index
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Int
 from torch import Tensor
 
-from dictlearn.core.agreement_records import BINS_PER_DECADE, LOWEST_DECADE, FeatureSummary
+from dictlearn.core.batches import require_finite
 from dictlearn.core.dictionary import FeatureDictionary
-from dictlearn.core.errors import InputError
-from dictlearn.core.records import Records
-from dictlearn.core.sites import Sites
-from dictlearn.evaluation.correlations import Correlated
-from dictlearn.metrics.agreement import cosine_with_mean_direction, neurons_per_feature
+from dictlearn.core.errors import InputError, nearest
+from dictlearn.core.feature_records import FeatureRecords
+from dictlearn.core.tokens import Tokens
+from dictlearn.evaluation.contexts import TopContexts, Windows
+from dictlearn.evaluation.describing import Describer
+from dictlearn.lm.forward import activations_at
+from dictlearn.lm.hooks import LanguageModel
+from dictlearn.lm.identity import model_provenance
+from dictlearn.lm.sites import require_sites
+from dictlearn.progress import progress as progress_bar
 
-ULTRALOW = 1e-5
-"""Density below which an active feature counts as one of the ultralow-density cluster."""
-_ALIGNED = 0.95
+_TOKENS_AT_ONCE = 1 << 12
+_RULE = (
+    "up to {0} of the active features of each dictionary, one drawn from each of {0} equal parts "
+    "of their order by density"
+)
 
 
-@dataclass(frozen=True)
-class Density:
-    """How often each feature is active, and in how many rows that was counted."""
-
-    values: Float[Tensor, " feature"]
-    n_rows: int
-
-
-def known_densities(
+def describe_features(
     dictionaries: Mapping[str, FeatureDictionary],
-    records: Records | None,
-    found: Correlated | None,
-) -> dict[str, Density]:
-    """What is known of densities: from the records, else from the tokens."""
-    known = {}
-    for name, dictionary in dictionaries.items():
-        record = None if records is None else records.dictionaries.get(name)
-        if record is not None:
-            if len(record.density) != dictionary.n_features:
-                raise InputError(
-                    f"{name!r}: required records of {dictionary.n_features} features, got "
-                    f"{len(record.density)}; evaluate these dictionaries"
-                )
-            known[name] = Density(record.density.cpu(), int(record.sums["rows"].sum()))
-        elif found is not None and name in found.moments:
-            known[name] = Density(found.moments[name].density, found.moments[name].n)
-    return known
+    model: LanguageModel,
+    tokens: Tokens,
+    features: Mapping[str, Sequence[int]] | int = 12,
+    *,
+    n_contexts: int = 8,
+    window: tuple[int, int] = (12, 6),
+    exclude_special: bool = True,
+    seed: int = 0,
+    progress: bool = True,
+) -> FeatureRecords:
+    """A card for each chosen feature: its strongest contexts, its logit weights, its neighbours.
 
+    One pass over the tokens serves all dictionaries. A context shows the peak of one sequence,
+    where the feature is most active in it, and of contexts of the same tokens only the strongest.
+    Between equal peaks a hash of the text decides: of a code, whose peaks are all 1, the contexts
+    are a sample. The density is over all counted tokens.
 
-def feature_summary(
-    dictionary: FeatureDictionary, live: Bool[Tensor, " feature"], density: Density | None
-) -> FeatureSummary:
-    """What the features of one dictionary are like."""
-    atoms = atoms_of(dictionary, live)
-    spread = neurons_per_feature(atoms).double()
-    quarters = torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64)
-    quartiles = spread.nanquantile(quarters).tolist() if len(spread) else [nan] * 3
-    sites = Sites(dictionary.sites.source, dictionary.sites.target)
-    known = _rarity(dictionary, density)
-    return FeatureSummary(
-        kind=dictionary.config.kind if dictionary.config else type(dictionary).__name__,
-        sites=sites,
-        n_features=dictionary.n_features,
-        n_compared=len(atoms),
-        seed=dictionary.provenance.seed,
-        neurons_per_feature=quartiles,
-        **known,
-    )
+    Logit weights are the direct effect of the atom (`LogitMap.weights`), and there are none, with
+    the reason, where the target is not added to the residual stream. Neighbours are the features
+    of the largest cosine of atoms in every other dictionary with the same target.
 
+    Args:
+        dictionaries: by name, all of `model`.
+        model: what the tokens are read by; its tokenizer gives the text.
+        tokens: normally of the held-out split.
+        features: which features, by dictionary; dictionaries not named have no cards, and are
+            neighbours only. Or how many of each: then a sample of those that are active
+            anywhere, one drawn at random from each of so many equal parts of their order by
+            density, so that rare features are seen beside common ones.
+        n_contexts: contexts of a card, at most.
+        window: how many tokens before and after the peak are shown.
+        exclude_special: special tokens are no peaks, do not count, and end a window.
+        seed: decides the sample.
+        progress: whether to show how far it is.
 
-def _rarity(dictionary: FeatureDictionary, density: Density | None) -> dict[str, Any]:
-    """The fields about density, and why some of them have no value."""
-    if density is None:
-        reason = "needs tokens, or records of an evaluation"
-        return {"reasons": {"density": reason, "ultralow": reason}}
-    if not dictionary.n_features:
-        return {"reasons": {"density": "it has no features", "ultralow": "it has no features"}}
-    values = density.values
-    active = values[values > 0]
-    logarithms = active.double().log10().clamp(LOWEST_DECADE, 0)
-    counts = torch.histc(logarithms, -LOWEST_DECADE * BINS_PER_DECADE, LOWEST_DECADE, 0)
-    known: dict[str, Any] = {
-        "never_active_share": (values == 0).double().mean().item(),
-        "density_counts": counts.long().tolist(),
+    Raises:
+        InputError: a dictionary or feature does not exist, an argument is out of range, or a
+            dictionary does not fit the model.
+        ProvenanceError: a dictionary was trained on another model.
+        NonFiniteError: activations hold NaN or infinity.
+    """
+    _require_fitting(dictionaries, model)
+    if isinstance(features, Mapping):
+        named = {name: list(dict.fromkeys(map(index, some))) for name, some in features.items()}
+        _require_features(dictionaries, named)
+        names, rule = list(named), "by name"
+    elif features >= 1:
+        named, names, rule = {}, list(dictionaries), _RULE.format(features)
+    else:
+        raise InputError(f"required at least 1 feature of each dictionary, got {features}")
+    _require_sizes(tokens, n_contexts, window)
+    counted = tokens.counted(exclude_special=exclude_special)
+    tops = {
+        name: TopContexts(dictionaries[name].n_features, n_contexts, window, named.get(name))
+        for name in names
     }
-    if density.n_rows * ULTRALOW <= 1:
-        reason = f"{density.n_rows:,} rows show no density below {ULTRALOW:g} but 0"
-        return known | {"reasons": {"ultralow": reason}}
-    rare = (values > 0) & (values < ULTRALOW)
-    known["ultralow_share"] = rare.double().mean().item()
-    if rare.sum() < 2:
-        return known
-    cosines = cosine_with_mean_direction(atoms_of(dictionary, rare))
-    aligned = (cosines > _ALIGNED).double().mean().item()
-    return known | {"ultralow_cosine": cosines.mean().item(), "ultralow_aligned": aligned}
+    visit = _Visit(dictionaries, model, tokens.ids, counted, window)
+    visit.fill_(tops, show=progress)
+    chosen = named if isinstance(features, Mapping) else _samples(tops, features, seed)
+    describer = Describer(dictionaries, model, tokens, counted, window)
+    cards = [card for name in tops for card in describer.cards(name, tops[name], chosen[name])]
+    described = tokens.describe() | {"exclude_special": exclude_special, "seed": seed}
+    silent = "none of its features is active" if not named else "none was asked for"
+    left_out = {name: silent for name, some in chosen.items() if not some}
+    provenance = model_provenance(model).on(tokens, exclude_special=exclude_special)
+    return FeatureRecords(provenance, described | {"chosen": rule}, cards, left_out)
 
 
-def atoms_of(dictionary: FeatureDictionary, kept: Bool[Tensor, " feature"]) -> Tensor:
-    """The atoms of some features, on the CPU."""
-    return dictionary.atoms.detach().cpu().float()[kept]
+class _Visit:
+    """The pass over the tokens, in which every dictionary sees every batch."""
+
+    def __init__(
+        self,
+        dictionaries: Mapping[str, FeatureDictionary],
+        model: LanguageModel,
+        ids: Int[Tensor, "b pos"],
+        counted: Bool[Tensor, "b pos"],
+        window: tuple[int, int],
+    ) -> None:
+        self._dictionaries, self._model = dictionaries, model
+        self._ids, self._counted, self._window = ids.cpu(), counted.cpu(), window
+
+    @torch.no_grad()
+    def fill_(self, tops: Mapping[str, TopContexts], *, show: bool) -> None:
+        """Visit all sequences, once, and fill the contexts of these dictionaries."""
+        sources = {name: self._dictionaries[name].sites.source.hook for name in tops}
+        hooks = list(dict.fromkeys(sources.values()))
+        n, context = self._ids.shape
+        at_once = max(1, _TOKENS_AT_ONCE // context)
+        with progress_bar("looking at features", n, show=show) as done:
+            for first in range(0, n, at_once):
+                part = slice(first, first + at_once)
+                ids, counted = self._ids[part], self._counted[part]
+                windows = Windows.of(ids, counted, self._window, first * context)
+                rows = {
+                    hook: activations[counted.to(activations.device)]
+                    for hook, activations in activations_at(self._model, ids, hooks).items()
+                }
+                for hook, x in rows.items():
+                    require_finite(x, f"activations at {hook!r}")
+                for name, top in tops.items():
+                    dictionary = self._dictionaries[name]
+                    x = rows[sources[name]].to(dictionary.x_mean.device)
+                    top.add_(dictionary.encode_sparse(x), windows)
+                done(first + len(ids))
+
+
+def _samples(tops: Mapping[str, TopContexts], n: int, seed: int) -> dict[str, list[int]]:
+    """One feature from each of `n` equal parts of the active ones in order of their density."""
+    found: dict[str, list[int]] = {}
+    for name, top in tops.items():
+        generator = torch.Generator().manual_seed(seed)
+        order = top.firings.argsort(descending=True, stable=True)
+        active = order[: int((top.firings > 0).sum())]
+        parts = active.tensor_split(min(n, len(active))) if len(active) else ()
+        draws = (part[torch.randint(len(part), (), generator=generator)] for part in parts)
+        found[name] = [int(feature) for feature in draws]
+    return found
+
+
+def _require_fitting(dictionaries: Mapping[str, FeatureDictionary], model: LanguageModel) -> None:
+    if not isinstance(dictionaries, Mapping) or not dictionaries:
+        raise InputError(
+            "describe_features needs a dict of dictionaries by name, with at least one; got "
+            f"{dictionaries!r:.80}"
+        )
+    if getattr(model, "tokenizer", None) is None:
+        raise InputError("required a model with a tokenizer, got none; set model.tokenizer")
+    require_sites(model, {f"dictionary {name!r}": d.sites for name, d in dictionaries.items()})
+    origin = model_provenance(model)
+    for name, dictionary in dictionaries.items():
+        dictionary.provenance.require_same_model(origin, name)
+
+
+def _require_features(
+    dictionaries: Mapping[str, FeatureDictionary], features: Mapping[str, Sequence[int]]
+) -> None:
+    for name, some in features.items():
+        if name not in dictionaries:
+            raise InputError(f"there is no dictionary {name!r}; {nearest(name, dictionaries)}")
+        n = dictionaries[name].n_features
+        for feature in some:
+            if not 0 <= feature < n:
+                valid = f"has features 0 to {n - 1}" if n else "has no features"
+                raise InputError(f"dictionary {name!r} {valid}, got feature {feature}")
+
+
+def _require_sizes(tokens: Tokens, n_contexts: int, window: tuple[int, int]) -> None:
+    if not len(tokens):
+        raise InputError("required at least 1 sequence of tokens, got none")
+    if n_contexts < 1:
+        raise InputError(f"required n_contexts of at least 1, got {n_contexts}")
+    if len(window) != 2 or min(window) < 0:
+        raise InputError(
+            f"required a window of two numbers of tokens, before and after, got {window!r}"
+        )

@@ -10,6 +10,28 @@ from torch import Tensor
 from dictlearn.core.errors import InputError
 from dictlearn.lm.hooks import HookFunction, LanguageModel, hooked
 
+_TOKENS_ON_CPU = 1 << 13
+"""More tokens in one pass are no faster there."""
+_TOKENS_ELSEWHERE = 1 << 16
+
+
+def default_batch_size(model: LanguageModel, context: int) -> int:
+    """Sequences of `context` tokens that a forward pass takes at once, where nobody says.
+
+    As many as keep the device busy; on a GPU, as many as a quarter of its free memory holds. A
+    token takes the attention of all heads to its context, twice, and some of the MLP's and the
+    residual stream's width, of one layer at a time.
+    """
+    parameter = next(iter(model.parameters()))
+    if parameter.device.type != "cuda":
+        return max(1, _TOKENS_ON_CPU // context)
+    cfg = model.cfg
+    mlp = getattr(cfg, "d_mlp", None) or 4 * cfg.d_model
+    numbers = 2 * cfg.n_heads * context + 4 * mlp + 16 * cfg.d_model
+    free, _ = torch.cuda.mem_get_info(parameter.device)
+    n_tokens = free // 4 // (numbers * parameter.element_size())
+    return max(1, min(_TOKENS_ELSEWHERE, n_tokens) // context)
+
 
 class _AllRead(Exception):  # noqa: N818 - a signal, not an error
     """Ends a forward pass once every hook asked for has fired."""

@@ -20,6 +20,12 @@ def hook_names(model: LanguageModel) -> list[str]:
     return list(model.hook_dict)
 
 
+def is_same_hook(model: LanguageModel, name: str, other: str) -> bool:
+    """Whether two names stand for one hook of `model`, which has aliases."""
+    points = model.hook_dict
+    return name == other or (name in points and points[name] is points.get(other))
+
+
 def require_hook(model: LanguageModel, name: str) -> None:
     """Check that `model` has a hook of this name.
 

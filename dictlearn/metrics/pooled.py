@@ -40,18 +40,29 @@ SUMS: Mapping[str, str] = {
 
 
 @dataclass(frozen=True)
-class PooledMetric:
-    """One metric: `numerator / denominator`, each a sum or a difference `a - b` of sums."""
+class ReportedMetric:
+    """One number of a record: its name, which direction is better, and what it says."""
 
     name: str
     better: Literal["lower", "higher", "neither"]
     description: str
+
+
+@dataclass(frozen=True)
+class PooledMetric(ReportedMetric):
+    """One metric: `numerator / denominator`, each a sum or a difference `a - b` of sums."""
+
     numerator: str
     denominator: str
     undefined: str
     """Why there is no value where the denominator vanishes."""
     resampled: bool = True
     """Whether it follows from the sums of sequences, so that resampling them gives intervals."""
+
+    @property
+    def sums(self) -> frozenset[str]:
+        """The sums that it takes."""
+        return frozenset(f"{self.numerator} - {self.denominator}".split(" - "))
 
     def __call__(self, totals: Mapping[str, Tensor]) -> Tensor:
         """The metric, elementwise over leading axes; `nan` where the denominator vanishes.

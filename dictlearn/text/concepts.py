@@ -94,6 +94,19 @@ def token_texts(ids: Sequence[int], tokenizer: Any) -> list[str]:
     return [stream.step(backend, i) or "" for i in ids]
 
 
+def vocabulary_texts(ids: Sequence[int], tokenizer: Any) -> list[str]:
+    """What each token is in the middle of a text, by itself: " the" keeps its space.
+
+    A token that is no whole character by itself has the tokenizer's own name for it.
+
+    Raises:
+        InputError: the tokenizer is not one of the fast ones, of the library `tokenizers`.
+    """
+    texts = [token_texts([i, i], tokenizer)[1] for i in ids]
+    names = tokenizer.convert_ids_to_tokens(list(ids))
+    return [text or str(name) for text, name in zip(texts, names, strict=True)]
+
+
 def _runs(
     ids: Int[Tensor, " pos"], ordinary: Bool[Tensor, " pos"]
 ) -> Iterator[tuple[int, list[int]]]:

@@ -3,6 +3,7 @@
 import hashlib
 import math
 from collections.abc import Iterator
+from threading import Lock
 from typing import Any
 
 import torch
@@ -44,6 +45,7 @@ class RunBatches:
     def __init__(self, activations: Activations, fit_config: FitConfig) -> None:
         self._activations = activations
         self._config = fit_config
+        self._one_at_a_time = Lock()  # a thread may read ahead while a learner looks back
 
     def rows(self, step: int, ranks: Ranks = ALONE) -> Rows:
         """The rows of a step at every hook: all of them, or those that belong to one rank.
@@ -53,10 +55,11 @@ class RunBatches:
         """
         config = self._config
         place = (config.seed, step, config.batch_size)
-        if ranks.size == 1:
-            rows = self._activations.rows(*place)
-        else:
-            rows = self._activations.rows_of(ranks, *place)
+        with self._one_at_a_time:
+            if ranks.size == 1:
+                rows = self._activations.rows(*place)
+            else:
+                rows = self._activations.rows_of(ranks, *place)
         for hook, x in rows.at.items():
             bad = first_bad_row(x)
             if bad is not None:

@@ -17,6 +17,7 @@ from dictlearn.core.files import writable_folder
 from dictlearn.core.learning import Learner
 from dictlearn.core.ranks import Ranks
 from dictlearn.dictionaries.files import CONFIG_FILE, save
+from dictlearn.training.ahead import reading_ahead
 from dictlearn.training.batches import as_activations
 from dictlearn.training.checkpoints import (
     CHECKPOINT_FILE,
@@ -130,9 +131,13 @@ def _train(run: Run, start: int, *, show: bool) -> None:
     """Give every learner every batch from step `start` on; log, show and write checkpoints."""
     config, learners, ranks = run.config, run.learners, run.ranks
     log = TrainingLog(run.written, start)
-    with LiveView(learners, config.steps, start, show=show and ranks.is_first) as view:
+    device = torch.device(config.device)
+    with (
+        LiveView(learners, config.steps, start, show=show and ranks.is_first) as view,
+        reading_ahead(partial(_read, run), config.steps, device) as read,
+    ):
         for step in range(start, config.steps):
-            rows = ranks.agree(partial(_read, run, step))
+            rows = ranks.agree(partial(read, step))
             scalars = {
                 name: learner.update(rows[learner.ranks].batch(run.sites[name]))
                 for name, learner in learners.items()

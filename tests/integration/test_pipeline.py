@@ -10,7 +10,7 @@ from dictlearn.activations.store import ActivationStore
 from dictlearn.cli import main
 from dictlearn.core.errors import CorruptFileError, InputError, StorageError
 from dictlearn.demo import DemoSize, run_demo
-from dictlearn.metrics.pooled import METRICS
+from dictlearn.metrics.bits import REPORTED
 
 TINY = DemoSize(train_tokens=20_000, held_out_tokens=3_000, steps=120, batch_size=256,
                 n_features=256)  # fmt: skip
@@ -50,7 +50,7 @@ def test_demo_results_follow_the_documented_schema(demo):
     assert {"hash", "n_tokens"} <= data["tokens"].keys()
     for entry in data["dictionaries"].values():
         assert {"kind", "sites", "n_features", "seed", "metrics"} <= entry.keys()
-        assert list(entry["metrics"]) == [metric.name for metric in METRICS]
+        assert list(entry["metrics"]) == [metric.name for metric in REPORTED]
         assert all("value" in m for m in entry["metrics"].values())
     report = (demo[1] / "report.html").read_text()
     assert all(name in report for name in data["dictionaries"])

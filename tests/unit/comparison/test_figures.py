@@ -2,13 +2,16 @@ import json
 from html import escape
 
 import pytest
+import torch
 
 from dictlearn.comparison.figures import (
     density_figure,
+    rate_distortion_figure,
     read_training_log,
     sparsity_figure,
     training_figure,
 )
+from dictlearn.comparison.intervals import intervals_frame
 from dictlearn.comparison.style import BASELINE_COLOUR, looks
 from dictlearn.core.errors import CorruptFileError, InputError
 from dictlearn.core.records import Metric, Records
@@ -126,3 +129,48 @@ def test_training_of_several_logs_and_of_none(records):
     (curve,) = training_figure({"": rows}, looks(records)).data
     assert curve.line.color == looks(records)["sae"].colour
     assert len(training_figure({"": []}).data) == 0
+
+
+def test_bits_are_an_axis_like_l0(records):
+    for bits, record in enumerate(records.dictionaries.values()):
+        record.metrics["bits"] = Metric(10.0 * bits)
+    records.dictionaries["mean"].metrics["bits"] = Metric(0.0)
+    figure = rate_distortion_figure(records, "bits", "fraction_variance_unexplained")
+    marks = by_name(figure)
+    assert (marks["sae"].x, marks["sae"].y) == ((10.0,), (0.25,))
+    assert "bits 10.0" in marks["sae"].hovertemplate
+    assert "identity" in marks, "what is dense has a price like any other"
+    assert "codes" not in marks, "nothing can be marked at 0 on a logarithmic axis"
+    assert [note.text for note in figure.layout.annotations] == ["mean 1.000"]
+    assert figure.layout.xaxis.title.text == "bits per token"
+
+
+def test_without_a_price_nothing_is_on_the_axis_of_bits(records):
+    assert len(rate_distortion_figure(records).data) == 0
+    with pytest.raises(InputError, match="'l0' or 'bits'"):
+        rate_distortion_figure(records, "l2")
+
+
+def test_marks_have_the_bars_of_their_intervals(records):
+    sums = records.dictionaries["sae"].sums
+    sums["squared_error"] *= torch.tensor([0.5, 0.5, 1.5, 1.5])
+    mark = by_name(sparsity_figure(records, "fraction_variance_unexplained"))["sae"]
+    found = intervals_frame(records).loc[("sae", "fraction_variance_unexplained")]
+    assert mark.error_y.array[0] == pytest.approx(found.high - found.value)
+    assert mark.error_y.arrayminus[0] == pytest.approx(found.value - found.low)
+    assert mark.error_y.arrayminus[0] > 0
+    random = by_name(sparsity_figure(records, "loss_recovered_zero"))["random"]
+    assert random.error_y.array is None, "a mark at the edge is not at its value"
+
+
+def test_one_sequence_leaves_figures_without_bars(records):
+    for record in records.dictionaries.values():
+        record.sums.update({name: s[:1] for name, s in record.sums.items()})
+    assert by_name(sparsity_figure(records))["sae"].error_y.array is None
+
+
+def test_seeds_with_several_dictionaries_have_lines_of_their_own(records, make):
+    of_seeds = {f"{seed}-{k}": make("sae", l0=k, seed=seed) for seed in (0, 1) for k in (4, 8)}
+    figure = sparsity_figure(Records(records.provenance, records.tokens, of_seeds))
+    lines = [trace.x for trace in figure.data if trace.mode == "lines"]
+    assert lines == [(4, 8), (4, 8)]

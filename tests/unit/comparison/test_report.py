@@ -1,9 +1,11 @@
 import json
 import math
+from dataclasses import replace
 from html import escape
 from html.parser import HTMLParser
 
 import pytest
+import torch
 
 from dictlearn.comparison.report import write_report
 from dictlearn.comparison.verdict import verdict
@@ -92,10 +94,10 @@ def test_report_refuses_a_path_below_a_file(records, written):
 def test_verdict_states_the_best_and_the_sparsest(records, hostile):
     (text,) = verdict(records)
     assert f"{hostile} recovers the largest part" in text
-    assert "0.900 of it at L0 16.0" in text
-    assert "The sparsest, codes, recovers 0.600 of it at L0 4.0." in text
+    assert "0.900 ±0.000 of it at L0 16.0" in text
+    assert "The sparsest, codes, recovers 0.600 ±0.000 of it at L0 4.0." in text
     assert "clean 2.000, zero ablation 4.000, mean ablation 3.000" in text
-    assert "(FVU 0.100 at L0 16.0)" in text
+    assert "(FVU 0.100 ±0.000 at L0 16.0)" in text
     assert "codes (25.0%)" in text
 
 
@@ -105,7 +107,7 @@ def test_verdict_never_mixes_hooks(records, make):
         Records(records.provenance, records.tokens, records.dictionaries | late)
     )
     assert "late" not in first
-    assert second.startswith("At blocks.1.hook_mlp_out, late recovers 0.250")
+    assert second.startswith("At blocks.1.hook_mlp_out, late recovers 0.250 ±0.000")
     assert "Worse than predicting the mean activation: late." in second
 
 
@@ -113,3 +115,58 @@ def test_verdict_without_a_defined_recovery(records):
     for record in records.dictionaries.values():
         record.metrics["loss_recovered_zero"] = Metric(math.nan, "nothing to recover")
     assert "not defined for any trained dictionary" in verdict(records)[0]
+
+
+def families_that_overlap(make, bits=True, spread=0.0):
+    """Two families: one recovers more at every L0 by 0.1, as surely as `spread` lets it."""
+    found = {}
+    for kind, k, spliced in (("a", 4, 2.8), ("a", 16, 2.4), ("b", 4, 3.0), ("b", 16, 2.6)):
+        record = make(kind, l0=k, spliced=spliced, fvu=0.3, seed=0)
+        varied = 1 + torch.tensor([spread, -spread, spread, -spread])
+        if kind == "b":
+            record.sums["cross_entropy_spliced"] *= varied
+        if bits:
+            record.metrics["bits"] = Metric(10.0 * k)
+        found[f"{kind}-{k}"] = record
+    return found
+
+
+def test_verdict_says_who_wins_at_an_equal_budget(records, make):
+    found = Records(records.provenance, records.tokens, families_that_overlap(make))
+    (text,) = verdict(found)
+    assert "At L0 5, a recovers most (0.632 ±0.000); b recovers 0.100 ±0.000 less." in text
+    assert "At 100 bits per token, a recovers most" in text
+    assert "one training seed" in text
+    (text,) = verdict(replace(found, dictionaries=families_that_overlap(make, False, spread=0.2)))
+    assert "b cannot be told apart from it." in text
+    assert "bits per token" not in text
+
+
+def test_report_shows_bits_first_where_they_are_measured(records, make, tmp_path):
+    found = Records(records.provenance, records.tokens, families_that_overlap(make))
+    texts = Page(write_report(found, tmp_path / "bits.html").read_text()).texts
+    assert texts.index("Quality against bits per token") < texts.index("Quality against sparsity")
+    assert "At equal rates" in texts
+    assert "0.632 ±0.000" in texts
+    assert "best" in texts
+
+
+def test_report_without_bits_or_overlap_shows_sparsity_alone(written):
+    texts = Page(written.read_text()).texts
+    assert "Quality against sparsity" in texts
+    assert "Quality against bits per token" not in texts
+    assert "At equal rates" not in texts
+
+
+def test_report_cells_point_out_their_intervals(written):
+    page = Page(written.read_text())
+    assert "0.750 ±0.000" in page.texts
+    assert "95 % interval 0.750 to 0.750" in page.titles
+
+
+def test_report_and_verdict_of_one_sequence_have_no_intervals(records, make, tmp_path):
+    for record in records.dictionaries.values():
+        record.sums.update({name: s[:1] for name, s in record.sums.items()})
+    assert "0.900 of it at L0 16.0" in verdict(records)[0]
+    source = write_report(records, tmp_path / "one.html").read_text()
+    assert "0.750" in Page(source).texts

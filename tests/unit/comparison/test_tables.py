@@ -2,13 +2,13 @@ import io
 
 from rich.console import Console
 
-from dictlearn.comparison.tables import results_table
-from dictlearn.core.records import Records
+from dictlearn.comparison.tables import intervals_table, matched_table, results_table, tables
+from dictlearn.core.records import Metric, Records
 
 
-def printed(records, width=110):
+def printed(records, width=110, make=results_table):
     stream = io.StringIO()
-    Console(file=stream, width=width).print(results_table(records))
+    Console(file=stream, width=width).print(make(records))
     return stream.getvalue()
 
 
@@ -50,3 +50,39 @@ def test_several_targets_are_told_apart(records, make):
     text = printed(Records(records.provenance, records.tokens, records.dictionaries | late))
     assert "blocks.1.in" in text
     assert "Cross-entropy at blocks.1.mlp" in text
+
+
+def test_intervals_have_a_table_that_fits(records):
+    records.dictionaries["sae"].metrics["bits"] = Metric(123.4)
+    text = printed(records, make=intervals_table)
+    assert max(len(line.rstrip()) for line in text.splitlines()) <= 110
+    row = next(line for line in text.splitlines() if line.strip().startswith("sae "))
+    assert row.split() == [
+        "sae", "8.0", "\N{EN DASH}", "\N{EN DASH}", "123", "0.250", "±0.000", "0.750", "±0.000",
+        "0.100", "±0.000", "0.800", "±0.000",
+    ]  # fmt: skip
+
+
+def test_families_at_equal_rates_have_a_table_that_fits(records, make):
+    found = {
+        f"{kind}-{seed}-{k}": make(kind, l0=k, seed=seed, fvu=fvu + seed / 100)
+        for kind, fvu in (("a_rather_long_kind", 0.3), ("b", 0.4)) for seed in (0, 1)
+        for k in (4, 16)
+    }  # fmt: skip
+    overlap = Records(records.provenance, records.tokens, found)
+    text = printed(overlap, make=lambda r: matched_table(r, "l0"))
+    lines = [line.rstrip() for line in text.splitlines()]
+    assert max(map(len, lines)) <= 110
+    assert "at equal L0" in lines[0]
+    row = next(line for line in lines if " b " in line)
+    assert "0.405 ±0.000" in row
+    assert "0.100 ±0.000" in row
+    assert "2 seeds: sd 0.007" in text
+    assert len(tables(overlap)) == 3
+
+
+def test_tables_that_would_be_empty_are_left_out(records):
+    assert len(tables(records)) == 2
+    for record in records.dictionaries.values():
+        record.sums.update({name: s[:1] for name, s in record.sums.items()})
+    assert len(tables(records)) == 1

@@ -8,14 +8,16 @@ from dictlearn.comparison.vocabulary import (
     formatted,
     reference_losses,
     require_metric,
+    with_interval,
 )
 from dictlearn.core.errors import InputError
 from dictlearn.core.records import Metric, Records
-from dictlearn.metrics.pooled import METRICS
+from dictlearn.metrics.bits import REPORTED
+from dictlearn.metrics.bootstrap import Interval
 
 
 def test_every_metric_has_a_label_in_order():
-    assert list(LABELS) == [metric.name for metric in METRICS]
+    assert list(LABELS) == [metric.name for metric in REPORTED]
 
 
 @pytest.mark.parametrize(
@@ -31,6 +33,21 @@ def test_every_metric_has_a_label_in_order():
 )
 def test_formatted_digits(metric, value, text):
     assert formatted(metric, value) == text
+
+
+@pytest.mark.parametrize(
+    ("metric", "ends", "text"),
+    [
+        ("kl", (0.912, 0.905, 0.917), "0.912 ±0.006"),
+        ("kl", (0.010, 0.0096, 0.0104), "0.010 ±0.000"),
+        ("kl", (2e-5, 1e-5, 3e-5), "2.0e-05 ±1.0e-05"),
+        ("l0", (31.94, 31.0, 33.0), "31.9 ±1.0"),
+        ("l0", (3.0, math.nan, math.nan), "3.0"),
+        ("kl", (math.nan, math.nan, math.nan), "\N{EN DASH}"),
+    ],
+)
+def test_intervals_have_the_digits_of_their_value(metric, ends, text):
+    assert with_interval(metric, Interval(*ends)) == text
 
 
 def test_footnotes_number_each_reason_once():

@@ -1,9 +1,11 @@
 """Provenance travels, and forbids a dictionary on another model."""
 
+import re
+
 import pytest
 
 from dictlearn.core.errors import ProvenanceError
-from dictlearn.core.provenance import Provenance, library_versions
+from dictlearn.core.provenance import Provenance, code_revision, library_versions
 
 TRAINED = Provenance(
     model="small", model_hash="a" * 64, weight_processing="none", text_hash="t", split="train",
@@ -38,3 +40,7 @@ def test_another_model_is_refused_by_name():
         TRAINED.require_same_model(other, "sae")
     for part in ("'sae'", "'small'", "'large'", "a" * 12, "b" * 12, "processed"):
         assert part in str(caught.value)
+
+
+def test_the_revision_is_one_of_git_or_nothing():
+    assert re.fullmatch(r"([0-9a-f]{12}(-dirty)?)?", code_revision())

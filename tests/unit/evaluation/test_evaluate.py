@@ -18,7 +18,8 @@ from dictlearn.evaluation.ablations import donors
 from dictlearn.evaluation.evaluate import evaluate
 from dictlearn.lm.forward import activations_at
 from dictlearn.lm.sites import hook_sites, mlp_sites
-from dictlearn.metrics.pooled import METRICS, pooled_metrics
+from dictlearn.metrics.bits import REPORTED
+from dictlearn.metrics.pooled import pooled_metrics
 
 SPECIAL = 0
 
@@ -147,7 +148,8 @@ def test_company_and_batch_size_change_nothing(model, tokens, sites):
               "first": Affine(mlp_sites(model, 0).at_target(), 0.7)}  # fmt: skip
     together = metrics(evaluate(others, model, tokens, batch_size=7), "half")
     for name, value in alone.items():
-        assert together[name] == pytest.approx(value, rel=1e-4, abs=1e-5), name
+        expected = pytest.approx(value, rel=1e-4, abs=1e-5, nan_ok=True)
+        assert together[name] == expected, name
 
 
 def test_resampling_gives_each_sequence_anothers_activations():
@@ -171,7 +173,7 @@ def test_metrics_follow_from_the_sums_kept(model, tokens, sites):
     assert all(len(values) == len(tokens) for values in record.sums.values())
     assert record.sums["rows"].tolist() == tokens.ordinary.sum(dim=1).tolist()
     again = pooled_metrics(totals, record.density)
-    assert {k: m.value for k, m in again.items()} == metrics_of(record)
+    assert {k: m.value for k, m in again.items()}.items() <= metrics_of(record).items()
 
 
 def metrics_of(record):
@@ -206,7 +208,7 @@ def test_nothing_is_spliced_at_special_positions(model, tokens, sites):
 def test_the_frame_has_a_row_a_dictionary_and_a_column_a_metric(model, tokens, sites):
     frame = evaluate({"half": Affine(sites.at_target(), 0.5)}, model, tokens).to_pandas()
     assert list(frame.index) == ["half"]
-    assert list(frame.columns) == [metric.name for metric in METRICS]
+    assert list(frame.columns) == [metric.name for metric in REPORTED]
 
 
 def test_head_shaped_hooks_work(model, tokens):

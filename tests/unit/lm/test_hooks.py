@@ -1,7 +1,7 @@
 import pytest
 
 from dictlearn.core.errors import InputError
-from dictlearn.lm.hooks import hook_names, hooked, require_hook
+from dictlearn.lm.hooks import hook_names, hooked, is_same_hook, require_hook
 
 
 def test_names_include_aliases(native) -> None:
@@ -32,3 +32,11 @@ def test_hooks_are_removed_on_error(native, ids) -> None:
     with pytest.raises(ZeroDivisionError), hooked(model, [("blocks.0.hook_out", fail)]):
         model(ids)
     assert not any(point.fwd_hooks for point in model.hook_dict.values())
+
+
+def test_aliases_are_known(native):
+    model = native()
+    assert is_same_hook(model, "blocks.0.hook_mlp_out", "blocks.0.mlp.hook_out")
+    assert is_same_hook(model, "elsewhere", "elsewhere")
+    assert not is_same_hook(model, "blocks.0.hook_mlp_out", "blocks.1.hook_mlp_out")
+    assert not is_same_hook(model, "nowhere", "elsewhere")

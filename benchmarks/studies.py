@@ -1,0 +1,136 @@
+"""The studies of `dictlearn bench`: each a function that returns what is compared, and how.
+
+`dictlearn bench NAME --model FOLDER` and the like pass other values for the parameters. A file of
+your own with such functions is run the same way (`dictlearn bench NAME --studies FILE.py`).
+"""
+
+from dictlearn.core.config import DictionaryConfig
+from dictlearn.demo import BASELINES, DemoSize, demo_study
+from dictlearn.dictionaries.codebook import CodebookConfig
+from dictlearn.dictionaries.sae import SAEConfig
+from dictlearn.dictionaries.topk_sae import TopKSAEConfig
+from dictlearn.dictionaries.topk_transcoder import TopKTranscoderConfig
+from dictlearn.dictionaries.transcoder import TranscoderConfig
+from dictlearn.studies.study import MLP, Hook, Study
+from dictlearn.training.config import FitConfig
+
+BUILTIN = "builtin:stories"
+_CODES = (2, 4, 8, 16, 32)
+_ACTIVE = (4, 8, 16, 32, 64)
+_SAE_PRICES = (0.06, 0.04, 0.025, 0.015, 0.008)
+_TRANSCODER_PRICES = (0.075, 0.055, 0.04, 0.025, 0.012)
+
+
+def demo(layer: int = 0, seed: int = 0) -> Study:
+    """Four families and their baselines on one MLP, one sparsity each; minutes."""
+    return demo_study(layer=layer, seed=seed)
+
+
+def families(
+    model: str = BUILTIN,
+    layer: int = 0,
+    n_features: int = 1024,
+    steps: int = 500,
+    n_seeds: int = 3,
+    train_tokens: int = 500_000,
+    held_out_tokens: int = 20_000,
+) -> Study:
+    """Five families, five sparsities each, three seeds: who explains most at equal price?"""
+    return Study(
+        name="families",
+        question="Which family explains an MLP best at equal sparsity?",
+        model=model,
+        learned=five_families(n_features),
+        baselines=BASELINES,
+        fit=FitConfig(steps=steps, batch_size=1024, learning_rate=3e-3),
+        places=(MLP(layer),),
+        seeds=tuple(range(n_seeds)),
+        train_tokens=train_tokens,
+        held_out_tokens=held_out_tokens,
+        bits=True,
+        inspected=("codebook_k8", "sae_2", "topk_sae_k16", "transcoder_2", "topk_transcoder_k16"),
+    )
+
+
+def five_families(n_features: int) -> dict[str, DictionaryConfig]:
+    """Each family from few to many active features; L1 prices are numbered, dearest first."""
+    configs: dict[str, DictionaryConfig] = {}
+    configs |= {f"codebook_k{k}": CodebookConfig(n_codes=n_features, k=k) for k in _CODES}
+    configs |= {
+        f"sae_{i}": SAEConfig(n_features=n_features, l1_coefficient=price)
+        for i, price in enumerate(_SAE_PRICES)
+    }
+    configs |= {f"topk_sae_k{k}": TopKSAEConfig(n_features=n_features, k=k) for k in _ACTIVE}
+    configs |= {
+        f"transcoder_{i}": TranscoderConfig(n_features=n_features, l1_coefficient=price)
+        for i, price in enumerate(_TRANSCODER_PRICES)
+    }
+    configs |= {
+        f"topk_transcoder_k{k}": TopKTranscoderConfig(n_features=n_features, k=k) for k in _ACTIVE
+    }
+    return configs
+
+
+def sizes(model: str = BUILTIN, layer: int = 0, steps: int = 1000, n_seeds: int = 2) -> Study:
+    """Dictionaries of 256 to 4,096 features at k = 16: what does size buy, and do small ones nest
+    in large ones?"""
+    widths = (256, 512, 1024, 2048, 4096)
+    configs: dict[str, DictionaryConfig] = {}
+    configs |= {f"topk_sae_{n}": TopKSAEConfig(n_features=n, k=16) for n in widths}
+    configs |= {f"topk_transcoder_{n}": TopKTranscoderConfig(n_features=n, k=16) for n in widths}
+    configs |= {f"codebook_{n}": CodebookConfig(n_codes=n, k=8) for n in widths}
+    return Study(
+        name="sizes",
+        question="What does a larger dictionary buy?",
+        model=model,
+        learned=configs,
+        baselines=BASELINES,
+        fit=FitConfig(steps=steps, batch_size=1024, learning_rate=3e-3),
+        places=(MLP(layer),),
+        seeds=tuple(range(n_seeds)),
+        held_out_tokens=20_000,
+        inspected=tuple(f"topk_sae_{n}" for n in widths),
+        n_cards=2,
+    )
+
+
+def seeds(model: str = BUILTIN, layer: int = 0, steps: int = 2000, n_seeds: int = 5) -> Study:
+    """One dictionary per family, five seeds: how much of a difference is luck?"""
+    size = DemoSize()
+    learned = demo_study(size=size).learned
+    return Study(
+        name="seeds",
+        question="How far do results and features depend on the seed?",
+        model=model,
+        learned=learned,
+        baselines=BASELINES,
+        fit=FitConfig(steps=steps, batch_size=1024, learning_rate=3e-3),
+        places=(MLP(layer),),
+        seeds=tuple(range(n_seeds)),
+        held_out_tokens=20_000,
+        inspected=tuple(learned),
+        n_cards=2,
+    )
+
+
+def sites(model: str = BUILTIN, layers: int = 2, steps: int = 1000) -> Study:
+    """Top-k dictionaries at the MLP and the residual stream of every layer."""
+    ks = (8, 16, 32)
+    return Study(
+        name="sites",
+        question="Where in the model are features sparse?",
+        model=model,
+        learned={f"topk_sae_k{k}": TopKSAEConfig(n_features=1024, k=k) for k in ks},
+        baselines={},
+        fit=FitConfig(steps=steps, batch_size=1024, learning_rate=3e-3),
+        places=tuple(
+            place
+            for layer in range(layers)
+            for place in (MLP(layer), Hook(f"blocks.{layer}.hook_resid_post"))
+        ),
+        held_out_tokens=20_000,
+    )
+
+
+STUDIES = {study.__name__: study for study in (demo, families, sizes, seeds, sites)}
+"""What `dictlearn bench` lists."""

@@ -1,0 +1,47 @@
+"""The command line: parses, calls, prints."""
+
+import sys
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from dictlearn.cli.lists import kinds, models
+from dictlearn.cli.measuring import compare, evaluate
+from dictlearn.cli.studies import bench, demo
+from dictlearn.cli.training import harvest, train
+from dictlearn.core.errors import DictLearnError
+
+_OTHER_OPTIONS = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+app = typer.Typer(
+    name="dictlearn",
+    help="Train, evaluate and compare feature dictionaries (codebooks, sparse autoencoders, "
+    "transcoders) on the activations of language models.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+app.command()(demo)
+app.command()(models)
+app.command()(kinds)
+app.command()(harvest)
+app.command(
+    context_settings=_OTHER_OPTIONS,
+    epilog="Every other option is a field of the kind: dictlearn kinds KIND lists them.",
+)(train)
+app.command()(evaluate)
+app.command()(compare)
+app.command(
+    context_settings=_OTHER_OPTIONS,
+    epilog="Every other option is a parameter of the study: --model FOLDER --n-seeds 2",
+)(bench)
+
+
+def main() -> None:
+    """Run the command line; an error of ours ends it with a message and exit status 2."""
+    try:
+        app()
+    except DictLearnError as error:
+        Console(stderr=True).print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
+        sys.exit(2)

@@ -1,0 +1,66 @@
+"""Families of dictionaries: one kind at one pair of sites, as curves over a rate."""
+
+import math
+from collections.abc import Iterable
+from typing import TypeAlias
+
+from dictlearn.comparison.vocabulary import value_of
+from dictlearn.core.errors import InputError
+from dictlearn.core.records import DictionaryRecord, Records
+
+RATES: dict[str, str] = {"l0": "L0: active features per token", "bits": "bits per token"}
+"""What a dictionary spends, and how it is called on an axis."""
+
+Curve: TypeAlias = tuple[str, ...]
+"""Names of dictionaries in order of their rate."""
+
+
+def require_rate(rate: str) -> None:
+    """Check that `rate` is one of `RATES`.
+
+    Raises:
+        InputError: it is not.
+    """
+    if rate not in RATES:
+        raise InputError(f"required a rate, {' or '.join(map(repr, RATES))}; got {rate!r}")
+
+
+def families(records: Records, rate: str) -> dict[str, list[Curve]]:
+    """The curves of every family, by a label: its kind, and its sites where that is not enough.
+
+    A family is one kind at one pair of sites; whatever else differs varies along its curves. Each
+    training seed makes a curve, if every seed of the family has two rates or more; all together
+    make one if not. Dictionaries whose rate is 0 or undefined are left out.
+    """
+    members: dict[tuple[str, str], list[str]] = {}
+    for name, record in records.dictionaries.items():
+        if value_of(record, rate) > 0 and math.isfinite(value_of(record, rate)):
+            members.setdefault((record.kind, str(record.sites)), []).append(name)
+    kinds = [kind for kind, _ in members]
+    return {
+        kind if kinds.count(kind) == 1 else f"{kind} at {sites}": _curves(records, names, rate)
+        for (kind, sites), names in members.items()
+    }
+
+
+def _curves(records: Records, names: Iterable[str], rate: str) -> list[Curve]:
+    def rate_of(name: str) -> float:
+        return value_of(records.dictionaries[name], rate)
+
+    ordered = sorted(names, key=rate_of)
+    by_seed: dict[int | None, list[str]] = {}
+    for name in ordered:
+        by_seed.setdefault(records.dictionaries[name].seed, []).append(name)
+    if all(len({rate_of(name) for name in curve}) > 1 for curve in by_seed.values()):
+        return [tuple(curve) for curve in by_seed.values()]
+    return [tuple(ordered)]
+
+
+def by_target(records: Records) -> dict[str, Records]:
+    """The records of every hook that is replaced, apart: losses compare only within one."""
+    found: dict[str, dict[str, DictionaryRecord]] = {}
+    for name, record in records.dictionaries.items():
+        found.setdefault(record.sites.target.hook, {})[name] = record
+    return {
+        hook: Records(records.provenance, records.tokens, group) for hook, group in found.items()
+    }

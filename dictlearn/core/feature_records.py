@@ -1,0 +1,186 @@
+"""What a look at features leaves behind: where each is active, and what it writes."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dictlearn.core.errors import CorruptFileError
+from dictlearn.core.files import read_json, writable_folder, write_json
+from dictlearn.core.provenance import Provenance
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FEATURES_FORMAT = 1
+FEATURES_FILE = "features.json"
+
+
+@dataclass(frozen=True)
+class Context:
+    """A stretch of text around a token at which a feature is strongly active."""
+
+    tokens: list[str]
+    """What each token adds to the text, spaces included."""
+    activations: list[float]
+    """The feature's coefficient at each of these tokens; 0 where it is not active."""
+    peak: int
+    """Which of these tokens the context was chosen for."""
+    sequence: int
+    """Which sequence of the tokens it comes from."""
+
+    @property
+    def strength(self) -> float:
+        """The activation at the peak."""
+        return self.activations[self.peak]
+
+    def marked(self) -> str:
+        """The text with the peak in brackets.
+
+        >>> Context([" a", " cat", " sat"], [0.0, 2.0, 0.5], peak=1, sequence=0).marked()
+        ' a[ cat] sat'
+        """
+        shown = (f"[{t}]" if i == self.peak else t for i, t in enumerate(self.tokens))
+        return "".join(shown)
+
+
+@dataclass(frozen=True)
+class TokenWeight:
+    """A token of the vocabulary, and what one unit of a feature adds to its logit."""
+
+    token: str
+    weight: float
+
+
+@dataclass(frozen=True)
+class Neighbor:
+    """A feature of another dictionary, and the cosine between the two atoms."""
+
+    dictionary: str
+    feature: int
+    cosine: float
+
+
+@dataclass(frozen=True)
+class FeatureCard:
+    """One feature: how often and where it is active, what it writes, what is like it."""
+
+    dictionary: str
+    feature: int
+    density: float
+    """Fraction of the counted tokens at which it is active."""
+    contexts: list[Context]
+    """The strongest first."""
+    promoted: list[TokenWeight] | None
+    """Tokens of the largest logit weights, the largest first; None where there are none."""
+    suppressed: list[TokenWeight] | None
+    """Tokens of the smallest logit weights, the smallest first; None likewise."""
+    no_logits: str
+    """Why there are no logit weights, or nothing."""
+    nearest: list[Neighbor]
+    """In each other dictionary at the same target, the features of the largest cosines."""
+
+    @property
+    def strength(self) -> float:
+        """The largest activation, or 0 where there is none."""
+        return self.contexts[0].strength if self.contexts else 0.0
+
+
+@dataclass(frozen=True, repr=False)
+class FeatureRecords:
+    """Some features of several dictionaries, looked at on the same tokens of one model."""
+
+    provenance: Provenance
+    """The model and the tokens."""
+    tokens: dict[str, Any]
+    """What `Tokens.describe` says; `exclude_special`, `seed`, and `chosen`: how features were."""
+    cards: list[FeatureCard]
+    left_out: dict[str, str]
+    """Dictionaries without cards, and why."""
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """One row a card: how often, how strongly, where, what it writes, what is nearest."""
+        import pandas as pd
+
+        columns = ["dictionary", "feature", "density", "max_activation", "top_context",
+                   "promoted", "suppressed", "nearest"]  # fmt: skip
+        return pd.DataFrame([_row(card) for card in self.cards], columns=columns)
+
+    def __repr__(self) -> str:
+        names = ", ".join(dict.fromkeys(card.dictionary for card in self.cards))
+        return f"FeatureRecords({len(self.cards)} cards of {names or 'no dictionary'})"
+
+    def _repr_html_(self) -> str:
+        return self.to_pandas().to_html()
+
+    def save(self, folder: str | Path) -> Path:
+        """Write `features.json` to `folder`; its path.
+
+        Raises:
+            StorageError: the folder cannot be written.
+        """
+        path = writable_folder(folder) / FEATURES_FILE
+        data = {
+            "format": FEATURES_FORMAT,
+            "model": self.provenance.model,
+            "tokens": self.tokens,
+            "provenance": self.provenance.to_dict(),
+            "left_out": self.left_out,
+            "cards": [asdict(card) for card in self.cards],
+        }
+        write_json(path, data)
+        return path
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "FeatureRecords":
+        """The records in `folder`.
+
+        Raises:
+            CorruptFileError: the file is absent, truncated or of another format.
+        """
+        path = Path(folder) / FEATURES_FILE
+        data = read_json(path)
+        if data.get("format") != FEATURES_FORMAT:
+            raise CorruptFileError(
+                f"{path}: required features format {FEATURES_FORMAT}, got {data.get('format')!r}; "
+                "describe the features again with this version"
+            )
+        try:
+            return cls(
+                Provenance.from_dict(data["provenance"]),
+                data["tokens"],
+                [_card_from_json(entry) for entry in data["cards"]],
+                data["left_out"],
+            )
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise CorruptFileError(f"{path}: an entry is missing or malformed ({error})") from error
+
+
+def _row(card: FeatureCard) -> tuple[Any, ...]:
+    promoted, suppressed = (
+        None if weights is None else ", ".join(repr(w.token) for w in weights[:5])
+        for weights in (card.promoted, card.suppressed)
+    )
+    nearest = ", ".join(f"{n.dictionary} {n.feature} ({n.cosine:.2f})" for n in card.nearest[:3])
+    top = card.contexts[0].marked() if card.contexts else ""
+    return (card.dictionary, card.feature, card.density, card.strength, top, promoted, suppressed,
+            nearest)  # fmt: skip
+
+
+def _card_from_json(entry: dict[str, Any]) -> FeatureCard:
+    contexts = [Context(**context) for context in entry["contexts"]]
+    for context in contexts:
+        if len(context.tokens) != len(context.activations) or not (
+            0 <= context.peak < len(context.tokens)
+        ):
+            raise ValueError(f"a context of feature {entry['feature']} does not fit together")
+    promoted, suppressed = (
+        None if entry[key] is None else [TokenWeight(**weight) for weight in entry[key]]
+        for key in ("promoted", "suppressed")
+    )
+    found = {
+        "contexts": contexts,
+        "promoted": promoted,
+        "suppressed": suppressed,
+        "nearest": [Neighbor(**neighbor) for neighbor in entry["nearest"]],
+    }
+    return FeatureCard(**entry | found)

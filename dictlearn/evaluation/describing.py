@@ -1,0 +1,127 @@
+"""Cards of features: what was found of each in a pass, put into words and numbers."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from dictlearn.core.dictionary import FeatureDictionary
+from dictlearn.core.errors import InputError
+from dictlearn.core.feature_records import Context, FeatureCard, TokenWeight
+from dictlearn.core.tokens import Tokens
+from dictlearn.evaluation.contexts import TopContexts
+from dictlearn.evaluation.neighbors import neighbors
+from dictlearn.lm.hooks import LanguageModel, is_same_hook
+from dictlearn.lm.unembedding import LogitMap, logit_map, why_not_in_stream
+from dictlearn.text.concepts import token_texts, vocabulary_texts
+
+N_LOGITS = 10
+"""Promoted, and suppressed, tokens of a card."""
+N_NEAREST = 3
+"""Nearest features of a card in each other dictionary."""
+_LEAD = 8  # tokens read before a window: the first of a text lacks its space, or half a character
+
+
+@dataclass(frozen=True)
+class Describer:
+    """Makes cards of features that have been looked at on some tokens of `model`."""
+
+    dictionaries: Mapping[str, FeatureDictionary]
+    model: LanguageModel
+    tokens: Tokens
+    counted: Bool[Tensor, "b pos"]
+    window: tuple[int, int]
+
+    @torch.no_grad()
+    def cards(self, name: str, top: TopContexts, features: Sequence[int]) -> list[FeatureCard]:
+        """The cards of these features of one dictionary."""
+        dictionary = self.dictionaries[name]
+        extremes, no_logits = self._logits(dictionary, features)
+        atoms = dictionary.atoms[list(features)]
+        near = neighbors(atoms, self._at_the_same_target(name), N_NEAREST)
+        return [
+            FeatureCard(
+                dictionary=name,
+                feature=feature,
+                density=_short(top.firings[feature] / max(top.n_rows, 1)),
+                contexts=[self._context(place, values) for place, values in top.of(feature)],
+                promoted=promoted,
+                suppressed=suppressed,
+                no_logits=no_logits,
+                nearest=nearest,
+            )
+            for feature, (promoted, suppressed), nearest in zip(
+                features, extremes, near, strict=True
+            )
+        ]
+
+    def _at_the_same_target(self, name: str) -> dict[str, FeatureDictionary]:
+        """The other dictionaries that write to where this one does."""
+        target = self.dictionaries[name].sites.target
+        return {
+            other: dictionary
+            for other, dictionary in self.dictionaries.items()
+            if other != name and is_same_hook(self.model, target.hook, dictionary.sites.target.hook)
+        }
+
+    def _context(self, place: int, values: Sequence[float]) -> Context:
+        """The text around a place, counted along all sequences."""
+        sequence, position = divmod(place, self.tokens.ids.shape[1])
+        counted = self.counted[sequence].tolist()
+        first = end = position
+        while first > 0 and counted[first - 1]:
+            first -= 1
+        lead, first = first, max(first, position - self.window[0])
+        lead = max(lead, first - _LEAD)
+        while end < min(len(counted), position + self.window[1] + 1) and counted[end]:
+            end += 1
+        texts = token_texts(self.tokens.ids[sequence, lead:end].tolist(), self.model.tokenizer)
+        skipped = self.window[0] - (position - first)
+        return Context(
+            tokens=texts[first - lead :],
+            activations=[_short(value) for value in values[skipped : skipped + end - first]],
+            peak=position - first,
+            sequence=sequence,
+        )
+
+    def _logits(
+        self, dictionary: FeatureDictionary, features: Sequence[int]
+    ) -> tuple[list[tuple[list[TokenWeight] | None, list[TokenWeight] | None]], str]:
+        """The promoted and suppressed tokens of each feature, and why there are none."""
+        none: list[tuple[list[TokenWeight] | None, list[TokenWeight] | None]]
+        none = [(None, None)] * len(features)
+        target = dictionary.sites.target
+        reason = why_not_in_stream(self.model, target.hook, target.d)
+        if reason:
+            return none, reason
+        try:
+            logits = logit_map(self.model)
+        except InputError as error:
+            return none, str(error)
+        atoms = dictionary.atoms[list(features)].to(logits.gain.device)
+        largest = self._largest(logits, atoms)
+        smallest = [
+            [TokenWeight(w.token, -w.weight) for w in weights]
+            for weights in self._largest(logits, -atoms)
+        ]
+        return list(zip(largest, smallest, strict=True)), ""
+
+    def _largest(self, logits: LogitMap, atoms: Float[Tensor, "k d"]) -> list[list[TokenWeight]]:
+        """The tokens with the largest logit weights of each atom."""
+        tokenizer = self.model.tokenizer
+        n_vocab = min(len(tokenizer), logits.unembedding.shape[1])  # beyond it is padding
+        values, ids = logits.weights(atoms)[:, :n_vocab].topk(min(N_LOGITS, n_vocab), dim=1)
+        return [
+            [
+                TokenWeight(text, _short(value))
+                for text, value in zip(vocabulary_texts(some, tokenizer), weights, strict=True)
+            ]
+            for some, weights in zip(ids.tolist(), values.tolist(), strict=True)
+        ]
+
+
+def _short(value: float | Tensor) -> float:
+    """The number to six digits, as many as anyone reads: files stay small."""
+    return float(f"{float(value):.6g}")

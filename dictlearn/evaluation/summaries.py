@@ -1,0 +1,104 @@
+"""What the features of a dictionary are like: how spread their atoms, how rare their use."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import nan
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from dictlearn.core.agreement_records import BINS_PER_DECADE, LOWEST_DECADE, FeatureSummary
+from dictlearn.core.dictionary import FeatureDictionary
+from dictlearn.core.errors import InputError
+from dictlearn.core.records import Records
+from dictlearn.core.sites import Sites
+from dictlearn.evaluation.correlations import Correlated
+from dictlearn.metrics.agreement import cosine_with_mean_direction, neurons_per_feature
+
+ULTRALOW = 1e-5
+"""Density below which an active feature counts as one of the ultralow-density cluster."""
+_ALIGNED = 0.95
+
+
+@dataclass(frozen=True)
+class Density:
+    """How often each feature is active, and in how many rows that was counted."""
+
+    values: Float[Tensor, " feature"]
+    n_rows: int
+
+
+def known_densities(
+    dictionaries: Mapping[str, FeatureDictionary],
+    records: Records | None,
+    found: Correlated | None,
+) -> dict[str, Density]:
+    """What is known of densities: from the records, else from the tokens."""
+    known = {}
+    for name, dictionary in dictionaries.items():
+        record = None if records is None else records.dictionaries.get(name)
+        if record is not None:
+            if len(record.density) != dictionary.n_features:
+                raise InputError(
+                    f"{name!r}: required records of {dictionary.n_features} features, got "
+                    f"{len(record.density)}; evaluate these dictionaries"
+                )
+            known[name] = Density(record.density.cpu(), int(record.sums["rows"].sum()))
+        elif found is not None and name in found.moments:
+            known[name] = Density(found.moments[name].density, found.moments[name].n)
+    return known
+
+
+def feature_summary(
+    dictionary: FeatureDictionary, live: Bool[Tensor, " feature"], density: Density | None
+) -> FeatureSummary:
+    """What the features of one dictionary are like."""
+    atoms = atoms_of(dictionary, live)
+    spread = neurons_per_feature(atoms).double()
+    quarters = torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64)
+    quartiles = spread.nanquantile(quarters).tolist() if len(spread) else [nan] * 3
+    sites = Sites(dictionary.sites.source, dictionary.sites.target)
+    known = _rarity(dictionary, density)
+    return FeatureSummary(
+        kind=dictionary.config.kind if dictionary.config else type(dictionary).__name__,
+        sites=sites,
+        n_features=dictionary.n_features,
+        n_compared=len(atoms),
+        seed=dictionary.provenance.seed,
+        neurons_per_feature=quartiles,
+        **known,
+    )
+
+
+def _rarity(dictionary: FeatureDictionary, density: Density | None) -> dict[str, Any]:
+    """The fields about density, and why some of them have no value."""
+    if density is None:
+        reason = "needs tokens, or records of an evaluation"
+        return {"reasons": {"density": reason, "ultralow": reason}}
+    if not dictionary.n_features:
+        return {"reasons": {"density": "it has no features", "ultralow": "it has no features"}}
+    values = density.values
+    active = values[values > 0]
+    logarithms = active.double().log10().clamp(LOWEST_DECADE, 0)
+    counts = torch.histc(logarithms, -LOWEST_DECADE * BINS_PER_DECADE, LOWEST_DECADE, 0)
+    known: dict[str, Any] = {
+        "never_active_share": (values == 0).double().mean().item(),
+        "density_counts": counts.long().tolist(),
+    }
+    if density.n_rows * ULTRALOW <= 1:
+        reason = f"{density.n_rows:,} rows show no density below {ULTRALOW:g} but 0"
+        return known | {"reasons": {"ultralow": reason}}
+    rare = (values > 0) & (values < ULTRALOW)
+    known["ultralow_share"] = rare.double().mean().item()
+    if rare.sum() < 2:
+        return known
+    cosines = cosine_with_mean_direction(atoms_of(dictionary, rare))
+    aligned = (cosines > _ALIGNED).double().mean().item()
+    return known | {"ultralow_cosine": cosines.mean().item(), "ultralow_aligned": aligned}
+
+
+def atoms_of(dictionary: FeatureDictionary, kept: Bool[Tensor, " feature"]) -> Tensor:
+    """The atoms of some features, on the CPU."""
+    return dictionary.atoms.detach().cpu().float()[kept]

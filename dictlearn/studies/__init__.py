@@ -1,0 +1,1 @@
+"""Complete comparisons: from the name of a model to a report."""

@@ -1,0 +1,290 @@
+"""A study, run: harvest once, train every seed, measure everything together, report."""
+
+import math
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from rich.console import Console
+
+from dictlearn.activations.store import ActivationStore
+from dictlearn.comparison.report import REPORT_FILE, write_report
+from dictlearn.core.agreement_records import AGREEMENT_FILE, AgreementRecords
+from dictlearn.core.batches import Activations
+from dictlearn.core.concept_records import CONCEPTS_FILE, ConceptRecords
+from dictlearn.core.config import DictionaryConfig
+from dictlearn.core.dictionary import FeatureDictionary
+from dictlearn.core.errors import CorruptFileError, InputError
+from dictlearn.core.feature_records import FEATURES_FILE, FeatureRecords
+from dictlearn.core.files import read_json, writable_folder, write_json
+from dictlearn.core.provenance import code_revision, library_versions
+from dictlearn.core.records import RESULTS_FILE, SUMS_FILE, Records
+from dictlearn.core.tokens import Tokens
+from dictlearn.dictionaries.files import CONFIG_FILE, load
+from dictlearn.dictionaries.random import RandomConfig
+from dictlearn.evaluation.agreement import compare_features
+from dictlearn.evaluation.concepts import evaluate_concepts
+from dictlearn.evaluation.evaluate import evaluate
+from dictlearn.evaluation.features import describe_features
+from dictlearn.harvesting import harvest
+from dictlearn.lm.hooks import LanguageModel
+from dictlearn.lm.identity import model_provenance
+from dictlearn.lm.loading import load_model
+from dictlearn.studies.study import Place, Study
+from dictlearn.text.tokens import load_tokens
+from dictlearn.training.checkpoints import CHECKPOINT_FILE, differences
+from dictlearn.training.config import FitConfig
+from dictlearn.training.fit import fit
+from dictlearn.training.progress import LOG_FILE
+
+STUDY_FILE = "study.json"
+R = TypeVar("R", Records, ConceptRecords, AgreementRecords, FeatureRecords)
+_BATCHES_OF_A_BASELINE = 8
+"""Batches from which baselines are fitted."""
+
+
+def run_study(study: Study, out: str | Path, *, overwrite: bool = False) -> Records:
+    """The records of `study`, written to the folder `out` with everything they come from.
+
+    The folder gets the study and its origin (`study.json`: configs, seeds, versions, the revision
+    of the repository), the activations, the dictionaries, `results.json`, what a closer look at
+    the inspected ones found, and `report.html`. A part that is there already is not made again,
+    so a run that was interrupted continues when it is called again.
+
+    Raises:
+        InputError: the folder holds a run of another study.
+        StorageError: the folder cannot be written.
+    """
+    run = _Run(study, writable_folder(out))
+    run.begin(overwrite=overwrite)
+    records = run.results()
+    write_report(
+        records,
+        run.folder / REPORT_FILE,
+        title=study.question,
+        training_log=run.logs(),
+        concepts=run.concepts(),
+        agreement=run.agreement(),
+        features=run.features(),
+    )
+    return records
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One study in one folder. Models, tokens and dictionaries are there when asked for."""
+
+    study: Study
+    folder: Path
+
+    def begin(self, *, overwrite: bool) -> None:
+        """Write down what is run, or check that it is what was begun here."""
+        path = self.folder / STUDY_FILE
+        described = self.study.to_dict()
+        if overwrite and path.exists():
+            for part in _parts(read_json(path)["study"]):
+                _remove(self.folder / part)
+        elif path.exists():
+            begun = read_json(path)["study"]
+            if changed := differences(begun, described):
+                raise InputError(
+                    f"{self.folder} holds a run of another study, which differs in "
+                    f"{', '.join(changed)}; choose another folder, or overwrite that run "
+                    "(overwrite=True, --overwrite)"
+                )
+            return
+        origin = {
+            "model": model_provenance(self.model).to_dict(),
+            "held_out": self.held_out.describe(),
+            "train": self.train.describe(),
+            "versions": library_versions(),
+            "revision": code_revision(),
+        }
+        write_json(path, {"study": described, **origin})
+
+    def results(self) -> Records:
+        """Every dictionary of the study on the same held-out tokens."""
+        return self._kept(
+            RESULTS_FILE,
+            Records,
+            lambda: evaluate(self.dictionaries, self.model, self.held_out, bits=self.study.bits),
+        )
+
+    def concepts(self) -> ConceptRecords | None:
+        """What concepts the inspected dictionaries of the first seed find, and how precisely."""
+        if not self.study.inspected:
+            return None
+        return self._kept(
+            CONCEPTS_FILE,
+            ConceptRecords,
+            lambda: evaluate_concepts(self._inspected(1), self.model, self.documents),
+        )
+
+    def agreement(self) -> AgreementRecords | None:
+        """How far the inspected dictionaries agree, of the first two seeds."""
+        if not self.study.inspected:
+            return None
+        return self._kept(
+            AGREEMENT_FILE,
+            AgreementRecords,
+            lambda: compare_features(self._inspected(2), self.model, self.held_out),
+        )
+
+    def features(self) -> FeatureRecords | None:
+        """Cards of some features of the inspected dictionaries of the first seed."""
+        if not self.study.inspected or not self.study.n_cards:
+            return None
+        return self._kept(
+            FEATURES_FILE,
+            FeatureRecords,
+            lambda: describe_features(
+                self._inspected(1), self.model, self.held_out, self.study.n_cards
+            ),
+        )
+
+    def logs(self) -> dict[str, Path]:
+        """The training logs of the first seed, by place."""
+        first = self.study.seeds[0]
+        return {
+            self._at("", place): self._trained(place, first) / LOG_FILE
+            for place in self.study.places
+        }
+
+    def _kept(self, file: str, kind: type[R], make: Callable[[], R]) -> R:
+        """What `file` holds, after it was made if it is not there."""
+        if not (self.folder / file).exists():
+            make().save(self.folder)
+        return kind.load(self.folder)
+
+    # What the parts work with
+
+    @cached_property
+    def model(self) -> LanguageModel:
+        """The language model."""
+        return load_model(self.study.model)
+
+    @cached_property
+    def train(self) -> Tokens:
+        """The tokens to learn from."""
+        study = self.study
+        return load_tokens(study.text, self.model, split="train", n_tokens=study.train_tokens)
+
+    @cached_property
+    def held_out(self) -> Tokens:
+        """The tokens to measure on."""
+        study = self.study
+        return load_tokens(study.text, self.model, split="held_out", n_tokens=study.held_out_tokens)
+
+    @cached_property
+    def documents(self) -> Tokens:
+        """Whole documents to look for concepts in."""
+        study = self.study
+        return load_tokens(
+            study.text, self.model, split="held_out", n_tokens=study.concept_tokens,
+            whole_documents=True,
+        )  # fmt: skip
+
+    @cached_property
+    def dictionaries(self) -> dict[str, FeatureDictionary]:
+        """Every dictionary of the study, trained where it is not there yet."""
+        found: dict[str, FeatureDictionary] = {}
+        for place in self.study.places:
+            learned: dict[str, FeatureDictionary] = {}
+            for seed in self.study.seeds:
+                run = replace(self.study.fit, seed=seed)
+                ready = self._fitted(place, self._trained(place, seed), self.study.learned, run)
+                learned |= {self._at(name, place, seed): d for name, d in ready.items()}
+            run = replace(self.study.fit, steps=_BATCHES_OF_A_BASELINE, seed=self.study.seeds[0])
+            plain = {**self.study.baselines, **self._randoms(place, learned)}
+            fixed = self._fitted(place, self._place(place) / "baselines", plain, run)
+            found |= learned | {self._at(name, place): d for name, d in fixed.items()}
+        return found
+
+    def _fitted(
+        self,
+        place: Place,
+        folder: Path,
+        configs: Mapping[str, DictionaryConfig],
+        run: FitConfig,
+    ) -> dict[str, FeatureDictionary]:
+        """The dictionaries in `folder`, after they were trained if they are not there."""
+        if not configs:
+            return {}
+        done = all((folder / name / CONFIG_FILE).exists() for name in configs)
+        begun = (folder / CHECKPOINT_FILE).exists()
+        if begun or not done:
+            Console(stderr=True).print(f"training {folder.relative_to(self.folder)}")
+            fit(configs, self._activations(place), run, out=folder, overwrite=not begun)
+        return {name: load(folder / name) for name in configs}
+
+    def _activations(self, place: Place) -> Activations:
+        folder = self._place(place) / "activations"
+        sites = place.sites(self.model)
+        try:
+            return ActivationStore.open(folder)
+        except CorruptFileError:  # never written, or not to the end
+            return harvest(self.model, self.train, sites, folder, overwrite=True)
+
+    @torch.no_grad()
+    def _randoms(
+        self, place: Place, learned: Mapping[str, FeatureDictionary]
+    ) -> dict[str, DictionaryConfig]:
+        """A random dictionary for each L0 that the learned ones have on held-out rows, rounded up.
+
+        What sparsity alone buys.
+        """
+        n_features = self.study.randoms_with
+        if n_features is None:
+            return {}
+        live = harvest(self.model, self.held_out, place.sites(self.model))
+        rows = live.rows(0, 0, live.n_rows)
+        found = set()
+        for dictionary in learned.values():
+            acts = dictionary.encode_sparse(rows.batch(dictionary.sites).x)
+            found.add(math.ceil(float(acts.l0().float().mean())))
+        return {f"random_k{k}": RandomConfig(n_features=n_features, k=k) for k in sorted(found)}
+
+    def _inspected(self, n_seeds: int) -> dict[str, FeatureDictionary]:
+        """The dictionaries to look at closely, of the first place and the first seeds."""
+        place = self.study.places[0]
+        names = (
+            self._at(name, place, seed)
+            for name in self.study.inspected
+            for seed in self.study.seeds[:n_seeds]
+        )
+        return {name: self.dictionaries[name] for name in names}
+
+    # Where the parts are, and what they are called
+
+    def _place(self, place: Place) -> Path:
+        return self.folder / str(place) if len(self.study.places) > 1 else self.folder
+
+    def _trained(self, place: Place, seed: int) -> Path:
+        folder = self._place(place) / "dictionaries"
+        return folder / f"seed{seed}" if len(self.study.seeds) > 1 else folder
+
+    def _at(self, name: str, place: Place, seed: int | None = None) -> str:
+        """The name of a dictionary among all of the study."""
+        parts = [name]
+        if len(self.study.places) > 1:
+            parts.append(str(place))
+        if seed is not None and len(self.study.seeds) > 1:
+            parts.append(f"s{seed}")
+        return " ".join(filter(None, parts))
+
+
+def _parts(described: Mapping[str, Any]) -> list[str]:
+    """The names of everything that a study so described writes, `study.json` last."""
+    files = [RESULTS_FILE, SUMS_FILE, CONCEPTS_FILE, AGREEMENT_FILE, FEATURES_FILE, REPORT_FILE]
+    return [*files, "dictionaries", "baselines", "activations", *described["places"], STUDY_FILE]
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,123 @@
+"""A study from its name to its report, interrupted and continued."""
+
+import json
+
+import pytest
+
+import dictlearn as dl
+from dictlearn.cli import main
+from dictlearn.core.errors import InputError
+from dictlearn.studies.run import run_study
+from dictlearn.studies.study import MLP, Study
+
+FILE = """
+import dictlearn as dl
+from dictlearn.studies.study import MLP, Study
+
+def small(steps: int = 20) -> Study:
+    '''A small study.'''
+    return Study(
+        name="small",
+        question="Two kinds, two seeds",
+        learned={
+            "codes": dl.CodebookConfig(n_codes=64, k=4),
+            "topk": dl.TopKSAEConfig(n_features=64, k=4),
+            "topk_8": dl.TopKSAEConfig(n_features=64, k=8),
+        },
+        baselines={"mean": dl.MeanConfig(), "identity": dl.IdentityConfig()},
+        fit=dl.FitConfig(steps=steps, batch_size=128, standardize_rows=256),
+        places=(MLP(1),),
+        seeds=(0, 1),
+        train_tokens=6_000,
+        held_out_tokens=2_500,
+        bits=True,
+        inspected=("codes", "topk"),
+        n_cards=2,
+        concept_tokens=4_000,
+    )
+
+STUDIES = {"small": small}
+"""
+
+
+def bench(monkeypatch, capsys, *arguments, fails: bool = False) -> str:
+    monkeypatch.setattr("sys.argv", ["dictlearn", "bench", *map(str, arguments)])
+    monkeypatch.setenv("COLUMNS", "160")
+    with pytest.raises(SystemExit) as ended:
+        main()
+    printed = capsys.readouterr()
+    assert (ended.value.code not in (0, None)) == fails, printed.err
+    return " ".join((printed.err if fails else printed.out).split())
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "studies.py"
+    path.write_text(FILE)
+    return ["--studies", path]
+
+
+def test_studies_are_listed_described_and_refused(monkeypatch, capsys, tmp_path, file):
+    assert "A small study." in bench(monkeypatch, capsys, *file)
+    described = json.loads(bench(monkeypatch, capsys, "small", "--steps", 3, "--describe", *file))
+    assert described["fit"]["steps"] == 3
+    assert "did you mean 'small'" in bench(monkeypatch, capsys, "smal", *file, fails=True)
+    assert "did you mean 'steps'" in bench(
+        monkeypatch, capsys, "small", "--step", 3, *file, fails=True
+    )
+    assert "--studies" in bench(
+        monkeypatch, capsys, "small", "--studies", tmp_path / "none.py", fails=True
+    )
+
+
+def test_a_study_leaves_everything_and_continues(monkeypatch, capsys, tmp_path, file):
+    out = tmp_path / "run"
+    table = bench(monkeypatch, capsys, "small", "--out", out, *file)
+    assert "topk s1" in table
+    data = json.loads((out / "study.json").read_text())
+    assert data["study"]["seeds"] == [0, 1]
+    assert data["model"]["model_hash"]
+    assert data["held_out"]["hash"] != data["train"]["hash"]
+    assert data["versions"]["torch"]
+    names = {f"{name} s{seed}" for name in ("codes", "topk", "topk_8") for seed in (0, 1)}
+    records = dl.Records.load(out)
+    assert records.dictionaries.keys() == names | {"mean", "identity"}
+    assert {r.seed for n, r in records.dictionaries.items() if n in names} == {0, 1}
+    report = (out / "report.html").read_text()
+    assert all(name in report for name in records.dictionaries)
+    for part in ("concepts.json", "agreement.json", "features.json"):
+        assert (out / part).exists()
+
+    kept = ["results.json", "dictionaries/seed0/topk/weights.safetensors"]
+    before = {part: (out / part).read_bytes() for part in kept}
+    (out / "report.html").unlink()
+    (out / "results.json").unlink()
+    for part in (out / "dictionaries" / "seed1" / "codes").iterdir():
+        part.unlink()  # as if killed before everything was written
+    (out / "dictionaries" / "seed1" / "topk" / "config.json").unlink()
+    bench(monkeypatch, capsys, "small", "--out", out, *file)
+    assert (out / "report.html").exists()
+    assert {part: (out / part).read_bytes() for part in kept} == before
+
+    refused = bench(monkeypatch, capsys, "small", "--steps", 9, "--out", out, *file, fails=True)
+    assert "differs in fit.steps" in refused
+
+
+def test_overwriting_removes_what_the_study_wrote_and_nothing_else(tmp_path):
+    study = Study(
+        name="tiny",
+        question="?",
+        learned={"topk": dl.TopKSAEConfig(n_features=16, k=2)},
+        baselines={},
+        fit=dl.FitConfig(steps=3, batch_size=64, standardize_rows=64),
+        places=(MLP(0),),
+        train_tokens=3_000,
+        held_out_tokens=1_000,
+    )
+    (tmp_path / "mine.txt").write_text("kept")
+    first = run_study(study, tmp_path)
+    again = run_study(study, tmp_path, overwrite=True)
+    assert (tmp_path / "mine.txt").read_text() == "kept"
+    assert first.to_pandas().equals(again.to_pandas())
+    with pytest.raises(InputError, match="another study"):
+        run_study(Study(**{**vars(study), "seeds": (5,)}), tmp_path)

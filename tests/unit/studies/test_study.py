@@ -1,0 +1,64 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import dictlearn as dl
+from dictlearn.cli.studies import STUDIES_FILE, _studies
+from dictlearn.core.errors import ConfigError
+from dictlearn.studies.study import MLP, Hook, Study
+
+STUDIES = _studies(Path(__file__).parents[3] / STUDIES_FILE)
+SMALL = Study(
+    name="small",
+    question="Is it small?",
+    learned={"topk": dl.TopKSAEConfig(n_features=8, k=2)},
+    baselines={"mean": dl.MeanConfig()},
+    fit=dl.FitConfig(steps=1),
+    places=(MLP(1), Hook("blocks.0.hook_resid_post")),
+)
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_the_studies_describe_themselves(name):
+    study = STUDIES[name]()
+    described = study.to_dict()
+    assert described["name"] == name
+    assert described["learned"].keys() == study.learned.keys()
+    assert all("kind" in config for config in described["learned"].values())
+    assert STUDIES[name].__doc__
+
+
+def test_families_are_compared_at_five_sparsities_and_three_seeds():
+    study = STUDIES["families"]()
+    kinds = [config.kind for config in study.learned.values()]
+    assert {kind: kinds.count(kind) for kind in kinds} == dict.fromkeys(
+        ("codebook", "sae", "topk_sae", "transcoder", "topk_transcoder"), 5
+    )
+    assert study.seeds == (0, 1, 2)
+    assert study.bits
+
+
+def test_what_changes_the_numbers_is_in_the_description():
+    same = replace(SMALL, learned=dict(SMALL.learned))
+    assert same.to_dict() == SMALL.to_dict()
+    for change in (
+        {"seeds": (0, 1)},
+        {"places": (MLP(1),)},
+        {"bits": True},
+        {"fit": dl.FitConfig(steps=2)},
+        {"held_out_tokens": 7},
+        {"learned": {"topk": dl.TopKSAEConfig(n_features=8, k=3)}},
+    ):
+        assert replace(SMALL, **change).to_dict() != SMALL.to_dict(), change
+
+
+def test_impossible_studies_are_refused():
+    with pytest.raises(ConfigError, match="did you mean 'topk'"):
+        replace(SMALL, inspected=("topc",))
+    with pytest.raises(ConfigError, match="two dictionaries named 'topk'"):
+        replace(SMALL, baselines={"topk": dl.MeanConfig()})
+    with pytest.raises(ConfigError, match="belongs to `learned`"):
+        replace(SMALL, baselines={"sae": dl.SAEConfig(n_features=8)})
+    with pytest.raises(ConfigError, match="needs dictionaries, places and seeds"):
+        replace(SMALL, seeds=())
