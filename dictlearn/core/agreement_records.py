@@ -184,7 +184,7 @@ class AgreementRecords:
             summaries = {
                 name: FeatureSummary(
                     **_with_nan(entry)
-                    | {"sites": Sites.from_dict(entry["sites"]), "seed": entry["seed"]}
+                    | {"sites": Sites.from_dict(entry["sites"]), "seed": entry.get("seed")}
                 )
                 for name, entry in data["dictionaries"].items()
             }
