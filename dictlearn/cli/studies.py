@@ -2,10 +2,12 @@
 
 import inspect
 import runpy
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 import typer
 from rich.table import Table
 
@@ -26,7 +28,7 @@ def demo(
     """Train four families and their baselines on one MLP of the built-in model (minutes)."""
     from dictlearn.demo import demo_study
 
-    _run(demo_study(layer=layer, seed=seed), out, overwrite=True)
+    _run(demo_study(layer=layer, seed=seed), out, "dictlearn demo", overwrite=True)
 
 
 def bench(
@@ -40,6 +42,9 @@ def bench(
     out: Annotated[Path | None, typer.Option(help="Folder of the run; runs/NAME unless set.")] = (
         None
     ),
+    images: Annotated[
+        str | None, typer.Option(help="Write the main figures as svg, png or pdf files too.")
+    ] = None,
     describe: Annotated[bool, typer.Option(help="Say what would be run, and stop.")] = False,
     overwrite: Overwrite = False,
 ) -> None:
@@ -56,11 +61,14 @@ def bench(
         return
     if name not in known:
         raise InputError(f"no study {name!r} in {studies}; {nearest(name, known)}")
-    study = _made(name, known[name], leftover_fields(context.args))
+    given = leftover_fields(context.args)
+    study = _made(name, known[name], given)
     if describe:
         console.print_json(data=study.to_dict())
         return
-    _run(study, out or Path("runs") / name, overwrite=overwrite)
+    options = "".join(f" --{key.replace('_', '-')} {value}" for key, value in given.items())
+    command = f"dictlearn bench {name}{options}"
+    _run(study, out or Path("runs") / name, command, overwrite=overwrite, images=images)
 
 
 def _studies(path: Path) -> Mapping[str, Callable[..., Study]]:
@@ -89,10 +97,21 @@ def _made(name: str, function: Callable[..., Study], given: dict[str, Any]) -> S
     return study
 
 
-def _run(study: Study, out: Path, *, overwrite: bool) -> None:
+def _run(
+    study: Study, out: Path, command: str, *, overwrite: bool, images: str | None = None
+) -> None:
     from dictlearn.comparison.report import REPORT_FILE
     from dictlearn.core.records import RESULTS_FILE
-    from dictlearn.studies.run import run_study
+    from dictlearn.studies.page import write_page
+    from dictlearn.studies.run import STUDY_FILE, run_study
 
+    continued = (out / STUDY_FILE).exists() and not overwrite
+    began = time.monotonic()
     show(run_study(study, out, overwrite=overwrite))
-    console.print(f"results: {out / RESULTS_FILE}\nreport:  {out / REPORT_FILE}", highlight=False)
+    minutes = (time.monotonic() - began) / 60
+    took = "" if continued else f", in {minutes:.1f} minutes with {torch.get_num_threads()} threads"
+    page = write_page(out, about=[f"Written by `{command}`{took}."], image_format=images)
+    for label, path in {
+        "results": out / RESULTS_FILE, "report": out / REPORT_FILE, "page": page
+    }.items():  # fmt: skip
+        console.print(f"{label + ':':9}{path}", highlight=False)

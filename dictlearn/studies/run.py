@@ -280,6 +280,7 @@ class _Run:
 def _parts(described: Mapping[str, Any]) -> list[str]:
     """The names of everything that a study so described writes, `study.json` last."""
     files = [RESULTS_FILE, SUMS_FILE, CONCEPTS_FILE, AGREEMENT_FILE, FEATURES_FILE, REPORT_FILE]
+    files += ["report.md", "images"]
     return [*files, "dictionaries", "baselines", "activations", *described["places"], STUDY_FILE]
 
 

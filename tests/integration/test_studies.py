@@ -85,6 +85,10 @@ def test_a_study_leaves_everything_and_continues(monkeypatch, capsys, tmp_path, 
     assert {r.seed for n, r in records.dictionaries.items() if n in names} == {0, 1}
     report = (out / "report.html").read_text()
     assert all(name in report for name in records.dictionaries)
+    page = (out / "report.md").read_text()
+    assert "Written by `dictlearn bench small`" in page
+    assert "| topk_8 | topk_sae | 64 |" in page, "seeds are one row"
+    assert page.count("## ") == 5
     for part in ("concepts.json", "agreement.json", "features.json"):
         assert (out / part).exists()
 

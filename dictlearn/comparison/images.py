@@ -1,0 +1,68 @@
+"""The main figures as image files, for papers and for pages without scripts."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import plotly.graph_objects as go
+
+from dictlearn.comparison.agreement import agreement_figure
+from dictlearn.comparison.concepts import precision_figure
+from dictlearn.comparison.figures import density_figure, rate_distortion_figure
+from dictlearn.comparison.rate_sections import bits_are_measured
+from dictlearn.core.agreement_records import AgreementRecords
+from dictlearn.core.concept_records import ConceptRecords
+from dictlearn.core.errors import InputError, StorageError
+from dictlearn.core.files import writable_folder
+from dictlearn.core.records import Records
+
+FORMATS = ("svg", "png", "pdf")
+WIDTH = 760
+_ON_WHITE = {"paper_bgcolor": "#ffffff", "plot_bgcolor": "#ffffff"}
+_SCALE = 2
+"""Pixels of a file for each of the figure's, where a file has pixels."""
+
+
+def main_figures(
+    records: Records,
+    concepts: ConceptRecords | None = None,
+    agreement: AgreementRecords | None = None,
+) -> dict[str, go.Figure]:
+    """The main figures of a report, by a name for a file."""
+    figures = {}
+    for rate in (["bits"] if bits_are_measured(records) else []) + ["l0"]:
+        for quality in ("fraction_variance_unexplained", "loss_recovered_zero"):
+            figures[f"{quality}-{rate}"] = rate_distortion_figure(records, rate, quality)
+    if concepts is not None:
+        figures["precision"] = precision_figure(concepts)
+    if agreement is not None:
+        figures["agreement"] = agreement_figure(agreement)
+    figures["density"] = density_figure(records)
+    return figures
+
+
+def write_images(
+    figures: Mapping[str, go.Figure], folder: str | Path, format: str = "svg"
+) -> dict[str, Path]:
+    """The files of `figures` by name, on white: "svg", "png" or "pdf".
+
+    Plotly draws them with kaleido and a Chrome or Chromium of this machine.
+
+    Raises:
+        InputError: no such format.
+        StorageError: the folder cannot be written, or there is nothing to draw with.
+    """
+    if format not in FORMATS:
+        raise InputError(f"required a format of {', '.join(FORMATS)}, got {format!r}")
+    folder = writable_folder(folder)
+    paths = {name: folder / f"{name}.{format}" for name in figures}
+    try:
+        for name, figure in figures.items():
+            drawn = go.Figure(figure).update_layout(**_ON_WHITE)
+            data = drawn.to_image(format, width=figure.layout.width or WIDTH, scale=_SCALE)
+            paths[name].write_bytes(data)
+    except (ValueError, RuntimeError, ImportError) as error:
+        raise StorageError(
+            "image files need kaleido and a Chrome or Chromium: pip install dictlearn[images], "
+            f"and install that browser ({type(error).__name__}: {error})"
+        ) from error
+    return paths
