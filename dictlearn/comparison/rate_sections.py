@@ -14,7 +14,8 @@ from dictlearn.core.records import Records
 
 _BITS = (
     "Bits per token: what it takes to say which features are active, and how much, with "
-    "coefficients at the coarsest steps that keep 99 % of the loss recovered. "
+    "coefficients at the coarsest steps that keep 99 % of the loss recovered; the quality shown is "
+    "that before rounding. "
 )
 _READING = (
     "Left and down is better where the fraction of variance unexplained (FVU) is shown, left and "

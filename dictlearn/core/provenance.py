@@ -25,16 +25,20 @@ def library_versions() -> dict[str, str]:
 
 
 def code_revision() -> str:
-    """The git revision of the code that runs, with "-dirty" if files differ from it.
+    """The git revision of this package, with "-dirty" if its files differ from that.
 
     Empty where the code is not in a repository.
     """
-    here = str(Path(__file__).parent)
-    command = ["git", "-C", here, "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        revision = _git("rev-parse", "--short=12", "HEAD")
+        return f"{revision}-dirty" if _git("status", "--porcelain", "--", "..") else revision
     except (OSError, subprocess.CalledProcessError):
         return ""
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(Path(__file__).parent), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 @dataclass(frozen=True)
