@@ -48,7 +48,9 @@ def _evaluation(run: Run) -> list[Table]:
     context = tokens.ids.shape[1]
     run.done(f"dictlearn, {len(dictionaries)} dictionaries")
     ours_seconds = seconds(
-        lambda: found.append(evaluate(dictionaries, setting.model, tokens, progress=False))
+        lambda: found.append(
+            evaluate(dictionaries, setting.model, tokens, ablations=["zero"], progress=False)
+        )
     )
     names = list(dictionaries)[: size.evaluated_by_saelens]
     took = []

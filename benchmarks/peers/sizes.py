@@ -46,9 +46,9 @@ class Size:
     held_out_tokens: int = 20_000
     run_features: int = 4096
     run_batch: int = 4096
-    run_ladder: tuple[float, ...] = (0.5, 1.0, 2.0)
+    run_ladder: tuple[float, ...] = (0.5, 0.625, 0.75, 0.875, 1.0, 1.25, 1.5)
     """Our numbers of steps, as multiples of SAELens'."""
-    run_rates: tuple[float, ...] = (1e-2, 3e-2)
+    run_rates: tuple[float, ...] = (5e-3, 1e-2, 2e-2)
     sweep_k: tuple[int, ...] = (8, 12, 16, 20, 24, 28, 32, 36, 40, 48, 56, 64)
     shared_k: int = 2
     """Dictionaries by which the cost of SAELens' shared forward pass is found."""

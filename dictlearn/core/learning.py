@@ -70,6 +70,9 @@ class TrainableDictionary(FeatureDictionary, ABC):
     """Of each parameter with an entry a feature, the axis of features; kinds that leave it empty
     are not divided."""
 
+    rates: ClassVar[Mapping[str, float]] = {}
+    """The learning rate of parameters, by name, in units of the run's; 1 where none is given."""
+
     def _train_encode(self, z: Float[Tensor, "n d_in"]) -> Encoding:
         """The encoding used while learning; override where a rule couples tokens."""
         return Encoding(self._encode(z))

@@ -1,6 +1,7 @@
 """What kinds with a linear encoder and decoder share."""
 
 from abc import ABC
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -25,6 +26,9 @@ class LinearDictionary(TrainableDictionary, ABC):
     A kind adds how coefficients follow from scores. All features read random directions at the
     start; what they write, and how strongly, starts from data.
     """
+
+    # The decoder's rows have length 1; those of the encoder start at about a third of that.
+    rates: ClassVar = {"W_dec": 3.0}
 
     def __init__(self, sites: Sites, n_features: int, *, seed: int) -> None:
         super().__init__(sites, n_features)

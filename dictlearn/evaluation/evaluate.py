@@ -1,12 +1,13 @@
 """Dictionaries side by side: the same tokens, the same tensors, one clean pass for all."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import InputError
 from dictlearn.core.records import Records
 from dictlearn.core.tokens import Tokens
+from dictlearn.evaluation.ablations import ABLATIONS
 from dictlearn.evaluation.coefficients import coefficient_prices
 from dictlearn.evaluation.measuring import Measuring
 from dictlearn.evaluation.passes import Passes
@@ -24,6 +25,7 @@ def evaluate(
     batch_size: int | None = None,
     seed: int = 0,
     bits: bool = False,
+    ablations: Collection[str] = ABLATIONS,
     progress: bool = True,
 ) -> Records:
     """The records of `dictionaries`, all measured on the same tokens of `model`.
@@ -40,8 +42,12 @@ def evaluate(
     With `bits`, coefficients that are not binary are priced too (`evaluation.coefficients`): up to
     four more passes. Which features are active has its price either way.
 
+    `ablations` says against what loss recovered is measured: "zero", and "mean" and "resample"
+    unless left out to save their passes.
+
     Raises:
-        InputError: no dictionary, a hook that the model does not have, or a wrong width.
+        InputError: no dictionary, no such ablation, a hook that the model does not have, or a wrong
+            width.
         ProvenanceError: a dictionary was trained on another model.
         NonFiniteError: activations or an estimate hold NaN or infinity.
     """
@@ -57,9 +63,13 @@ def evaluate(
             )
     if batch_size is not None and batch_size < 1:
         raise InputError(f"batch_size must be at least 1 sequence, got {batch_size}")
+    if "zero" not in ablations or not set(ablations) <= set(ABLATIONS):
+        raise InputError(
+            f"ablations must be 'zero' and any of {', '.join(ABLATIONS[1:])}, got {ablations!r}"
+        )
     counted = tokens.counted(exclude_special=exclude_special)
     passes = Passes(model, tokens.ids, counted, [d.sites for d in dictionaries.values()])
-    measuring = Measuring(dictionaries, passes, seed)
+    measuring = Measuring(dictionaries, passes, seed, ablations)
     measuring.run(batch_size, show=progress)
     found = measuring.records()
     if bits:

@@ -1,6 +1,6 @@
 """One evaluation under way: the passes over the tokens, and what is summed in each."""
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Collection, Hashable, Mapping
 from types import MappingProxyType
 
 import torch
@@ -29,9 +29,14 @@ class Measuring:
     """
 
     def __init__(
-        self, dictionaries: Mapping[str, FeatureDictionary], passes: Passes, seed: int
+        self,
+        dictionaries: Mapping[str, FeatureDictionary],
+        passes: Passes,
+        seed: int,
+        ablations: Collection[str] = ABLATIONS,
     ) -> None:
         self._dictionaries, self._passes = dict(dictionaries), passes
+        self._ablations = ablations
         n = len(passes.ids)
         self._donors = donors(n, seed)
         self._targets = CleanTargets(passes.model, passes.ids, passes.counted, passes.targets)
@@ -92,7 +97,8 @@ class Measuring:
         for hook, reference in references.items():
             y = self._add_target(hook, batch, reference)
             for name, rows in reference.ablations(y, batch.counted_rows(others[hook])):
-                spliced[hook, name] = batch.spliced(hook, rows)
+                if name in self._ablations:
+                    spliced[hook, name] = batch.spliced(hook, rows)
         for name, dictionary in self._dictionaries.items():
             y_hat = self._add_reconstruction(name, dictionary, batch)
             spliced[name] = batch.spliced(dictionary.sites.target.hook, y_hat)
@@ -145,9 +151,14 @@ class Measuring:
         )
         for hook, sums in self._of_target.items():
             values = {"predictions": torch.ones_like(loss), "cross_entropy_clean": loss}
-            ablated = {name: found[hook, name] for name in ABLATIONS}
-            values |= {f"cross_entropy_{name}": a.cross_entropy for name, a in ablated.items()}
-            sums.add_(batch.prediction_sequences, values | {"kl_zero": ablated["zero"].kl})
+            not_measured = torch.full_like(loss, torch.nan)
+            for name in ABLATIONS:
+                ablated = found.get((hook, name))
+                values[f"cross_entropy_{name}"] = (
+                    not_measured if ablated is None else ablated.cross_entropy
+                )
+            values["kl_zero"] = found[hook, "zero"].kl
+            sums.add_(batch.prediction_sequences, values)
         for name, sums in self._sums.items():
             agreement = found[name]
             sums.add_(

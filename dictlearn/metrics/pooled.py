@@ -176,4 +176,7 @@ def _measured(metric: PooledMetric, totals: Mapping[str, Tensor]) -> Metric:
     if math.isfinite(value):
         return Metric(value)
     vanishes = _evaluate(metric.denominator, totals) == 0
-    return Metric(math.nan, metric.undefined if vanishes else "one of its sums is not finite")
+    return Metric(
+        math.nan,
+        metric.undefined if vanishes else "one of its sums was not measured, or is not finite",
+    )

@@ -61,7 +61,13 @@ class GradientLearner(Learner):
         self.dictionary.initialize_(*self.dictionary.standardized(batch_at(0)))
         self.dictionary.project_()
         self._optimizer = torch.optim.Adam(
-            self.dictionary.parameters(), lr=self._peak, betas=fit_config.adam_betas, fused=True
+            [
+                {"params": [parameter], "rate": self.dictionary.rates.get(name, 1.0)}
+                for name, parameter in self.dictionary.named_parameters()
+            ],
+            lr=self._peak,
+            betas=fit_config.adam_betas,
+            fused=True,
         )
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
@@ -131,7 +137,8 @@ class GradientLearner(Learner):
 
     def _descend(self, loss: Tensor) -> None:
         for group in self._optimizer.param_groups:
-            group["lr"] = self._peak * self._config.learning_rate_scale(self._step)
+            scale = self._config.learning_rate_scale(self._step)
+            group["lr"] = self._peak * group["rate"] * scale
         self._optimizer.zero_grad()
         loss.backward()
         self._average_gradients_()

@@ -70,3 +70,18 @@ def test_a_feature_that_is_never_active_keeps_its_random_direction():
     assert torch.equal(dictionary.W_dec.norm(dim=1).round(decimals=5), torch.ones(64))
     changed = (dictionary.W_dec != fresh.W_dec).any(dim=1).nonzero().flatten().tolist()
     assert changed == active
+
+
+def test_the_decoder_takes_larger_steps():
+    """The first step of Adam is its learning rate in every entry, whatever the gradient."""
+    x = torch.randn(64, 16, generator=torch.Generator().manual_seed(0))
+    run = dl.FitConfig(
+        steps=1, batch_size=64, standardize_rows=64, learning_rate=1e-4, warmup_fraction=0,
+        decay_fraction=0,
+    )  # fmt: skip
+    config = dl.SAEConfig(n_features=8, l1_coefficient=0.0)
+    moved = dl.fit(config, x, run, progress=False).requires_grad_(False)
+    start = config.build(config.sites(SITES), seed=0).requires_grad_(False)
+    typical = float((moved.W_dec - start.W_dec).abs().mean())
+    assert typical == pytest.approx(3e-4, rel=0.1), "three times the rate, but for unit norm"
+    assert float(moved.b_enc.abs().max()) == pytest.approx(1e-4, rel=1e-3)

@@ -152,6 +152,20 @@ def test_company_and_batch_size_change_nothing(model, tokens, sites):
         assert together[name] == expected, name
 
 
+def test_ablations_are_left_out_on_request(model, tokens, sites):
+    half = {"half": Affine(sites.at_target(), scale=0.5)}
+    every = metrics(evaluate(half, model, tokens), "half")
+    record = evaluate(half, model, tokens, ablations=["zero"]).dictionaries["half"]
+    for name in ("loss_recovered_zero", "kl_recovered_zero", "kl"):
+        assert record.metrics[name].value == pytest.approx(every[name], rel=1e-5)
+    for name in ("loss_recovered_mean", "loss_recovered_resample"):
+        assert math.isnan(record.metrics[name].value)
+        assert "not measured" in record.metrics[name].reason
+    for wrong in (["mean"], ["zero", "zeros"]):
+        with pytest.raises(InputError, match="ablations must be 'zero' and any of"):
+            evaluate(half, model, tokens, ablations=wrong)
+
+
 def test_resampling_gives_each_sequence_anothers_activations():
     for n in (2, 7):
         given = donors(n, seed=3)
