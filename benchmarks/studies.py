@@ -34,13 +34,18 @@ def families(
     n_seeds: int = 3,
     train_tokens: int = 500_000,
     held_out_tokens: int = 20_000,
+    price: float = 1.0,
 ) -> Study:
-    """Five families, five sparsities each, three seeds: who explains most at equal price?"""
+    """Five families, five sparsities each, three seeds: who explains most at equal price?
+
+    `price` multiplies the prices of L1, which suit an MLP that writes 128 dimensions: the loss is
+    a mean over dimensions, so for others give 128 / width.
+    """
     return Study(
         name="families",
         question="Which family explains an MLP best at equal sparsity?",
         model=model,
-        learned=five_families(n_features),
+        learned=five_families(n_features, price),
         baselines=BASELINES,
         fit=FitConfig(steps=steps, batch_size=1024, learning_rate=3e-3),
         places=(MLP(layer),),
@@ -52,18 +57,18 @@ def families(
     )
 
 
-def five_families(n_features: int) -> dict[str, DictionaryConfig]:
+def five_families(n_features: int, price: float) -> dict[str, DictionaryConfig]:
     """Each family from few to many active features; L1 prices are numbered, dearest first."""
     configs: dict[str, DictionaryConfig] = {}
     configs |= {f"codebook_k{k}": CodebookConfig(n_codes=n_features, k=k) for k in _CODES}
     configs |= {
-        f"sae_{i}": SAEConfig(n_features=n_features, l1_coefficient=price)
-        for i, price in enumerate(_SAE_PRICES)
+        f"sae_{i}": SAEConfig(n_features=n_features, l1_coefficient=price * own)
+        for i, own in enumerate(_SAE_PRICES)
     }
     configs |= {f"topk_sae_k{k}": TopKSAEConfig(n_features=n_features, k=k) for k in _ACTIVE}
     configs |= {
-        f"transcoder_{i}": TranscoderConfig(n_features=n_features, l1_coefficient=price)
-        for i, price in enumerate(_TRANSCODER_PRICES)
+        f"transcoder_{i}": TranscoderConfig(n_features=n_features, l1_coefficient=price * own)
+        for i, own in enumerate(_TRANSCODER_PRICES)
     }
     configs |= {
         f"topk_transcoder_k{k}": TopKTranscoderConfig(n_features=n_features, k=k) for k in _ACTIVE

@@ -79,7 +79,7 @@ class Study:
     they agree with each other and between seeds, and cards of some features."""
     n_cards: int = 6
     """Features of each inspected dictionary that get a card."""
-    concept_tokens: int = 40_000
+    concept_tokens: int = 20_000
     """Held-out tokens in which concepts are looked for."""
 
     def __post_init__(self) -> None:
