@@ -125,3 +125,14 @@ def test_overwriting_removes_what_the_study_wrote_and_nothing_else(tmp_path):
     assert first.to_pandas().equals(again.to_pandas())
     with pytest.raises(InputError, match="another study"):
         run_study(Study(**{**vars(study), "seeds": (5,)}), tmp_path)
+
+
+def test_the_report_works_in_a_browser(monkeypatch, capsys, tmp_path, file, looked_at):
+    out = tmp_path / "run"
+    bench(monkeypatch, capsys, "small", "--out", out, *file)
+    for width in (1280, 390):
+        seen = looked_at(out / "report.html", width, tmp_path)
+        assert seen["errors"] == []
+        assert seen["drawn"] == seen["plots"] >= 8
+        assert seen["hovers"] == seen["plots"], "every plot answers a pointer"
+        assert seen["width"] <= seen["window"], "the page itself never scrolls sideways"
