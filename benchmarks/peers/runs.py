@@ -182,7 +182,10 @@ def _builtin(run: Run) -> list[Table]:
 
 def _second(run: Run) -> list[Table]:
     setting = second(run, run.size.second_tokens, run.size.held_out_tokens)
-    return [_Comparison(run, setting).one()] if setting else [not_there()]
+    if setting is None:
+        return [not_there()]
+    comparison = _Comparison(run, setting)
+    return [comparison.one(), comparison.sweep()]
 
 
 _PROTOCOL = (
