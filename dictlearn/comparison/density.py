@@ -9,7 +9,7 @@ from jaxtyping import Float
 from plotly.subplots import make_subplots
 from torch import Tensor
 
-from dictlearn.comparison.style import Look, looks, styled
+from dictlearn.comparison.style import MOST_NAMES, Look, looks, styled
 from dictlearn.comparison.vocabulary import baselines, trained
 from dictlearn.core.records import DictionaryRecord, Records
 
@@ -21,9 +21,14 @@ def density_figure(records: Records) -> go.Figure:
 
     Density is the fraction of counted tokens in which a feature is active. Features that were
     never active have no logarithm; the heading above each histogram counts them. Heights are
-    scaled to each histogram's own highest bar. Dictionaries without features are left out.
+    scaled to each histogram's own highest bar. Dictionaries without features are left out, and
+    where there are many, those of all training seeds but the first.
     """
-    ordered = {**trained(records), **baselines(records)}
+    learned = trained(records)
+    if len(learned) > MOST_NAMES:
+        seed = next(iter(learned.values())).seed
+        learned = {name: record for name, record in learned.items() if record.seed == seed}
+    ordered = {**learned, **baselines(records)}
     shown = {name: record for name, record in ordered.items() if record.density.numel()}
     if not shown:
         return styled(go.Figure(), height=120)

@@ -9,6 +9,7 @@ from dictlearn.comparison.agreement import agreement_figure
 from dictlearn.comparison.concepts import precision_figure
 from dictlearn.comparison.figures import density_figure, rate_distortion_figure
 from dictlearn.comparison.rate_sections import bits_are_measured
+from dictlearn.comparison.style import MOST_NAMES
 from dictlearn.core.agreement_records import AgreementRecords
 from dictlearn.core.concept_records import ConceptRecords
 from dictlearn.core.errors import InputError, StorageError
@@ -36,7 +37,8 @@ def main_figures(
         figures["precision"] = precision_figure(concepts)
     if agreement is not None:
         figures["agreement"] = agreement_figure(agreement)
-    figures["density"] = density_figure(records)
+    if len(records.dictionaries) <= MOST_NAMES:  # a file with more is too tall to look at
+        figures["density"] = density_figure(records)
     return figures
 
 

@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 
 from dictlearn.comparison.families import RATES, families, require_rate
 from dictlearn.comparison.intervals import intervals_of
-from dictlearn.comparison.style import INK, Look, log_axis, looks, styled
+from dictlearn.comparison.style import INK, MOST_NAMES, Look, log_axis, looks, styled
 from dictlearn.comparison.vocabulary import (
     KEY_METRICS,
     LABELS,
@@ -40,7 +40,8 @@ def rate_distortion_figure(
     Bars are 95 % bootstrap intervals over sequences. Thin lines join the dictionaries of one kind
     at one pair of sites, each training seed apart where it has several (`families`). A baseline
     that spends nothing, or at least half as many features as its target has dimensions where the
-    rate is L0, is a horizontal line. A baseline farther than 1 from every trained dictionary is
+    rate is L0, is a horizontal line. The legend has a line a dictionary, or a line a kind where
+    there are many. A baseline farther than 1 from every trained dictionary is
     drawn at the edge of the axis as a triangle beside its value. Undefined values are left out.
 
     Raises:
@@ -61,9 +62,17 @@ def rate_distortion_figure(
     on_axis = Records(records.provenance, records.tokens, marks)
     _add_curves(figure, on_axis, (rate, quality), style)
     spread = intervals_of(on_axis, [quality])[quality]
+    crowded = len(marks) > MOST_NAMES
+    told: set[str] = set()
     for name, record in marks.items():
         mark = _mark(name, record, (rate, quality), style[name], limits)
-        figure.add_trace(mark.update(error_y=_bar(spread.get(name), mark.y[0])))
+        mark.update(error_y=_bar(spread.get(name), mark.y[0]))
+        if crowded:
+            mark.update(
+                name=record.kind, legendgroup=record.kind, showlegend=record.kind not in told
+            )
+            told.add(record.kind)
+        figure.add_trace(mark)
     _add_references(figure, lines, limits, quality)
     axis = log_axis([value_of(record, rate) for record in marks.values()])
     figure.update_xaxes(title=RATES[rate], **axis)

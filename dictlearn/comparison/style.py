@@ -27,6 +27,9 @@ _BASELINE_SYMBOLS = (
 )  # fmt: skip
 _DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 
+MOST_NAMES = 16
+"""Dictionaries that a figure names one by one; of more, a legend names the kinds."""
+
 
 @dataclass(frozen=True)
 class Look:
@@ -39,6 +42,7 @@ class Look:
 
 def looks(records: Records) -> dict[str, Look]:
     """The look of every dictionary: colours go to trained kinds in order of appearance."""
+    families = Counter(r.kind for r in records.dictionaries.values() if not is_baseline(r))
     palette: dict[str, str] = {}
     seen: Counter[str] = Counter()
     result = {}
@@ -49,7 +53,8 @@ def looks(records: Records) -> dict[str, Look]:
             palette.setdefault(family, _cyclic(COLOURS, len(palette)))
         colour = BASELINE_COLOUR if baseline else palette[family]
         symbols = _BASELINE_SYMBOLS if baseline else _SYMBOLS
-        result[name] = _look(colour, symbols, seen[family])
+        alike = families[family] > len(_SYMBOLS)  # too many to tell apart
+        result[name] = _look(colour, symbols, 0 if alike else seen[family])
         seen[family] += 1
     return result
 

@@ -174,3 +174,19 @@ def test_seeds_with_several_dictionaries_have_lines_of_their_own(records, make):
     figure = sparsity_figure(Records(records.provenance, records.tokens, of_seeds))
     lines = [trace.x for trace in figure.data if trace.mode == "lines"]
     assert lines == [(4, 8), (4, 8)]
+
+
+def test_many_dictionaries_are_named_by_kind_and_look_alike(records, make):
+    group = {
+        f"{kind}_{i} s{seed}": make(kind, l0=2.0**i, seed=seed)
+        for kind in ("sae", "topk_sae")
+        for i in range(1, 6)
+        for seed in (0, 1)
+    }
+    many = Records(records.provenance, records.tokens, group)
+    figure = sparsity_figure(many)
+    marks = [trace for trace in figure.data if trace.mode.startswith("markers")]
+    assert len(marks) == 20
+    assert [trace.name for trace in marks if trace.showlegend] == ["sae", "topk_sae"]
+    assert len({(trace.legendgroup, trace.marker.symbol) for trace in marks}) == 2
+    assert len(density_figure(many).data) == 10, "the first seed only"

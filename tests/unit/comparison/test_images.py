@@ -2,6 +2,7 @@
 
 import shutil
 
+import plotly.graph_objects as go
 import pytest
 
 from dictlearn.comparison.images import main_figures, write_images
@@ -23,7 +24,11 @@ def test_an_unknown_format_is_refused(records, tmp_path):
 
 
 def test_what_is_missing_is_named(records, tmp_path, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "kaleido", None)
+
+    def without_browser(figure, *arguments, **options):
+        raise RuntimeError("Image export requires Kaleido")
+
+    monkeypatch.setattr(go.Figure, "to_image", without_browser)
     with pytest.raises(StorageError, match=r"dictlearn\[images\]"):
         write_images(main_figures(records), tmp_path)
 
