@@ -2,12 +2,13 @@
 
 import pytest
 
-from dictlearn.demo import BASELINES, DemoSize, learned_kinds, run_demo
+from dictlearn.demo import BASELINES, DemoSize, demo_study, learned_kinds
+from dictlearn.studies.run import run_study
 
 
 @pytest.mark.slow
 def test_the_demo_keeps_its_promises(tmp_path):
-    frame = run_demo(tmp_path).to_pandas()
+    frame = run_study(demo_study(), tmp_path).to_pandas()
     learned = list(learned_kinds(DemoSize().n_features))
     randoms = frame[frame.index.str.startswith("random_k")]
     assert set(frame.index) == {*learned, *BASELINES, *randoms.index}

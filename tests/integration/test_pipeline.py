@@ -9,11 +9,12 @@ import dictlearn as dl
 from dictlearn.activations.store import ActivationStore
 from dictlearn.cli import main
 from dictlearn.core.errors import CorruptFileError, InputError, StorageError
-from dictlearn.demo import DemoSize, run_demo
+from dictlearn.demo import DemoSize, demo_study
 from dictlearn.metrics.bits import REPORTED
+from dictlearn.studies.run import run_study
 
 TINY = DemoSize(train_tokens=20_000, held_out_tokens=3_000, steps=120, batch_size=256,
-                n_features=256)  # fmt: skip
+                n_features=256, n_cards=2, concept_tokens=6_000)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +30,7 @@ def tokens(model):
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
     out = tmp_path_factory.mktemp("demo")
-    return run_demo(out, size=TINY), out
+    return run_study(demo_study(size=TINY), out), out
 
 
 def test_demo_oracles(demo):
