@@ -31,7 +31,9 @@ window.addEventListener("load", () => setTimeout(() => {
     try {
       const answers = (t) => t.visible !== "legendonly" && t.hoverinfo !== "skip";
       const shown = plot.data.findIndex(answers);
-      Plotly.Fx.hover(plot, [{curveNumber: Math.max(shown, 0), pointNumber: 0}]);
+      const curveNumber = Math.max(shown, 0);
+      const isMap = plot.data[curveNumber].type === "heatmap";
+      Plotly.Fx.hover(plot, isMap ? {xval: 1, yval: 0} : [{curveNumber, pointNumber: 0}]);
       hovers += plot.querySelectorAll(".hoverlayer .hovertext").length > 0;
     } catch (error) { errors.push(String(error)); }
   }
