@@ -162,7 +162,7 @@ def test_other_definitions_of_the_same_name(sae, model, tokens, tmp_path):
     kl = evals.get_recons_loss(loaded, model, scaler, tokens.ids, **options)["kl_div_with_sae"]
     assert kl.mean().item() == pytest.approx(found["kl_div_with_sae"], rel=EXACT)
     assert kl[:, :-1].mean().item() == pytest.approx(values["kl"], rel=EXACT)
-    assert abs(found["kl_div_with_sae"] / values["kl"] - 1) > 10 * EXACT
+    assert abs(found["kl_div_with_sae"] / values["kl"] - 1) > EXACT
 
 
 @torch.no_grad()
