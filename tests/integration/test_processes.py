@@ -4,6 +4,7 @@ import json
 import os
 import runpy
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -155,6 +156,19 @@ replace_after_steps = 20
 """
 
 
+def wait_for_the_end_of(group: int) -> None:
+    """The processes of a command end with it, each as soon as it leaves native code."""
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.05)
+    os.killpg(group, signal.SIGKILL)
+    pytest.fail("a process survived the command")
+
+
 def test_a_killed_run_of_two_processes_resumes(monkeypatch, tmp_path, store):
     """To the same bits in two processes again, and to rounding in one."""
     (tmp_path / "recipe.toml").write_text(RECIPE)
@@ -163,7 +177,7 @@ def test_a_killed_run_of_two_processes_resumes(monkeypatch, tmp_path, store):
     process = subprocess.Popen(
         [sys.executable, "-m", "dictlearn", "train", *command, "--out", killed, "--nproc", "2"],
         env=ENVIRONMENT,
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
     until = time.monotonic() + 300  # a fresh machine compiles first
     while not checkpoint.exists():
@@ -172,7 +186,7 @@ def test_a_killed_run_of_two_processes_resumes(monkeypatch, tmp_path, store):
         time.sleep(0.002)
     process.kill()
     process.wait()
-    time.sleep(1.0)  # its processes end with it
+    wait_for_the_end_of(process.pid)
     at_kill = (killed / "train.jsonl").read_text()
     time.sleep(0.2)
     assert (killed / "train.jsonl").read_text() == at_kill, "a process survived the command"
