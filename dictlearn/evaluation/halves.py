@@ -15,7 +15,7 @@ from dictlearn.core.sites import Sites
 from dictlearn.core.sparse_acts import SparseActs
 from dictlearn.core.tokens import Tokens
 from dictlearn.evaluation.candidates import Candidates, DirectionCandidates, FeatureCandidates
-from dictlearn.lm.forward import activations_at
+from dictlearn.lm.forward import activations_at, default_batch_size
 from dictlearn.lm.hooks import LanguageModel
 from dictlearn.lm.sites import mlp_sites
 
@@ -86,7 +86,7 @@ def _rows(
     hooks: Sequence[str],
 ) -> dict[str, Float[Tensor, "n _"]]:
     """The activations of ordinary tokens, on the CPU."""
-    at_once = max(1, _TOKENS_AT_ONCE // ids.shape[1])
+    at_once = default_batch_size(model, ids.shape[1])
     parts: dict[str, list[Tensor]] = {hook: [] for hook in hooks}
     for some, kept in zip(ids.split(at_once), ordinary.split(at_once), strict=True):
         for hook, activations in activations_at(model, some, hooks).items():

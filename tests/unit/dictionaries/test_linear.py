@@ -76,8 +76,8 @@ def test_the_decoder_takes_larger_steps():
     """The first step of Adam is its learning rate in every entry, whatever the gradient."""
     x = torch.randn(64, 16, generator=torch.Generator().manual_seed(0))
     run = dl.FitConfig(
-        steps=1, batch_size=64, standardize_rows=64, learning_rate=1e-4, warmup_fraction=0,
-        decay_fraction=0,
+        steps=1, batch_size=64, standardize_rows=64, learning_rate=1e-4, warmup_fraction=0.0,
+        decay_fraction=0.0,
     )  # fmt: skip
     config = dl.SAEConfig(n_features=8, l1_coefficient=0.0)
     moved = dl.fit(config, x, run, progress=False).requires_grad_(False)

@@ -70,6 +70,7 @@ def test_random_directions_are_no_neurons():
     assert neurons_per_feature(torch.zeros(1, 3)).isnan().all()
 
 
+@pytest.mark.untyped
 @pytest.mark.parametrize("shapes", [((2, 3), (2, 4)), ((0, 3), (2, 3)), ((2, 3), (3,))])
 def test_what_cannot_be_compared_is_refused(shapes):
     with pytest.raises(InputError, match="equally wide"):

@@ -39,6 +39,7 @@ def test_tokens_of_probability_zero_do_not_count():
     torch.testing.assert_close(found["other"].kl.float(), kl_divergence(clean, other))
 
 
+@pytest.mark.untyped
 def test_rows_of_another_shape_are_refused():
     with pytest.raises(InputError):
         compared(through(torch.ones(2, 3)), 3, torch.ones(4, 2), {"a": torch.ones(3, 2)},
