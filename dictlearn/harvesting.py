@@ -3,7 +3,8 @@
 This is where `lm/` and `activations/` meet; neither knows the other.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import torch
@@ -18,7 +19,7 @@ from dictlearn.core.batches import Activations, Rows
 from dictlearn.core.errors import InputError, nearest
 from dictlearn.core.sites import Site, Sites
 from dictlearn.core.tokens import Tokens
-from dictlearn.lm.forward import activations_at, default_batch_size
+from dictlearn.lm.forward import default_batch_size, reading
 from dictlearn.lm.hooks import LanguageModel
 from dictlearn.lm.identity import model_provenance
 from dictlearn.lm.sites import require_sites
@@ -77,10 +78,13 @@ def harvest(
     Console(stderr=True).print(
         f"harvesting {n_rows:,} rows at {hooks}: {size / 1e6:,.0f} MB", highlight=False
     )
-    with progress_bar("harvesting", len(tokens), show=progress) as done:
+    with (
+        progress_bar("harvesting", len(tokens), show=progress) as done,
+        closing(reader.all(batch_size, done)) as batches,
+    ):
         return write_store(
             out,
-            reader.all(batch_size, done),
+            batches,
             sites=offered,
             n_rows=n_rows,
             dtype=DTYPES[dtype],
@@ -103,14 +107,18 @@ class _Reader:
         self._model, self._ids, self._counted = model, ids, counted
         self.hooks = tuple(dict.fromkeys(hook for s in sites for hook in s.hooks))
 
-    def read(self, blocks: Int[Tensor, " b"]) -> Rows:
-        """The rows of `blocks`, in order, from one forward pass."""
-        at = activations_at(self._model, self._ids[blocks], self.hooks)
-        counted = self._counted[blocks]
-        return Rows({hook: x[counted.to(x.device)] for hook, x in at.items()})
+    def read(self, parts: Sequence[Int[Tensor, " b"]]) -> list[Rows]:
+        """The rows of each of `parts`, in order, from a forward pass each."""
+        with reading(self._model, self.hooks) as read:
+            return [self._rows(read, blocks) for blocks in parts]
 
-    def all(self, batch_size: int, done: Callable[[int], None]) -> Iterator[Rows]:
-        """The rows of all blocks, batch by batch."""
-        for blocks in torch.arange(len(self._ids)).split(batch_size):
-            yield self.read(blocks)
-            done(int(blocks[-1]) + 1)
+    def all(self, batch_size: int, done: Callable[[int], None]) -> Generator[Rows, None, None]:
+        """The rows of all blocks, batch by batch; the model has its hooks back when it ends."""
+        with reading(self._model, self.hooks) as read:
+            for blocks in torch.arange(len(self._ids)).split(batch_size):
+                yield self._rows(read, blocks)
+                done(int(blocks[-1]) + 1)
+
+    def _rows(self, read: Callable[[Tensor], dict[str, Tensor]], blocks: Int[Tensor, " b"]) -> Rows:
+        counted = self._counted[blocks]
+        return Rows({hook: x[counted.to(x.device)] for hook, x in read(self._ids[blocks]).items()})

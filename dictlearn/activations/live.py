@@ -33,8 +33,8 @@ class _Span:
 class LiveActivations(Activations):
     """A stream over blocks of tokens that `read` turns into rows when they are due.
 
-    Each epoch shuffles the blocks; consecutive pools of `pool_blocks` blocks are read,
-    `read_blocks` at a time, and the rows of a pool are shuffled together. `rows_per_block`
+    Each epoch shuffles the blocks; consecutive pools of `pool_blocks` blocks are read, in parts
+    of `read_blocks`, and the rows of a pool are shuffled together. `rows_per_block`
     tells beforehand where a batch lies, so a batch is still a pure function of (seed, step):
     the two pools kept save time and change nothing.
 
@@ -46,7 +46,7 @@ class LiveActivations(Activations):
 
     def __init__(
         self,
-        read: Callable[[Int[Tensor, " block"]], Rows],
+        read: Callable[[Sequence[Int[Tensor, " block"]]], list[Rows]],
         rows_per_block: Int[Tensor, " block"],
         sites: Sequence[Sites],
         provenance: Provenance,
@@ -134,15 +134,17 @@ class LiveActivations(Activations):
         if span.pool not in self._pools:
             while len(self._pools) >= _POOLS_KEPT:
                 self._pools.popitem(last=False)
-            read = [self._checked(blocks) for blocks in span.blocks.split(self._read_blocks)]
+            parts = span.blocks.split(self._read_blocks)
+            rows = self._read(parts)
+            for part, some in zip(parts, rows, strict=True):
+                self._check(part, some)
             self._pools[span.pool] = Rows(
-                {hook: torch.cat([rows.at[hook] for rows in read]) for hook in self._widths}
+                {hook: torch.cat([some.at[hook] for some in rows]) for hook in self._widths}
             )
         self._pools.move_to_end(span.pool)
         return self._pools[span.pool]
 
-    def _checked(self, blocks: Int[Tensor, " block"]) -> Rows:
-        rows = self._read(blocks)
+    def _check(self, blocks: Int[Tensor, " block"], rows: Rows) -> None:
         require_hooks(rows, self._widths)
         n_rows = int(self._rows_per_block[blocks].sum())
         if len(rows) != n_rows:
@@ -152,7 +154,6 @@ class LiveActivations(Activations):
             )
         for hook in self._widths:
             self._require_finite(rows.at[hook], hook, blocks)
-        return rows
 
     def _require_finite(self, x: Tensor, hook: str, blocks: Int[Tensor, " block"]) -> None:
         bad = first_bad_row(x)

@@ -14,7 +14,7 @@ from dictlearn.core.feature_records import FeatureRecords
 from dictlearn.core.tokens import Tokens
 from dictlearn.evaluation.contexts import TopContexts, Windows
 from dictlearn.evaluation.describing import Describer
-from dictlearn.lm.forward import activations_at
+from dictlearn.lm.forward import reading
 from dictlearn.lm.hooks import LanguageModel
 from dictlearn.lm.identity import model_provenance
 from dictlearn.lm.sites import require_sites
@@ -118,14 +118,17 @@ class _Visit:
         hooks = list(dict.fromkeys(sources.values()))
         n, context = self._ids.shape
         at_once = max(1, _TOKENS_AT_ONCE // context)
-        with progress_bar("looking at features", n, show=show) as done:
+        with (
+            progress_bar("looking at features", n, show=show) as done,
+            reading(self._model, hooks) as read,
+        ):
             for first in range(0, n, at_once):
                 part = slice(first, first + at_once)
                 ids, counted = self._ids[part], self._counted[part]
                 windows = Windows.of(ids, counted, self._window, first * context)
                 rows = {
                     hook: activations[counted.to(activations.device)]
-                    for hook, activations in activations_at(self._model, ids, hooks).items()
+                    for hook, activations in read(ids).items()
                 }
                 for hook, x in rows.items():
                     require_finite(x, f"activations at {hook!r}")

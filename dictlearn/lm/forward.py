@@ -1,7 +1,7 @@
 """Forward passes: read activations at hooks, or splice other ones in."""
 
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -37,7 +37,32 @@ class _AllRead(Exception):  # noqa: N818 - a signal, not an error
     """Ends a forward pass once every hook asked for has fired."""
 
 
-@torch.no_grad()
+@contextmanager
+def reading(
+    model: LanguageModel, hooks: Sequence[str]
+) -> Iterator[Callable[[Int[Tensor, "b pos"]], dict[str, Float[Tensor, "b pos _"]]]]:
+    """Within, a function of ids that gives what `activations_at` gives, for many passes.
+
+    The hooks are found and set once: in a small model that takes a good part of a pass. Until
+    the end, every pass of `model` ends at the last of them, whoever runs it.
+
+    Raises:
+        InputError: a hook does not exist; in a pass, it never fires or is not of shape
+            [b, pos, ...].
+    """
+    at: dict[str, Tensor] = {}
+
+    @torch.no_grad()
+    def read(ids: Int[Tensor, "b pos"]) -> dict[str, Float[Tensor, "b pos _"]]:
+        at.clear()
+        with suppress(_AllRead):
+            model(placed(ids, model))
+        return rows_read(at, hooks, ids)
+
+    with hooked(model, readers(at, hooks, stop=True)):
+        yield read
+
+
 def activations_at(
     model: LanguageModel, ids: Int[Tensor, "b pos"], hooks: Sequence[str]
 ) -> dict[str, Float[Tensor, "b pos _"]]:
@@ -50,11 +75,8 @@ def activations_at(
     Raises:
         InputError: a hook does not exist, never fires, or is not of shape [b, pos, ...].
     """
-    at: dict[str, Tensor] = {}
-    with hooked(model, readers(at, hooks, ids, stop=True)), suppress(_AllRead):
-        model(placed(ids, model))
-    require_fired(hooks, at)
-    return at
+    with reading(model, hooks) as read:
+        return read(ids)
 
 
 @torch.no_grad()
@@ -67,10 +89,9 @@ def logits_and_activations(
         InputError: a hook does not exist, never fires, or is not of shape [b, pos, ...].
     """
     at: dict[str, Tensor] = {}
-    with hooked(model, readers(at, hooks, ids, stop=False)):
+    with hooked(model, readers(at, hooks, stop=False)):
         logits = model(placed(ids, model))
-    require_fired(hooks, at)
-    return logits, at
+    return logits, rows_read(at, hooks, ids)
 
 
 @torch.no_grad()
@@ -124,21 +145,35 @@ def replacing(
 
 
 def readers(
-    at: dict[str, Tensor], hooks: Sequence[str], ids: Tensor, *, stop: bool
+    at: dict[str, Tensor], hooks: Sequence[str], *, stop: bool
 ) -> list[tuple[str, HookFunction]]:
     """A function for each hook that writes what it sees into `at`."""
     names = list(dict.fromkeys(hooks))
 
     def reader(name: str) -> Callable[..., None]:
         def read(activation: Tensor, hook: object) -> None:
-            _require_rows(activation, ids, name)
-            at.setdefault(name, activation.detach().flatten(2))
+            at.setdefault(name, activation.detach())
             if stop and len(at) == len(names):
                 raise _AllRead
 
         return read
 
     return [(name, reader(name)) for name in names]
+
+
+def rows_read(
+    at: Mapping[str, Tensor], hooks: Iterable[str], ids: Int[Tensor, "b pos"]
+) -> dict[str, Float[Tensor, "b pos _"]]:
+    """What `readers` wrote in a pass over `ids`, head axes flattened.
+
+    Raises:
+        InputError: a hook did not fire, or an activation is not of shape [b, pos, ...].
+    """
+    hooks = dict.fromkeys(hooks)
+    require_fired(hooks, at)
+    for name in hooks:
+        _require_rows(at[name], ids, name)
+    return {name: at[name].flatten(2) for name in hooks}
 
 
 def placed(ids: Int[Tensor, "b pos"], model: LanguageModel) -> Int[Tensor, "b pos"]:
@@ -155,7 +190,7 @@ def _require_rows(activation: Tensor, ids: Tensor, name: str) -> None:
         )
 
 
-def require_fired(hooks: Sequence[str], fired: dict[str, Tensor] | set[str]) -> None:
+def require_fired(hooks: Iterable[str], fired: Collection[str]) -> None:
     """Check that every hook has fired.
 
     Raises:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dictlearn.core.errors import InputError, nearest
 from dictlearn.core.sites import ACTIVATION_FUNCTIONS, MLPWeights, Site, Sites
-from dictlearn.lm.forward import activations_at
+from dictlearn.lm.forward import reading
 from dictlearn.lm.hooks import LanguageModel, hook_names
 
 _SAME_FUNCTION = {"gelu_fast": "gelu_new", "gelu_pytorch_tanh": "gelu_new", "swish": "silu"}
@@ -92,8 +92,9 @@ def _probe(model: LanguageModel, hooks: Sequence[str]) -> dict[str, Tensor]:
     Two lengths are run: an attention pattern can pass for [b, pos, ...] at one, not at both.
     """
     ids = torch.arange(4).reshape(2, 2) % model.cfg.d_vocab
-    activations_at(model, ids[:, :1], hooks)
-    return activations_at(model, ids, hooks)
+    with reading(model, hooks) as read:
+        read(ids[:, :1])
+        return read(ids)
 
 
 def _mlp_hooks(model: LanguageModel, layer: int) -> list[tuple[str, str]]:

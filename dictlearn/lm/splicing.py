@@ -15,6 +15,7 @@ from dictlearn.lm.forward import (
     readers,
     replacing,
     require_fired,
+    rows_read,
     spliced_logits,
 )
 from dictlearn.lm.hooks import HookFunction, LanguageModel, hooked
@@ -100,9 +101,8 @@ class Splicer:
         memory: dict[nn.Module, Any] = {}
         sources = {source for route in self._routes.values() for source in route.values()}
         with remembering(sources, memory, ids.shape[1]):
-            rows = self._run(ids, index, dict(readers(at, self._hooks, ids, stop=False)))
-        require_fired(self._hooks, at)
-        return CleanPass(ids, index, at, rows, memory)
+            rows = self._run(ids, index, dict(readers(at, self._hooks, stop=False)))
+        return CleanPass(ids, index, rows_read(at, self._hooks, ids), rows, memory)
 
     @torch.no_grad()
     def spliced(

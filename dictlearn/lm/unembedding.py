@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dictlearn.core.errors import InputError
-from dictlearn.lm.forward import placed, readers, replacing
+from dictlearn.lm.forward import placed, readers, replacing, rows_read
 from dictlearn.lm.hooks import LanguageModel, hook_names, hooked
 from dictlearn.lm.shortcuts import head_of
 
@@ -118,8 +118,8 @@ def _run(model: LanguageModel, ids: Tensor, functions: list, hooks: list[str]) -
     at: dict[str, Tensor] = {}
     with (
         warnings.catch_warnings(),
-        hooked(model, [*functions, *readers(at, hooks, ids, stop=False)]),
+        hooked(model, [*functions, *readers(at, hooks, stop=False)]),
     ):
         warnings.filterwarnings("ignore", "A forward hook edited")  # of a trial, nobody cares
         model(ids)
-    return at
+    return rows_read(at, at, ids)

@@ -8,7 +8,7 @@ import torch
 import dictlearn as dl
 from dictlearn.activations.store import ActivationStore
 from dictlearn.cli import main
-from dictlearn.core.errors import CorruptFileError, InputError, StorageError
+from dictlearn.core.errors import CorruptFileError, InputError, NonFiniteError, StorageError
 from dictlearn.demo import DemoSize, demo_study
 from dictlearn.metrics.bits import REPORTED
 from dictlearn.studies.run import run_study
@@ -111,6 +111,27 @@ def test_harvest_refuses_bad_input_before_work_starts(model, tokens, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="folder"):
         dl.harvest(model, tokens, sites, tmp_path / "file")
+
+
+def test_a_harvest_that_fails_leaves_nothing(model, tokens, tmp_path):
+    """No store, and no hook of its own at the model, whose passes would end there."""
+    sites = dl.hook_sites(model, "blocks.0.hook_mlp_out")
+    calls = []
+
+    def poisoned(activation, hook):
+        calls.append(1)
+        return activation * torch.nan if len(calls) > 4 else None
+
+    for out in (tmp_path / "store", None):
+        calls.clear()
+        with (
+            model.hooks(fwd_hooks=[("blocks.0.mlp.hook_in", poisoned)]),
+            pytest.raises(NonFiniteError),
+        ):
+            dl.harvest(model, tokens, sites, out, progress=False).rows(0, 0, 8)
+        assert model(tokens.ids[:1]).isfinite().all(), "a whole pass"
+        assert not any(point.fwd_hooks for point in model.hook_dict.values())
+    assert not (tmp_path / "store" / "manifest.json").exists()
 
 
 def cli(monkeypatch, *arguments) -> None:

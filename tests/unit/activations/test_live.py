@@ -27,9 +27,13 @@ class Reader:
         return Rows({"x": x, "y": x.sum(dim=1, keepdim=True)})
 
 
+def each(read):
+    return lambda parts: [read(blocks) for blocks in parts]
+
+
 def live(read=None, pool_blocks=4, read_blocks=3) -> LiveActivations:
     return LiveActivations(
-        read or Reader(), SIZES, SITES, Provenance(model="toy"),
+        each(read or Reader()), SIZES, SITES, Provenance(model="toy"),
         pool_blocks=pool_blocks, read_blocks=read_blocks,
     )  # fmt: skip
 
@@ -97,7 +101,9 @@ def test_pools_of_equal_size_are_shuffled_differently():
         return Rows({"x": x})
 
     site = Site("x", 1)
-    activations = LiveActivations(read, sizes, [Sites(site, site)], Provenance(), pool_blocks=1)
+    activations = LiveActivations(
+        each(read), sizes, [Sites(site, site)], Provenance(), pool_blocks=1
+    )
     orders = activations.rows(0, 0, 2 * 48).at["x"].reshape(16, 6)
     assert len({tuple(order.tolist()) for order in orders}) > 12
 
@@ -157,5 +163,10 @@ def test_a_reader_that_disagrees_about_rows_is_named():
 def test_sizes_below_one_are_refused(sizes, pool_blocks, read_blocks):
     with pytest.raises(InputError, match="required at least 1 row"):
         LiveActivations(
-            Reader(), sizes, SITES, Provenance(), pool_blocks=pool_blocks, read_blocks=read_blocks
+            each(Reader()),
+            sizes,
+            SITES,
+            Provenance(),
+            pool_blocks=pool_blocks,
+            read_blocks=read_blocks,
         )

@@ -27,9 +27,9 @@ def store(folder) -> ActivationStore:
 def live(folder) -> LiveActivations:
     """Ten blocks of ten rows."""
 
-    def read(blocks):
-        numbers = (10 * blocks.unsqueeze(1) + torch.arange(10)).flatten()
-        return Rows({"x": X[numbers], "y": Y[numbers]})
+    def read(parts):
+        numbers = [(10 * blocks.unsqueeze(1) + torch.arange(10)).flatten() for blocks in parts]
+        return [Rows({"x": X[some], "y": Y[some]}) for some in numbers]
 
     return LiveActivations(read, torch.full((10,), 10), [SITES], Provenance(), pool_blocks=4)
 

@@ -7,7 +7,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from dictlearn.core.errors import InputError
-from dictlearn.lm.forward import activations_at, logits_and_activations, spliced_logits
+from dictlearn.lm.forward import activations_at, logits_and_activations, reading, spliced_logits
 from dictlearn.lm.hooks import hook_names
 from dictlearn.lm.loading import load_model
 
@@ -47,6 +47,18 @@ def test_a_pass_cut_short_leaves_no_trace(model, ids) -> None:
     for name in [name for name in rows(model, ids) if "blocks.0" in name or "final" in name]:
         activations_at(model, ids, [name])
         assert torch.equal(model(ids), clean), name
+    assert not any(point.fwd_hooks for point in model.hook_dict.values())
+
+
+def test_hooks_are_set_once_for_many_passes(model, ids) -> None:
+    names = ["blocks.0.hook_mlp_out", "blocks.1.hook_resid_pre"]
+    inputs = (ids, ids[:1], ids[:, :5])
+    expected = [activations_at(model, some, names) for some in inputs]
+    with reading(model, names) as read:
+        for some, at in zip(inputs, expected, strict=True):
+            assert all(torch.equal(x, at[name]) for name, x in read(some).items())
+    with pytest.raises(ZeroDivisionError), reading(model, names):
+        raise ZeroDivisionError
     assert not any(point.fwd_hooks for point in model.hook_dict.values())
 
 
