@@ -19,6 +19,7 @@ from dictlearn.core.batches import Activations, Rows
 from dictlearn.core.errors import InputError, nearest
 from dictlearn.core.sites import Site, Sites
 from dictlearn.core.tokens import Tokens
+from dictlearn.lm.attention import fusable_attention
 from dictlearn.lm.forward import default_batch_size, reading
 from dictlearn.lm.hooks import LanguageModel
 from dictlearn.lm.identity import model_provenance
@@ -106,15 +107,16 @@ class _Reader:
     ) -> None:
         self._model, self._ids, self._counted = model, ids, counted
         self.hooks = tuple(dict.fromkeys(hook for s in sites for hook in s.hooks))
+        self._attention = fusable_attention(model, ids[:1])
 
     def read(self, parts: Sequence[Int[Tensor, " b"]]) -> list[Rows]:
         """The rows of each of `parts`, in order, from a forward pass each."""
-        with reading(self._model, self.hooks) as read:
+        with reading(self._model, self.hooks, self._attention) as read:
             return [self._rows(read, blocks) for blocks in parts]
 
     def all(self, batch_size: int, done: Callable[[int], None]) -> Generator[Rows, None, None]:
         """The rows of all blocks, batch by batch; the model has its hooks back when it ends."""
-        with reading(self._model, self.hooks) as read:
+        with reading(self._model, self.hooks, self._attention) as read:
             for blocks in torch.arange(len(self._ids)).split(batch_size):
                 yield self._rows(read, blocks)
                 done(int(blocks[-1]) + 1)

@@ -39,7 +39,7 @@ class Measuring:
         self._ablations = ablations
         n = len(passes.ids)
         self._donors = donors(n, seed)
-        self._targets = CleanTargets(passes.model, passes.ids, passes.counted, passes.targets)
+        self._targets = CleanTargets(passes)
         self._n_vocab = passes.model.cfg.d_vocab
         self._of_target = {hook: SequenceSums(n) for hook in passes.targets}
         self._sums = {name: SequenceSums(n) for name in dictionaries}
@@ -56,9 +56,7 @@ class Measuring:
         """
         parts = self._passes.parts(batch_size)
         with progress_bar("evaluating", 2 * len(parts), show=show) as done:
-            for i, part in enumerate(parts):
-                self._targets.read_(part)
-                done(i + 1)
+            self._targets.read_(parts, done)
             references = self._targets.references()
             for i, batch in enumerate(self._passes.batches(parts)):
                 self._measure_batch(batch, references)

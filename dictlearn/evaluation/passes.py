@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from dictlearn.core.sites import Sites
+from dictlearn.lm.attention import fusable_attention, fused_attention
 from dictlearn.lm.hooks import LanguageModel
 from dictlearn.lm.splicing import CleanPass, Splicer
 
@@ -84,6 +85,7 @@ class Passes:
         sites = list(sites)
         self.model, self.ids, self.counted = model, ids, counted
         self.targets = list(dict.fromkeys(s.target.hook for s in sites))
+        self.attention = fusable_attention(model, ids[:1])
         self.splicer = Splicer(model, [hook for s in sites for hook in s.hooks], self.targets)
 
     def parts(self, batch_size: int | None = None) -> list[slice]:
@@ -98,7 +100,7 @@ class Passes:
 
     def batches(self, parts: Iterable[slice]) -> Iterator[CleanBatch]:
         """The clean pass over each of `parts`; splices start from it while it is at hand."""
-        with self.splicer:
+        with self.splicer, fused_attention(self.attention):
             for part in parts:
                 counted = self.counted[part]
                 predicts = torch.zeros_like(counted)

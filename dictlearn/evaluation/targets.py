@@ -1,51 +1,50 @@
 """The pass before the others: clean activations at the targets, over the whole set."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping
 
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from dictlearn.core.batches import require_finite
 from dictlearn.evaluation.ablations import Reference, RunningMean
-from dictlearn.lm.forward import activations_at
-from dictlearn.lm.hooks import LanguageModel
+from dictlearn.evaluation.passes import Passes
+from dictlearn.lm.forward import reading
 
 KEPT_BYTES = 1 << 30
 """A gigabyte: clean activations at the targets are kept if they fit."""
 
 
 class CleanTargets:
-    """Clean activations at `hooks`: their means over counted rows, and those of any sequence.
+    """Clean activations at the targets of `passes`: means over counted rows, and any sequence's.
 
     Sequences are read once, in order. Their activations are kept where those of the whole set
     fit into `KEPT_BYTES`, and computed again when asked for where they do not.
     """
 
-    def __init__(
-        self,
-        model: LanguageModel,
-        ids: Int[Tensor, "sequence pos"],
-        counted: Bool[Tensor, "sequence pos"],
-        hooks: Sequence[str],
-    ) -> None:
-        self._model, self._ids, self._counted, self._hooks = model, ids, counted, hooks
+    def __init__(self, passes: Passes) -> None:
+        self._passes, self._hooks = passes, passes.targets
         self._mean = RunningMean()
         self._kept: dict[str, Tensor] = {}
 
-    def read_(self, part: slice) -> None:
-        """Take in the sequences of `part`.
+    def read_(self, parts: Iterable[slice], done: Callable[[int], None]) -> None:
+        """Take in the sequences of all `parts`, calling `done` with the number of parts so far.
 
         Raises:
             InputError: an activation is not of shape [b, pos, ...].
             NonFiniteError: one holds NaN or infinity; the sequences are named.
         """
-        at = activations_at(self._model, self._ids[part], self._hooks)
-        counted = self._counted[part]
+        with reading(self._passes.model, self._hooks, self._passes.attention) as read:
+            for i, part in enumerate(parts):
+                self._take_in(part, read(self._passes.ids[part]))
+                done(i + 1)
+
+    def _take_in(self, part: slice, at: Mapping[str, Float[Tensor, "b pos _"]]) -> None:
+        counted = self._passes.counted[part]
         rows = {hook: y[counted.to(y.device)] for hook, y in at.items()}
         for hook, y in rows.items():
             require_finite(y, f"activations at {hook!r}, sequences from {part.start}")
         self._mean.add_(rows)
-        n = len(self._ids)
+        n = len(self._passes.ids)
         if part.start == 0 and sum(y[0].nbytes for y in at.values()) * n <= KEPT_BYTES:
             self._kept = {hook: y.new_empty(n, *y.shape[1:]) for hook, y in at.items()}
         for hook, kept in self._kept.items():
@@ -59,4 +58,6 @@ class CleanTargets:
         """The activations of these sequences."""
         if self._kept:
             return {hook: y[sequences.to(y.device)] for hook, y in self._kept.items()}
-        return activations_at(self._model, self._ids[sequences.cpu()], self._hooks)
+        passes = self._passes
+        with reading(passes.model, self._hooks, passes.attention) as read:
+            return read(passes.ids[sequences.cpu()])

@@ -8,7 +8,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from dictlearn.core.errors import InputError
-from dictlearn.lm.hooks import HookFunction, LanguageModel, hooked
+from dictlearn.lm.attention import FusedAttention, fused_attention
+from dictlearn.lm.hooks import HookFunction, LanguageModel, hooked, placed
 
 _TOKENS_ON_CPU = 1 << 10
 """The attention of more tokens at once leaves the cache: a small model then reads half as fast."""
@@ -33,18 +34,22 @@ def default_batch_size(model: LanguageModel, context: int) -> int:
     return max(1, min(_TOKENS_ELSEWHERE, n_tokens) // context)
 
 
+_NONE: FusedAttention = {}
+
+
 class _AllRead(Exception):  # noqa: N818 - a signal, not an error
     """Ends a forward pass once every hook asked for has fired."""
 
 
 @contextmanager
 def reading(
-    model: LanguageModel, hooks: Sequence[str]
+    model: LanguageModel, hooks: Sequence[str], attention: FusedAttention = _NONE
 ) -> Iterator[Callable[[Int[Tensor, "b pos"]], dict[str, Float[Tensor, "b pos _"]]]]:
     """Within, a function of ids that gives what `activations_at` gives, for many passes.
 
     The hooks are found and set once: in a small model that takes a good part of a pass. Until
-    the end, every pass of `model` ends at the last of them, whoever runs it.
+    the end, every pass of `model` ends at the last of them, whoever runs it. What
+    `fusable_attention` found runs as `fused_attention`.
 
     Raises:
         InputError: a hook does not exist; in a pass, it never fires or is not of shape
@@ -59,7 +64,7 @@ def reading(
             model(placed(ids, model))
         return rows_read(at, hooks, ids)
 
-    with hooked(model, readers(at, hooks, stop=True)):
+    with hooked(model, readers(at, hooks, stop=True)), fused_attention(attention):
         yield read
 
 
@@ -174,11 +179,6 @@ def rows_read(
     for name in hooks:
         _require_rows(at[name], ids, name)
     return {name: at[name].flatten(2) for name in hooks}
-
-
-def placed(ids: Int[Tensor, "b pos"], model: LanguageModel) -> Int[Tensor, "b pos"]:
-    """`ids` on the device of `model`."""
-    return ids.to(next(iter(model.parameters())).device)
 
 
 def _require_rows(activation: Tensor, ids: Tensor, name: str) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, TypeAlias
 
+from jaxtyping import Int
 from torch import Tensor
 
 from dictlearn.core.errors import InputError, nearest
@@ -54,3 +55,8 @@ def hooked(
         except (AssertionError, ValueError) as error:
             raise InputError(f"the model does not offer one of these hooks: {error}") from error
         yield model
+
+
+def placed(ids: Int[Tensor, "b pos"], model: LanguageModel) -> Int[Tensor, "b pos"]:
+    """`ids` on the device of `model`."""
+    return ids.to(next(iter(model.parameters())).device)

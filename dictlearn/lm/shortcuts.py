@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from dictlearn.lm.forward import placed
-from dictlearn.lm.hooks import LanguageModel, hooked
+from dictlearn.lm.hooks import LanguageModel, hooked, placed
+from dictlearn.lm.shadows import shadowed
 
 Route: TypeAlias = dict[nn.Module, nn.Module]
 """Modules that a spliced pass need not run, each with the one whose clean output it gives."""
@@ -113,7 +113,7 @@ def remembering(
 
         return forward
 
-    with _running({module: remember(module) for module in modules}):
+    with shadowed({module: remember(module) for module in modules}):
         yield
 
 
@@ -124,27 +124,8 @@ def answering(route: Route, memory: dict[nn.Module, Any]) -> Iterator[None]:
     def answer(output: Any) -> Callable[..., Any]:
         return lambda *args, **kwargs: output
 
-    with _running({module: answer(memory[source]) for module, source in route.items()}):
+    with shadowed({module: answer(memory[source]) for module, source in route.items()}):
         yield
-
-
-@contextmanager
-def _running(forwards: dict[nn.Module, Callable[..., Any]]) -> Iterator[None]:
-    """While it lasts, these functions are the `forward` of these modules.
-
-    They shadow the methods in the instances' own namespaces: hooks of the modules work as ever,
-    and a class that has its own way of setting attributes is left out of it.
-    """
-    before = {module: vars(module).get("forward") for module in forwards}
-    try:
-        for module, forward in forwards.items():
-            vars(module)["forward"] = forward
-        yield
-    finally:
-        for module, shadow in before.items():
-            vars(module).pop("forward", None)
-            if shadow is not None:
-                vars(module)["forward"] = shadow
 
 
 def _without_pattern(output: Any, n: int) -> Any:

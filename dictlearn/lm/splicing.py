@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 from dictlearn.lm.forward import (
     logits_and_activations,
-    placed,
     readers,
     replacing,
     require_fired,
     rows_read,
     spliced_logits,
 )
-from dictlearn.lm.hooks import HookFunction, LanguageModel, hooked
+from dictlearn.lm.hooks import HookFunction, LanguageModel, hooked, placed
+from dictlearn.lm.shadows import nearly_equal
 from dictlearn.lm.shortcuts import Head, Route, answering, head_of, remembering, route_to
 
 
@@ -171,7 +171,7 @@ class Splicer:
                 # Then the clean activation: what is remembered may not have been written to.
                 again = self.spliced(clean, hook, y, everywhere)
                 pairs += [(zeroed, trial.zeroed[hook]), (again, trial.logits)]
-            return all(_equal(self.logits(rows, every), logits) for rows, logits in pairs)
+            return all(nearly_equal(self.logits(rows, every), logits) for rows, logits in pairs)
         except Exception:  # a model may fail in any way when parts of it do not run
             return False
 
@@ -195,9 +195,3 @@ class _Trial:
 
     def _chosen(self, logits: Tensor) -> Tensor:
         return logits[self.wanted.to(logits.device)]
-
-
-def _equal(found: Tensor, expected: Tensor) -> bool:
-    """Whether two tables are equal up to rounding in their dtype."""
-    tolerance = max(1e-5, 4 * torch.finfo(expected.dtype).eps)
-    return bool((found - expected).norm() <= tolerance * expected.norm())

@@ -9,8 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dictlearn.core.errors import InputError
-from dictlearn.lm.forward import placed, readers, replacing, rows_read
-from dictlearn.lm.hooks import LanguageModel, hook_names, hooked
+from dictlearn.lm.forward import readers, replacing, rows_read
+from dictlearn.lm.hooks import LanguageModel, hook_names, hooked, placed
 from dictlearn.lm.shortcuts import head_of
 
 _STREAM = re.compile(r"blocks\.\d+\.hook_resid_(pre|mid|post)")
