@@ -10,9 +10,6 @@ from benchmarks.peers.page import Table
 from benchmarks.peers.part import Part, Run
 from benchmarks.peers.peer import Plan
 
-SEQUENCES = 32
-"""A forward pass; the default of both libraries."""
-
 
 def _table(run: Run, setting: Setting, folder: Path) -> Table:
     from benchmarks.peers import saelens_runs
@@ -32,7 +29,7 @@ def _table(run: Run, setting: Setting, folder: Path) -> Table:
     timings = in_turn(
         works,
         rounds=size.harvest_rounds,
-        unit=lambda: setting.bare_forward(setting.train.ids, SEQUENCES),
+        unit=lambda: setting.bare_forward(setting.train.ids),
         done=lambda label: run.done(f"{setting.name}: {label}"),
     )
     ids = setting.train.ids
@@ -61,10 +58,12 @@ def _harvests(run: Run) -> list[Table]:
 HARVEST = Part(
     "Harvest",
     "From tokens to rows of activations at one hook, in units of the model's own forward pass to "
-    "the end of that layer (`model(ids, stop_at_layer=...)`, the same batches of 32 sequences, "
-    "nothing kept). `harvest` writes float32 rows to disk; live batches and SAELens' store hold "
-    "shuffled rows in memory. SAELens' harvest to disk (`CacheActivationsRunner`) loads its model "
-    "by a name on the hub, so it takes no part; dictionary_learning and sparsify read activations "
-    "through modules of Hugging Face models, without hooks of TransformerLens.",
+    "the end of that layer (`model(ids, stop_at_layer=...)`, in the batches in which it is "
+    "fastest, nothing kept). Libraries choose their own batches. `harvest` writes float32 rows to "
+    "disk; live batches and SAELens' store hold shuffled rows in memory. dictlearn runs attention "
+    "without its table of scores where nobody reads it, so it can take less than the bare pass. "
+    "SAELens' harvest to disk (`CacheActivationsRunner`) loads its model by a name on the hub, so "
+    "it takes no part; dictionary_learning and sparsify read activations through modules of "
+    "Hugging Face models, without hooks of TransformerLens.",
     _harvests,
 )
