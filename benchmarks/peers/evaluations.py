@@ -47,15 +47,19 @@ def _evaluation(run: Run) -> list[Table]:
     theirs: list[dict[str, float]] = []
     dataset = saelens_runs.as_dataset(tokens)
     context = tokens.ids.shape[1]
-    run.done(f"dictlearn, {len(dictionaries)} dictionaries")
-    ours_seconds = seconds(
-        lambda: found.append(
-            evaluate(dictionaries, setting.model, tokens, ablations=["zero"], progress=False)
-        )
-    )
     names = list(dictionaries)[: size.evaluated_by_saelens]
-    took = []
+    ours_took, took = [], []
     for name in names:
+        run.done(f"dictlearn, {len(dictionaries)} dictionaries")
+        ours_took.append(
+            seconds(
+                lambda: found.append(
+                    evaluate(
+                        dictionaries, setting.model, tokens, ablations=["zero"], progress=False
+                    )
+                )
+            )
+        )
         run.done(f"SAELens, {name}")
         sae = saelens_runs.converted(dictionaries[name], setting, context)
         took.append(
@@ -65,6 +69,7 @@ def _evaluation(run: Run) -> list[Table]:
                 )
             )
         )
+    ours_seconds = sum(ours_took) / len(ours_took)
     their_seconds = sum(took) / len(took) * len(dictionaries)
     table = Table(
         f"{len(dictionaries)} top-k SAEs ({size.run_features:,} of width "
@@ -78,7 +83,8 @@ def _evaluation(run: Run) -> list[Table]:
         digits(their_seconds / ours_seconds),
     )
     table.notes.append(
-        f"SAELens: the mean of {len(took)} measured ({', '.join(map(digits, took))} s), "
+        f"in turn: dictlearn {' and '.join(map(digits, ours_took))} s, SAELens "
+        f"{' and '.join(map(digits, took))} s for one, of which the mean counts "
         f"{len(dictionaries)} times"
     )
     return [table, _agreement(theirs[0], found[0].dictionaries[names[0]], names[0])]
