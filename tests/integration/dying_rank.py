@@ -7,7 +7,7 @@ import torch
 import dictlearn as dl
 from dictlearn.dictionaries.objectives import SparsityL1
 
-how = globals()["how"]  # given by who runs this
+how = globals().get("how")  # given by who runs this
 second = os.environ.get("RANK") == "1"
 
 
