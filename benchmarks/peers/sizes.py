@@ -46,7 +46,7 @@ class Size:
     held_out_tokens: int = 20_000
     run_features: int = 4096
     run_batch: int = 4096
-    run_ladder: tuple[float, ...] = (0.5, 0.625, 0.75, 0.875, 1.0, 1.25, 1.5)
+    run_ladder: tuple[float, ...] = (*(n / 16 for n in range(8, 15)), 1.0, 1.25, 1.5)
     """Our numbers of steps, as multiples of SAELens'."""
     run_rates: tuple[float, ...] = (5e-3, 1e-2, 2e-2)
     sweep_k: tuple[int, ...] = (8, 12, 16, 20, 24, 28, 32, 36, 40, 48, 56, 64)
