@@ -40,7 +40,10 @@ def run(function: Callable[..., None], *arguments: Any) -> None:
 
     Tensors are passed as NumPy views of the same memory, so that the loop may write into them.
     """
-    n_threads = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
+    n_threads = torch.get_num_threads()
     with _ONE_AT_A_TIME:
-        numba.set_num_threads(n_threads)
+        numba.set_num_threads(min(n_threads, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
         function(*(a.detach().numpy() if isinstance(a, Tensor) else a for a in arguments))
+    if torch.get_num_threads() != n_threads:
+        # When numba starts its threads, it gives torch, whose OpenMP it shares, as many.
+        torch.set_num_threads(n_threads)
