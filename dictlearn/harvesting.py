@@ -107,7 +107,7 @@ class _Reader:
     ) -> None:
         self._model, self._ids, self._counted = model, ids, counted
         self.hooks = tuple(dict.fromkeys(hook for s in sites for hook in s.hooks))
-        self._attention = fusable_attention(model, ids[:1])
+        self._attention = fusable_attention(model, ids.shape[1])
 
     def read(self, parts: Sequence[Int[Tensor, " b"]]) -> list[Rows]:
         """The rows of each of `parts`, in order, from a forward pass each."""

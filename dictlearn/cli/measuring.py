@@ -46,10 +46,12 @@ def evaluate(
 
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="Folders with results.json.")],
-    out: Annotated[Path | None, typer.Option(help="Write a report of all runs here.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Write a report of all runs: an HTML file, or its folder.")
+    ] = None,
 ) -> None:
     """Put the results of several runs in one table; refuses runs that are not comparable."""
-    from dictlearn.comparison.report import write_report
+    from dictlearn.comparison.report import REPORT_FILE, write_report
     from dictlearn.comparison.runs import combine, load_run
 
     names = [path.name if path.suffix != ".json" else path.parent.name for path in runs]
@@ -58,4 +60,5 @@ def compare(
     records = combine({n: load_run(path) for n, path in zip(names, runs, strict=True)})
     show(records)
     if out is not None:
-        console.print(f"report: {write_report(records, out)}", highlight=False)
+        path = out if out.suffix and not out.is_dir() else out / REPORT_FILE
+        console.print(f"report: {write_report(records, path)}", highlight=False)

@@ -27,8 +27,13 @@ def demo(
 ) -> None:
     """Train four families and their baselines on one MLP of the built-in model (minutes)."""
     from dictlearn.demo import demo_study
+    from dictlearn.studies.run import name_of_run
 
-    _run(demo_study(layer=layer, seed=seed), out, "dictlearn demo", overwrite=True)
+    study = demo_study(layer=layer, seed=seed)
+    command = "dictlearn demo" + "".join(
+        f" --{name} {value}" for name, value in {"layer": layer, "seed": seed}.items() if value
+    )
+    _run(study, out, command, overwrite=name_of_run(out) == study.name)
 
 
 def bench(
@@ -66,6 +71,8 @@ def bench(
     if describe:
         console.print_json(data=study.to_dict())
         return
+    if studies != STUDIES_FILE:
+        given = {"studies": studies, **given}
     options = "".join(f" --{key.replace('_', '-')} {value}" for key, value in given.items())
     command = f"dictlearn bench {name}{options}"
     _run(study, out or Path("runs") / name, command, overwrite=overwrite, images=images)
@@ -85,16 +92,31 @@ def _studies(path: Path) -> Mapping[str, Callable[..., Study]]:
 
 def _made(name: str, function: Callable[..., Study], given: dict[str, Any]) -> Study:
     parameters = inspect.signature(function).parameters
-    for key in given:
+    for key, value in given.items():
         if key not in parameters:
             raise InputError(
                 f"study {name!r} has no option --{key.replace('_', '-')}; "
                 f"{nearest(key, parameters)}"
             )
+        _require_type(name, key, value, parameters[key].annotation)
     study = function(**given)
     if not isinstance(study, Study):
         raise InputError(f"required a Study from {name!r}, got {type(study).__name__}")
     return study
+
+
+def _require_type(name: str, key: str, value: object, wanted: object) -> None:
+    """Check what was given for a parameter that says that it is a number, a text or a truth."""
+    if wanted not in (bool, int, float, str):
+        return
+    fits = (float, int) if wanted is float else wanted
+    if not isinstance(value, fits) or (isinstance(value, bool) and wanted is not bool):
+        raise InputError(
+            f"--{key.replace('_', '-')} of study {name!r} must be {_TYPES[wanted]}, got {value!r}"
+        )
+
+
+_TYPES = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 
 
 def _run(

@@ -29,8 +29,8 @@ def families(records: Records, rate: str) -> dict[str, list[Curve]]:
     """The curves of every family, by a label: its kind, and its sites where that is not enough.
 
     A family is one kind at one pair of sites; whatever else differs varies along its curves. Each
-    training seed makes a curve, if every seed of the family has two rates or more; all together
-    make one if not. Dictionaries whose rate is 0 or undefined are left out.
+    training seed with two rates or more makes a curve, and seeds with one are left out; where no
+    seed has two, all together make one. Dictionaries whose rate is 0 or undefined are left out.
     """
     members: dict[tuple[str, str], list[str]] = {}
     for name, record in records.dictionaries.items():
@@ -51,9 +51,8 @@ def _curves(records: Records, names: Iterable[str], rate: str) -> list[Curve]:
     by_seed: dict[int | None, list[str]] = {}
     for name in ordered:
         by_seed.setdefault(records.dictionaries[name].seed, []).append(name)
-    if all(len({rate_of(name) for name in curve}) > 1 for curve in by_seed.values()):
-        return [tuple(curve) for curve in by_seed.values()]
-    return [tuple(ordered)]
+    curves = [tuple(c) for c in by_seed.values() if len({rate_of(name) for name in c}) > 1]
+    return curves or [tuple(ordered)]
 
 
 def by_target(records: Records) -> dict[str, Records]:

@@ -5,7 +5,9 @@ is a ratio of sums over sequences (`metrics.pooled`), and a resample is another 
 sequence. All dictionaries of a run get the same weights, which pairs them.
 """
 
-from collections.abc import Hashable, Iterable, Mapping
+import math
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from statistics import variance
 from typing import TypeVar
 
 import pandas as pd
@@ -90,19 +92,47 @@ def sign_flip_p_value(
     return (extreme + 1) / (n_resamples + 1)
 
 
-def holm(p_values: Mapping[Key, float]) -> dict[Key, float]:
+def over_seeds(
+    paired: Interval, first: Sequence[float], second: Sequence[float], confidence: float = 0.95
+) -> tuple[Interval, float]:
+    """A difference of two means over training seeds: its interval and two-sided p-value.
+
+    `paired` is the difference with the interval of paired resamples, which holds seeds fixed;
+    `first` and `second` are the values of the seeds. What the means vary by over sequences and
+    over seeds adds up; the quantiles are those of Welch 1947, "The Generalization of `Student's'
+    Problem when Several Different Population Variances are Involved", where the resamples count
+    as many. Without any variation `paired` stands, with p = 1 for two equal values and 0 if not.
+    """
+    from scipy.stats import norm, t
+
+    tail = (1 + confidence) / 2
+    sampling = ((paired.high - paired.low) / (2 * norm.ppf(tail))) ** 2
+    spreads = [(variance(values) / len(values), len(values) - 1) for values in (first, second)]
+    total = sampling + sum(spread for spread, _ in spreads)
+    if total == 0:
+        return paired, float(paired.value == 0)
+    freedom = total**2 / max(sum(spread**2 / n for spread, n in spreads), 1e-12 * total**2)
+    error = math.sqrt(total)
+    margin = float(t.ppf(tail, freedom)) * error
+    p = 2 * float(t.sf(abs(paired.value) / error, freedom))
+    return Interval(paired.value, paired.value - margin, paired.value + margin), p
+
+
+def holm(p_values: Mapping[Key, float], n_comparisons: int | None = None) -> dict[Key, float]:
     """The p-values of a family of comparisons, adjusted so that all hold together.
 
     Holm 1979, "A Simple Sequentially Rejective Multiple Test Procedure". Undefined ones stay so
-    and do not count.
+    and do not count. Where these are some of `n_comparisons` that might have been made, picked
+    by what they showed, the rest counts as if it had smaller p-values.
 
     >>> holm({"a": 0.01, "b": 0.04, "c": 0.03})
     {'a': 0.03, 'b': 0.06, 'c': 0.06}
     """
     defined = sorted((name for name, p in p_values.items() if p == p), key=p_values.__getitem__)
+    n = len(defined) if n_comparisons is None else n_comparisons
     adjusted, largest = dict(p_values), 0.0
     for i, name in enumerate(defined):
-        largest = max(largest, min(1.0, (len(defined) - i) * p_values[name]))
+        largest = max(largest, min(1.0, (n - i) * p_values[name]))
         adjusted[name] = largest
     return adjusted
 

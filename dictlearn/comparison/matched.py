@@ -2,6 +2,7 @@
 
 import math
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ from dictlearn.comparison.intervals import (
     difference,
     holm,
     interval,
+    over_seeds,
     resampled_metric,
     resamples,
     sign_flip_p_value,
@@ -57,9 +59,11 @@ def matched_frame(
     * `value`: the mean over the curves, one a training seed. `low`, `high`: its 95 % interval
       when sequences are resampled, the same for all families, with seeds and rates held fixed.
     * `seed_sd`, `n_seeds`: the standard deviation over seeds, which that interval leaves out.
-    * `difference`: this family minus the best at this value, paired, with its interval; `p` is
-      that of `sign_flip_p_value`, and `p_holm` holds for all rows of one hook and metric. The
-      best is picked on the same tokens, which flatters it a little.
+    * `difference`: this family minus the best at this value, paired on sequences. Its interval
+      and `p` hold for other sequences and other training seeds (`over_seeds`); where a family has
+      one seed, for other sequences only (`sign_flip_p_value`).
+    * `p_holm`: holds together for all pairs of families at all values of one hook and metric,
+      as it must where the best is picked on the same tokens.
 
     Raises:
         InputError: no such rate, or a metric that sequences are not resampled for.
@@ -76,7 +80,10 @@ def matched_frame(
             for value in chosen:
                 for name, row in _rows(found, metric, value, drawn).items():
                     part[hook, metric.name, value, name] = row
-            adjusted = holm({key: row["p"] for key, row in part.items() if "p" in row})
+            per_value = Counter(key[2] for key, row in part.items() if "difference" in row)
+            n_pairs = sum(n * (n - 1) // 2 for n in per_value.values())
+            p_values = {key: row["p"] for key, row in part.items() if "p" in row}
+            adjusted = holm(p_values, n_pairs)
             for key, p in adjusted.items():
                 part[key]["p_holm"] = p
             rows |= part
@@ -184,8 +191,8 @@ def _rows(
     seeds = {name: found[name].at(rate) for name, reason in reasons.items() if not reason}
     sums = {name: _mean(curves) for name, curves in seeds.items()}
     rows: dict[str, dict[str, Any]] = {name: {"reason": r} for name, r in reasons.items() if r}
-    for name, curves in seeds.items():
-        apart = [_value(metric, curve) for curve in curves]
+    of_seeds = {n: [_value(metric, curve) for curve in curves] for n, curves in seeds.items()}
+    for name, apart in of_seeds.items():
         spread = statistics.stdev(apart) if len(apart) > 1 else math.nan
         about = interval(metric, sums[name], drawn.weights)._asdict()
         rows[name] = about | {"seed_sd": spread, "n_seeds": len(apart)}
@@ -196,16 +203,28 @@ def _rows(
         pick = max if metric.better == "higher" else min
         best = pick(defined, key=lambda name: rows[name]["value"])
         for name in defined:
-            rows[name] |= _behind(metric, sums[name], sums[best], drawn) if name != best else _BEST
+            rows[name] |= _BEST
+            if name != best:
+                both = of_seeds[name], of_seeds[best]
+                rows[name] |= _behind(metric, sums[name], sums[best], both, drawn)
     return {name: rows[name] for name in found}
 
 
 _BEST = {"difference": 0.0}
 
 
-def _behind(metric: PooledMetric, sums: Sums, best: Sums, drawn: _Drawn) -> dict[str, float]:
+def _behind(
+    metric: PooledMetric,
+    sums: Sums,
+    best: Sums,
+    of_seeds: tuple[list[float], list[float]],
+    drawn: _Drawn,
+) -> dict[str, float]:
     apart = difference(metric, sums, best, drawn.weights)
-    p = sign_flip_p_value(metric, sums, best, drawn.n_resamples, drawn.seed)
+    if min(map(len, of_seeds)) > 1:
+        apart, p = over_seeds(apart, *of_seeds)
+    else:
+        p = sign_flip_p_value(metric, sums, best, drawn.n_resamples, drawn.seed)
     return dict(zip(COLUMNS[5:9], (*apart, p), strict=True))
 
 

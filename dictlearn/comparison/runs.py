@@ -74,7 +74,7 @@ def _require_comparable(first: str, reference: Records, run: str, records: Recor
             raise ProvenanceError(
                 f"runs {first!r} and {run!r} are not comparable: {field} is {expected!r} in the "
                 f"first and {value!r} in the second; evaluate both on the same tokens of the same "
-                "model"
+                "model, with the same seed"
             )
 
 
@@ -85,4 +85,5 @@ def _identity(records: Records) -> dict[str, object]:
         "tokens.hash": records.tokens["hash"],
         "model_hash": origin.model_hash or origin.model,
         "exclude_special": origin.exclude_special,
+        "resample_seed": records.tokens.get("resample_seed"),
     }

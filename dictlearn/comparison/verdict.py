@@ -25,8 +25,8 @@ DEAD_LIMIT = 0.1
 def verdict(records: Records) -> list[str]:
     """One paragraph for every hook that is replaced: the best trained dictionaries, plainly.
 
-    Where families overlap in L0 or in bits, it says who recovers most at an equal budget; a family
-    whose paired 95 % interval includes 0 cannot be told apart from that. Loss recovered is only
+    Where families overlap in L0 or in bits, it says who recovers most at an equal budget, and
+    who less, if that is beyond chance when all comparisons count. Loss recovered is only
     comparable between dictionaries that replace the same tensor, so hooks are never mixed.
     """
     by_hook: dict[str, dict[str, DictionaryRecord]] = {}
@@ -61,14 +61,13 @@ def _at_equal_rates(records: Records) -> str:
     """Who recovers most at which budget; empty where no two families overlap."""
     if not can_resample(records):
         return ""
-    found, one_seed = [], True
+    found: list[str] = []
     for rate in RATES:
         rows = matched_rows(matched_frame(records, rate, metrics=["loss_recovered_zero"]))
-        one_seed &= all(row.standings["loss_recovered_zero"].n_seeds == 1 for row in rows)
         for at, tied in groupby(rows, key=lambda row: row.at):
             budget = f"L0 {at:g}" if rate == "l0" else f"{at:g} bits per token"
             found.append(f"At {budget}, {_winner(list(tied))}.")
-    if found and one_seed:
+    if found and len({record.seed for record in records.dictionaries.values()}) == 1:
         found.append("Each has one training seed, so how others would turn out is not known.")
     return " ".join(found)
 

@@ -1,7 +1,7 @@
 """The words and digits that tables, figures and the report share."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from dictlearn.core.errors import InputError, nearest
@@ -160,20 +160,25 @@ class ReferenceLosses:
 def reference_losses(records: Records) -> dict[str, ReferenceLosses]:
     """The clean, zero-ablation and mean-ablation loss of every hook that is replaced.
 
-    Each is pooled from the sums of the first dictionary that writes to the hook; all others
-    there have the same. `nan` where no predictions were counted.
+    Each is pooled from the sums of the first dictionary that writes to the hook and has it; all
+    others there have the same. `nan` where no predictions were counted.
     """
-    first: dict[str, DictionaryRecord] = {}
+    by_hook: dict[str, list[DictionaryRecord]] = {}
     for record in records.dictionaries.values():
-        first.setdefault(record.sites.target.hook, record)
+        by_hook.setdefault(record.sites.target.hook, []).append(record)
     return {
-        hook: ReferenceLosses(*(_pooled_loss(record, key) for key in ("clean", "zero", "mean")))
-        for hook, record in first.items()
+        hook: ReferenceLosses(*(_pooled_loss(found, key) for key in ("clean", "zero", "mean")))
+        for hook, found in by_hook.items()
     }
 
 
-def _pooled_loss(record: DictionaryRecord, ablation: str) -> float:
-    sums, predictions = record.sums.get(f"cross_entropy_{ablation}"), record.sums.get("predictions")
-    if sums is None or predictions is None or predictions.sum() == 0:
-        return math.nan
-    return (sums.sum() / predictions.sum()).item()
+def _pooled_loss(records: Iterable[DictionaryRecord], ablation: str) -> float:
+    for record in records:
+        sums, predictions = (
+            record.sums.get(name) for name in (f"cross_entropy_{ablation}", "predictions")
+        )
+        if sums is not None and predictions is not None and sums.isfinite().all():
+            loss = (sums.sum() / predictions.sum()).item()
+            if math.isfinite(loss):
+                return loss
+    return math.nan

@@ -63,6 +63,8 @@ def evaluate(
             )
     if batch_size is not None and batch_size < 1:
         raise InputError(f"batch_size must be at least 1 sequence, got {batch_size}")
+    if isinstance(ablations, str):
+        ablations = (ablations,)
     if "zero" not in ablations or not set(ablations) <= set(ABLATIONS):
         raise InputError(
             f"ablations must be 'zero' and any of {', '.join(ABLATIONS[1:])}, got {ablations!r}"

@@ -119,7 +119,7 @@ class _Visit:
         hooks = list(dict.fromkeys(sources.values()))
         n, context = self._ids.shape
         at_once = max(1, _TOKENS_AT_ONCE // context)
-        attention = fusable_attention(self._model, self._ids[:1])
+        attention = fusable_attention(self._model, context)
         with (
             progress_bar("looking at features", n, show=show) as done,
             reading(self._model, hooks, attention) as read,

@@ -89,7 +89,7 @@ def _rows(
     """The activations of ordinary tokens, on the CPU."""
     at_once = default_batch_size(model, ids.shape[1])
     parts: dict[str, list[Tensor]] = {hook: [] for hook in hooks}
-    with reading(model, hooks, fusable_attention(model, ids[:1])) as read:
+    with reading(model, hooks, fusable_attention(model, ids.shape[1])) as read:
         for some, kept in zip(ids.split(at_once), ordinary.split(at_once), strict=True):
             for hook, activations in read(some).items():
                 rows = activations[kept.to(activations.device)].float().cpu()

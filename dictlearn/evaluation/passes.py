@@ -85,7 +85,7 @@ class Passes:
         sites = list(sites)
         self.model, self.ids, self.counted = model, ids, counted
         self.targets = list(dict.fromkeys(s.target.hook for s in sites))
-        self.attention = fusable_attention(model, ids[:1])
+        self.attention = fusable_attention(model, ids.shape[1])
         self.splicer = Splicer(model, [hook for s in sites for hook in s.hooks], self.targets)
 
     def parts(self, batch_size: int | None = None) -> list[slice]:

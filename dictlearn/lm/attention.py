@@ -6,7 +6,7 @@ from functools import wraps
 from typing import Any, TypeAlias, TypeGuard
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
@@ -22,13 +22,15 @@ FusedAttention: TypeAlias = dict[nn.Module, Callable[..., Any]]
 
 
 @torch.no_grad()
-def fusable_attention(model: LanguageModel, ids: Int[Tensor, "1 pos"]) -> FusedAttention:
-    """The modules of `model` that are causal softmax attention, for sequences as long as `ids`.
+def fusable_attention(model: LanguageModel, n_positions: int) -> FusedAttention:
+    """The modules of `model` that are causal softmax attention, for sequences of this length.
 
     Scaling, rotation, masks and windows come in more variants than can be listed: each module
-    runs both ways on what a pass over `ids` gives it, and counts if the results are equal up to
-    rounding.
+    runs both ways on what a pass over random tokens gives it, and counts if the results are
+    equal up to rounding.
     """
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(model.cfg.d_vocab, (2, n_positions), generator=generator)
     equal: dict[nn.Module, bool] = {}
     attention = (getattr(block, "attn", None) for block in getattr(model, "blocks", ()))
     fused = {m: _fused(m, model.cfg.n_heads) for m in attention if _has_maps(m)}

@@ -89,7 +89,7 @@ def code_entropy(density: Float[Tensor, " feature"], k: int, n_groups: int) -> f
 
     Where rows choose fewer than k codes, a filler takes the places left, and of `log2 k!` only the
     part `sum(density) / k` is taken off: as a function of the number chosen the gain is concave,
-    so the price is never understated. At least 0, at most `code_bits`; lower is better.
+    so the price is never understated. At least 0; where all rows choose k, at most `code_bits`.
 
     Raises:
         InputError: the groups do not divide the features.

@@ -1,7 +1,8 @@
 """The results of a study as a Markdown page, with image files of the main figures on request."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from dictlearn.comparison.images import main_figures, write_images
 from dictlearn.comparison.markdown import results_page
@@ -38,8 +39,10 @@ def write_page(
             main_figures(records, concepts, agreement), folder / IMAGES, image_format
         )
         links = {name: f"{IMAGES}/{path.name}" for name, path in drawn.items()}
-    versions = ", ".join(f"{name} {number}" for name, number in study["versions"].items())
-    origin = f"Seeds {study['study']['seeds']}; revision {study['revision']}; {versions}."
+    code = "; continued with ".join(
+        _code_text(part) for part in (study, *study.get("continued", ()))
+    )
+    origin = f"Seeds {study['study']['seeds']}; {code}."
     page = results_page(
         records,
         study["study"]["question"],
@@ -50,3 +53,8 @@ def write_page(
     )
     write_text(folder / PAGE_FILE, page)
     return folder / PAGE_FILE
+
+
+def _code_text(part: Mapping[str, Any]) -> str:
+    versions = ", ".join(f"{name} {number}" for name, number in part["versions"].items())
+    return f"revision {part['revision']}; {versions}"

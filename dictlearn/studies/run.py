@@ -85,26 +85,50 @@ class _Run:
         """Write down what is run, or check that it is what was begun here."""
         path = self.folder / STUDY_FILE
         described = self.study.to_dict()
-        if overwrite and path.exists():
+        if not path.exists():
+            self._require_empty(described)
+        elif overwrite:
             for part in _parts(read_json(path)["study"]):
                 _remove(self.folder / part)
-        elif path.exists():
-            begun = read_json(path)["study"]
-            if changed := differences(begun, described):
-                raise InputError(
-                    f"{self.folder} holds a run of another study, which differs in "
-                    f"{', '.join(changed)}; choose another folder, or overwrite that run "
-                    "(overwrite=True, --overwrite)"
-                )
+        else:
+            begun = read_json(path)
+            self._require_same("study", begun["study"], described)
+            if not all((self.folder / part).exists() for part in (RESULTS_FILE, REPORT_FILE)):
+                write_json(path, self._continued(begun))
             return
-        origin = {
+        write_json(path, {"study": described, **self._source(), **_code()})
+
+    def _source(self) -> dict[str, Any]:
+        """The model and the tokens that numbers come from."""
+        return {
             "model": model_provenance(self.model).to_dict(),
             "held_out": self.held_out.describe(),
             "train": self.train.describe(),
-            "versions": library_versions(),
-            "revision": code_revision(),
         }
-        write_json(path, {"study": described, **origin})
+
+    def _continued(self, begun: dict[str, Any]) -> dict[str, Any]:
+        """What `study.json` says from now on: the same, and which other code went on, if any."""
+        for name, now in self._source().items():
+            self._require_same(name, begun[name], now)
+        known = [{key: begun[key] for key in _code()}, *begun.get("continued", [])]
+        return begun if _code() in known else {**begun, "continued": [*known[1:], _code()]}
+
+    def _require_same(self, what: str, begun: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+        if changed := differences(begun, now):
+            raise InputError(
+                f"{self.folder} holds a run of another study: its {what} differs in "
+                f"{', '.join(changed)}; choose another folder, or overwrite that run "
+                "(overwrite=True, --overwrite)"
+            )
+
+    def _require_empty(self, described: Mapping[str, Any]) -> None:
+        """Nothing is adopted, or removed, that no study has written."""
+        found = [part for part in _parts(described) if (self.folder / part).exists()]
+        if found:
+            raise InputError(
+                f"{self.folder} holds {', '.join(found)}, but no {STUDY_FILE}: no study wrote "
+                "them; choose another folder"
+            )
 
     def results(self) -> Records:
         """Every dictionary of the study on the same held-out tokens."""
@@ -125,8 +149,8 @@ class _Run:
         )
 
     def agreement(self) -> AgreementRecords | None:
-        """How far the inspected dictionaries agree, of the first two seeds."""
-        if not self.study.inspected:
+        """How far the inspected dictionaries agree, of the first two seeds; None if it is one."""
+        if len(self.study.inspected) * len(self.study.seeds[:2]) < 2:
             return None
         return self._kept(
             AGREEMENT_FILE,
@@ -275,6 +299,17 @@ class _Run:
         if seed is not None and len(self.study.seeds) > 1:
             parts.append(f"s{seed}")
         return " ".join(filter(None, parts))
+
+
+def _code() -> dict[str, Any]:
+    """The code that numbers come from."""
+    return {"versions": library_versions(), "revision": code_revision()}
+
+
+def name_of_run(folder: str | Path) -> str | None:
+    """The name of the study whose run `folder` holds, if any."""
+    path = Path(folder) / STUDY_FILE
+    return str(read_json(path)["study"]["name"]) if path.exists() else None
 
 
 def _parts(described: Mapping[str, Any]) -> list[str]:

@@ -68,6 +68,9 @@ def test_studies_are_listed_described_and_refused(monkeypatch, capsys, tmp_path,
     assert "--studies" in bench(
         monkeypatch, capsys, "small", "--studies", tmp_path / "none.py", fails=True
     )
+    assert "--steps of study 'small' must be a whole number, got 'many'" in bench(
+        monkeypatch, capsys, "small", "--steps", "many", *file, fails=True
+    )
 
 
 def test_a_study_leaves_everything_and_continues(monkeypatch, capsys, tmp_path, file):
@@ -86,7 +89,7 @@ def test_a_study_leaves_everything_and_continues(monkeypatch, capsys, tmp_path, 
     report = (out / "report.html").read_text()
     assert all(name in report for name in records.dictionaries)
     page = (out / "report.md").read_text()
-    assert "Written by `dictlearn bench small`" in page
+    assert f"Written by `dictlearn bench small --studies {file[1]}`" in page
     assert "| topk_8 | topk_sae | 64 |" in page, "seeds are one row"
     assert page.count("## ") == 4, "no two families overlap, so none are matched"
     for part in ("concepts.json", "agreement.json", "features.json"):
@@ -103,6 +106,17 @@ def test_a_study_leaves_everything_and_continues(monkeypatch, capsys, tmp_path, 
     assert (out / "report.html").exists()
     assert {part: (out / part).read_bytes() for part in kept} == before
 
+    (out / "report.html").unlink()
+    data["revision"] = "of another day"
+    (out / "study.json").write_text(json.dumps(data))
+    bench(monkeypatch, capsys, "small", "--out", out, *file)
+    assert "revision of another day" in (out / "report.md").read_text()
+    assert "continued with revision" in (out / "report.md").read_text()
+    (out / "report.html").unlink()
+    data["held_out"]["hash"] = "other tokens"
+    (out / "study.json").write_text(json.dumps(data))
+    refused = bench(monkeypatch, capsys, "small", "--out", out, *file, fails=True)
+    assert "its held_out differs in hash" in refused
     refused = bench(monkeypatch, capsys, "small", "--steps", 9, "--out", out, *file, fails=True)
     assert "differs in fit.steps" in refused
 
@@ -125,6 +139,38 @@ def test_overwriting_removes_what_the_study_wrote_and_nothing_else(tmp_path):
     assert first.to_pandas().equals(again.to_pandas())
     with pytest.raises(InputError, match="another study"):
         run_study(Study(**{**vars(study), "seeds": (5,)}), tmp_path)
+    (tmp_path / "study.json").unlink()
+    with pytest.raises(InputError, match=r"holds results\.json.* no study wrote them"):
+        run_study(study, tmp_path)
+
+
+def test_the_demo_overwrites_no_other_study(monkeypatch, capsys, tmp_path):
+    (tmp_path / "study.json").write_text('{"study": {"name": "families"}}')
+    (tmp_path / "results.json").write_text("hours of work")
+    monkeypatch.setattr("sys.argv", ["dictlearn", "demo", "--out", str(tmp_path)])
+    with pytest.raises(SystemExit):
+        main()
+    assert "holds a run of another study" in " ".join(capsys.readouterr().err.split())
+    assert (tmp_path / "results.json").read_text() == "hours of work"
+
+
+def test_one_inspected_dictionary_agrees_with_nobody(tmp_path):
+    study = Study(
+        name="one",
+        question="?",
+        learned={"topk": dl.TopKSAEConfig(n_features=16, k=2)},
+        baselines={},
+        fit=dl.FitConfig(steps=3, batch_size=64, standardize_rows=64),
+        places=(MLP(0),),
+        train_tokens=3_000,
+        held_out_tokens=1_000,
+        concept_tokens=1_000,
+        inspected=("topk",),
+        n_cards=1,
+    )
+    run_study(study, tmp_path)
+    assert (tmp_path / "report.html").exists()
+    assert not (tmp_path / "agreement.json").exists()
 
 
 def test_the_report_works_in_a_browser(monkeypatch, capsys, tmp_path, file, looked_at):

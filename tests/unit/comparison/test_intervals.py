@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from scipy.stats import norm, ttest_ind
 
 from dictlearn.comparison.intervals import (
     difference,
@@ -12,10 +13,11 @@ from dictlearn.comparison.intervals import (
     holm,
     interval,
     intervals_frame,
+    over_seeds,
     sign_flip_p_value,
 )
 from dictlearn.core.errors import InputError
-from dictlearn.metrics.bootstrap import bootstrap_weights
+from dictlearn.metrics.bootstrap import Interval, bootstrap_weights
 from dictlearn.metrics.pooled import METRICS
 
 FVU = next(m for m in METRICS if m.name == "fraction_variance_unexplained")
@@ -97,6 +99,45 @@ def test_frames_have_a_row_for_everything(records):
     defined = frame.dropna()
     assert (defined.low <= defined.value + 1e-9).all()
     assert (defined.value <= defined.high + 1e-9).all()
+
+
+def test_without_sampling_error_seeds_are_compared_by_welchs_test():
+    first, second = [0.3, 0.35, 0.28], [0.4, 0.5, 0.45, 0.41]
+    value = sum(first) / 3 - sum(second) / 4
+    apart, p = over_seeds(Interval(value, value, value), first, second)
+    known = ttest_ind(first, second, equal_var=False)
+    assert p == pytest.approx(known.pvalue)
+    assert apart[1:] == pytest.approx(tuple(known.confidence_interval(0.95)))
+
+
+def test_without_a_spread_of_seeds_the_interval_is_that_of_the_sequences():
+    margin = 0.02 * norm.ppf(0.975)
+    paired = Interval(0.05, 0.05 - margin, 0.05 + margin)
+    apart, p = over_seeds(paired, [0.3, 0.3], [0.25, 0.25])
+    assert apart == pytest.approx(paired)
+    assert p == pytest.approx(2 * norm.sf(2.5))
+    assert over_seeds(Interval(0.0, 0.0, 0.0), [0.3] * 2, [0.3] * 2)[1] == 1
+
+
+def test_intervals_over_sequences_and_seeds_cover_as_often_as_they_say():
+    """Both errors at once, of like size, three seeds against three."""
+    generator = torch.Generator().manual_seed(0)
+    half = 0.05 * norm.ppf(0.975)
+    covered, rejected = 0, 0
+    for _ in range(4000):
+        a, b = 0.06 * torch.randn(2, 3, generator=generator, dtype=torch.float64)
+        sampling = 0.05 * torch.randn((), generator=generator, dtype=torch.float64)
+        value = float(a.mean() - b.mean() + sampling)
+        paired = Interval(value, value - half, value + half)
+        apart, p = over_seeds(paired, a.tolist(), b.tolist())
+        covered += apart.low <= 0 <= apart.high
+        rejected += p < 0.05
+    assert covered + rejected == 4000
+    assert 0.93 < covered / 4000 < 0.97
+
+
+def test_comparisons_that_were_picked_count_those_that_were_not():
+    assert holm({"a": 0.01, "b": 0.04}, 5) == pytest.approx({"a": 0.05, "b": 0.16})
 
 
 def test_differences_are_taken_from_the_reference(records):

@@ -122,9 +122,10 @@ def families_that_overlap(make, bits=True, spread=0.0):
     found = {}
     for kind, k, spliced in (("a", 4, 2.8), ("a", 16, 2.4), ("b", 4, 3.0), ("b", 16, 2.6)):
         record = make(kind, l0=k, spliced=spliced, fvu=0.3, seed=0)
-        varied = 1 + torch.tensor([spread, -spread, spread, -spread])
+        sums = {name: values.repeat(4) for name, values in record.sums.items()}
         if kind == "b":
-            record.sums["cross_entropy_spliced"] *= varied
+            sums["cross_entropy_spliced"] *= 1 + torch.tensor([spread, -spread]).repeat(8)
+        record = replace(record, sums=sums)
         if bits:
             record.metrics["bits"] = Metric(10.0 * k)
         found[f"{kind}-{k}"] = record

@@ -9,6 +9,7 @@ import transformers
 from dictlearn.lm.attention import fusable_attention, fused_attention
 from dictlearn.lm.forward import activations_at, reading
 from dictlearn.lm.loading import load_model
+from dictlearn.lm.shadows import nearly_equal
 
 SMALL = {
     "vocab_size": 50,
@@ -57,7 +58,7 @@ def same(found: torch.Tensor, expected: torch.Tensor) -> bool:
 )
 def test_common_architectures_run_without_their_tables(config, loaded):
     model = loaded(config)
-    attention = fusable_attention(model, IDS[:1])
+    attention = fusable_attention(model, IDS.shape[1])
     assert list(attention) == [block.attn for block in model.blocks]
     clean = model(IDS)
     with fused_attention(attention):
@@ -71,7 +72,7 @@ def test_common_architectures_run_without_their_tables(config, loaded):
 def test_a_window_counts_as_soon_as_it_is_shorter_than_a_sequence(loaded, short):
     model = loaded(transformers.MistralConfig(**GROUPED, sliding_window=8))
     ids = IDS[:, :8] if short else IDS
-    attention = fusable_attention(model, ids[:1])
+    attention = fusable_attention(model, ids.shape[1])
     assert len(attention) == (2 if short else 0)
     clean = model(ids)
     with fused_attention(attention):
@@ -80,12 +81,29 @@ def test_a_window_counts_as_soon_as_it_is_shorter_than_a_sequence(loaded, short)
 
 def test_other_attention_runs_as_ever(loaded):
     capped = transformers.Gemma2Config(**GROUPED, head_dim=8, attn_logit_softcapping=1.0)
-    assert fusable_attention(loaded(capped), IDS[:1]) == {}
+    assert fusable_attention(loaded(capped), IDS.shape[1]) == {}
+
+
+def test_what_only_a_varied_sequence_shows_is_seen(loaded):
+    """Norms of queries and keys, which change nothing where all values are equal."""
+    qwen = transformers.Qwen3Config(**GROUPED, head_dim=8)
+    assert fusable_attention(loaded(qwen), IDS.shape[1]) == {}
+
+
+def test_equal_up_to_rounding_looks_past_an_offset_and_does_not_overflow():
+    generator = torch.Generator().manual_seed(0)
+    logits = -96 + 2 * torch.randn(8, 50_000, generator=generator)
+    others = -96 + 2 * torch.randn(8, 50_000, generator=generator)
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        assert nearly_equal(logits.to(dtype), logits.to(dtype))
+        assert not nearly_equal(others.to(dtype), logits.to(dtype))
+        assert not nearly_equal(torch.zeros(8, 50_000, dtype=dtype), logits.to(dtype))
+    assert nearly_equal((logits + 96) * (1 + 1e-6), logits + 96)
 
 
 def test_a_look_inside_sees_everything(native, ids):
     model = native()
-    attention = fusable_attention(model, ids[:1])
+    attention = fusable_attention(model, ids.shape[1])
     assert len(attention) == 2
     seen = []
     hooks = [(PATTERN, lambda pattern, hook: seen.append(pattern))]
@@ -103,6 +121,6 @@ def test_every_other_hook_sees_what_it_always_does(native, ids):
     names = [f"blocks.{i}.{n}" for i in (0, 1) for n in ("attn.hook_in", "hook_attn_out")]
     names += [f"blocks.1.attn.hook_{n}" for n in "qkvz"]
     expected = activations_at(model, ids, names)
-    with reading(model, names, fusable_attention(model, ids[:1])) as read:
+    with reading(model, names, fusable_attention(model, ids.shape[1])) as read:
         found = read(ids)
     assert all(same(found[name], expected[name]) for name in names)
