@@ -33,6 +33,8 @@ INDEX = ["hook", "metric", "at", "family"]
 COLUMNS = ["value", "low", "high", "seed_sd", "n_seeds", "difference", "difference_low",
            "difference_high", "p", "p_holm", "reason"]  # fmt: skip
 N_VALUES = 4
+_FLIPS_A_PAIR = 100
+"""Of the p-values of pairs, of which none is below 1 / flips: all together stay at 0.01."""
 
 Sums = Mapping[str, Float[Tensor, " sequence"]]
 
@@ -73,15 +75,16 @@ def matched_frame(
     rows: dict[tuple, dict[str, Any]] = {}
     for hook, group in by_target(records).items():
         found = {name: Family.of(group, curves, at) for name, curves in families(group, at).items()}
-        drawn = _Drawn(resamples(group, n_resamples, seed), n_resamples, seed)
         chosen = shared_values(found.values()) if values is None else [float(v) for v in values]
+        n_flips = max(n_resamples, _FLIPS_A_PAIR * len(chosen) * math.comb(len(found), 2))
+        drawn = _Drawn(resamples(group, n_resamples, seed), n_flips, seed)
         for metric in measures:
             part: dict[tuple, dict[str, Any]] = {}
             for value in chosen:
                 for name, row in _rows(found, metric, value, drawn).items():
                     part[hook, metric.name, value, name] = row
             per_value = Counter(key[2] for key, row in part.items() if "difference" in row)
-            n_pairs = sum(n * (n - 1) // 2 for n in per_value.values())
+            n_pairs = sum(math.comb(n, 2) for n in per_value.values())
             p_values = {key: row["p"] for key, row in part.items() if "p" in row}
             adjusted = holm(p_values, n_pairs)
             for key, p in adjusted.items():
@@ -179,7 +182,7 @@ class _Drawn:
     """How sequences are resampled: the same way for all that is compared."""
 
     weights: Float[Tensor, "resample sequence"]
-    n_resamples: int
+    n_flips: int
     seed: int
 
 
@@ -224,7 +227,7 @@ def _behind(
     if min(map(len, of_seeds)) > 1:
         apart, p = over_seeds(apart, *of_seeds)
     else:
-        p = sign_flip_p_value(metric, sums, best, drawn.n_resamples, drawn.seed)
+        p = sign_flip_p_value(metric, sums, best, drawn.n_flips, drawn.seed)
     return dict(zip(COLUMNS[5:9], (*apart, p), strict=True))
 
 
