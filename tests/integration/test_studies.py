@@ -1,6 +1,7 @@
 """A study from its name to its report, interrupted and continued."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -48,6 +49,18 @@ def bench(monkeypatch, capsys, *arguments, fails: bool = False) -> str:
     printed = capsys.readouterr()
     assert (ended.value.code not in (0, None)) == fails, printed.err
     return " ".join((printed.err if fails else printed.out).split())
+
+
+TINY = Study(
+    name="tiny",
+    question="?",
+    learned={"topk": dl.TopKSAEConfig(n_features=16, k=2)},
+    baselines={},
+    fit=dl.FitConfig(steps=3, batch_size=64, standardize_rows=64),
+    places=(MLP(0),),
+    train_tokens=3_000,
+    held_out_tokens=1_000,
+)
 
 
 @pytest.fixture
@@ -122,26 +135,16 @@ def test_a_study_leaves_everything_and_continues(monkeypatch, capsys, tmp_path, 
 
 
 def test_overwriting_removes_what_the_study_wrote_and_nothing_else(tmp_path):
-    study = Study(
-        name="tiny",
-        question="?",
-        learned={"topk": dl.TopKSAEConfig(n_features=16, k=2)},
-        baselines={},
-        fit=dl.FitConfig(steps=3, batch_size=64, standardize_rows=64),
-        places=(MLP(0),),
-        train_tokens=3_000,
-        held_out_tokens=1_000,
-    )
     (tmp_path / "mine.txt").write_text("kept")
-    first = run_study(study, tmp_path)
-    again = run_study(study, tmp_path, overwrite=True)
+    first = run_study(TINY, tmp_path)
+    again = run_study(TINY, tmp_path, overwrite=True)
     assert (tmp_path / "mine.txt").read_text() == "kept"
     assert first.to_pandas().equals(again.to_pandas())
     with pytest.raises(InputError, match="another study"):
-        run_study(Study(**{**vars(study), "seeds": (5,)}), tmp_path)
+        run_study(replace(TINY, seeds=(5,)), tmp_path)
     (tmp_path / "study.json").unlink()
     with pytest.raises(InputError, match=r"holds results\.json.* no study wrote them"):
-        run_study(study, tmp_path)
+        run_study(TINY, tmp_path)
 
 
 def test_the_demo_overwrites_no_other_study(monkeypatch, capsys, tmp_path):
@@ -155,19 +158,7 @@ def test_the_demo_overwrites_no_other_study(monkeypatch, capsys, tmp_path):
 
 
 def test_one_inspected_dictionary_agrees_with_nobody(tmp_path):
-    study = Study(
-        name="one",
-        question="?",
-        learned={"topk": dl.TopKSAEConfig(n_features=16, k=2)},
-        baselines={},
-        fit=dl.FitConfig(steps=3, batch_size=64, standardize_rows=64),
-        places=(MLP(0),),
-        train_tokens=3_000,
-        held_out_tokens=1_000,
-        concept_tokens=1_000,
-        inspected=("topk",),
-        n_cards=1,
-    )
+    study = replace(TINY, inspected=("topk",), n_cards=1, concept_tokens=1_000)
     run_study(study, tmp_path)
     assert (tmp_path / "report.html").exists()
     assert not (tmp_path / "agreement.json").exists()
