@@ -27,7 +27,7 @@ def demo(
 ) -> None:
     """Train four families and their baselines on one MLP of the built-in model (minutes)."""
     from dictlearn.demo import demo_study
-    from dictlearn.studies.run import name_of_run
+    from dictlearn.studies.folder import name_of_run
 
     study = demo_study(layer=layer, seed=seed)
     command = "dictlearn demo" + "".join(
@@ -124,8 +124,9 @@ def _run(
 ) -> None:
     from dictlearn.comparison.report import REPORT_FILE
     from dictlearn.core.records import RESULTS_FILE
+    from dictlearn.studies.folder import STUDY_FILE
     from dictlearn.studies.page import write_page
-    from dictlearn.studies.run import STUDY_FILE, run_study
+    from dictlearn.studies.run import run_study
 
     continued = (out / STUDY_FILE).exists() and not overwrite
     began = time.monotonic()

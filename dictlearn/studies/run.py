@@ -1,7 +1,6 @@
 """A study, run: harvest once, train every seed, measure everything together, report."""
 
 import math
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -18,11 +17,10 @@ from dictlearn.core.batches import Activations
 from dictlearn.core.concept_records import CONCEPTS_FILE, ConceptRecords
 from dictlearn.core.config import DictionaryConfig
 from dictlearn.core.dictionary import FeatureDictionary
-from dictlearn.core.errors import CorruptFileError, InputError
+from dictlearn.core.errors import CorruptFileError
 from dictlearn.core.feature_records import FEATURES_FILE, FeatureRecords
-from dictlearn.core.files import read_json, writable_folder, write_json
-from dictlearn.core.provenance import code_revision, library_versions
-from dictlearn.core.records import RESULTS_FILE, SUMS_FILE, Records
+from dictlearn.core.files import writable_folder
+from dictlearn.core.records import RESULTS_FILE, Records
 from dictlearn.core.tokens import Tokens
 from dictlearn.dictionaries.files import CONFIG_FILE, load
 from dictlearn.dictionaries.random import RandomConfig
@@ -34,14 +32,14 @@ from dictlearn.harvesting import harvest
 from dictlearn.lm.hooks import LanguageModel
 from dictlearn.lm.identity import model_provenance
 from dictlearn.lm.loading import load_model
+from dictlearn.studies.folder import begin
 from dictlearn.studies.study import Place, Study
 from dictlearn.text.tokens import load_tokens
-from dictlearn.training.checkpoints import CHECKPOINT_FILE, differences
+from dictlearn.training.checkpoints import CHECKPOINT_FILE
 from dictlearn.training.config import FitConfig
 from dictlearn.training.fit import fit
 from dictlearn.training.progress import LOG_FILE
 
-STUDY_FILE = "study.json"
 R = TypeVar("R", Records, ConceptRecords, AgreementRecords, FeatureRecords)
 _BATCHES_OF_A_BASELINE = 8
 """Batches from which baselines are fitted."""
@@ -83,20 +81,7 @@ class _Run:
 
     def begin(self, *, overwrite: bool) -> None:
         """Write down what is run, or check that it is what was begun here."""
-        path = self.folder / STUDY_FILE
-        described = self.study.to_dict()
-        if not path.exists():
-            self._require_empty(described)
-        elif overwrite:
-            for part in _parts(read_json(path)["study"]):
-                _remove(self.folder / part)
-        else:
-            begun = read_json(path)
-            self._require_same("study", begun["study"], described)
-            if not all((self.folder / part).exists() for part in (RESULTS_FILE, REPORT_FILE)):
-                write_json(path, self._continued(begun))
-            return
-        write_json(path, {"study": described, **self._source(), **_code()})
+        begin(self.folder, self.study.to_dict(), self._source, overwrite=overwrite)
 
     def _source(self) -> dict[str, Any]:
         """The model and the tokens that numbers come from."""
@@ -105,30 +90,6 @@ class _Run:
             "held_out": self.held_out.describe(),
             "train": self.train.describe(),
         }
-
-    def _continued(self, begun: dict[str, Any]) -> dict[str, Any]:
-        """What `study.json` says from now on: the same, and which other code went on, if any."""
-        for name, now in self._source().items():
-            self._require_same(name, begun[name], now)
-        known = [{key: begun[key] for key in _code()}, *begun.get("continued", [])]
-        return begun if _code() in known else {**begun, "continued": [*known[1:], _code()]}
-
-    def _require_same(self, what: str, begun: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-        if changed := differences(begun, now):
-            raise InputError(
-                f"{self.folder} holds a run of another study: its {what} differs in "
-                f"{', '.join(changed)}; choose another folder, or overwrite that run "
-                "(overwrite=True, --overwrite)"
-            )
-
-    def _require_empty(self, described: Mapping[str, Any]) -> None:
-        """Nothing is adopted, or removed, that no study has written."""
-        found = [part for part in _parts(described) if (self.folder / part).exists()]
-        if found:
-            raise InputError(
-                f"{self.folder} holds {', '.join(found)}, but no {STUDY_FILE}: no study wrote "
-                "them; choose another folder"
-            )
 
     def results(self) -> Records:
         """Every dictionary of the study on the same held-out tokens."""
@@ -299,28 +260,3 @@ class _Run:
         if seed is not None and len(self.study.seeds) > 1:
             parts.append(f"s{seed}")
         return " ".join(filter(None, parts))
-
-
-def _code() -> dict[str, Any]:
-    """The code that numbers come from."""
-    return {"versions": library_versions(), "revision": code_revision()}
-
-
-def name_of_run(folder: str | Path) -> str | None:
-    """The name of the study whose run `folder` holds, if any."""
-    path = Path(folder) / STUDY_FILE
-    return str(read_json(path)["study"]["name"]) if path.exists() else None
-
-
-def _parts(described: Mapping[str, Any]) -> list[str]:
-    """The names of everything that a study so described writes, `study.json` last."""
-    files = [RESULTS_FILE, SUMS_FILE, CONCEPTS_FILE, AGREEMENT_FILE, FEATURES_FILE, REPORT_FILE]
-    files += ["report.md", "images"]
-    return [*files, "dictionaries", "baselines", "activations", *described["places"], STUDY_FILE]
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
