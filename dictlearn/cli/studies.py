@@ -74,6 +74,7 @@ def bench(
     if studies != STUDIES_FILE:
         given = {"studies": studies, **given}
     options = "".join(f" --{key.replace('_', '-')} {value}" for key, value in given.items())
+    options += f" --images {images}" if images else ""
     command = f"dictlearn bench {name}{options}"
     _run(study, out or Path("runs") / name, command, overwrite=overwrite, images=images)
 
