@@ -20,6 +20,8 @@ from dictlearn.metrics.bootstrap import Interval
 
 DEAD_LIMIT = 0.1
 """Fraction of dead features from which the verdict mentions them."""
+_LISTED = 4
+"""Dictionaries that a sentence names; of more it gives the number and an example."""
 
 
 def verdict(records: Records) -> list[str]:
@@ -138,8 +140,15 @@ def _worse_than_mean(group: dict[str, DictionaryRecord]) -> str:
 
 def _dead(group: dict[str, DictionaryRecord]) -> str:
     shares = {name: value_of(record, "dead_fraction") for name, record in group.items()}
-    many = [f"{n} ({formatted('dead_fraction', v)})" for n, v in shares.items() if v >= DEAD_LIMIT]
-    return f"Many features of {', '.join(many)} were never active." if many else ""
+    many = {name: share for name, share in shares.items() if share >= DEAD_LIMIT}
+    listed = [f"{name} ({formatted('dead_fraction', share)})" for name, share in many.items()]
+    if len(many) > _LISTED:
+        worst = max(many, key=many.__getitem__)
+        return (
+            f"In {len(many)} dictionaries many features were never active, most of all in {worst} "
+            f"({formatted('dead_fraction', many[worst])})."
+        )
+    return f"Many features of {_listed(listed)} were never active." if many else ""
 
 
 def _defined(group: dict[str, DictionaryRecord], metric: str) -> dict[str, DictionaryRecord]:

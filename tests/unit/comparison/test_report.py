@@ -143,6 +143,16 @@ def test_verdict_says_who_wins_at_an_equal_budget(records, make):
     assert "bits per token" not in text
 
 
+def test_verdict_names_dead_dictionaries_while_they_are_few(records, make):
+    def said(n: int) -> str:
+        shares = [(0.0,) * (i + 1) + (0.5,) * 4 for i in range(n)]
+        found = {f"d{i}": make("sae", density=share) for i, share in enumerate(shares)}
+        return verdict(Records(records.provenance, records.tokens, found))[0]
+
+    assert "Many features of d0 (20.0%) and d1 (33.3%) were never active." in said(2)
+    assert "In 5 dictionaries many features were never active, most of all in d4 (55.6%)" in said(5)
+
+
 def test_report_shows_bits_first_where_they_are_measured(records, make, tmp_path):
     found = Records(records.provenance, records.tokens, families_that_overlap(make))
     texts = Page(write_report(found, tmp_path / "bits.html").read_text()).texts
