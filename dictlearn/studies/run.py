@@ -84,7 +84,9 @@ class _Run:
         begin(self.folder, self.study.to_dict(), self._source, overwrite=overwrite)
 
     def _source(self) -> dict[str, Any]:
-        """The model and the tokens that numbers come from."""
+        """The model and the tokens that numbers come from; every place is found in the model."""
+        for place in self.study.places:
+            place.sites(self.model)
         return {
             "model": model_provenance(self.model).to_dict(),
             "held_out": self.held_out.describe(),
