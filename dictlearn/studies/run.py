@@ -41,8 +41,8 @@ from dictlearn.training.fit import fit
 from dictlearn.training.progress import LOG_FILE
 
 R = TypeVar("R", Records, ConceptRecords, AgreementRecords, FeatureRecords)
-_BATCHES_OF_A_BASELINE = 8
-"""Batches from which baselines are fitted."""
+_BATCHES_OF_A_BASELINE = 100
+"""Batches from which baselines are fitted: with fewer, a mean costs more than the mean should."""
 
 
 def run_study(study: Study, out: str | Path, *, overwrite: bool = False) -> Records:
