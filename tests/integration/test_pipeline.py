@@ -183,6 +183,8 @@ def run_commands(monkeypatch, capsys, folder, model, text, n_tokens):
     cli(monkeypatch, "evaluate", many, "--out", folder / "run2", *measure)
     printed = capsys.readouterr().out
     cli(monkeypatch, "compare", folder / "run1", folder / "run2", "--out", folder / "both.html")
+    cli(monkeypatch, "compare", folder / "run1", "--out", folder / "alone")
+    assert (folder / "alone" / "report.html").exists()
     table = capsys.readouterr().out
     assert all(name in table for name in ("topk_sae", "codes", "sae"))
     assert (folder / "both.html").exists()

@@ -58,6 +58,7 @@ def test_combine_refuses_a_name_that_stays_ambiguous(records, make):
     ("change", "field", "values"),
     [
         ({"tokens": {"hash": "d" * 64}}, "tokens.hash", ("b" * 64, "d" * 64)),
+        ({"tokens": {"resample_seed": 1}}, "resample_seed", ("None", "1")),
         ({"origin": {"model_hash": "e" * 64}}, "model_hash", ("a" * 64, "e" * 64)),
         ({"origin": {"exclude_special": False}}, "exclude_special", ("True", "False")),
     ],

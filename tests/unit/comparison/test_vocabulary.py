@@ -66,6 +66,15 @@ def test_reference_losses_are_pooled_for_each_target_hook(records, make):
     assert losses["blocks.1.hook_mlp_out"].zero == 7
 
 
+def test_reference_losses_come_from_who_has_them(records, make):
+    """Runs may differ in the ablations that they measured."""
+    lean = make("sae")
+    lean.sums["cross_entropy_mean"].fill_(math.nan)
+    both = Records(records.provenance, records.tokens, {"lean": lean, **records.dictionaries})
+    (losses,) = reference_losses(both).values()
+    assert losses.mean == 3
+
+
 def test_reference_losses_without_predictions_are_nan(records):
     for record in records.dictionaries.values():
         record.sums["predictions"].zero_()

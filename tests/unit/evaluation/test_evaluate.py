@@ -161,6 +161,8 @@ def test_ablations_are_left_out_on_request(model, tokens, sites):
     for name in ("loss_recovered_mean", "loss_recovered_resample"):
         assert math.isnan(record.metrics[name].value)
         assert "not measured" in record.metrics[name].reason
+    alone = metrics(evaluate(half, model, tokens, ablations="zero"), "half")
+    assert alone["kl"] == record.metrics["kl"].value
     for wrong in (["mean"], ["zero", "zeros"]):
         with pytest.raises(InputError, match="ablations must be 'zero' and any of"):
             evaluate(half, model, tokens, ablations=wrong)
