@@ -16,6 +16,8 @@ from dictlearn.core.records import RESULTS_FILE, SUMS_FILE
 from dictlearn.training.checkpoints import differences
 
 STUDY_FILE = "study.json"
+PAGE_FILE = "report.md"
+IMAGES = "images"
 
 
 def begin(
@@ -92,7 +94,7 @@ def _require_empty(folder: Path, described: Mapping[str, Any]) -> None:
 def _parts(described: Mapping[str, Any]) -> list[str]:
     """The names of everything that a study so described writes, `study.json` last."""
     files = [RESULTS_FILE, SUMS_FILE, CONCEPTS_FILE, AGREEMENT_FILE, FEATURES_FILE, REPORT_FILE]
-    files += ["report.md", "images"]
+    files += [PAGE_FILE, IMAGES]
     return [*files, "dictionaries", "baselines", "activations", *described["places"], STUDY_FILE]
 
 

@@ -10,10 +10,7 @@ from dictlearn.core.agreement_records import AGREEMENT_FILE, AgreementRecords
 from dictlearn.core.concept_records import CONCEPTS_FILE, ConceptRecords
 from dictlearn.core.files import read_json, write_text
 from dictlearn.core.records import Records
-from dictlearn.studies.folder import STUDY_FILE
-
-PAGE_FILE = "report.md"
-IMAGES = "images"
+from dictlearn.studies.folder import IMAGES, PAGE_FILE, STUDY_FILE
 
 
 def write_page(
