@@ -19,12 +19,14 @@ from dictlearn.core.batches import Activations, Rows
 from dictlearn.core.errors import InputError, nearest
 from dictlearn.core.sites import Site, Sites
 from dictlearn.core.tokens import Tokens
-from dictlearn.lm.attention import fusable_attention
-from dictlearn.lm.forward import default_batch_size, reading
+from dictlearn.lm.forward import default_batch_size, fusable_attention, reading
 from dictlearn.lm.hooks import LanguageModel
 from dictlearn.lm.identity import model_provenance
 from dictlearn.lm.sites import require_sites
 from dictlearn.progress import progress as progress_bar
+
+_TRIED = 1 << 10
+"""Tokens on which shortcuts are tried."""
 
 
 def harvest(
@@ -107,7 +109,9 @@ class _Reader:
     ) -> None:
         self._model, self._ids, self._counted = model, ids, counted
         self.hooks = tuple(dict.fromkeys(hook for s in sites for hook in s.hooks))
-        self._attention = fusable_attention(model, ids.shape[1])
+        # On the same tokens whatever the batch size, so that a run that continues runs as it began.
+        tried = ids[: max(1, _TRIED // ids.shape[1])]
+        self._attention = fusable_attention(model, tried, self.hooks)
 
     def read(self, parts: Sequence[Int[Tensor, " b"]]) -> list[Rows]:
         """The rows of each of `parts`, in order, from a forward pass each."""

@@ -44,8 +44,8 @@ class MLPNeurons(FeatureDictionary):
 
 
 def _copied(weight: Tensor) -> Tensor:
-    """The weight on the CPU, where dictionaries are built, wherever the model lives."""
-    return weight.detach().cpu().clone()
+    """The weight on the CPU and in float32, as dictionaries are built, whatever the model's are."""
+    return weight.detach().to("cpu", torch.float32, copy=True)
 
 
 class NeuronBasis(FeatureDictionary):

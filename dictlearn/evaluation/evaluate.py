@@ -46,8 +46,8 @@ def evaluate(
     unless left out to save their passes.
 
     Raises:
-        InputError: no dictionary, no such ablation, a hook that the model does not have, or a wrong
-            width.
+        InputError: no dictionary, no such ablation, a hook that the model does not have, a wrong
+            width, or a target that changes the predictions when it is replaced by itself.
         ProvenanceError: a dictionary was trained on another model.
         NonFiniteError: activations or an estimate hold NaN or infinity.
     """
@@ -78,7 +78,11 @@ def evaluate(
         prices = coefficient_prices(dictionaries, found, passes, batch_size, show=progress)
         found = measuring.records(prices)
     provenance = origin.on(tokens, exclude_special=exclude_special)
-    described = tokens.describe() | {"exclude_special": exclude_special, "resample_seed": seed}
+    described = tokens.describe() | {
+        "exclude_special": exclude_special,
+        "resample_seed": seed,
+        "shortcuts": passes.splicer.shortcuts.names,
+    }
     return Records(provenance, described, found)
 
 

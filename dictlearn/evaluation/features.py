@@ -14,8 +14,7 @@ from dictlearn.core.feature_records import FeatureRecords
 from dictlearn.core.tokens import Tokens
 from dictlearn.evaluation.contexts import TopContexts, Windows
 from dictlearn.evaluation.describing import Describer
-from dictlearn.lm.attention import fusable_attention
-from dictlearn.lm.forward import reading
+from dictlearn.lm.forward import fusable_attention, reading
 from dictlearn.lm.hooks import LanguageModel
 from dictlearn.lm.identity import model_provenance
 from dictlearn.lm.sites import require_sites
@@ -119,7 +118,7 @@ class _Visit:
         hooks = list(dict.fromkeys(sources.values()))
         n, context = self._ids.shape
         at_once = max(1, _TOKENS_AT_ONCE // context)
-        attention = fusable_attention(self._model, context)
+        attention = fusable_attention(self._model, self._ids[:at_once], hooks)
         with (
             progress_bar("looking at features", n, show=show) as done,
             reading(self._model, hooks, attention) as read,

@@ -15,8 +15,7 @@ from dictlearn.core.sites import Sites
 from dictlearn.core.sparse_acts import SparseActs
 from dictlearn.core.tokens import Tokens
 from dictlearn.evaluation.candidates import Candidates, DirectionCandidates, FeatureCandidates
-from dictlearn.lm.attention import fusable_attention
-from dictlearn.lm.forward import default_batch_size, reading
+from dictlearn.lm.forward import default_batch_size, fusable_attention, reading
 from dictlearn.lm.hooks import LanguageModel
 from dictlearn.lm.sites import mlp_sites
 
@@ -89,7 +88,7 @@ def _rows(
     """The activations of ordinary tokens, on the CPU."""
     at_once = default_batch_size(model, ids.shape[1])
     parts: dict[str, list[Tensor]] = {hook: [] for hook in hooks}
-    with reading(model, hooks, fusable_attention(model, ids.shape[1])) as read:
+    with reading(model, hooks, fusable_attention(model, ids[:at_once], hooks)) as read:
         for some, kept in zip(ids.split(at_once), ordinary.split(at_once), strict=True):
             for hook, activations in read(some).items():
                 rows = activations[kept.to(activations.device)].float().cpu()

@@ -1,6 +1,7 @@
 """Clean passes over the tokens, and the splices that start from each."""
 
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -9,13 +10,16 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from dictlearn.core.sites import Sites
-from dictlearn.lm.attention import fusable_attention, fused_attention
+from dictlearn.lm.forward import Read, reading
 from dictlearn.lm.hooks import LanguageModel
 from dictlearn.lm.splicing import CleanPass, Splicer
+from dictlearn.lm.trials import splicer_with_shortcuts
 
 _ON_CPU = (1 << 11, 1 << 23)
 """Tokens of a batch, and numbers in the rows of a pass (32 MB in float32), at most."""
 _ELSEWHERE = (1 << 14, 1 << 28)
+_TRIED = (1 << 11, 1 << 27)
+"""Tokens of the first batch on which shortcuts are tried, and numbers in their logits, at most."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,8 @@ class Passes:
     write an estimate can be spliced in.
 
     Raises:
-        InputError: a hook does not exist, never fires, or has no vector for every token.
+        InputError: a hook does not exist, never fires, or has no vector for every token; or a
+            target replaced by itself changes the predictions.
     """
 
     def __init__(
@@ -85,8 +90,9 @@ class Passes:
         sites = list(sites)
         self.model, self.ids, self.counted = model, ids, counted
         self.targets = list(dict.fromkeys(s.target.hook for s in sites))
-        self.attention = fusable_attention(model, ids.shape[1])
-        self.splicer = Splicer(model, [hook for s in sites for hook in s.hooks], self.targets)
+        hooks = [hook for s in sites for hook in s.hooks]
+        tried = ids[: max(1, min(_TRIED[0], _TRIED[1] // model.cfg.d_vocab) // ids.shape[1])]
+        self.splicer = splicer_with_shortcuts(model, hooks, self.targets, tried)
 
     def parts(self, batch_size: int | None = None) -> list[slice]:
         """The sequences in batches of so many, or of as many as keep a device busy."""
@@ -98,9 +104,13 @@ class Passes:
         n_tokens, n_numbers = _ON_CPU if self.splicer.device.type == "cpu" else _ELSEWHERE
         return max(1, min(n_tokens, n_numbers // self.splicer.d_row) // self.ids.shape[1])
 
+    def reading_targets(self) -> AbstractContextManager[Read]:
+        """Within, a function of ids that gives the clean activations at the targets."""
+        return reading(self.model, self.targets, self.splicer.shortcuts.attention)
+
     def batches(self, parts: Iterable[slice]) -> Iterator[CleanBatch]:
         """The clean pass over each of `parts`; splices start from it while it is at hand."""
-        with self.splicer, fused_attention(self.attention):
+        with self.splicer:
             for part in parts:
                 counted = self.counted[part]
                 predicts = torch.zeros_like(counted)

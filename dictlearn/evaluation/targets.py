@@ -8,7 +8,6 @@ from torch import Tensor
 from dictlearn.core.batches import require_finite
 from dictlearn.evaluation.ablations import Reference, RunningMean
 from dictlearn.evaluation.passes import Passes
-from dictlearn.lm.forward import reading
 
 KEPT_BYTES = 1 << 30
 """A gigabyte: clean activations at the targets are kept if they fit."""
@@ -22,7 +21,7 @@ class CleanTargets:
     """
 
     def __init__(self, passes: Passes) -> None:
-        self._passes, self._hooks = passes, passes.targets
+        self._passes = passes
         self._mean = RunningMean()
         self._kept: dict[str, Tensor] = {}
 
@@ -33,7 +32,7 @@ class CleanTargets:
             InputError: an activation is not of shape [b, pos, ...].
             NonFiniteError: one holds NaN or infinity; the sequences are named.
         """
-        with reading(self._passes.model, self._hooks, self._passes.attention) as read:
+        with self._passes.reading_targets() as read:
             for i, part in enumerate(parts):
                 self._take_in(part, read(self._passes.ids[part]))
                 done(i + 1)
@@ -58,6 +57,5 @@ class CleanTargets:
         """The activations of these sequences."""
         if self._kept:
             return {hook: y[sequences.to(y.device)] for hook, y in self._kept.items()}
-        passes = self._passes
-        with reading(passes.model, self._hooks, passes.attention) as read:
-            return read(passes.ids[sequences.cpu()])
+        with self._passes.reading_targets() as read:
+            return read(self._passes.ids[sequences.cpu()])

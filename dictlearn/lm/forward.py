@@ -1,15 +1,19 @@
 """Forward passes: read activations at hooks, or splice other ones in."""
 
+import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from typing import TypeAlias
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from dictlearn.core.errors import InputError
-from dictlearn.lm.attention import FusedAttention, fused_attention
+from dictlearn.core.shortcuts import shortcuts_allowed
+from dictlearn.lm.attention import FusedAttention, fused_attention, trying_fused_attention
 from dictlearn.lm.hooks import HookFunction, LanguageModel, hooked, placed
+from dictlearn.lm.shadows import nearly_equal
 
 _TOKENS_ON_CPU = 1 << 10
 """The attention of more tokens at once leaves the cache: a small model then reads half as fast."""
@@ -34,7 +38,11 @@ def default_batch_size(model: LanguageModel, context: int) -> int:
     return max(1, min(_TOKENS_ELSEWHERE, n_tokens) // context)
 
 
+Read: TypeAlias = Callable[[Int[Tensor, "b pos"]], dict[str, Float[Tensor, "b pos _"]]]
+"""The activations at some hooks, head axes flattened, from a pass over some ids."""
+
 _NONE: FusedAttention = {}
+logger = logging.getLogger(__name__)
 
 
 class _AllRead(Exception):  # noqa: N818 - a signal, not an error
@@ -44,7 +52,7 @@ class _AllRead(Exception):  # noqa: N818 - a signal, not an error
 @contextmanager
 def reading(
     model: LanguageModel, hooks: Sequence[str], attention: FusedAttention = _NONE
-) -> Iterator[Callable[[Int[Tensor, "b pos"]], dict[str, Float[Tensor, "b pos _"]]]]:
+) -> Iterator[Read]:
     """Within, a function of ids that gives what `activations_at` gives, for many passes.
 
     The hooks are found and set once: in a small model that takes a good part of a pass. Until
@@ -66,6 +74,39 @@ def reading(
 
     with hooked(model, readers(at, hooks, stop=True)), fused_attention(attention):
         yield read
+
+
+@torch.no_grad()
+def fusable_attention(
+    model: LanguageModel, ids: Int[Tensor, "b pos"], hooks: Sequence[str]
+) -> FusedAttention:
+    """The attention modules that `reading` at these hooks may run fused, found out on `ids`.
+
+    Give real tokens, in blocks of the length that will be read. Each module is tried alone
+    (`trying_fused_attention`) and then all together, by what they give at the hooks; where that
+    differs, a line in the log says so, and all run as ever.
+
+    Raises:
+        InputError: a hook does not exist, never fires, or is not of shape [b, pos, ...].
+    """
+    if not shortcuts_allowed():
+        return {}
+    with trying_fused_attention(model) as attention, reading(model, hooks) as read:
+        expected = read(ids)
+    if not attention:
+        return {}
+    with reading(model, hooks, attention) as read:
+        found = read(ids)
+    different = [
+        hook for hook in hooks if not nearly_equal(found[hook], expected[hook], len(attention))
+    ]
+    if different:
+        logger.warning(
+            "fused attention changes the activations at %s: attention runs as ever",
+            ", ".join(different),
+        )
+        return {}
+    return attention
 
 
 def activations_at(

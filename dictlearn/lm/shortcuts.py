@@ -1,8 +1,8 @@
-"""What need not run again in a spliced pass: modules done before the hook, and the unembedding."""
+"""Ways to run a pass with less work: fused attention, outputs remembered, the unembedding last."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import wraps
 from typing import Any, TypeAlias
 
@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from dictlearn.lm.hooks import LanguageModel, hooked, placed
+from dictlearn.lm.attention import FusedAttention
+from dictlearn.lm.hooks import HookFunction, LanguageModel, hooked, placed
 from dictlearn.lm.shadows import shadowed
 
 Route: TypeAlias = dict[nn.Module, nn.Module]
@@ -51,6 +52,28 @@ class Head:
         return rows @ weight if self.bias is None else torch.addmm(self.bias[tokens], rows, weight)
 
 
+@dataclass(frozen=True)
+class Shortcuts:
+    """The ways in which a pass differs from the plain one, with equal results; by default none."""
+
+    attention: FusedAttention = field(default_factory=dict)
+    """Attention modules that run without their table of scores."""
+    head: Head | None = None
+    """The unembedding, where only rows whose predictions are wanted go through it."""
+    routes: Mapping[str, Route] = field(default_factory=dict)
+    """By target, the modules whose output is remembered from the clean pass."""
+
+    @property
+    def names(self) -> list[str]:
+        """The shortcuts that are on, by the names that records use."""
+        on = {
+            "fused attention": bool(self.attention),
+            "unembedding of counted rows": self.head is not None,
+            "remembered outputs": any(self.routes.values()),
+        }
+        return [name for name, taken in on.items() if taken]
+
+
 def head_of(model: LanguageModel) -> Head | None:
     """The unembedding of `model`, if it has one with weights that can be seen."""
     module = getattr(model, "unembed", None)
@@ -60,8 +83,10 @@ def head_of(model: LanguageModel) -> Head | None:
     return Head(module, weight, bias if isinstance(bias, Tensor) and bias.any() else None)
 
 
-def route_to(model: LanguageModel, ids: Int[Tensor, "b pos"], hook: str) -> Route:
-    """What is done when `hook` fires: the outermost of those modules that run once in a pass.
+def routes_to(
+    model: LanguageModel, ids: Int[Tensor, "b pos"], hooks: Sequence[str]
+) -> dict[str, Route]:
+    """For each hook, what is done when it fires: the outermost modules that run once in a pass.
 
     One answer does for all blocks before: that of the last of them, whose input is not used.
     """
@@ -69,7 +94,7 @@ def route_to(model: LanguageModel, ids: Int[Tensor, "b pos"], hook: str) -> Rout
     modules = [module for module in model.modules() if module not in points]
     calls = dict.fromkeys(modules, 0)
     done: list[list[nn.Module]] = [[]]  # in the pass, and in each module that is under way
-    found: list[nn.Module] = []
+    found: dict[str, list[nn.Module]] = {}
 
     def enter(module: nn.Module, args: Any) -> None:
         calls[module] += 1
@@ -79,37 +104,42 @@ def route_to(model: LanguageModel, ids: Int[Tensor, "b pos"], hook: str) -> Rout
         done.pop()
         done[-1].append(module)
 
-    def fire(activation: Tensor, hook: object) -> None:
-        if not found:
-            found.extend(module for level in done for module in level)
+    def note(name: str) -> HookFunction:
+        def fire(activation: Tensor, hook: object) -> None:
+            found.setdefault(name, [module for level in done for module in level])
+
+        return fire
 
     handles = [module.register_forward_pre_hook(enter) for module in modules]
     handles += [module.register_forward_hook(leave) for module in modules]
     try:
-        with torch.no_grad(), hooked(model, [(hook, fire)]):
+        with torch.no_grad(), hooked(model, [(hook, note(hook)) for hook in hooks]):
             model(placed(ids, model))
     finally:
         for handle in handles:
             handle.remove()
-    route = {module: module for module in found if calls[module] == 1}
+    return {hook: _route(model, found.get(hook, ()), calls) for hook in hooks}
+
+
+def _route(
+    model: LanguageModel, done: Iterable[nn.Module], calls: Mapping[nn.Module, int]
+) -> Route:
+    route = {module: module for module in done if calls[module] == 1}
     blocks = [block for block in getattr(model, "blocks", ()) if block in route]
     return route | {block: blocks[-1] for block in blocks}
 
 
 @contextmanager
-def remembering(
-    modules: Iterable[nn.Module], memory: dict[nn.Module, Any], n: int
-) -> Iterator[None]:
-    """While it lasts, `memory` takes in what these modules give for sequences of `n` tokens."""
+def remembering(modules: Iterable[nn.Module], memory: dict[nn.Module, Any]) -> Iterator[None]:
+    """While it lasts, `memory` takes in what these modules give."""
 
     def remember(module: nn.Module) -> Callable[..., Any]:
         run = module.forward
 
         @wraps(run)  # a block of a bridge reads the signature of what it wraps
         def forward(*args: Any, **kwargs: Any) -> Any:
-            output = run(*args, **kwargs)
-            memory[module] = _without_pattern(output, n)
-            return output
+            memory[module] = run(*args, **kwargs)
+            return memory[module]
 
         return forward
 
@@ -126,12 +156,3 @@ def answering(route: Route, memory: dict[nn.Module, Any]) -> Iterator[None]:
 
     with shadowed({module: answer(memory[source]) for module, source in route.items()}):
         yield
-
-
-def _without_pattern(output: Any, n: int) -> Any:
-    """`output` with nothing in the place of attention patterns: large, and of no use to a block."""
-    if not isinstance(output, tuple):
-        return output
-    return tuple(
-        None if isinstance(part, Tensor) and part.shape[-2:] == (n, n) else part for part in output
-    )

@@ -6,8 +6,8 @@ import pytest
 import torch
 import transformers
 
-from dictlearn.lm.attention import fusable_attention, fused_attention
-from dictlearn.lm.forward import activations_at, reading
+from dictlearn.lm.attention import fused_attention
+from dictlearn.lm.forward import activations_at, fusable_attention, reading
 from dictlearn.lm.loading import load_model
 from dictlearn.lm.shadows import nearly_equal
 
@@ -22,6 +22,7 @@ SMALL = {
 GROUPED = {**SMALL, "num_key_value_heads": 2}
 GPT2 = {"vocab_size": 50, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
 IDS = torch.randint(50, (3, 40), generator=torch.Generator().manual_seed(0))
+LAST = "blocks.1.hook_mlp_out"
 PATTERN = "blocks.1.attn.hook_pattern"
 
 
@@ -58,7 +59,7 @@ def same(found: torch.Tensor, expected: torch.Tensor) -> bool:
 )
 def test_common_architectures_run_without_their_tables(config, loaded):
     model = loaded(config)
-    attention = fusable_attention(model, IDS.shape[1])
+    attention = fusable_attention(model, IDS, [LAST])
     assert list(attention) == [block.attn for block in model.blocks]
     clean = model(IDS)
     with fused_attention(attention):
@@ -72,7 +73,7 @@ def test_common_architectures_run_without_their_tables(config, loaded):
 def test_a_window_counts_as_soon_as_it_is_shorter_than_a_sequence(loaded, short):
     model = loaded(transformers.MistralConfig(**GROUPED, sliding_window=8))
     ids = IDS[:, :8] if short else IDS
-    attention = fusable_attention(model, ids.shape[1])
+    attention = fusable_attention(model, ids, [LAST])
     assert len(attention) == (2 if short else 0)
     clean = model(ids)
     with fused_attention(attention):
@@ -81,13 +82,13 @@ def test_a_window_counts_as_soon_as_it_is_shorter_than_a_sequence(loaded, short)
 
 def test_other_attention_runs_as_ever(loaded):
     capped = transformers.Gemma2Config(**GROUPED, head_dim=8, attn_logit_softcapping=1.0)
-    assert fusable_attention(loaded(capped), IDS.shape[1]) == {}
+    assert fusable_attention(loaded(capped), IDS, [LAST]) == {}
 
 
 def test_what_only_a_varied_sequence_shows_is_seen(loaded):
     """Norms of queries and keys, which change nothing where all values are equal."""
     qwen = transformers.Qwen3Config(**GROUPED, head_dim=8)
-    assert fusable_attention(loaded(qwen), IDS.shape[1]) == {}
+    assert fusable_attention(loaded(qwen), IDS, [LAST]) == {}
 
 
 def test_equal_up_to_rounding_looks_past_an_offset_and_does_not_overflow():
@@ -103,7 +104,7 @@ def test_equal_up_to_rounding_looks_past_an_offset_and_does_not_overflow():
 
 def test_a_look_inside_sees_everything(native, ids):
     model = native()
-    attention = fusable_attention(model, ids.shape[1])
+    attention = fusable_attention(model, ids, [LAST])
     assert len(attention) == 2
     seen = []
     hooks = [(PATTERN, lambda pattern, hook: seen.append(pattern))]
@@ -121,6 +122,6 @@ def test_every_other_hook_sees_what_it_always_does(native, ids):
     names = [f"blocks.{i}.{n}" for i in (0, 1) for n in ("attn.hook_in", "hook_attn_out")]
     names += [f"blocks.1.attn.hook_{n}" for n in "qkvz"]
     expected = activations_at(model, ids, names)
-    with reading(model, names, fusable_attention(model, ids.shape[1])) as read:
+    with reading(model, names, fusable_attention(model, ids, names)) as read:
         found = read(ids)
     assert all(same(found[name], expected[name]) for name in names)

@@ -6,7 +6,7 @@ import torch
 from dictlearn.core.errors import InputError
 from dictlearn.lm.forward import logits_and_activations, spliced_logits
 from dictlearn.lm.loading import load_model
-from dictlearn.lm.splicing import Splicer
+from dictlearn.lm.trials import splicer_with_shortcuts
 
 HOOKS = (
     "blocks.0.hook_mlp_out", "blocks.1.hook_mlp_out", "blocks.0.hook_attn_out",
@@ -38,7 +38,7 @@ def test_a_splice_equals_the_full_pass(model, tokens, hook):
     wanted = torch.rand(3, 10, generator=torch.Generator().manual_seed(1)) < 0.6
     where = torch.rand(3, 10, generator=torch.Generator().manual_seed(2)) < 0.7
     full, at = logits_and_activations(model, tokens, [hook])
-    with Splicer(model, [hook], [hook]) as splicer:
+    with splicer_with_shortcuts(model, [hook], [hook], tokens) as splicer:
         clean = splicer.clean(tokens, wanted)
         torch.testing.assert_close(clean.at[hook], at[hook])
         close = {"rtol": 1e-4, "atol": 1e-4}
@@ -56,7 +56,7 @@ def test_the_shortcuts_are_taken_and_leave_no_trace(model, tokens):
     hook = "blocks.1.hook_mlp_out"
     before, _ = logits_and_activations(model, tokens, [hook])
     everywhere = torch.ones(3, 10, dtype=torch.bool)
-    with Splicer(model, [hook], [hook]) as splicer:
+    with splicer_with_shortcuts(model, [hook], [hook], tokens) as splicer:
         clean = splicer.clean(tokens, everywhere)
         assert splicer.d_row == model.cfg.d_model  # no logits until they are asked for
         ran = []
@@ -74,7 +74,7 @@ def test_the_shortcuts_are_taken_and_leave_no_trace(model, tokens):
 def test_a_wrong_shape_is_refused(model, tokens):
     hook = "blocks.0.hook_mlp_out"
     everywhere = torch.ones(3, 10, dtype=torch.bool)
-    with Splicer(model, [hook], [hook]) as splicer:
+    with splicer_with_shortcuts(model, [hook], [hook], tokens) as splicer:
         clean = splicer.clean(tokens, everywhere)
         with pytest.raises(InputError, match="required a replacement"):
             splicer.spliced(clean, hook, torch.zeros(3, 10, 3), everywhere)

@@ -1,0 +1,153 @@
+"""Trials of shortcuts: each is taken only where passes with and without it gave the same."""
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from dictlearn.core.errors import InputError
+from dictlearn.core.shortcuts import shortcuts_allowed
+from dictlearn.lm.attention import FusedAttention, fused_attention, trying_fused_attention
+from dictlearn.lm.forward import logits_and_activations, spliced_logits
+from dictlearn.lm.hooks import LanguageModel
+from dictlearn.lm.shadows import nearly_equal
+from dictlearn.lm.shortcuts import Route, Shortcuts, head_of, routes_to
+from dictlearn.lm.splicing import CleanPass, Splicer
+
+logger = logging.getLogger(__name__)
+
+_KL = 1e-6
+"""Nats by which the identity may change the predictions: rounding, where sums are reordered."""
+
+
+@torch.no_grad()
+def splicer_with_shortcuts(
+    model: LanguageModel, hooks: Sequence[str], targets: Sequence[str], ids: Int[Tensor, "b pos"]
+) -> Splicer:
+    """A `Splicer` that takes every shortcut that holds on `ids`, the first tokens it will run on.
+
+    With all of them on, and its functions at the hooks, passes have to give what plain passes
+    give: at every hook and in the logits, clean and with zeros at each target; and the clean
+    activation in its own place must change nothing. Where they do not, the shortcuts are added
+    one after another, each kept if it holds beside those before; a line in the log names those
+    that do not. None is taken where shortcuts are switched off (`core.shortcuts`).
+
+    Raises:
+        InputError: a hook does not exist, never fires, or has no vector for every token; or a
+            target replaced by itself changes the predictions, even in plain passes.
+    """
+    splicer = Splicer(model, hooks, targets)
+    trial = _Trial(model, splicer, list(dict.fromkeys([*hooks, *targets])), ids)
+    splicer.shortcuts = trial.find(list(dict.fromkeys(targets)))
+    return splicer
+
+
+class _Trial:
+    """A plain pass over some tokens, and passes with shortcuts to compare with it."""
+
+    def __init__(
+        self, model: LanguageModel, splicer: Splicer, hooks: list[str], ids: Int[Tensor, "b pos"]
+    ) -> None:
+        self._model, self._splicer, self._hooks, self._ids = model, splicer, hooks, ids
+        self._everywhere = torch.ones_like(ids, dtype=torch.bool)
+        with trying_fused_attention(model) as self._attention:
+            self._logits, self._at = logits_and_activations(model, ids, hooks)
+
+    def find(self, targets: list[str]) -> Shortcuts:
+        """The shortcuts that hold together, for splices at these targets.
+
+        Raises:
+            InputError: a target replaced by itself changes the predictions.
+        """
+        if not shortcuts_allowed():
+            self._require_identities(targets)
+            return Shortcuts()
+        head = head_of(self._model)
+        every = Shortcuts(self._attention, head, self._routes(targets, self._attention))
+        if self._holds(every, targets):
+            return every
+        self._require_identities(targets)
+        kept = Shortcuts()
+        kept = self._extended(kept, targets, "fused attention", attention=self._attention)
+        kept = self._extended(kept, targets, "an unembedding of some rows only", head=head)
+        for hook, route in self._routes(targets, kept.attention).items():
+            routes = {**kept.routes, hook: route}
+            kept = self._extended(kept, [hook], f"what is done before {hook!r}", routes=routes)
+        if self._holds(kept, targets):
+            return kept
+        logger.warning("shortcuts that hold one by one fail together: passes are plain")
+        return Shortcuts()
+
+    def _extended(self, kept: Shortcuts, targets: list[str], what: str, **found: Any) -> Shortcuts:
+        """`kept` with one more shortcut, if it holds."""
+        tried = replace(kept, **found)
+        if tried == kept or self._holds(tried, targets):
+            return tried
+        logger.warning("this model gives other results with a shortcut for %s: it is off", what)
+        return kept
+
+    def _routes(self, targets: list[str], attention: FusedAttention) -> dict[str, Route]:
+        with self._splicer, fused_attention(attention):
+            return routes_to(self._model, self._ids, targets)
+
+    def _holds(self, shortcuts: Shortcuts, targets: Iterable[str]) -> bool:
+        """Whether passes with these shortcuts give what plain ones give."""
+        self._splicer.shortcuts = shortcuts
+        n_steps = 1 + len(shortcuts.attention)
+        try:
+            clean = self._clean()
+            pairs = [(clean.at[hook], self._at[hook]) for hook in self._hooks]
+            pairs.append((self._logits_of(clean.rows), self._logits.flatten(0, 1)))
+            return all(nearly_equal(*pair, n_steps) for pair in pairs) and all(
+                self._holds_at(hook, clean, n_steps) for hook in targets
+            )
+        except Exception:  # a model may fail in any way when parts of it do not run
+            return False
+
+    def _holds_at(self, hook: str, clean: CleanPass, n_steps: int) -> bool:
+        zeros = torch.zeros_like(clean.at[hook])
+        expected = spliced_logits(self._model, self._ids, hook, zeros, self._everywhere)
+        found = self._logits_of(self._spliced(clean, hook, zeros))
+        # The identity comes last: what is remembered may not have been written to.
+        return (
+            nearly_equal(found, expected.flatten(0, 1), n_steps)
+            and self._identity_kl(hook, clean) <= _KL
+        )
+
+    def _require_identities(self, targets: Iterable[str]) -> None:
+        """Check in plain passes that each target replaced by itself changes nothing."""
+        self._splicer.shortcuts = Shortcuts()
+        clean = self._clean()
+        for hook in targets:
+            kl = self._identity_kl(hook, clean)
+            if not kl <= _KL:
+                raise InputError(
+                    f"the activation at {hook!r}, put in its own place, changes the predictions by "
+                    f"{kl:.3g} nats a token: this model computes it more than once in a pass, or "
+                    "not alone; choose another hook"
+                )
+
+    def _identity_kl(self, hook: str, clean: CleanPass) -> float:
+        """Divergence from the clean predictions, per token, with the clean activation in place."""
+        again = self._spliced(clean, hook, clean.at[hook])
+        if torch.equal(again.nan_to_num(), clean.rows.nan_to_num()):
+            return 0.0
+        expected, found = (
+            self._logits_of(rows).double().log_softmax(dim=-1) for rows in (clean.rows, again)
+        )
+        return float((expected.exp() * (expected - found)).sum(dim=-1).mean())
+
+    def _clean(self) -> CleanPass:
+        with self._splicer:
+            return self._splicer.clean(self._ids, self._everywhere)
+
+    def _spliced(self, clean: CleanPass, hook: str, replacement: Tensor) -> Tensor:
+        with self._splicer:
+            return self._splicer.spliced(clean, hook, replacement, self._everywhere)
+
+    def _logits_of(self, rows: Float[Tensor, "m d_row"]) -> Float[Tensor, "m vocab"]:
+        return self._splicer.logits(rows, slice(0, self._model.cfg.d_vocab))
