@@ -27,21 +27,25 @@ def shadowed(forwards: dict[nn.Module, Callable[..., Any]]) -> Iterator[None]:
                 vars(module)["forward"] = shadow
 
 
-def nearly_equal(found: Tensor, expected: Tensor, n_steps: int = 1) -> bool:
+def nearly_equal(
+    found: Tensor, expected: Tensor, n_steps: int = 1, like: Tensor | None = None
+) -> bool:
     """Whether two results are equal up to rounding in their dtype, in `n_steps` steps.
 
-    The measure is what varies between rows: an offset that all share, as logits may have, would
-    hide a difference. One row alone shows nothing that varies, so it has to be equal. Rounding
+    The measure is what varies between rows of `like`, or of what is expected: an offset that all
+    share, as logits may have, would hide a difference. Where nothing varies, they have to be
+    equal: give a `like` of the same size and meaning if rows may be alike by chance. Rounding
     errors of successive steps add up like a random walk. What is not finite counts as equal.
     """
     tolerance = max(1e-5, 2 * torch.finfo(expected.dtype).eps) * max(n_steps, 1) ** 0.5
+    like = _finer(expected if like is None else like).flatten(0, -2)
     found, expected = (_finer(x).flatten(0, -2) for x in (found, expected))
     finite = expected.isfinite()
     if not torch.equal(found.isfinite(), finite):
         return False
-    found, expected = found.where(finite, 0), expected.where(finite, 0)
-    varying = expected - expected.mean(dim=0)
-    return bool((found - expected).norm() <= tolerance * varying.norm())
+    error = (found - expected).where(finite, 0)
+    like = like.where(like.isfinite(), 0)
+    return bool(error.norm() <= tolerance * (like - like.mean(dim=0)).norm())
 
 
 def _finer(x: Tensor) -> Tensor:

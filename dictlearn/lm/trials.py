@@ -114,7 +114,7 @@ class _Trial:
         found = self._logits_of(self._spliced(clean, hook, zeros))
         # The identity comes last: what is remembered may not have been written to.
         return (
-            nearly_equal(found, expected.flatten(0, 1), n_steps)
+            nearly_equal(found, expected.flatten(0, 1), n_steps, like=self._logits)
             and self._identity_kl(hook, clean) <= _KL
         )
 

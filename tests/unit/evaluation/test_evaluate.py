@@ -75,6 +75,20 @@ def test_the_exact_map_scores_one(model, tokens, sites):
         assert found["cross_entropy_spliced"] == pytest.approx(found["cross_entropy_clean"])
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_neurons_and_others_of_a_model_in_another_precision(native, tokens, dtype):
+    model = native().to(dtype)
+    sites = mlp_sites(model, 1)
+    exact = {
+        "neurons": NeuronsConfig().build(sites),
+        "identity": IdentityConfig().build(sites.at_target()),
+    }
+    records = evaluate(exact, model, tokens)
+    assert metrics(records, "identity")["kl"] == pytest.approx(0, abs=1e-9)
+    rounding = torch.finfo(dtype).eps ** 2 + 1e-9
+    assert metrics(records, "neurons")["fraction_variance_unexplained"] <= rounding
+
+
 def test_zero_scores_zero_against_zero_ablation(model, tokens, sites):
     records = evaluate({"zero": Affine(sites.at_target(), scale=0.0)}, model, tokens)
     found = metrics(records, "zero")
