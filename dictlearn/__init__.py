@@ -20,6 +20,7 @@ from dictlearn.core.config import ClosedFormConfig, DictionaryConfig, GradientCo
 from dictlearn.core.dictionary import FeatureDictionary, Traits
 from dictlearn.core.learning import Encoding, FitPass, Objective, TrainableDictionary
 from dictlearn.core.records import Records
+from dictlearn.core.shortcuts import without_shortcuts
 from dictlearn.core.sites import Site, Sites
 from dictlearn.core.sparse_acts import SparseActs
 from dictlearn.core.tokens import Tokens
@@ -103,4 +104,5 @@ __all__ = [
     "mlp_sites",
     "save",
     "show",
+    "without_shortcuts",
 ]
