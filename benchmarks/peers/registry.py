@@ -6,6 +6,7 @@ from importlib.metadata import version
 
 from benchmarks.peers.ours import OURS, OURS_INT8
 from benchmarks.peers.peer import Kind, Peer
+from dictlearn.kernels import processor
 
 _MODULES = (
     ("saelens", "SAELENS", "SAELENS_SPARSE"),
@@ -20,8 +21,12 @@ class Contenders:
     """The libraries that could be imported, and why the others could not."""
 
     def __init__(self) -> None:
-        self.peers: list[Peer] = [OURS, OURS_INT8]
+        self.peers: list[Peer] = [OURS]
         self.absent: dict[str, str] = {}
+        if processor.multiplies_int8():
+            self.peers.append(OURS_INT8)
+        else:
+            self.absent[OURS_INT8.name] = f"refused without {processor.INT8_NEEDS}"
         for module, *names in _MODULES:
             try:
                 found = import_module(f"benchmarks.peers.{module}")

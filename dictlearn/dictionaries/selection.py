@@ -8,8 +8,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from dictlearn.core.dictionary import FeatureDictionary
+from dictlearn.core.errors import ConfigError
 from dictlearn.core.ranks import ALONE, Ranks
 from dictlearn.core.sparse_acts import SparseActs
+from dictlearn.kernels import processor
 from dictlearn.kernels.search import ExactSearch, Int8Search, Search
 
 
@@ -23,6 +25,21 @@ def largest_k(scores: Float[Tensor, "n feature"], k: int) -> Float[Tensor, "n fe
     """The `k` scores of largest magnitude in each row, sign kept, zero elsewhere."""
     indices = scores.abs().topk(k, dim=1, sorted=False).indices
     return torch.zeros_like(scores).scatter(1, indices, scores.gather(1, indices))
+
+
+def require_fast_int8(device: torch.device) -> None:
+    """Check that looking for features with an int8 product is not slower than without.
+
+    Raises:
+        ConfigError: the CPU has no instructions for it. (A GPU searches exactly in any case.)
+    """
+    if device.type == "cpu" and not processor.multiplies_int8():
+        raise ConfigError(
+            f"FitConfig.int8_search on a CPU needs {processor.INT8_NEEDS}, without which a step "
+            "takes many times as long as with an exact search; here torch may use "
+            f"{processor.described()}. Leave it off (int8_search=False): an exact search costs "
+            "one product of rows and encoder a step, and misses nothing"
+        )
 
 
 class Searching(FeatureDictionary, ABC):

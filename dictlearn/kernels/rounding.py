@@ -1,14 +1,13 @@
 """Products of rounded factors, which take less time, and how far they are from the exact ones."""
 
 from collections.abc import Iterator
-from functools import cache
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int8, UInt16
 from torch import Tensor
 
-from dictlearn.kernels import compiled_rounded
+from dictlearn.kernels import compiled_rounded, processor
 from dictlearn.kernels.native import is_native, run
 from dictlearn.kernels.tiles import row_slices, tile_rows
 
@@ -51,14 +50,8 @@ def rounding_pays(x: Float[Tensor, "n d_in"], W: Float[Tensor, "d_in feature"]) 
         and x.dtype == W.dtype == torch.float32
         and x.shape[1] >= _ROUNDED_WIDTH
         and len(x) >= _MIN_ROWS
-        and _multiplies_bfloat16()
+        and processor.multiplies_bfloat16()
     )
-
-
-@cache
-def _multiplies_bfloat16() -> bool:
-    """Whether this processor has instructions for it; without them it is slower, not faster."""
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def _to_bfloat16(

@@ -84,8 +84,9 @@ class Int8Search(Search):
 
     Rows and features are rounded to 8 bits in units of their own largest entry. Twice as many
     features as asked for become candidates, so that one of the k best is missed only where
-    rounding moves it below all of those: a training run logs how often (`recall`). With int8
-    instructions the product takes a quarter of the time of one in float32, or less.
+    rounding moves it below all of those: a training run logs how often (`recall`). Where
+    `processor.multiplies_int8`, the product takes a quarter of the time of one in float32, or less;
+    elsewhere the same is found, but slowly.
     """
 
     @torch.no_grad()

@@ -42,7 +42,8 @@ class FitConfig(Config):
     """Whether kinds with a fixed number of active features look for them with an int8 product.
 
     Faster, and the features found are scored exactly, but a few may be missed: the log's `recall`
-    says how many of the right ones are found.
+    says how many of the right ones are found. Refused on CPUs without int8 instructions that torch
+    uses (AVX512 with VNNI), where it is many times slower; without effect on GPUs.
     """
     device: str = "cpu"
     """Where dictionaries train: "cpu", "cuda", "cuda:1", …; of several processes on one machine,

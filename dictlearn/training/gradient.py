@@ -14,7 +14,7 @@ from dictlearn.core.errors import ConfigError
 from dictlearn.core.learning import FitPass, Learner, TrainableDictionary
 from dictlearn.core.ranks import ALONE, Ranks
 from dictlearn.core.sites import Sites
-from dictlearn.dictionaries.selection import Searching
+from dictlearn.dictionaries.selection import Searching, require_fast_int8
 from dictlearn.training.config import FitConfig
 from dictlearn.training.remedies import rows_to_reseed
 from dictlearn.training.shards import clip_, divide_, joined, part, whole
@@ -47,6 +47,7 @@ class GradientLearner(Learner):
         dictionary = self._build()
         assert isinstance(dictionary, TrainableDictionary)
         if fit_config.int8_search:
+            require_fast_int8(torch.device(fit_config.device))
             _require_searching(config, dictionary).search_inexactly_()
         divide_(dictionary, shards)
         self.dictionary = dictionary.to(fit_config.device)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dictlearn.kernels import rounding, search, tiles
+from dictlearn.kernels import processor, rounding, search, tiles
 from dictlearn.kernels.search import (
     ExactSearch,
     Int8Search,
@@ -26,7 +26,7 @@ def _small_tiles(monkeypatch, request):
     monkeypatch.setattr(tiles, "_TILE", 256)
     monkeypatch.setattr(tiles, "_MIN_ROWS", 5)
     rounded = request.param == "rounded"  # computed correctly, if slowly, on every processor
-    monkeypatch.setattr(rounding, "_multiplies_bfloat16", lambda: rounded)
+    monkeypatch.setattr(processor, "multiplies_bfloat16", lambda: rounded)
     monkeypatch.setattr(rounding, "_ROUNDED_WIDTH", 1)
     monkeypatch.setattr(rounding, "_MIN_ROWS", 1)
 

@@ -16,6 +16,7 @@ from dictlearn.dictionaries.pca import PCAConfig
 from dictlearn.dictionaries.sae import SAEConfig
 from dictlearn.dictionaries.topk_sae import TopKSAEConfig
 from dictlearn.dictionaries.transcoder import TranscoderConfig
+from dictlearn.kernels import processor
 from dictlearn.kernels.search import ExactSearch
 from dictlearn.training.config import FitConfig
 from dictlearn.training.fit import fit
@@ -266,6 +267,13 @@ def test_schedules_rise_hold_and_fall():
     assert all(a > b for a, b in pairwise(scales[80:]))
 
 
+@pytest.fixture
+def fast_int8(monkeypatch):
+    """A processor that is fast at int8, or taken for one: what is found does not depend on it."""
+    monkeypatch.setattr(processor, "multiplies_int8", lambda: True)
+
+
+@pytest.mark.usefixtures("fast_int8")
 def test_int8_search_learns_as_well_reports_its_recall_and_is_over_at_the_end(tmp_path):
     x = torch.randn(512, 24, generator=torch.Generator().manual_seed(0))
     configs = {"topk": TopKSAEConfig(n_features=96, k=4), "codes": CodebookConfig(n_codes=64, k=2)}
@@ -298,6 +306,15 @@ def test_recall_is_the_share_of_the_right_features():
     assert recall < 0.95
 
 
+def test_int8_search_is_refused_where_it_would_be_slower(monkeypatch, tmp_path):
+    monkeypatch.setattr(processor, "multiplies_int8", lambda: False)
+    run = FitConfig(steps=1, batch_size=8, standardize_rows=8, int8_search=True)
+    with pytest.raises(ConfigError, match=r"needs AVX512 with VNNI.*int8_search=False"):
+        fit(TopKSAEConfig(n_features=8, k=2), torch.eye(8), run, out=tmp_path, progress=False)
+    assert not list(tmp_path.iterdir()), "nothing has started"
+
+
+@pytest.mark.usefixtures("fast_int8")
 def test_int8_search_is_refused_where_no_number_of_features_is_fixed():
     with pytest.raises(ConfigError, match=r"'sae'.*has none"):
         fit(SAEConfig(n_features=8), torch.randn(64, 4), FitConfig(steps=1, int8_search=True))
