@@ -64,7 +64,8 @@ class RowsLearner(Learner):
         """Keep the rows of one batch, up to the limit."""
         missing = self._max_rows - len(self._rows)
         if missing > 0:
-            self._rows = torch.cat([self._rows, batch.y[:missing].to("cpu", torch.float32)])
+            rows = batch.y[:missing].to("cpu", self.dictionary.x_mean.dtype)
+            self._rows = torch.cat([self._rows, rows])
         return {}
 
     def finish(self) -> FeatureDictionary:

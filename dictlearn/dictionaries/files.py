@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
 from dictlearn.core.config import DictionaryConfig
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import ConfigError, CorruptFileError, InputError
@@ -90,6 +92,8 @@ def load(path: str | Path, kinds: Sequence[type[DictionaryConfig]] = ()) -> Feat
             "file is damaged or was replaced"
         )
     dictionary = config.restored(sites, tensors)
+    if "x_mean" in tensors and tensors["x_mean"].dtype == torch.float64:  # else bits would be lost
+        dictionary.double()
     try:
         dictionary.load_state_dict(tensors)
     except RuntimeError as error:

@@ -7,6 +7,8 @@ import torch
 from dictlearn.core.config import Config
 from dictlearn.core.errors import ConfigError
 
+_DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
 
 @dataclass(frozen=True, kw_only=True)
 class FitConfig(Config):
@@ -49,7 +51,10 @@ class FitConfig(Config):
     """Where dictionaries train: "cpu", "cuda", "cuda:1", …; of several processes on one machine,
     "cuda" gives each a GPU of its own."""
     mixed_precision: bool = True
-    """Whether CUDA runs multiply in bfloat16; elsewhere it has no effect."""
+    """Whether CUDA runs in float32 multiply in bfloat16; elsewhere it has no effect."""
+    dtype: str = "float32"
+    """In what dictionaries train and are saved, whatever the activations have: "float32", or
+    "float64" where two ways of computing the same are compared."""
     shard_features: bool = False
     """Whether several processes divide the features of each dictionary between them, for widths
     that one device has no room for; otherwise they divide the rows of each batch."""
@@ -69,6 +74,7 @@ class FitConfig(Config):
             f"at most 1 - warmup_fraction ({1 - self.warmup_fraction:g})",
         )
         self._require(all(0 <= b < 1 for b in self.adam_betas), "adam_betas", "in [0, 1)")
+        self._require_choice("dtype", tuple(_DTYPES))
         self._require_device()
 
     def _require_device(self) -> None:
@@ -83,6 +89,11 @@ class FitConfig(Config):
                 f"FitConfig.device is {self.device!r} but this machine has no CUDA device that "
                 "torch can use; set device='cpu'"
             )
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """`dtype`, as torch has it."""
+        return _DTYPES[self.dtype]
 
     def learning_rate_scale(self, step: int) -> float:
         """The factor on the peak learning rate at step `step` (from 0): up, flat, down."""

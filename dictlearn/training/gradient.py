@@ -50,6 +50,8 @@ class GradientLearner(Learner):
             require_fast_int8(torch.device(fit_config.device))
             _require_searching(config, dictionary).search_inexactly_()
         divide_(dictionary, shards)
+        if fit_config.dtype == "float64":  # kinds are made in float32
+            dictionary.double()
         self.dictionary = dictionary.to(fit_config.device)
         self._config = fit_config
         self._objective = config.objective()
@@ -79,9 +81,8 @@ class GradientLearner(Learner):
         config = self._config
         self.dictionary.ranks = self.ranks
         cuda = torch.device(config.device).type == "cuda"
-        with torch.autocast(
-            "cuda" if cuda else "cpu", torch.bfloat16, enabled=cuda and config.mixed_precision
-        ):
+        mixed = cuda and config.mixed_precision and config.dtype == "float32"
+        with torch.autocast("cuda" if cuda else "cpu", torch.bfloat16, enabled=mixed):
             fit_pass = self.dictionary.fit_pass(
                 batch,
                 dead=self._idle >= config.dead_after,

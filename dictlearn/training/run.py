@@ -88,11 +88,14 @@ def _make_learners(
         at = sites[name]
         if isinstance(config, ClosedFormConfig):
             learners[name] = config.learner(at, seed=fit_config.seed)
+            if fit_config.dtype == "float64":  # kinds are made in float32
+                learners[name].dictionary.double()
             continue
         assert isinstance(config, GradientConfig)
         for site in (at.source, at.target):
             if site.hook not in units:
-                units[site.hook] = fit_units(site, (rows.at[site.hook] for rows in batches.first()))
+                first = (rows.at[site.hook] for rows in batches.first())
+                units[site.hook] = fit_units(site, first, fit_config.torch_dtype)
         learners[name] = GradientLearner(
             config,
             at,

@@ -55,7 +55,7 @@ def joined(
     shards, axes = dictionary.shards, dictionary.feature_axes
     if shards.size == 1:
         return dictionary
-    complete = build()
+    complete = build().to(dictionary.x_mean.dtype)
     complete.load_state_dict(
         {
             name: shards.joined(t, axes[name]) if name in axes else t

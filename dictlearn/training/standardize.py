@@ -32,8 +32,10 @@ class Standardization:
         dictionary.standardize_(source.mean, source.scale, target.mean, target.scale)
 
 
-def fit_units(site: Site, batches: Iterable[Float[Tensor, "n d"]]) -> Units:
-    """The units of `site` from rows of activations, accumulated in float64.
+def fit_units(
+    site: Site, batches: Iterable[Float[Tensor, "n d"]], dtype: torch.dtype = torch.float32
+) -> Units:
+    """The units of `site` from rows of activations, accumulated in float64, as `dtype`.
 
     The scale is the root of the variance averaged over dimensions; a site that never varies
     keeps scale 1.
@@ -47,4 +49,4 @@ def fit_units(site: Site, batches: Iterable[Float[Tensor, "n d"]]) -> Units:
     mean = total / n
     variance = max(squares / n - float(mean.pow(2).sum()), 0.0) / site.d
     scale = variance**0.5 if variance > 0 else 1.0
-    return Units(mean.float(), torch.tensor(scale, dtype=torch.float32))
+    return Units(mean.to(dtype), torch.tensor(scale, dtype=dtype))

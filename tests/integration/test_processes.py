@@ -4,10 +4,8 @@ import json
 import os
 import runpy
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -40,9 +38,14 @@ CONFIGS = {
 }  # fmt: skip
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(dl.__file__).parents[1])}
 DYING = str(Path(__file__).with_name("dying_rank.py"))
+HELD = str(Path(__file__).with_name("held_run.py"))
 RUN = dl.FitConfig(
-    steps=30, batch_size=64, standardize_rows=128, dead_after=3, log_every=5, learning_rate=3e-2
-)
+    steps=30, batch_size=64, standardize_rows=128, dead_after=3, log_every=5, learning_rate=3e-2,
+    dtype="float64",
+)  # fmt: skip
+ROUNDING = 1e-10
+"""How far sums in float64 may be apart after some steps, whatever their order: far more than they
+are on any processor, far less than anything that differs but for rounding."""
 
 
 def data(n: int = 1000) -> tuple[torch.Tensor, torch.Tensor]:
@@ -73,11 +76,11 @@ def test_every_kind_learns_in_two_processes_what_it_learns_in_one(tmp_path):
     one = dl.fit(CONFIGS, data(), RUN, out=tmp_path / "one", progress=False)
     launch(2, dl.fit, CONFIGS, data(), RUN, out=tmp_path / "two", progress=False)
     for name, dictionary in one.items():
-        assert worst_difference(dictionary, dl.load(tmp_path / "two" / name)) <= 1e-5, name
+        assert worst_difference(dictionary, dl.load(tmp_path / "two" / name)) <= ROUNDING, name
     logs = log_of(tmp_path / "one"), log_of(tmp_path / "two")
     assert [line["step"] for line in logs[1]] == [5, 10, 15, 20, 25, 30]
     for alone, together in zip(*logs, strict=True):
-        assert together == pytest.approx(alone, rel=1e-4, abs=1e-6)
+        assert together == pytest.approx(alone, rel=ROUNDING, abs=ROUNDING)
     for name in ("topk", "batchtopk"):
         assert any(line.get(f"{name}/loss/auxk", 0) > 0 for line in logs[0]), "the test sees AuxK"
     never = {
@@ -97,9 +100,9 @@ def test_features_divided_between_two_processes_learn_what_they_learn_in_one(tmp
     one = dl.fit(LINEAR, data(), run, out=tmp_path / "one", progress=False)
     launch(2, dl.fit, LINEAR, data(), run, out=tmp_path / "two", progress=False)
     for name, dictionary in one.items():
-        assert worst_difference(dictionary, dl.load(tmp_path / "two" / name)) <= 1e-5, name
+        assert worst_difference(dictionary, dl.load(tmp_path / "two" / name)) <= ROUNDING, name
     for alone, together in zip(log_of(tmp_path / "one"), log_of(tmp_path / "two"), strict=True):
-        assert together == pytest.approx(alone, rel=1e-4, abs=1e-6)
+        assert together == pytest.approx(alone, rel=ROUNDING, abs=ROUNDING)
     unclipped = dl.fit(LINEAR, data(), replace(run, max_gradient_norm=None), progress=False)
     assert worst_difference(unclipped["sae"], one["sae"]) > 1e-2, "the test sees no clipping"
 
@@ -138,9 +141,10 @@ def train(monkeypatch, *arguments) -> int:
 
 RECIPE = """
 [fit]
-steps = 300
+steps = 100
 batch_size = 64
 standardize_rows = 128
+dtype = "float64"
 checkpoint_every = 20
 
 [dictionaries.topk]
@@ -156,41 +160,24 @@ replace_after_steps = 20
 """
 
 
-def wait_for_the_end_of(group: int) -> None:
-    """The processes of a command end with it, each as soon as it leaves native code."""
-    until = time.monotonic() + 60
-    while time.monotonic() < until:
-        try:
-            os.killpg(group, 0)
-        except ProcessLookupError:
-            return
-        time.sleep(0.05)
-    os.killpg(group, signal.SIGKILL)
-    pytest.fail("a process survived the command")
-
-
 def test_a_killed_run_of_two_processes_resumes(monkeypatch, tmp_path, store):
     """To the same bits in two processes again, and to rounding in one."""
     (tmp_path / "recipe.toml").write_text(RECIPE)
     command = [store, "--recipe", tmp_path / "recipe.toml"]
     killed, checkpoint = tmp_path / "killed", tmp_path / "killed" / "checkpoint.safetensors"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "dictlearn", "train", *command, "--out", killed, "--nproc", "2"],
-        env=ENVIRONMENT,
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-    )  # fmt: skip
-    until = time.monotonic() + 300  # a fresh machine compiles first
-    while not checkpoint.exists():
-        assert process.poll() is None, "the run ended before it was killed"
-        assert time.monotonic() < until, "no checkpoint came"
-        time.sleep(0.002)
-    process.kill()
-    process.wait()
-    wait_for_the_end_of(process.pid)
-    at_kill = (killed / "train.jsonl").read_text()
-    time.sleep(0.2)
-    assert (killed / "train.jsonl").read_text() == at_kill, "a process survived the command"
-    assert checkpoint.exists()
+    with subprocess.Popen(
+        [sys.executable, HELD, store, tmp_path / "recipe.toml", killed],
+        env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    ) as process:  # fmt: skip
+        told = []
+        while told.count("held\n") < 2:
+            told.append(process.stdout.readline())
+            assert told[-1], f"the run ended before it was killed: {told}"
+        process.kill()
+        process.stdout.read()  # ends when the last process does that could write there
+    assert [line["step"] for line in log_of(killed)] == [50]
+    with safe_open(checkpoint, framework="pt") as file:
+        assert file.metadata()["step"] == "40"
     assert not (killed / "topk").exists(), "nothing unfinished may look whole"
     shutil.copytree(killed, tmp_path / "alone")
 
@@ -200,7 +187,7 @@ def test_a_killed_run_of_two_processes_resumes(monkeypatch, tmp_path, store):
     for name in ("topk", "codes"):
         whole = dl.load(tmp_path / "whole" / name)
         assert worst_difference(dl.load(killed / name), whole) == 0.0
-        assert worst_difference(dl.load(tmp_path / "alone" / name), whole) <= 1e-4
+        assert worst_difference(dl.load(tmp_path / "alone" / name), whole) <= ROUNDING
     assert not checkpoint.exists()
     assert log_of(killed) == log_of(tmp_path / "whole")
 
@@ -260,23 +247,22 @@ def test_a_run_continues_however_its_features_are_divided(tmp_path, store):
     launch(2, dl.fit, configs, good, sharded, out=tmp_path / "a", progress=False)
     dl.fit(configs, good, run, out=tmp_path / "b", progress=False)
     for name, dictionary in whole.items():
-        assert worst_difference(dl.load(tmp_path / "a" / name), dictionary) <= 1e-4
-        assert worst_difference(dl.load(tmp_path / "b" / name), dictionary) <= 1e-4
+        assert worst_difference(dl.load(tmp_path / "a" / name), dictionary) <= ROUNDING
+        assert worst_difference(dl.load(tmp_path / "b" / name), dictionary) <= ROUNDING
 
 
 def test_a_process_that_fails_or_dies_ends_the_others():
-    began = time.monotonic()
+    """At once: who waited for another would do so for half an hour."""
     with pytest.raises(ProcessError, match="ended"):
         launch(2, runpy.run_path, DYING, {"how": "dies"}, run_name="__main__")
     with pytest.raises(ProcessError, match=r"(?s)process 1 of this run failed.*KeyError: 'lost'"):
         launch(2, runpy.run_path, DYING, {"how": "fails"}, run_name="__main__")
     with pytest.raises(InputError, match=r"process \d differs from \d in .*fit_config\.seed"):
         launch(2, runpy.run_path, DYING, {"how": "calls otherwise"}, run_name="__main__")
-    assert time.monotonic() - began < 300, "someone waited"
 
 
 def test_torchrun_starts_the_same_run(tmp_path, store):
-    (tmp_path / "recipe.toml").write_text(RECIPE.replace("steps = 300", "steps = 20"))
+    (tmp_path / "recipe.toml").write_text(RECIPE.replace("steps = 100", "steps = 20"))
     configs, run = read_recipe(tmp_path / "recipe.toml")
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
@@ -287,4 +273,4 @@ def test_torchrun_starts_the_same_run(tmp_path, store):
     assert done.stdout.count("topk: ") == 1, "one process speaks for all"
     one = dl.fit(configs, dl.ActivationStore.open(store), run, progress=False)
     for name, dictionary in one.items():
-        assert worst_difference(dl.load(tmp_path / "two" / name), dictionary) <= 1e-5
+        assert worst_difference(dl.load(tmp_path / "two" / name), dictionary) <= ROUNDING

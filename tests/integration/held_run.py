@@ -1,0 +1,41 @@
+"""Run as a program: trains in two processes as `dictlearn train --nproc 2` does, up to one step.
+
+There each process waits for ever, so that whoever kills the command kills it at that step.
+
+    python held_run.py STORE RECIPE OUT
+"""
+
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from dictlearn.activations.store import ActivationStore
+from dictlearn.core.batches import Rows
+from dictlearn.core.ranks import Ranks
+from dictlearn.recipes import read_recipe
+from dictlearn.training.fit import fit
+from dictlearn.training.launch import launch
+
+HELD_AT = 55
+"""The step, from 0: after the checkpoint of step 40 and the line of the log that follows it."""
+
+
+class Held(ActivationStore):
+    """A store whose rows of one step never come; a line of output says when they are asked for."""
+
+    def rows_of(self, ranks: Ranks, seed: int, step: int, n: int) -> Rows:
+        if step == HELD_AT:
+            print("held", flush=True)
+            while True:
+                signal.pause()
+        return super().rows_of(ranks, seed, step, n)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Held.open, (self.path,)
+
+
+if __name__ == "__main__":
+    store, recipe, out = map(Path, sys.argv[1:])
+    configs, run = read_recipe(recipe)
+    launch(2, fit, configs, Held.open(store), run, out=out)
