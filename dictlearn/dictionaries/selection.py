@@ -36,7 +36,7 @@ def require_fast_int8(device: torch.device) -> None:
     if device.type == "cpu" and not processor.multiplies_int8():
         raise ConfigError(
             f"FitConfig.int8_search on a CPU needs {processor.INT8_NEEDS}, without which a step "
-            "takes many times as long as with an exact search; here torch may use "
+            "takes longer than with an exact search; here torch may use "
             f"{processor.described()}. Leave it off (int8_search=False): an exact search costs "
             "one product of rows and encoder a step, and misses nothing"
         )

@@ -29,7 +29,8 @@ def multiplies_int8() -> bool:
     """Whether products in int8 have instructions here that torch uses.
 
     Without AVX512's own (those of AVX2 do not count) `torch._int_mm` adds one product after the
-    other, which takes some twenty times as long as a product in float32.
+    other, which takes some twenty times as long as a product in float32; with oneDNN capped below
+    them, it adds pairs of products in 16 bits, which do not hold them.
     """
     return torch.cpu._is_vnni_supported() and _may_use("AVX512_CORE_VNNI")
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int8, UInt16
+from jaxtyping import Float, Int8, Int32, UInt16
 from torch import Tensor
 
 from dictlearn.kernels import compiled_rounded, processor
@@ -68,3 +68,17 @@ def to_int8(x: Float[Tensor, "n d"]) -> tuple[Int8[Tensor, "n d"], Float[Tensor,
     out, scales = torch.empty_like(x, dtype=torch.int8), x.new_empty(len(x))
     run(compiled_rounded.to_int8, x.contiguous(), out, scales)
     return out, scales
+
+
+def int8_products_(
+    products: Int32[Tensor, "m feature"], x8: Int8[Tensor, "m d"], w8: Int8[Tensor, "feature d"]
+) -> None:
+    """Write `x8 @ w8.T` to `products`.
+
+    Without VNNI, torch has no fast product, or (with oneDNN capped below it) one that adds pairs of
+    products in 16 bits, where they saturate. Sums in float32 are exact up to a width of 1040.
+    """
+    if processor.multiplies_int8():
+        torch._int_mm(x8, w8.T, out=products)
+    else:
+        products.copy_(x8.float() @ w8.T.float())

@@ -17,7 +17,13 @@ from torch import Tensor
 from dictlearn.core.sparse_acts import SparseActs
 from dictlearn.kernels import compiled, compiled_rounded
 from dictlearn.kernels.native import is_native, run
-from dictlearn.kernels.rounding import RoundedTile, rounded_tiles, rounding_pays, to_int8
+from dictlearn.kernels.rounding import (
+    RoundedTile,
+    int8_products_,
+    rounded_tiles,
+    rounding_pays,
+    to_int8,
+)
 from dictlearn.kernels.tiles import row_slices, score_tiles, tile_rows
 
 _SAMPLE_ROWS = 64
@@ -86,7 +92,8 @@ class Int8Search(Search):
     features as asked for become candidates, so that one of the k best is missed only where
     rounding moves it below all of those: a training run logs how often (`recall`). Where
     `processor.multiplies_int8`, the product takes a quarter of the time of one in float32, or less;
-    elsewhere the same is found, but slowly.
+    elsewhere the same is found, but
+    not faster than exactly.
     """
 
     @torch.no_grad()
@@ -109,7 +116,7 @@ class Int8Search(Search):
         buffer = torch.empty(tile_rows(x, len(b)), len(b), dtype=torch.int32)
         for rows in row_slices(len(x), len(buffer)):
             products = buffer[: rows.stop - rows.start]
-            torch._int_mm(x8[rows], w8.T, out=products)
+            int8_products_(products, x8[rows], w8)
             run(
                 compiled_rounded.rescored_top_k, products, x_scales[rows], w_scales, x[rows],
                 weights, b, k, n_candidates, lanes, top.scores[rows], top.features[rows],

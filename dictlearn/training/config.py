@@ -45,7 +45,7 @@ class FitConfig(Config):
 
     Faster, and the features found are scored exactly, but a few may be missed: the log's `recall`
     says how many of the right ones are found. Refused on CPUs without int8 instructions that torch
-    uses (AVX512 with VNNI), where it is many times slower; without effect on GPUs.
+    uses (AVX512 with VNNI), where it is slower; without effect on GPUs.
     """
     device: str = "cpu"
     """Where dictionaries train: "cpu", "cuda", "cuda:1", …; of several processes on one machine,
