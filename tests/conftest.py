@@ -1,13 +1,18 @@
 """What tests of several rooms share: tiny random language models, and real ones where they are."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+# One thread for every test, in other libraries and in the processes it starts as well: with tiny
+# tensors two are slower, far slower on a busy machine, and no outcome may depend on how many cores
+# a machine has (the sums of k-means do). Libraries read this when they are loaded.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 import pytest
 import torch
 
-# One thread for every test: with tiny tensors two are slower, far slower on a busy machine.
 torch.set_num_threads(1)
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"

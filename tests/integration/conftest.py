@@ -63,7 +63,7 @@ def _look(page: Path, width: int, folder: Path) -> dict[str, Any]:
     dom = subprocess.run(
         [CHROMIUM, *_FLAGS, f"--user-data-dir={folder / 'profile'}",
          f"--window-size={width},2000", "--dump-dom", probed.as_uri()],
-        capture_output=True, text=True, timeout=120, check=True,
+        capture_output=True, text=True, timeout=600, check=True,
     ).stdout  # fmt: skip
     match = re.search(r'<pre id="found">(.*?)</pre>', dom, re.S)
     assert match, "the page did not load to its end"

@@ -60,8 +60,8 @@ def fitted(x: torch.Tensor) -> Callable[[str], Any]:
 
 
 def assert_equal(theirs: torch.Tensor, ours: torch.Tensor) -> None:
-    """Equal to 1e-6 of the largest entry, and in float64 far beyond."""
-    tolerance = 1e-12 if ours.dtype == torch.float64 else 1e-6
+    """Equal but for rounding, which float64 tells from a mistake, on any processor."""
+    tolerance = 1e-12 if ours.dtype == torch.float64 else 1e-4
     assert theirs.dtype == ours.dtype
     assert float((theirs - ours).abs().max() / ours.abs().max()) < tolerance
 

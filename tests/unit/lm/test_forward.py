@@ -1,5 +1,4 @@
 import json
-import time
 from contextlib import suppress
 
 import pytest
@@ -148,8 +147,7 @@ def test_bad_hooks(model, ids) -> None:
 
 
 @pytest.mark.slow
-def test_stories15m_speed_and_loss(shared) -> None:
-    """An early layer takes clearly less than a full pass; the loss is the published one."""
+def test_stories15m_has_the_published_loss(shared) -> None:
     model = load_model(shared("models/stories15M"), "cpu")
     lines = shared("text/stories_real.jsonl").read_text(encoding="utf-8").splitlines()[:200]
     nats = n = 0.0
@@ -162,14 +160,6 @@ def test_stories15m_speed_and_loss(shared) -> None:
             n += tokens.shape[1] - 1
     assert n == 41_990
     assert nats / n == pytest.approx(1.785, abs=0.01)
-
-    block = tokens.expand(4, -1)
-    began = time.perf_counter()
-    logits_and_activations(model, block, [])
-    full = time.perf_counter() - began
-    began = time.perf_counter()
-    activations_at(model, block, ["blocks.0.mlp.hook_in"])
-    assert time.perf_counter() - began < full / 2
 
 
 def test_every_hook_is_read_or_refused(model, ids) -> None:

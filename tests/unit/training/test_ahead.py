@@ -26,7 +26,7 @@ def test_the_next_step_is_read_while_the_present_one_is_used():
         ahead = Ahead(thread, read, steps=3)
         for step in (1, 2):  # a run that continues does not begin at 0
             assert ahead(step)[ALONE].at["h"].eq(step).all()
-            assert step == 2 or begun[step + 1].wait(10)
+            assert step == 2 or begun[step + 1].wait(600)
         assert not begun[0].is_set()
         assert not begun[3].is_set(), "nothing is read after the last step"
 

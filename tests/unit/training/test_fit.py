@@ -1,6 +1,7 @@
 """The loop: many equal one, resume to the same bits, refusals before work starts."""
 
 import json
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -12,6 +13,7 @@ from dictlearn.core.errors import ConfigError, InputError, NonFiniteError, Stora
 from dictlearn.core.sites import Site, Sites
 from dictlearn.dictionaries.codebook import CodebookConfig
 from dictlearn.dictionaries.files import load
+from dictlearn.dictionaries.kmeans import KMeansConfig
 from dictlearn.dictionaries.pca import PCAConfig
 from dictlearn.dictionaries.sae import SAEConfig
 from dictlearn.dictionaries.topk_sae import TopKSAEConfig
@@ -48,6 +50,18 @@ def test_many_at_once_equal_each_alone_to_the_bit():
     for name, config in CONFIGS.items():
         alone = fit(config, data(), SHORT, progress=False)
         assert same_bits(alone, together[name]), name
+
+
+@pytest.mark.parametrize("name", [*CONFIGS, "kmeans"])
+def test_a_run_in_float64_learns_saves_and_loads_in_float64(tmp_path, name):
+    config = KMeansConfig(n_features=8) if name == "kmeans" else CONFIGS[name]
+    double = replace(SHORT, dtype="float64")
+    wide = fit(config, data(), double, out=tmp_path, progress=False)
+    narrow = fit(config, data(), SHORT, progress=False)
+    assert {t.dtype for t in wide.state_dict().values()} == {torch.float64}
+    assert {t.dtype for t in narrow.state_dict().values()} == {torch.float32}
+    assert same_bits(wide, load(tmp_path))
+    assert load(tmp_path).x_mean.dtype == torch.float64
 
 
 class Killed(BaseException):
@@ -222,6 +236,7 @@ def test_dead_features_come_back():
         (lambda: FitConfig(warmup_fraction=0.9, decay_fraction=0.2), "decay_fraction"),
         (lambda: FitConfig(step=5), "did you mean 'steps'"),
         (lambda: FitConfig(device="gpu9"), "device"),
+        (lambda: FitConfig(dtype="float16"), "dtype must be one of float32, float64"),
         pytest.param(lambda: fit({"sae": 3}, data()[0]), "SAEConfig", marks=pytest.mark.untyped),
     ],
 )
