@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 
 torch.set_num_threads(1)
 
+HAS_HOOKED_TRANSFORMER = int(version("transformer-lens").partition(".")[0]) < 4
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 SHAPE = {
     "n_layers": 2,
@@ -52,10 +54,19 @@ def native() -> Callable[..., Any]:
 
 @pytest.fixture(scope="session")
 def hooked_transformer() -> Callable[..., Any]:
-    """Builds a random `HookedTransformer`; doing so warns that the class is deprecated."""
-    from transformer_lens import HookedTransformer, HookedTransformerConfig
+    """Builds a random `HookedTransformer`; doing so warns that the class is deprecated.
 
-    return lambda **config: scrambled(HookedTransformer(HookedTransformerConfig(**SHAPE | config)))
+    Skips the test where it is called and TransformerLens has no such class: from 4.0 on.
+    """
+
+    def build(**config: Any) -> Any:
+        if not HAS_HOOKED_TRANSFORMER:
+            pytest.skip("TransformerLens 4 has no HookedTransformer")
+        from transformer_lens import HookedTransformer, HookedTransformerConfig
+
+        return scrambled(HookedTransformer(HookedTransformerConfig(**SHAPE | config)))
+
+    return build
 
 
 @pytest.fixture(scope="session")
@@ -65,7 +76,10 @@ def ids() -> torch.Tensor:
 
 def scrambled(model: Any) -> Any:
     generator = torch.Generator().manual_seed(0)
+    parameters = list(model.parameters())
+    if all(model.unembed.b_U is not parameter for parameter in parameters):
+        parameters.append(model.unembed.b_U)  # a buffer from TransformerLens 4.2 on
     with torch.no_grad():
-        for parameter in model.parameters():
+        for parameter in parameters:
             parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
     return model.eval().requires_grad_(False)

@@ -38,11 +38,15 @@ def model_name(model: LanguageModel) -> str:
 def model_hash(model: LanguageModel) -> str:
     """The SHA-256 of the parameters of `model` in the order of their names.
 
+    The bias of the unembedding counts as one, which every version of TransformerLens adds where
+    a model has none: as a parameter before 4.2, and under the same name as a buffer since.
+
     Of each parameter the name, dtype, shape and at most `SAMPLED` evenly spaced elements enter,
     so that large models take a second too; a change confined to other elements goes unseen.
     """
     parameters = sorted(
-        (name.replace("._original_component", ""), p) for name, p in model.named_parameters()
+        (name.replace("._original_component", ""), p)
+        for name, p in (*model.named_parameters(), *_bias_in_a_buffer(model))
     )
     state = tuple((p.data_ptr(), p._version) for _, p in parameters)
     if model in _known and _known[model][0] == state:
@@ -66,6 +70,16 @@ def weight_processing(model: LanguageModel) -> str:
     if processed is not None:
         return "processed" if processed else "none"
     return "fold_ln" if str(model.cfg.normalization_type).endswith("Pre") else ""
+
+
+def _bias_in_a_buffer(model: LanguageModel) -> list[tuple[str, Tensor]]:
+    """The bias of the unembedding if it is a buffer, under the name that a parameter would have."""
+    bias = getattr(getattr(model, "unembed", None), "b_U", None)
+    if not isinstance(bias, Tensor):
+        return []
+    # A bridge gives its parameters the names that they have in the module it wraps.
+    wrapped = model.original_model if hasattr(model, "original_model") else model
+    return [(name, buffer) for name, buffer in wrapped.named_buffers() if buffer is bias]
 
 
 def _sample(parameter: Shaped[Tensor, "..."]) -> bytes:

@@ -2,11 +2,61 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
+from torch import nn
 
 from dictlearn.lm import identity
 from dictlearn.lm.identity import model_hash, model_name, model_provenance, weight_processing
+from dictlearn.lm.loading import load_model
 
 DEPRECATED = "ignore:HookedTransformer is deprecated:DeprecationWarning"
+SMALL = {
+    "vocab_size": 50,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 64,
+}
+GPT2 = {"vocab_size": 50, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
+
+
+def test_the_builtin_model_has_one_fingerprint_under_every_transformer_lens() -> None:
+    """What stands in the files that people have: it must not change."""
+    fingerprint = "5cdeb5c314d893ea6a7d44b390989aa6c3c88a39c4115493c0a3fd617d3c28e0"
+    assert model_hash(load_model("builtin:stories", "cpu")) == fingerprint
+
+
+@pytest.mark.parametrize(
+    ("config", "fingerprint"),
+    [
+        (transformers.GPT2Config(**GPT2, bos_token_id=0, eos_token_id=0), "2ccf4f1184684977"),
+        (transformers.LlamaConfig(**SMALL), "8f8ea15b22bee69d"),
+        (transformers.GPTNeoXConfig(**SMALL), "4e7db81996e546fd"),
+        (transformers.PhiConfig(**SMALL), "1508c083b6fb8cd5"),  # has a bias of its own there
+    ],
+    ids=lambda value: getattr(value, "model_type", ""),
+)
+def test_a_folder_has_one_fingerprint_under_every_transformer_lens(
+    config, fingerprint, saved
+) -> None:
+    assert model_hash(load_model(saved(config), "cpu"))[:16] == fingerprint
+
+
+def test_the_bias_of_the_unembedding_may_be_a_parameter_or_a_buffer(native) -> None:
+    model = native()
+    before = model_hash(model)
+    head = model.unembed.original_component
+    bias, was_parameter = head.bias.detach().clone(), isinstance(head.bias, nn.Parameter)
+    del head.bias
+    if was_parameter:
+        head.register_buffer("bias", bias)
+    else:
+        head.bias = nn.Parameter(bias, requires_grad=False)
+    assert model_hash(model) == before
+    with torch.no_grad():
+        head.bias[0] += 1
+    assert model_hash(model) != before
 
 
 def test_equal_weights_have_equal_hashes(native) -> None:

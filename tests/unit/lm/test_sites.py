@@ -1,5 +1,6 @@
 import pytest
 import torch
+import transformers
 
 from dictlearn.core.errors import InputError
 from dictlearn.core.sites import Site, Sites
@@ -33,6 +34,19 @@ def test_native_mlp_is_recomputed(native, ids, act_fn: str, gated: bool) -> None
         assert (sites.mlp.W_gate is not None) == gated
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"normalization_type": "LNPre"},
+        {"normalization_type": None, "act_fn": "relu"},
+        {"normalization_type": "RMS", "parallel_attn_mlp": True},
+    ],
+)
+def test_other_native_mlps_are_recomputed(native, ids, config) -> None:
+    sites = assert_mlp_recomputed(native(**config), ids, 1)
+    assert sites.hooks == ("blocks.1.mlp.hook_in", "blocks.1.mlp.hook_out")
+
+
 @pytest.mark.filterwarnings(DEPRECATED)
 @pytest.mark.parametrize(
     ("config", "source"),
@@ -55,6 +69,15 @@ def test_weights_that_do_not_explain_the_mlp_are_left_out(hooked_transformer) ->
     # A gated HookedTransformer adds b_in after the product, which MLPWeights cannot say.
     gated = {"normalization_type": "RMSPre", "act_fn": "silu", "gated_mlp": True}
     assert mlp_sites(hooked_transformer(**gated), 0).mlp is None
+
+
+def test_weights_do_not_explain_a_mixture_of_experts(saved) -> None:
+    small = {"vocab_size": 50, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64}
+    config = transformers.MixtralConfig(**small, **heads, num_local_experts=2)
+    sites = mlp_sites(load_model(saved(config), "cpu"), 0)
+    assert (sites.source.d, sites.target.d) == (32, 32)
+    assert sites.mlp is None
 
 
 def test_processed_bridge_is_recomputed(native, ids) -> None:

@@ -9,7 +9,7 @@ from dictlearn.lm.loading import load_model
 from dictlearn.lm.sites import hook_sites
 from dictlearn.lm.unembedding import LogitMap, logit_map, why_not_in_stream
 
-MODELS = ("LN", "RMS", "none", "hooked_transformer", "builtin", "llama")
+MODELS = ("LN", "RMS", None, "hooked_transformer", "hooked_without_norm", "builtin", "llama")
 IN_STREAM = (
     "hook_embed", "blocks.1.hook_resid_pre", "blocks.0.hook_resid_mid", "blocks.1.hook_resid_post",
     "blocks.0.hook_attn_out", "blocks.1.hook_mlp_out",
@@ -26,7 +26,7 @@ def model(request, native, hooked_transformer, shared):
     if request.param == "hooked_transformer":
         with pytest.warns(DeprecationWarning, match="HookedTransformer is deprecated"):
             return hooked_transformer()
-    if request.param == "none":
+    if request.param == "hooked_without_norm":
         with pytest.warns(DeprecationWarning, match="HookedTransformer is deprecated"):
             return hooked_transformer(normalization_type=None)
     return native(normalization_type=request.param)
