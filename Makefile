@@ -2,15 +2,22 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+RECENT := $(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python >= 3.11 is required, this is " + sys.version.split()[0])'
+TL4 := .venv-tl4
 PEERS := benchmarks/peers/.venv
 
-.PHONY: demo test check format notebooks clean peers
+.PHONY: demo test test-tl4 check format notebooks clean peers
 
 demo: $(READY)
 	$(BIN)/dictlearn demo
 
 test: $(READY)
 	$(BIN)/pytest
+
+# The tests under TransformerLens 4, in a virtual environment of their own: SAELens, which the other
+# one has, asks for TransformerLens 3.
+test-tl4: $(TL4)/.ready
+	$(TL4)/bin/pytest
 
 # What a change must pass: format, lint, types (static, then at run time), layering, tests, docs.
 check: $(READY)
@@ -35,12 +42,18 @@ peers: $(PEERS)/.ready
 	$(PEERS)/bin/python -m benchmarks.peers $(ARGS)
 
 clean:
-	rm -rf .venv $(PEERS) build dist *.egg-info runs
+	rm -rf .venv $(TL4) $(PEERS) build dist *.egg-info runs
 
 $(READY): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python >= 3.11 is required, this is " + sys.version.split()[0])'
+	@$(RECENT)
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
+	@touch $@
+
+$(TL4)/.ready: pyproject.toml constraints-tl4.txt
+	@$(RECENT)
+	$(PYTHON) -m venv $(TL4)
+	$(TL4)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-tl4.txt --editable ".[test]"
 	@touch $@
 
 $(PEERS)/.ready: pyproject.toml constraints.txt benchmarks/peers/constraints.txt benchmarks/peers/requirements.txt benchmarks/peers/unresolved.txt

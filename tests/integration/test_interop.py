@@ -1,8 +1,8 @@
 """The other libraries themselves: what we write they load, what they write we load, both equal.
 
-They pin other versions than ours, so none is a dependency: each test needs its library installed
-(sae-lens 6.54.12, dictionary_learning 0.1.0, eai-sparsify 1.3.3 when this was written) and is
-skipped where it is not.
+SAELens comes with the pinned set. The others ask for versions that clash with it, so their tests
+are skipped unless they are installed (dictionary_learning 0.1.0, eai-sparsify 1.3.3 when this was
+written).
 """
 
 import importlib.util
@@ -35,9 +35,13 @@ TRANSCODERS = {
 DTYPES = [torch.float64, torch.float32]
 
 
+HOW = {"sae_lens": "pip install dictlearn[saelens], which needs TransformerLens 3"}
+
+
 def needs(library: str) -> pytest.MarkDecorator:
     absent = importlib.util.find_spec(library) is None
-    return pytest.mark.skipif(absent, reason=f"needs {library}, which pins other versions")
+    how = HOW.get(library, "it asks for other versions than the pinned ones")
+    return pytest.mark.skipif(absent, reason=f"needs {library}: {how}")
 
 
 @pytest.fixture(scope="module")
