@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
@@ -179,7 +180,8 @@ def _check_traits_hold(case: _Subject) -> None:
         not traits.binary or bool(((acts == 0) | (acts == 1)).all()), "traits.binary: got others"
     )
     _require(acts.shape[1] % traits.n_groups == 0, f"traits.n_groups is {traits.n_groups}")
-    most = int((acts != 0).unflatten(1, (traits.n_groups, -1)).sum(dim=2).max())
+    in_groups = rearrange(acts != 0, "n (group code) -> n group code", group=traits.n_groups)
+    most = int(in_groups.sum(dim=2).max())
     if traits.max_active is not None:
         share = traits.max_active // traits.n_groups
         _require(most <= share, f"traits.max_active is {share} in a group: got {most}")

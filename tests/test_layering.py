@@ -1,7 +1,9 @@
 """Which room may import which: the table of the house, as data."""
 
 import ast
+import re
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,6 +30,7 @@ MODULES: dict[str, set[str]] = {"progress": set(), "_threads": set(), "__main__"
     joint: ROOMS.keys() | JOINTS | {"progress"} for joint in JOINTS
 }
 CORE_LIBRARIES = {"torch", "jaxtyping", "safetensors"}
+PACKAGES = {"scikit_learn": "sklearn"}  # what a distribution is imported as, where that differs
 LONGEST_FILE = 300
 LONGER_FILES: dict[str, int] = {}  # a file and its limit, where its ideas do not come apart
 
@@ -76,10 +79,31 @@ def test_imports_follow_the_table(path):
 def test_libraries_stay_in_their_rooms(path):
     if room_of(path) != "lm":
         assert "transformer_lens" not in {m.partition(".")[0] for m in imports(path, lazy=True)}
+    lazy = room_of(path) == "interop"  # where another library is asked for, it may be imported
+    assert "sae_lens" not in {m.partition(".")[0] for m in imports(path, lazy=not lazy)}
     if room_of(path) == "core":
         allowed = CORE_LIBRARIES | {"dictlearn"} | sys.stdlib_module_names
         assert {m.partition(".")[0] for m in imports(path, lazy=False)} <= allowed
         assert {m.partition(".")[0] for m in imports(path, lazy=True)} <= allowed | {"pandas"}
+
+
+def test_what_is_imported_is_required_and_nothing_else():
+    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text(encoding="utf-8"))
+    extras = project["project"]["optional-dependencies"]
+    required = {package(line) for line in project["project"]["dependencies"]}
+    optional = {package(line) for name in ("datasets", "saelens") for line in extras[name]}
+    found = {module.partition(".")[0] for path in FILES for module in imports(path, lazy=True)}
+    found -= sys.stdlib_module_names | {"dictlearn"}
+    assert required <= found
+    assert found <= required | optional
+    at_once = {module.partition(".")[0] for path in FILES for module in imports(path, lazy=False)}
+    assert not at_once & (optional - required)
+
+
+def package(requirement: str) -> str:
+    """The name under which a required distribution is imported."""
+    name = re.split(r"[^\w-]", requirement)[0].replace("-", "_")
+    return PACKAGES.get(name, name)
 
 
 @each_file

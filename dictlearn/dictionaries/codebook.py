@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
+from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import normalize
@@ -108,7 +109,7 @@ class Codebook(Quantizer):
         return self.weight * blocks
 
     def _chunks(self, z: Float[Tensor, "n d_in"]) -> Float[Tensor, "group n d"]:
-        return z.view(z.shape[0], self.n_groups, self.codes.shape[2]).transpose(0, 1)
+        return rearrange(z, "n (group d) -> group n d", group=self.n_groups)
 
     def _chosen(self, z: Float[Tensor, "n d_in"]) -> Int[Tensor, "n chosen"]:
         """Feature numbers of the chosen codes, all groups side by side."""
@@ -131,8 +132,8 @@ class Codebook(Quantizer):
         by_chunk = SparseActs.from_counts(
             counts, acts.indices[order], acts.values[order], self.n_features
         )
-        chunks = decode(by_chunk, self.codes.flatten(0, 1))
-        return self.weight * chunks.view(len(acts), self.sites.target.d)
+        chunks = decode(by_chunk, rearrange(self.codes, "group code d -> (group code) d"))
+        return self.weight * rearrange(chunks, "(n group) d -> n (group d)", group=self.n_groups)
 
     @torch.no_grad()
     def initialize_(self, z: Float[Tensor, "n d_in"], t: Float[Tensor, "n d_out"]) -> None:

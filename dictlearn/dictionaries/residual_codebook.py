@@ -6,6 +6,7 @@ Zeghidour et al. 2021, "SoundStream", section III-C (residual vector quantizatio
 from dataclasses import dataclass
 
 import torch
+from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -30,7 +31,7 @@ class ResidualCodebook(Quantizer):
 
     @property
     def _atoms(self) -> Float[Tensor, "feature d_out"]:
-        return self.codes.flatten(0, 1)
+        return rearrange(self.codes, "stage code d -> (stage code) d")
 
     def _nearest(
         self, z: Float[Tensor, "n d"], codes: Float[Tensor, "code d"]

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
@@ -163,5 +164,6 @@ def _error(
     """The norm of what the weights leave unexplained of `y`, relative to that of `y`."""
     if (mlp.W_in.shape[0], mlp.W_out.shape[1]) != (x.shape[-1], y.shape[-1]):
         return torch.inf
-    y_hat = mlp.hidden(x.flatten(0, 1)) @ mlp.W_out + mlp.b_out
-    return float((y_hat - y.flatten(0, 1)).norm() / y.norm().clamp_min(1e-30))
+    rows_x, rows_y = (rearrange(at, "b pos d -> (b pos) d") for at in (x, y))
+    y_hat = mlp.hidden(rows_x) @ mlp.W_out + mlp.b_out
+    return float((y_hat - rows_y).norm() / y.norm().clamp_min(1e-30))

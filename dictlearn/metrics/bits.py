@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping
 
 import torch
+from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -103,7 +104,7 @@ def code_entropy(density: Float[Tensor, " feature"], k: int, n_groups: int) -> f
     if not k or not density.numel():
         return 0.0
     bits = 0.0
-    for p in density.double().view(n_groups, -1):
+    for p in rearrange(density.double(), "(group code) -> group code", group=n_groups):
         chosen = p.sum()
         filler = (k - chosen).clamp_min(0).view(1)
         share = min(chosen.item() / k, 1.0)
