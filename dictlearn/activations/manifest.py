@@ -9,7 +9,8 @@ from torch import Tensor
 
 from dictlearn.activations.hooks import hook_widths
 from dictlearn.core.errors import CorruptFileError
-from dictlearn.core.files import read_json, read_tensors, sha256, write_json, write_tensors
+from dictlearn.core.files import read_json, read_tensors, sha256
+from dictlearn.core.own_files import OwnFiles
 from dictlearn.core.provenance import Provenance
 from dictlearn.core.sites import MLPWeights, Sites
 
@@ -30,10 +31,12 @@ class StoredFile:
     """Rows of activations; 0 for files that hold something else."""
 
     @classmethod
-    def write(cls, path: Path, tensors: dict[str, Tensor], n_rows: int = 0) -> "StoredFile":
-        """Write tensors to `path` as a whole; the entry that describes the file."""
-        write_tensors(path, tensors, {"format": str(_FORMAT)})
-        return cls(path.name, path.stat().st_size, sha256(path), n_rows)
+    def write(
+        cls, own: OwnFiles, name: str, tensors: dict[str, Tensor], n_rows: int = 0
+    ) -> "StoredFile":
+        """Write tensors to the file `name` as a whole; the entry that describes it."""
+        own.write_tensors(name, tensors, {"format": str(_FORMAT)})
+        return cls(name, (own.path / name).stat().st_size, own.sha256(name), n_rows)
 
     def check(self, folder: Path, verify: bool) -> None:
         """Check that the file is there and whole, and unaltered if `verify`.
@@ -65,10 +68,10 @@ class StoredMLP:
     act_name: str
 
     @classmethod
-    def write(cls, path: Path, mlp: MLPWeights) -> "StoredMLP":
-        """Write the weights to `path`; the entry that describes them."""
+    def write(cls, own: OwnFiles, name: str, mlp: MLPWeights) -> "StoredMLP":
+        """Write the weights to the file `name`; the entry that describes them."""
         tensors = {name: x for name, x in vars(mlp).items() if isinstance(x, Tensor)}
-        return cls(StoredFile.write(path, tensors), mlp.act_name)
+        return cls(StoredFile.write(own, name, tensors), mlp.act_name)
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "StoredMLP":
@@ -105,8 +108,8 @@ class Manifest:
         """Rows in all shards."""
         return sum(shard.n_rows for shard in self.shards)
 
-    def write(self, folder: Path) -> None:
-        """Write `manifest.json`, which turns `folder` into a store."""
+    def write(self, own: OwnFiles) -> None:
+        """Write `manifest.json`, which turns the folder into a store."""
         data = {
             "format": _FORMAT,
             "dtype": str(self.dtype).removeprefix("torch."),
@@ -120,7 +123,7 @@ class Manifest:
             "tokens": self.tokens,
             "shards": [asdict(shard) for shard in self.shards],
         }
-        write_json(folder / MANIFEST_FILE, data)
+        own.write_json(MANIFEST_FILE, data)
 
     @classmethod
     def read(cls, folder: Path, verify: bool) -> "Manifest":

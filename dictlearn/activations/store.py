@@ -25,12 +25,12 @@ from dictlearn.activations.shuffle import shuffled_positions
 from dictlearn.core.batches import Activations, Rows, require_finite
 from dictlearn.core.errors import CorruptFileError, InputError
 from dictlearn.core.files import writable_folder
+from dictlearn.core.own_files import OwnFiles
 from dictlearn.core.provenance import Provenance
 from dictlearn.core.ranks import ALONE, Ranks
 from dictlearn.core.sites import Sites
 
 SHARD_BYTES = 64_000_000
-_OURS = ("shard_*.safetensors", "mlp_*.safetensors", ".shard_*.part", ".mlp_*.part")
 
 
 class ActivationStore(Activations):
@@ -154,11 +154,13 @@ def write_store(
 
     Each file appears as a whole and the manifest comes last, so a harvest that stops half-way
     leaves no store. If it fails, the files that it wrote are removed; what an unfinished harvest
-    left in the folder, and with `overwrite` a store, is removed first.
+    left in the folder, and with `overwrite` a store, is removed first. Files that no harvest into
+    this folder wrote stay.
 
     Raises:
-        InputError: `out` holds a store already, `dtype` is not float32 or bfloat16, or the
-            batches do not hold `n_rows` rows at the hooks of `sites`.
+        InputError: `out` holds a store already, or files in the way that no harvest wrote there;
+            `dtype` is not float32 or bfloat16, or the batches do not hold `n_rows` rows at the
+            hooks of `sites`.
         StorageError: the folder cannot be written, or has no room for the store.
         NonFiniteError: a row holds NaN or infinity; the message names its shard and row.
     """
@@ -167,41 +169,51 @@ def write_store(
             f"required one of {', '.join(DTYPES)} and at least 1 row, got {dtype} and {n_rows}"
         )
     n_bytes = estimated_bytes(sites, n_rows, dtype)
-    folder = writable_folder(out)
-    if (folder / MANIFEST_FILE).exists() and not overwrite:
+    own = OwnFiles.of(out, "harvest")
+    folder = own.path
+    if own.lists(MANIFEST_FILE) and (folder / MANIFEST_FILE).exists() and not overwrite:
         raise InputError(f"{folder} holds a store already; pass overwrite=True to replace it")
-    _remove_store(folder)
+    n_shards = -(-n_rows // _shard_rows(sites, dtype))
+    own.require(MANIFEST_FILE, *map(_mlp_file, range(len(sites))))
+    own.require(*map(_shard_file, range(n_shards)))
+    own.clear()
     writable_folder(folder, n_bytes)
     try:
-        mlps, shards = _write_mlps(folder, sites), _write_shards(folder, batches, sites, dtype)
+        mlps, shards = _write_mlps(own, sites), _write_shards(own, batches, sites, dtype)
         manifest = Manifest(dtype, tuple(sites), mlps, shards, provenance, tokens)
         if manifest.n_rows != n_rows:
             raise InputError(f"required batches of {n_rows} rows in all, got {manifest.n_rows}")
-        manifest.write(folder)
+        manifest.write(own)
     except BaseException:
-        _remove_store(folder)
+        own.clear()
         raise
     return ActivationStore(folder, manifest)
 
 
-def _write_mlps(folder: Path, sites: Sequence[Sites]) -> tuple[StoredMLP | None, ...]:
+def _mlp_file(i: int) -> str:
+    return f"mlp_{i}.safetensors"
+
+
+def _shard_file(i: int) -> str:
+    return f"shard_{i:05d}.safetensors"
+
+
+def _write_mlps(own: OwnFiles, sites: Sequence[Sites]) -> tuple[StoredMLP | None, ...]:
     return tuple(
-        StoredMLP.write(folder / f"mlp_{i}.safetensors", pair.mlp) if pair.mlp else None
+        StoredMLP.write(own, _mlp_file(i), pair.mlp) if pair.mlp else None
         for i, pair in enumerate(sites)
     )
 
 
 def _write_shards(
-    folder: Path, batches: Iterable[Rows], sites: Sequence[Sites], dtype: torch.dtype
+    own: OwnFiles, batches: Iterable[Rows], sites: Sequence[Sites], dtype: torch.dtype
 ) -> tuple[StoredFile, ...]:
-    widths = hook_widths(sites)
-    size = max(1, SHARD_BYTES // _row_bytes(widths, dtype))
+    widths, size = hook_widths(sites), _shard_rows(sites, dtype)
     shards = []
     for i, shard in enumerate(_recut(batches, widths, dtype, size)):
-        path = folder / f"shard_{i:05d}.safetensors"
         for hook, x in shard.items():
-            require_finite(x, f"{path.name}, hook {hook!r}")
-        shards.append(StoredFile.write(path, shard, len(next(iter(shard.values())))))
+            require_finite(x, f"{_shard_file(i)}, hook {hook!r}")
+        shards.append(StoredFile.write(own, _shard_file(i), shard, len(next(iter(shard.values())))))
     return tuple(shards)
 
 
@@ -230,9 +242,5 @@ def _row_bytes(widths: dict[str, int], dtype: torch.dtype) -> int:
     return sum(widths.values()) * dtype.itemsize
 
 
-def _remove_store(folder: Path) -> None:
-    """Remove the manifest first, so that what remains at any moment is no store."""
-    (folder / MANIFEST_FILE).unlink(missing_ok=True)
-    for pattern in _OURS:
-        for path in folder.glob(pattern):
-            path.unlink()
+def _shard_rows(sites: Sequence[Sites], dtype: torch.dtype) -> int:
+    return max(1, SHARD_BYTES // _row_bytes(hook_widths(sites), dtype))

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from dictlearn.cli.terminal import ModelName, TextSource, WholeDocuments, console, show
-from dictlearn.core.files import writable_folder
+from dictlearn.core.own_files import OwnFiles
 
 
 def evaluate(
@@ -24,24 +24,26 @@ def evaluate(
     bits: Annotated[bool, typer.Option(help="Price coefficients: 4 more passes.")] = False,
 ) -> None:
     """Measure dictionaries side by side on the same held-out tokens."""
-    from dictlearn.comparison.report import REPORT_FILE, write_report
+    from dictlearn.comparison.report import REPORT_FILE, report_html
+    from dictlearn.core.records import RESULTS_FILE, SUMS_FILE
     from dictlearn.dictionaries.files import load_all
     from dictlearn.evaluation.evaluate import evaluate as run
     from dictlearn.lm.loading import load_model
     from dictlearn.text.tokens import load_tokens
 
     loaded = load_all(dictionaries)
-    writable_folder(out)
+    own = OwnFiles.of(out)
+    own.require(RESULTS_FILE, SUMS_FILE, REPORT_FILE)
     subject = load_model(model)
     blocks = load_tokens(
         text, subject, split=split, n_tokens=tokens, context=context,
         whole_documents=whole_documents,
     )  # fmt: skip
     records = run(loaded, subject, blocks, exclude_special=not include_special, bits=bits)
-    records.save(out)
-    write_report(records, out / REPORT_FILE)
+    records.save(own)
+    own.write_text(REPORT_FILE, report_html(records))
     show(records)
-    console.print(f"results: {out / 'results.json'}\nreport:  {out / REPORT_FILE}", highlight=False)
+    console.print(f"results: {out / RESULTS_FILE}\nreport:  {out / REPORT_FILE}", highlight=False)
 
 
 def compare(

@@ -13,7 +13,7 @@ from dictlearn.comparison.style import MOST_NAMES
 from dictlearn.core.agreement_records import AgreementRecords
 from dictlearn.core.concept_records import ConceptRecords
 from dictlearn.core.errors import InputError, StorageError
-from dictlearn.core.files import writable_folder
+from dictlearn.core.own_files import OwnFiles
 from dictlearn.core.records import Records
 
 FORMATS = ("svg", "png", "pdf")
@@ -43,28 +43,35 @@ def main_figures(
 
 
 def write_images(
-    figures: Mapping[str, go.Figure], folder: str | Path, format: str = "svg"
+    figures: Mapping[str, go.Figure], folder: str | Path | OwnFiles, format: str = "svg"
 ) -> dict[str, Path]:
     """The files of `figures` by name, on white: "svg", "png" or "pdf".
 
     Plotly draws them with kaleido and a Chrome or Chromium of this machine.
 
     Raises:
-        InputError: no such format.
+        InputError: no such format, or a file of that name that is no figure written there.
         StorageError: the folder cannot be written, or there is nothing to draw with.
     """
     if format not in FORMATS:
         raise InputError(f"required a format of {', '.join(FORMATS)}, got {format!r}")
-    folder = writable_folder(folder)
-    paths = {name: folder / f"{name}.{format}" for name in figures}
+    own = OwnFiles.of(folder)
+    paths = {name: own.path / f"{name}.{format}" for name in figures}
+    own.require(*(path.name for path in paths.values()))
+    for name, figure in figures.items():
+        image = _drawn(figure, format)
+        with own.writing(paths[name]) as part:
+            part.write_bytes(image)
+    return paths
+
+
+def _drawn(figure: go.Figure, format: str) -> bytes:
     try:
-        for name, figure in figures.items():
-            drawn = go.Figure(figure).update_layout(**_ON_WHITE)
-            data = drawn.to_image(format, width=figure.layout.width or WIDTH, scale=_SCALE)
-            paths[name].write_bytes(data)
+        drawn = go.Figure(figure).update_layout(**_ON_WHITE)
+        width = figure.layout.width or WIDTH
+        return bytes(drawn.to_image(format, width=width, scale=_SCALE))
     except (ValueError, RuntimeError, ImportError) as error:
         raise StorageError(
             "image files need kaleido and a Chrome or Chromium: pip install dictlearn[images], "
             f"and install that browser ({type(error).__name__}: {error})"
         ) from error
-    return paths

@@ -22,7 +22,7 @@ from dictlearn.comparison.vocabulary import (
 from dictlearn.core.agreement_records import AgreementRecords
 from dictlearn.core.concept_records import ConceptRecords
 from dictlearn.core.feature_records import FeatureRecords
-from dictlearn.core.files import writable_folder, write_text
+from dictlearn.core.own_files import OwnFiles
 from dictlearn.core.provenance import Provenance
 from dictlearn.core.records import DictionaryRecord, Records
 
@@ -48,10 +48,40 @@ def write_report(
     their features are like, if there are records of that.
 
     Raises:
+        InputError: there is such a file, and it is no report that was written there.
         StorageError: the file cannot be written.
         CorruptFileError: the training log cannot be read.
     """
-    path = Path(path)
+    own, name = OwnFiles.of(Path(path).parent), Path(path).name
+    own.require(name)
+    own.write_text(
+        name,
+        report_html(
+            records,
+            title=title,
+            training_log=training_log,
+            concepts=concepts,
+            agreement=agreement,
+            features=features,
+        ),
+    )
+    return Path(path)
+
+
+def report_html(
+    records: Records,
+    *,
+    title: str = DEFAULT_TITLE,
+    training_log: str | Path | Mapping[str, str | Path] | None = None,
+    concepts: ConceptRecords | None = None,
+    agreement: AgreementRecords | None = None,
+    features: FeatureRecords | None = None,
+) -> str:
+    """The document that `write_report` writes.
+
+    Raises:
+        CorruptFileError: the training log cannot be read.
+    """
     parts = [_header(records, title), *rate_sections(records)]
     parts.append(results_section(records))
     if concepts is not None:
@@ -66,9 +96,7 @@ def write_report(
     if features is not None:
         parts.append(cards_section(features))
     parts.append(_provenance(records))
-    writable_folder(path.parent)
-    write_text(path, page(title, "\n".join(parts)))
-    return path
+    return page(title, "\n".join(parts))
 
 
 def _header(records: Records, title: str) -> str:

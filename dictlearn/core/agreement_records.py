@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dictlearn.core.errors import CorruptFileError, InputError, nearest
-from dictlearn.core.files import read_json, writable_folder, write_json
+from dictlearn.core.files import read_json
+from dictlearn.core.own_files import OwnFiles
 from dictlearn.core.provenance import Provenance
 from dictlearn.core.sites import Sites
 
@@ -143,13 +144,14 @@ class AgreementRecords:
     def _repr_html_(self) -> str:
         return self.to_pandas().to_html()
 
-    def save(self, folder: str | Path) -> Path:
+    def save(self, folder: str | Path | OwnFiles) -> Path:
         """Write `agreement.json` to `folder`; its path.
 
         Raises:
+            InputError: there is such a file, and it is not one that was saved there.
             StorageError: the folder cannot be written.
         """
-        path = writable_folder(folder) / AGREEMENT_FILE
+        own = OwnFiles.of(folder)
         summaries = {
             name: asdict(summary) | {"sites": summary.sites.to_dict()}
             for name, summary in self.dictionaries.items()
@@ -163,8 +165,8 @@ class AgreementRecords:
             "dictionaries": {name: _without_nan(entry) for name, entry in summaries.items()},
             "pairs": [_without_nan(asdict(pair)) for pair in self.pairs],
         }
-        write_json(path, data)
-        return path
+        own.write_json(AGREEMENT_FILE, data)
+        return own.path / AGREEMENT_FILE
 
     @classmethod
     def load(cls, folder: str | Path) -> "AgreementRecords":

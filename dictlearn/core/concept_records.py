@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dictlearn.core.errors import CorruptFileError
-from dictlearn.core.files import read_json, writable_folder, write_json
+from dictlearn.core.files import read_json
+from dictlearn.core.own_files import OwnFiles
 from dictlearn.core.provenance import Provenance
 
 if TYPE_CHECKING:
@@ -78,13 +79,14 @@ class ConceptRecords:
     def _repr_html_(self) -> str:
         return self.to_pandas().to_html()
 
-    def save(self, folder: str | Path) -> Path:
+    def save(self, folder: str | Path | OwnFiles) -> Path:
         """Write `concepts.json` to `folder`; its path.
 
         Raises:
+            InputError: there is such a file, and it is not one that was saved there.
             StorageError: the folder cannot be written.
         """
-        path = writable_folder(folder) / CONCEPTS_FILE
+        own = OwnFiles.of(folder)
         entries = [asdict(score) for score in self.scores]
         data = {
             "format": CONCEPTS_FORMAT,
@@ -95,8 +97,8 @@ class ConceptRecords:
             "left_out": self.left_out,
             "scores": [{k: None if v != v else v for k, v in e.items()} for e in entries],
         }
-        write_json(path, data)
-        return path
+        own.write_json(CONCEPTS_FILE, data)
+        return own.path / CONCEPTS_FILE
 
     @classmethod
     def load(cls, folder: str | Path) -> "ConceptRecords":

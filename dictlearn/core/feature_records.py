@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dictlearn.core.errors import CorruptFileError
-from dictlearn.core.files import read_json, writable_folder, write_json
+from dictlearn.core.files import read_json
+from dictlearn.core.own_files import OwnFiles
 from dictlearn.core.provenance import Provenance
 
 if TYPE_CHECKING:
@@ -112,13 +113,14 @@ class FeatureRecords:
     def _repr_html_(self) -> str:
         return self.to_pandas().to_html()
 
-    def save(self, folder: str | Path) -> Path:
+    def save(self, folder: str | Path | OwnFiles) -> Path:
         """Write `features.json` to `folder`; its path.
 
         Raises:
+            InputError: there is such a file, and it is not one that was saved there.
             StorageError: the folder cannot be written.
         """
-        path = writable_folder(folder) / FEATURES_FILE
+        own = OwnFiles.of(folder)
         data = {
             "format": FEATURES_FORMAT,
             "model": self.provenance.model,
@@ -127,8 +129,8 @@ class FeatureRecords:
             "left_out": self.left_out,
             "cards": [asdict(card) for card in self.cards],
         }
-        write_json(path, data)
-        return path
+        own.write_json(FEATURES_FILE, data)
+        return own.path / FEATURES_FILE
 
     @classmethod
     def load(cls, folder: str | Path) -> "FeatureRecords":

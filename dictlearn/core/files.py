@@ -5,8 +5,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,16 @@ from torch import Tensor
 
 from dictlearn.core.errors import CorruptFileError, StorageError
 
+Opener = Callable[[Path], AbstractContextManager[Path]]
+"""Gives a temporary path for a path, whose place it takes if the block succeeds."""
+
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, suffix: str = ".part") -> Iterator[Path]:
     """A temporary path beside `path` that takes its place only if the block succeeds."""
     part = None
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=suffix, dir=path.parent)
         os.close(handle)
         part = Path(name)
         yield part
@@ -46,15 +49,16 @@ def _umask() -> int:
     return mask
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str, opened: Opener = atomic_path) -> None:
     """Write `text` to `path` as a whole."""
-    with atomic_path(path) as part:
+    with opened(path) as part:
         part.write_text(text, encoding="utf-8")
 
 
-def write_json(path: Path, data: dict[str, Any]) -> None:
+def write_json(path: Path, data: dict[str, Any], opened: Opener = atomic_path) -> None:
     """Write `data` to `path` as a whole; `nan` and infinity are refused, as JSON has neither."""
-    write_text(path, json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    text = json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    write_text(path, text, opened)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -74,10 +78,15 @@ def read_json(path: Path) -> dict[str, Any]:
     return data
 
 
-def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+def write_tensors(
+    path: Path,
+    tensors: dict[str, Tensor],
+    metadata: dict[str, str],
+    opened: Opener = atomic_path,
+) -> None:
     """Write named tensors to a safetensors file as a whole."""
     whole = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
-    with atomic_path(path) as part:
+    with opened(path) as part:
         save_file(whole, part, metadata=metadata)
 
 

@@ -14,7 +14,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dictlearn.core.errors import CorruptFileError
-from dictlearn.core.files import read_json, read_tensors, writable_folder, write_json, write_tensors
+from dictlearn.core.files import read_json, read_tensors
+from dictlearn.core.own_files import OwnFiles
 from dictlearn.core.provenance import Provenance
 from dictlearn.core.sites import Sites
 
@@ -78,22 +79,23 @@ class Records:
     def _repr_html_(self) -> str:
         return self.to_pandas().to_html()
 
-    def save(self, folder: str | Path) -> Path:
+    def save(self, folder: str | Path | OwnFiles) -> Path:
         """Write `results.json` and `sums.safetensors` to `folder`; the path of the former.
 
         Raises:
+            InputError: there are such files, and they are no results that were saved there.
             StorageError: the folder cannot be written.
         """
-        folder = writable_folder(folder)
+        own = OwnFiles.of(folder)
+        own.require(RESULTS_FILE, SUMS_FILE)
         tensors: dict[str, Tensor] = {}
         for name, record in self.dictionaries.items():
             tensors |= {f"sums/{key}/{name}": value for key, value in record.sums.items()}
             tensors[f"density/{name}"] = record.density
-        path = folder / RESULTS_FILE
-        path.unlink(missing_ok=True)  # or an interruption would pair old results with new sums
-        write_tensors(folder / SUMS_FILE, tensors, {"format": str(RESULTS_FORMAT)})
-        write_json(path, self._to_json())
-        return path
+        own.remove(RESULTS_FILE)  # or an interruption would pair old results with new sums
+        own.write_tensors(SUMS_FILE, tensors, {"format": str(RESULTS_FORMAT)})
+        own.write_json(RESULTS_FILE, self._to_json())
+        return own.path / RESULTS_FILE
 
     @classmethod
     def load(cls, folder: str | Path) -> "Records":

@@ -8,14 +8,8 @@ import torch
 from dictlearn.core.config import DictionaryConfig
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import ConfigError, CorruptFileError, InputError
-from dictlearn.core.files import (
-    read_json,
-    read_tensors,
-    sha256,
-    writable_folder,
-    write_json,
-    write_tensors,
-)
+from dictlearn.core.files import read_json, read_tensors, sha256
+from dictlearn.core.own_files import OwnFiles
 from dictlearn.core.provenance import Provenance
 from dictlearn.core.sites import Sites
 from dictlearn.dictionaries.registry import config_class
@@ -25,14 +19,15 @@ CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "weights.safetensors"
 
 
-def save(dictionary: FeatureDictionary, path: str | Path) -> Path:
+def save(dictionary: FeatureDictionary, path: str | Path | OwnFiles) -> Path:
     """Write `dictionary` to the folder `path`; the folder.
 
     The weights are written first and `config.json` last, each as a whole, so that a folder with
-    a config is complete.
+    a config is complete. A dictionary that `save` wrote there is replaced.
 
     Raises:
-        InputError: the dictionary has no `config`, so that it could not be built again.
+        InputError: the dictionary has no `config`, so that it could not be built again; or the
+            folder holds such files that `save` did not write.
         StorageError: the folder cannot be written.
     """
     config = dictionary.config
@@ -42,21 +37,22 @@ def save(dictionary: FeatureDictionary, path: str | Path) -> Path:
             "a DictionaryConfig for it whose build() makes it (docs/adding-a-kind.md)"
         )
     tensors = dictionary.state_dict()
-    folder = writable_folder(path, sum(t.nbytes for t in tensors.values()))
-    (folder / CONFIG_FILE).unlink(missing_ok=True)
-    write_tensors(folder / WEIGHTS_FILE, tensors, {"format": str(DICTIONARY_FORMAT)})
-    write_json(
-        folder / CONFIG_FILE,
+    own = OwnFiles.of(path, "saving a dictionary", sum(t.nbytes for t in tensors.values()))
+    own.require(CONFIG_FILE, WEIGHTS_FILE)
+    own.remove(CONFIG_FILE)
+    own.write_tensors(WEIGHTS_FILE, tensors, {"format": str(DICTIONARY_FORMAT)})
+    own.write_json(
+        CONFIG_FILE,
         {
             "format": DICTIONARY_FORMAT,
             "kind": config.kind,
-            "weights_sha256": sha256(folder / WEIGHTS_FILE),
+            "weights_sha256": own.sha256(WEIGHTS_FILE),
             "config": config.to_dict(),
             "sites": dictionary.sites.to_dict(),
             "provenance": dictionary.provenance.to_dict(),
         },
     )
-    return folder
+    return own.path
 
 
 def load(path: str | Path, kinds: Sequence[type[DictionaryConfig]] = ()) -> FeatureDictionary:

@@ -12,10 +12,10 @@ import torch
 
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import CorruptFileError, InputError
-from dictlearn.core.files import writable_folder, write_tensors, write_text
+from dictlearn.core.own_files import OwnFiles
 from dictlearn.core.provenance import Provenance
 from dictlearn.core.sites import Sites
-from dictlearn.interop.files import TensorFile, cast, require_widths, sites_named
+from dictlearn.interop.files import EXPORT, TensorFile, cast, require_widths, sites_named
 from dictlearn.interop.ours import built, folded
 from dictlearn.interop.weights import Above, Largest, LinearWeights, Positive, Rule
 
@@ -32,7 +32,7 @@ def write(dictionary: FeatureDictionary, path: Path) -> Path:
 
     Raises:
         InputError: it is no transcoder within one layer, or differs from the layers in the folder
-            in hooks, model or selection.
+            in hooks, model or selection, or a file is in the way that no export wrote there.
     """
     weights, sites = folded(dictionary, LIBRARY).uncentred(), dictionary.sites
     source, target = _HOOK.fullmatch(sites.source.hook), _HOOK.fullmatch(sites.target.hook)
@@ -61,16 +61,18 @@ def write(dictionary: FeatureDictionary, path: Path) -> Path:
     if weights.W_skip is not None:
         tensors["W_skip"] = weights.W_skip.T
     written = cast(tensors, dictionary)
-    folder = writable_folder(path, sum(t.nbytes for t in written.values()))
-    file = folder / f"layer_{source[1]}.safetensors"
+    own = OwnFiles.of(path, EXPORT, sum(t.nbytes for t in written.values()))
+    folder, file = own.path, own.path / f"layer_{source[1]}.safetensors"
     others = [other for other in _layers(folder) if other != file]
     if others and _read_yaml(folder / CONFIG_FILE) != {k: str(v) for k, v in config.items()}:
         raise InputError(
             f"{folder}: its other layers ({', '.join(o.name for o in others)}) have another "
             f"{CONFIG_FILE}; a set shares hooks, model and selection. Choose another folder"
         )
-    write_tensors(file, written, {"format": "pt"})
-    write_text(folder / CONFIG_FILE, "".join(f"{k}: {json.dumps(v)}\n" for k, v in config.items()))
+    own.require(file.name, *([] if others else [CONFIG_FILE]))
+    own.write_tensors(file.name, written, {"format": "pt"})
+    if not others:  # elsewhere the config says the same already
+        own.write_text(CONFIG_FILE, "".join(f"{k}: {json.dumps(v)}\n" for k, v in config.items()))
     return file
 
 

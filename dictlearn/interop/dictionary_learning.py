@@ -15,10 +15,12 @@ from torch import Tensor
 
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import CorruptFileError, InputError, nearest
-from dictlearn.core.files import atomic_path, read_json, writable_folder, write_json
+from dictlearn.core.files import read_json
+from dictlearn.core.own_files import OwnFiles
 from dictlearn.core.provenance import Provenance
 from dictlearn.core.sites import Sites
 from dictlearn.interop.files import (
+    EXPORT,
     OWN_KEY,
     TensorFile,
     cast,
@@ -136,12 +138,13 @@ def write(dictionary: FeatureDictionary, path: Path) -> Path:
     written = cast(tensors, dictionary)
     if "k" in trainer:
         written["k"] = torch.tensor(trainer["k"], dtype=torch.int32)
-    folder = writable_folder(path, sum(t.nbytes for t in written.values()))
-    (folder / CONFIG_FILE).unlink(missing_ok=True)
-    with atomic_path(folder / WEIGHTS_FILE) as part:
+    own = OwnFiles.of(path, EXPORT, sum(t.nbytes for t in written.values()))
+    own.require(WEIGHTS_FILE, CONFIG_FILE)
+    own.remove(CONFIG_FILE)
+    with own.writing(own.path / WEIGHTS_FILE) as part:
         torch.save(written, part)
-    write_json(folder / CONFIG_FILE, config)
-    return folder
+    own.write_json(CONFIG_FILE, config)
+    return own.path
 
 
 def _state(weights: LinearWeights) -> tuple[str, dict[str, Tensor]]:

@@ -10,12 +10,16 @@ from torch import Tensor
 
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import CorruptFileError, InputError
-from dictlearn.core.files import read_tensors, writable_folder, write_json, write_tensors
+from dictlearn.core.files import read_tensors
+from dictlearn.core.own_files import OwnFiles
 from dictlearn.core.provenance import Provenance
 from dictlearn.core.sites import Site, Sites
 
 OWN_KEY = "dictlearn"
 """Where a config of another library holds what only we know; they leave it alone."""
+
+EXPORT = "an export"
+"""The kind of run that writes files for another library."""
 
 T = TypeVar("T")
 
@@ -147,9 +151,14 @@ def write_folder(
     config_file: str,
     config: dict[str, Any],
 ) -> Path:
-    """Write tensors first and the config last, so that a folder with a config is complete."""
-    folder = writable_folder(path, sum(t.nbytes for t in tensors.values()))
-    (folder / config_file).unlink(missing_ok=True)
-    write_tensors(folder / weights_file, dict(tensors), {"format": "pt"})
-    write_json(folder / config_file, config)
-    return folder
+    """Write tensors first and the config last, so that a folder with a config is complete.
+
+    Raises:
+        InputError: there are files of these names, and no export to this folder wrote them.
+    """
+    own = OwnFiles.of(path, EXPORT, sum(t.nbytes for t in tensors.values()))
+    own.require(weights_file, config_file)
+    own.remove(config_file)
+    own.write_tensors(weights_file, dict(tensors), {"format": "pt"})
+    own.write_json(config_file, config)
+    return own.path

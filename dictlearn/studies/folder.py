@@ -1,61 +1,106 @@
 """What the folder of a run says about the study in it."""
 
-import shutil
+import os
 from collections.abc import Callable, Mapping
+from html import escape
 from pathlib import Path
 from typing import Any
 
 from dictlearn.comparison.report import REPORT_FILE
 from dictlearn.core.agreement_records import AGREEMENT_FILE
 from dictlearn.core.concept_records import CONCEPTS_FILE
-from dictlearn.core.errors import InputError
+from dictlearn.core.errors import CorruptFileError, InputError
 from dictlearn.core.feature_records import FEATURES_FILE
-from dictlearn.core.files import read_json, write_json
+from dictlearn.core.files import read_json
+from dictlearn.core.own_files import OwnFiles
 from dictlearn.core.provenance import code_revision, library_versions
 from dictlearn.core.records import RESULTS_FILE, SUMS_FILE
 from dictlearn.training.checkpoints import differences
 
+STUDY = "a study"
+"""The kind of run, in lists of files."""
 STUDY_FILE = "study.json"
 PAGE_FILE = "report.md"
 IMAGES = "images"
 
 
 def begin(
-    folder: Path,
+    own: OwnFiles,
     described: Mapping[str, Any],
     source: Callable[[], dict[str, Any]],
     *,
     overwrite: bool,
 ) -> None:
-    """Write down the study that is run in `folder`, or check that it is the one begun there.
+    """Write down the study that is run in a folder, or check that it is the one begun there.
 
     `source` gives the model and the tokens that numbers come from. Where a run goes on, they have
-    to be the same; other code is written down beside that which began.
+    to be the same; other code is written down beside that which began. What is overwritten is what
+    the list of the folder names.
 
     Raises:
-        InputError: the folder holds a run of another study, or results that no study wrote.
+        InputError: the folder holds a run of another study, or files in the way of this one.
     """
-    path = folder / STUDY_FILE
-    if not path.exists():
-        _require_empty(folder, described)
-    elif overwrite:
-        for part in _parts(read_json(path)["study"]):
-            _remove(folder / part)
-    else:
-        begun = read_json(path)
-        _require_same(folder, "study", begun["study"], described)
-        if not all((folder / part).exists() for part in (RESULTS_FILE, REPORT_FILE)):
-            for name, now in source().items():
-                _require_same(folder, name, begun[name], now)
-            write_json(path, _continued(begun, _code()))
+    if os.path.lexists(own.path / STUDY_FILE) and not overwrite:
+        _go_on(own, described, source)
         return
-    write_json(path, {"study": described, **source(), **_code()})
+    _require_room(own, described, overwrite=overwrite)
+    begun = {"study": described, **source(), **_code()}
+    if overwrite:
+        own.clear()
+    own.write_json(STUDY_FILE, begun)
 
 
 def name_of_run(folder: str | Path) -> str | None:
     """The name of the study whose run `folder` holds, if any."""
     path = Path(folder) / STUDY_FILE
-    return str(read_json(path)["study"]["name"]) if path.exists() else None
+    return str(_begun(path)["study"].get("name")) if path.exists() else None
+
+
+def origin(begun: Mapping[str, Any]) -> str:
+    """The seeds and the code that the numbers of a run come from, in a line."""
+    code = "; continued with ".join(
+        _code_text(part) for part in (begun, *begun.get("continued", ()))
+    )
+    return f"Seeds {begun['study']['seeds']}; {code}."
+
+
+def _code_text(part: Mapping[str, Any]) -> str:
+    versions = ", ".join(f"{name} {number}" for name, number in part["versions"].items())
+    return f"revision {part['revision']}; {versions}"
+
+
+def _begun(path: Path) -> dict[str, Any]:
+    data = read_json(path)
+    if not isinstance(data.get("study"), dict):
+        raise CorruptFileError(f"{path}: says of no study; choose another folder")
+    return data
+
+
+def _go_on(
+    own: OwnFiles, described: Mapping[str, Any], source: Callable[[], dict[str, Any]]
+) -> None:
+    """Check that the run in the folder is of this study, and write down what goes on with it."""
+    begun = _begun(own.path / STUDY_FILE)
+    _require_same(own.path, "study", begun["study"], described)
+    unfinished = not all((own.path / part).exists() for part in (RESULTS_FILE, REPORT_FILE))
+    if unfinished:
+        for name, now in source().items():
+            _require_same(own.path, name, begun.get(name, {}), now)
+    if not own.lists(STUDY_FILE):
+        _adopt(own, begun)
+    own.require(STUDY_FILE, REPORT_FILE)
+    if unfinished:
+        own.write_json(STUDY_FILE, _continued(begun, _code()))
+
+
+def _adopt(own: OwnFiles, begun: Mapping[str, Any]) -> None:
+    """List what a version without lists wrote of the same study, and is written again."""
+    own.adopt(STUDY_FILE)
+    title = f"<title>{escape(begun['study']['question'])}</title>"
+    for name, mark in {REPORT_FILE: title, PAGE_FILE: origin(begun)}.items():
+        path = own.path / name
+        if path.is_file() and mark in path.read_text(encoding="utf-8", errors="replace"):
+            own.adopt(name)
 
 
 def _code() -> dict[str, Any]:
@@ -66,7 +111,7 @@ def _code() -> dict[str, Any]:
 def _continued(begun: dict[str, Any], code: dict[str, Any]) -> dict[str, Any]:
     """What was begun, and that `code` goes on with it, unless that is known."""
     later = begun.get("continued", [])
-    if code in [{key: begun[key] for key in code}, *later]:
+    if code in [{key: begun.get(key) for key in code}, *later]:
         return begun
     return {**begun, "continued": [*later, code]}
 
@@ -81,13 +126,17 @@ def _require_same(
         )
 
 
-def _require_empty(folder: Path, described: Mapping[str, Any]) -> None:
-    """Nothing is adopted that no study has written."""
-    found = [part for part in _parts(described) if (folder / part).exists()]
+def _require_room(own: OwnFiles, described: Mapping[str, Any], *, overwrite: bool) -> None:
+    """Nothing is adopted, and nothing is removed, but what a study into this folder wrote."""
+    found = [
+        part
+        for part in _parts(described)
+        if os.path.lexists(own.path / part) and not (overwrite and own.lists(part))
+    ]
     if found:
         raise InputError(
-            f"{folder} holds {', '.join(found)}, but no {STUDY_FILE}: no study wrote them; choose "
-            "another folder"
+            f"{own.path} holds {', '.join(found)}, and no study wrote them, or none that kept a "
+            "list of its files: choose another folder, or move them away or delete them by hand"
         )
 
 
@@ -96,10 +145,3 @@ def _parts(described: Mapping[str, Any]) -> list[str]:
     files = [RESULTS_FILE, SUMS_FILE, CONCEPTS_FILE, AGREEMENT_FILE, FEATURES_FILE, REPORT_FILE]
     files += [PAGE_FILE, IMAGES]
     return [*files, "dictionaries", "baselines", "activations", *described["places"], STUDY_FILE]
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

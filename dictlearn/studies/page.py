@@ -1,16 +1,16 @@
 """The results of a study as a Markdown page, with image files of the main figures on request."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from dictlearn.comparison.images import main_figures, write_images
 from dictlearn.comparison.markdown import results_page
 from dictlearn.core.agreement_records import AGREEMENT_FILE, AgreementRecords
 from dictlearn.core.concept_records import CONCEPTS_FILE, ConceptRecords
-from dictlearn.core.files import read_json, write_text
+from dictlearn.core.files import read_json
+from dictlearn.core.own_files import OwnFiles
 from dictlearn.core.records import Records
-from dictlearn.studies.folder import IMAGES, PAGE_FILE, STUDY_FILE
+from dictlearn.studies.folder import IMAGES, PAGE_FILE, STUDY, STUDY_FILE, origin
 
 
 def write_page(
@@ -22,36 +22,28 @@ def write_page(
 
     Raises:
         CorruptFileError: the study is not finished.
-        InputError: no such format.
+        InputError: no such format, or files in the way that the study did not write.
         StorageError: there is nothing to draw image files with.
     """
     folder = Path(folder)
-    study = read_json(folder / STUDY_FILE)
+    study, own = read_json(folder / STUDY_FILE), OwnFiles(folder, STUDY)
+    own.require(PAGE_FILE)
     records = Records.load(folder)
     concepts = ConceptRecords.load(folder) if (folder / CONCEPTS_FILE).exists() else None
     agreement = AgreementRecords.load(folder) if (folder / AGREEMENT_FILE).exists() else None
     links = {}
     if image_format is not None:
         drawn = write_images(
-            main_figures(records, concepts, agreement), folder / IMAGES, image_format
+            main_figures(records, concepts, agreement), own.folder(IMAGES), image_format
         )
         links = {name: f"{IMAGES}/{path.name}" for name, path in drawn.items()}
-    code = "; continued with ".join(
-        _code_text(part) for part in (study, *study.get("continued", ()))
-    )
-    origin = f"Seeds {study['study']['seeds']}; {code}."
     page = results_page(
         records,
         study["study"]["question"],
-        about=[*about, origin],
+        about=[*about, origin(study)],
         concepts=concepts,
         agreement=agreement,
         images=links,
     )
-    write_text(folder / PAGE_FILE, page)
+    own.write_text(PAGE_FILE, page)
     return folder / PAGE_FILE
-
-
-def _code_text(part: Mapping[str, Any]) -> str:
-    versions = ", ".join(f"{name} {number}" for name, number in part["versions"].items())
-    return f"revision {part['revision']}; {versions}"

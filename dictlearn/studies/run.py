@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 
 from dictlearn.activations.store import ActivationStore
-from dictlearn.comparison.report import REPORT_FILE, write_report
+from dictlearn.comparison.report import REPORT_FILE, report_html
 from dictlearn.core.agreement_records import AGREEMENT_FILE, AgreementRecords
 from dictlearn.core.batches import Activations
 from dictlearn.core.concept_records import CONCEPTS_FILE, ConceptRecords
@@ -19,7 +19,7 @@ from dictlearn.core.config import DictionaryConfig
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import CorruptFileError
 from dictlearn.core.feature_records import FEATURES_FILE, FeatureRecords
-from dictlearn.core.files import writable_folder
+from dictlearn.core.own_files import OwnFiles
 from dictlearn.core.records import RESULTS_FILE, Records
 from dictlearn.core.tokens import Tokens
 from dictlearn.dictionaries.files import CONFIG_FILE, load
@@ -32,7 +32,7 @@ from dictlearn.harvesting import harvest
 from dictlearn.lm.hooks import LanguageModel
 from dictlearn.lm.identity import model_provenance
 from dictlearn.lm.loading import load_model
-from dictlearn.studies.folder import begin
+from dictlearn.studies.folder import STUDY, begin
 from dictlearn.studies.study import Place, Study
 from dictlearn.text.tokens import load_tokens
 from dictlearn.training.checkpoints import CHECKPOINT_FILE
@@ -51,24 +51,25 @@ def run_study(study: Study, out: str | Path, *, overwrite: bool = False) -> Reco
     The folder gets the study and its origin (`study.json`: configs, seeds, versions, the revision
     of the repository), the activations, the dictionaries, `results.json`, what a closer look at
     the inspected ones found, and `report.html`. A part that is there already is not made again,
-    so a run that was interrupted continues when it is called again.
+    so a run that was interrupted continues when it is called again. With `overwrite`, the files
+    of a run that is there are removed before, and no others.
 
     Raises:
-        InputError: the folder holds a run of another study.
+        InputError: the folder holds a run of another study, or files in the way of this one.
         StorageError: the folder cannot be written.
     """
-    run = _Run(study, writable_folder(out))
+    run = _Run(study, OwnFiles.of(out, STUDY))
     run.begin(overwrite=overwrite)
     records = run.results()
-    write_report(
+    report = report_html(
         records,
-        run.folder / REPORT_FILE,
         title=study.question,
         training_log=run.logs(),
         concepts=run.concepts(),
         agreement=run.agreement(),
         features=run.features(),
     )
+    run.own.write_text(REPORT_FILE, report)
     return records
 
 
@@ -77,11 +78,16 @@ class _Run:
     """One study in one folder. Models, tokens and dictionaries are there when asked for."""
 
     study: Study
-    folder: Path
+    own: OwnFiles
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the run."""
+        return self.own.path
 
     def begin(self, *, overwrite: bool) -> None:
         """Write down what is run, or check that it is what was begun here."""
-        begin(self.folder, self.study.to_dict(), self._source, overwrite=overwrite)
+        begin(self.own, self.study.to_dict(), self._source, overwrite=overwrite)
 
     def _source(self) -> dict[str, Any]:
         """The model and the tokens that numbers come from; every place is found in the model."""
@@ -144,7 +150,7 @@ class _Run:
     def _kept(self, file: str, kind: type[R], make: Callable[[], R]) -> R:
         """What `file` holds, after it was made if it is not there."""
         if not (self.folder / file).exists():
-            make().save(self.folder)
+            make().save(self.own)
         return kind.load(self.folder)
 
     # What the parts work with
@@ -205,7 +211,8 @@ class _Run:
         begun = (folder / CHECKPOINT_FILE).exists()
         if begun or not done:
             Console(stderr=True).print(f"training {folder.relative_to(self.folder)}")
-            fit(configs, self._activations(place), run, out=folder, overwrite=not begun)
+            out = self._written(folder, "training")
+            fit(configs, self._activations(place), run, out=out, overwrite=not begun)
         return {name: load(folder / name) for name in configs}
 
     def _activations(self, place: Place) -> Activations:
@@ -214,7 +221,8 @@ class _Run:
         try:
             return ActivationStore.open(folder)
         except CorruptFileError:  # never written, or not to the end
-            return harvest(self.model, self.train, sites, folder, overwrite=True)
+            out = self._written(folder, "harvest")
+            return harvest(self.model, self.train, sites, out, overwrite=True)
 
     @torch.no_grad()
     def _randoms(
@@ -246,6 +254,10 @@ class _Run:
         return {name: self.dictionaries[name] for name in names}
 
     # Where the parts are, and what they are called
+
+    def _written(self, folder: Path, run: str) -> Path:
+        """`folder` of this one, listed as what a `run` of this study writes to."""
+        return self.own.folder(*folder.relative_to(self.folder).parts, run=run).path
 
     def _place(self, place: Place) -> Path:
         return self.folder / str(place) if len(self.study.places) > 1 else self.folder

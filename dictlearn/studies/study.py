@@ -7,6 +7,7 @@ from typing import Any
 
 from dictlearn.core.config import ClosedFormConfig, DictionaryConfig
 from dictlearn.core.errors import ConfigError, nearest
+from dictlearn.core.file_lists import is_file_name
 from dictlearn.core.sites import Sites
 from dictlearn.lm.hooks import LanguageModel
 from dictlearn.lm.sites import hook_sites, mlp_sites
@@ -85,6 +86,12 @@ class Study:
     def __post_init__(self) -> None:
         if not self.learned or not self.places or not self.seeds:
             raise ConfigError(f"study {self.name!r} needs dictionaries, places and seeds")
+        for folder in (*map(str, self.places), *self.learned, *self.baselines):
+            if not is_file_name(folder):
+                raise ConfigError(
+                    f"places and dictionaries of study {self.name!r} become folders inside its "
+                    f"own: required a name without '/' or '\\', got {folder!r}"
+                )
         for name in self.inspected:
             if name not in self.learned:
                 raise ConfigError(

@@ -10,8 +10,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from dictlearn.core.errors import CorruptFileError, InputError
-from dictlearn.core.files import read_tensors, write_tensors
+from dictlearn.core.files import read_tensors
 from dictlearn.core.learning import Learner
+from dictlearn.core.own_files import OwnFiles
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
 
@@ -25,9 +26,9 @@ def fingerprint(description: Mapping[str, Any]) -> str:
 
 
 def save_checkpoint(
-    folder: Path, states: States, step: int, description: Mapping[str, Any]
+    own: OwnFiles, states: States, step: int, description: Mapping[str, Any]
 ) -> None:
-    """Replace the checkpoint in `folder` by the states of all learners after `step` steps."""
+    """Replace the checkpoint of a run by the states of all learners after `step` steps."""
     tensors = {
         f"{name}//{key}": tensor for name, state in states.items() for key, tensor in state.items()
     }
@@ -36,7 +37,7 @@ def save_checkpoint(
         "fingerprint": fingerprint(description),
         "description": json.dumps(description, sort_keys=True),
     }
-    write_tensors(folder / CHECKPOINT_FILE, tensors, metadata)
+    own.write_tensors(CHECKPOINT_FILE, tensors, metadata)
 
 
 def load_checkpoint(

@@ -13,10 +13,11 @@ from dictlearn.core.batches import Activations, Rows
 from dictlearn.core.config import ClosedFormConfig, DictionaryConfig, GradientConfig
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import ConfigError, InputError, NonFiniteError
+from dictlearn.core.file_lists import is_file_name
 from dictlearn.core.files import writable_folder
-from dictlearn.core.learning import Learner
+from dictlearn.core.own_files import OwnFiles
 from dictlearn.core.ranks import Ranks
-from dictlearn.dictionaries.files import CONFIG_FILE, save
+from dictlearn.dictionaries.files import CONFIG_FILE, WEIGHTS_FILE, save
 from dictlearn.training.ahead import reading_ahead
 from dictlearn.training.batches import as_activations
 from dictlearn.training.checkpoints import (
@@ -76,7 +77,8 @@ def fit(
 
     With `out`, that folder receives `train.jsonl`, a checkpoint that a later call with the same
     arguments continues to the same bits, and at the end the dictionaries (each in a folder of
-    its name; a single one in `out` itself), when the checkpoint is removed.
+    its name; a single one in `out` itself), when the checkpoint is removed. With `overwrite`, the
+    files of an earlier run there are removed before, and no others.
 
     In a script that torchrun starts, or under `training.launch.launch`, every process makes the
     same call: they divide each batch between them, the first one writes, and all return the same
@@ -96,7 +98,7 @@ def fit(
     _require_configs(named)
     ranks = join()
     run = ranks.agree(lambda: set_up(named, as_activations(activations), fit_config, ranks, out))
-    start = _start(run, overwrite=overwrite)
+    start = _start(run, single=single, overwrite=overwrite)
     _train(run, start, show=progress)
     ranks.agree(partial(_require_finite, run.states(), run.config.steps))
     dictionaries = {name: learner.finish() for name, learner in run.learners.items()}
@@ -104,7 +106,7 @@ def fit(
     return dictionaries[SINGLE] if single else dictionaries
 
 
-def _start(run: Run, *, overwrite: bool) -> int:
+def _start(run: Run, *, single: bool, overwrite: bool) -> int:
     """The step to start from: that of the checkpoint in the folder, which is then ready."""
     ranks, folder = run.ranks, run.folder
     for rank, other in enumerate(ranks.collect(run.description)):
@@ -115,7 +117,7 @@ def _start(run: Run, *, overwrite: bool) -> int:
             )
     for learner in run.learners.values():
         learner.ranks.share_(learner.dictionary.state_dict().values())
-    ranks.agree(lambda: _prepare(run.written, run.learners, overwrite=overwrite))
+    ranks.agree(lambda: _prepare(run, single=single, overwrite=overwrite))
     if folder is None:
         return 0
     start = ranks.agree(lambda: load_checkpoint(folder, run.learners, run.description))
@@ -124,6 +126,7 @@ def _start(run: Run, *, overwrite: bool) -> int:
             f"required a folder that all processes share, got {folder}, where they find "
             f"checkpoints of different steps ({', '.join(map(str, sorted(starts)))})"
         )
+    ranks.agree(lambda: _go_on(run.written, start))
     return start
 
 
@@ -172,9 +175,10 @@ def _keep(run: Run, dictionaries: Mapping[str, FeatureDictionary], *, single: bo
     for name, dictionary in dictionaries.items():
         dictionary.provenance = run.provenance
         if run.written:
-            save(dictionary, run.written if single else run.written / name)
+            save(dictionary, run.written if single else run.written.folder(name))
     if run.written:
-        (run.written / CHECKPOINT_FILE).unlink(missing_ok=True)
+        run.written.remove(CHECKPOINT_FILE)
+        run.written.adopt(LOG_FILE)
 
 
 def _require_configs(configs: Any) -> None:
@@ -189,38 +193,49 @@ def _require_configs(configs: Any) -> None:
                 f"{name!r}, got {type(config).__name__}"
             )
         reserved = (CHECKPOINT_FILE, LOG_FILE, CONFIG_FILE)
-        if (
-            not isinstance(name, str)
-            or not name
-            or "/" in name
-            or name.startswith(".")
-            or name in reserved
-        ):
+        if not is_file_name(name) or name.startswith(".") or name in reserved:
             raise InputError(
-                "a dictionary's name becomes a folder: required a name without '/' or a leading "
-                f"dot, and none of {', '.join(reserved)}; got {name!r}"
+                "a dictionary's name becomes a folder: required a name without '/', '\\' or a "
+                f"leading dot, and none of {', '.join(reserved)}; got {name!r}"
             )
 
 
-def _prepare(out: Path | None, learners: Mapping[str, Learner], *, overwrite: bool) -> None:
-    """Make the output folder writable and large enough; empty it of an earlier run on request."""
-    if out is None:
+def _prepare(run: Run, *, single: bool, overwrite: bool) -> None:
+    """Make the output folder writable and large enough; empty it of an earlier run on request.
+
+    Whatever is to be written there has to have room: no file of others may be in its place.
+    """
+    own, learners = run.written, run.learners
+    if own is None:
         return
     # Weights and two moments in a checkpoint, twice while it is replaced, and the result.
     weights = sum(
         t.nbytes for learner in learners.values() for t in learner.dictionary.state_dict().values()
     )
-    folder = writable_folder(out, 7 * weights)
-    finished = [*folder.glob(CONFIG_FILE), *folder.glob(f"*/{CONFIG_FILE}")]
-    if overwrite:
-        for path in (folder / CHECKPOINT_FILE, folder / LOG_FILE, *finished):
-            path.unlink(missing_ok=True)
-    elif finished and not (folder / CHECKPOINT_FILE).exists():
-        where = ", ".join(str(path.parent) for path in finished)
+    writable_folder(own.path, 7 * weights)
+    finished = [
+        str(found.path)
+        for found in (own, *own.folders())
+        if found.lists(CONFIG_FILE) and (found.path / CONFIG_FILE).exists()
+    ]
+    if finished and not overwrite and not (own.path / CHECKPOINT_FILE).exists():
         raise InputError(
-            f"a trained dictionary is already in {where}; choose another folder, or overwrite "
-            "that run (overwrite=True, --overwrite)"
+            f"a trained dictionary is already in {', '.join(finished)}; choose another folder, or "
+            "overwrite that run (overwrite=True, --overwrite)"
         )
+    for place in [own] if single else map(own.inside, learners):
+        place.require(CONFIG_FILE, WEIGHTS_FILE)
+    if overwrite:
+        own.require(CHECKPOINT_FILE, LOG_FILE)
+        own.clear()
+
+
+def _go_on(own: OwnFiles | None, start: int) -> None:
+    """See to it that log and checkpoint can be written, of a run that began at step `start`."""
+    if own is not None:
+        if start:  # the checkpoint is of this very run, if perhaps by a version without lists
+            own.adopt(CHECKPOINT_FILE, LOG_FILE)
+        own.require(CHECKPOINT_FILE, LOG_FILE)
 
 
 def _require_finite(states: States, step: int) -> None:

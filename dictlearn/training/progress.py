@@ -20,6 +20,8 @@ from rich.progress import (
 from rich.table import Table
 from torch import Tensor
 
+from dictlearn.core.own_files import OwnFiles
+
 LOG_FILE = "train.jsonl"
 
 Scalars = Mapping[str, Mapping[str, Tensor]]
@@ -31,13 +33,14 @@ class TrainingLog:
     `NAME/METRIC`. On resuming, lines of steps that are taken again are dropped.
     """
 
-    def __init__(self, folder: Path | None, from_step: int) -> None:
-        self._path = folder / LOG_FILE if folder else None
+    def __init__(self, own: OwnFiles | None, from_step: int) -> None:
+        self._path = own.path / LOG_FILE if own else None
         self._start = time.monotonic()
         self._from_step = from_step
-        if self._path is not None:
+        if own and self._path:
             kept = _lines_until(self._path, from_step) if from_step else []
-            self._path.write_text("".join(kept), encoding="utf-8")
+            own.write_text(LOG_FILE, "".join(kept))
+            own.grow(LOG_FILE)
 
     def write(self, step: int, scalars: Mapping[str, Mapping[str, float]], n_rows: int) -> float:
         """Append the line of `step`; the rows per second since the start."""

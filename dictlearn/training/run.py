@@ -12,6 +12,7 @@ from dictlearn.core.batches import Activations
 from dictlearn.core.config import ClosedFormConfig, DictionaryConfig, GradientConfig
 from dictlearn.core.errors import ConfigError
 from dictlearn.core.learning import Learner
+from dictlearn.core.own_files import OwnFiles
 from dictlearn.core.provenance import Provenance
 from dictlearn.core.ranks import Ranks
 from dictlearn.core.sites import Sites
@@ -40,9 +41,9 @@ class Run:
         return {name: learner.state() for name, learner in self.learners.items()}
 
     @property
-    def written(self) -> Path | None:
-        """The folder, in the one process that writes there."""
-        return self.folder if self.ranks.is_first else None
+    def written(self) -> OwnFiles | None:
+        """The run's files in the folder, in the one process that writes there."""
+        return OwnFiles(self.folder, "training") if self.folder and self.ranks.is_first else None
 
 
 def set_up(

@@ -8,6 +8,8 @@ import pytest
 import dictlearn as dl
 from dictlearn.cli import main
 from dictlearn.core.errors import InputError
+from dictlearn.core.own_files import OwnFiles
+from dictlearn.studies.folder import STUDY
 from dictlearn.studies.run import run_study
 from dictlearn.studies.study import MLP, Study
 
@@ -121,13 +123,13 @@ def test_a_study_leaves_everything_and_continues(monkeypatch, capsys, tmp_path, 
 
     (out / "report.html").unlink()
     data["revision"] = "of another day"
-    (out / "study.json").write_text(json.dumps(data))
+    OwnFiles(out, STUDY).write_json("study.json", data)
     bench(monkeypatch, capsys, "small", "--out", out, *file)
     assert "revision of another day" in (out / "report.md").read_text()
     assert "continued with revision" in (out / "report.md").read_text()
     (out / "report.html").unlink()
     data["held_out"]["hash"] = "other tokens"
-    (out / "study.json").write_text(json.dumps(data))
+    OwnFiles(out, STUDY).write_json("study.json", data)
     refused = bench(monkeypatch, capsys, "small", "--out", out, *file, fails=True)
     assert "its held_out differs in hash" in refused
     refused = bench(monkeypatch, capsys, "small", "--steps", 9, "--out", out, *file, fails=True)

@@ -12,6 +12,7 @@ from dictlearn.activations.store import ActivationStore, estimated_bytes, write_
 from dictlearn.activations.tensors import TensorActivations
 from dictlearn.core.batches import Rows
 from dictlearn.core.errors import CorruptFileError, InputError, NonFiniteError, StorageError
+from dictlearn.core.file_lists import LIST_FILE
 from dictlearn.core.provenance import Provenance
 from dictlearn.core.sites import MLPWeights, Site, Sites
 
@@ -61,7 +62,7 @@ def test_what_was_written_is_what_is_offered(tmp_path):
 def test_the_folder_holds_shards_of_the_target_size_and_a_manifest(tmp_path):
     write(tmp_path)
     names = [f"shard_{i:05d}.safetensors" for i in range(7)]
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["manifest.json", *names]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [LIST_FILE, "manifest.json", *names]
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     assert [shard["n_rows"] for shard in manifest["shards"]] == [16] * 6 + [4]
     assert manifest["widths"] == {"blocks.0.in": 4, "blocks.0.out": 3}
@@ -210,7 +211,8 @@ def test_a_store_is_replaced_only_if_asked(tmp_path):
     assert ActivationStore.open(tmp_path, verify=True).n_rows == N_ROWS
     write(tmp_path, batches(X[:10], Y[:10]), n_rows=10, overwrite=True)
     assert ActivationStore.open(tmp_path, verify=True).n_rows == 10
-    assert len(list(tmp_path.iterdir())) == 2
+    names = sorted(p.name for p in tmp_path.iterdir())
+    assert names == [LIST_FILE, "manifest.json", "shard_00000.safetensors"]
 
 
 def test_an_unfinished_harvest_is_replaced_and_other_files_are_kept(tmp_path):
@@ -219,7 +221,7 @@ def test_an_unfinished_harvest_is_replaced_and_other_files_are_kept(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     write(tmp_path, batches(X[:10], Y[:10]), n_rows=10)
     names = sorted(p.name for p in tmp_path.iterdir())
-    assert names == ["manifest.json", "notes.txt", "shard_00000.safetensors"]
+    assert names == [LIST_FILE, "manifest.json", "notes.txt", "shard_00000.safetensors"]
 
 
 def test_a_file_in_place_of_the_folder(tmp_path):

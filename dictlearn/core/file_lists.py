@@ -1,0 +1,109 @@
+"""The list in a folder of what runs wrote there: names, and hashes, but no paths.
+
+{"format": 1, "mark": "0a1b2c3d", "runs": {"study": {
+    "files": {"results.json": [{"sha256": "…", "bytes": 7, "mtime_ns": 1}]},
+    "folders": {"activations": {"run": "harvest", "made": true}}}}}
+
+A file may have two versions, while one takes the place of the other; null instead says that it
+grows. `mark` is in the names of temporary files.
+"""
+
+import re
+import secrets
+import stat
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+from dictlearn.core.errors import CorruptFileError
+from dictlearn.core.files import atomic_path, read_json, sha256, write_json
+
+LIST_FILE = ".dictlearn-files"
+_FORMAT = 1
+
+FileList = dict[str, Any]
+"""A list, as JSON has it."""
+
+
+def is_file_name(name: object) -> bool:
+    """Whether `name` can be a file's of ours in a folder: no path on any system, not the list's.
+
+    >>> [is_file_name(name) for name in ("mlp0", "../mlp0", "a/b", "C:\\\\b", "..", "")]
+    [True, False, False, False, False, False]
+    """
+    return (
+        isinstance(name, str)
+        and name.lower() not in ("", ".", "..", LIST_FILE)
+        and PurePosixPath(name).name == name == PureWindowsPath(name).name
+        and "\0" not in name
+    )
+
+
+@dataclass(frozen=True)
+class Version:
+    """The bytes of a file, and what tells without reading them that they are the same."""
+
+    sha256: str
+    bytes: int
+    mtime_ns: int
+
+    @classmethod
+    def of(cls, path: Path) -> "Version":
+        """That of the file `path`, which is read."""
+        status = path.stat()
+        return cls(sha256(path), status.st_size, status.st_mtime_ns)
+
+    def is_in(self, path: Path) -> bool:
+        """Whether `path` is a file, and no link, with these bytes; read if it was touched."""
+        status = path.lstat()
+        return (
+            stat.S_ISREG(status.st_mode)
+            and status.st_size == self.bytes
+            and (status.st_mtime_ns == self.mtime_ns or sha256(path) == self.sha256)
+        )
+
+
+def read_list(folder: Path) -> FileList:
+    """The list in `folder`, or an empty one.
+
+    Raises:
+        CorruptFileError: it is a link, malformed, or holds anything but names in its folder.
+    """
+    path = folder / LIST_FILE
+    if path.is_symlink():
+        raise CorruptFileError(f"{path}: required a file, got a link; remove it")
+    if not path.exists():
+        return {"format": _FORMAT, "mark": secrets.token_hex(4), "runs": {}}
+    data = read_json(path)
+    try:
+        _check(data)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise CorruptFileError(
+            f"{path}: an entry is missing or malformed ({error!r}); nothing is removed or written "
+            "by such a list: choose another folder, or remove the list"
+        ) from error
+    return data
+
+
+def _check(data: FileList) -> None:
+    if data["format"] != _FORMAT or not re.fullmatch("[0-9a-f]{8}", data["mark"]):
+        raise ValueError(f"format {data['format']!r}, mark {data['mark']!r}")
+    for run in data["runs"].values():
+        for name in (*run["files"], *run["folders"]):
+            if not is_file_name(name):
+                raise ValueError(f"{name!r} is not a name in this folder")
+        for version in (v for versions in run["files"].values() for v in versions or ()):
+            Version(**version)
+        for inner in run["folders"].values():
+            if not (isinstance(inner["run"], str) and isinstance(inner["made"], bool)):
+                raise TypeError(f"{inner!r} says nothing about a folder")
+
+
+def write_list(folder: Path, data: FileList) -> None:
+    """Write the list of `folder`; remove it if no run has anything there."""
+    path = folder / LIST_FILE
+    if data["runs"]:
+        write_json(path, data, partial(atomic_path, suffix=f".{data['mark']}.part"))
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,257 @@
+"""The files that are a run's own: what a list in the folder names, and no other.
+
+A file is listed, with its hash, before it takes its place, and taken off the list after it is
+gone: whenever a run ends, none of its files is unknown. Each folder has a list of its own.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from copy import deepcopy
+from dataclasses import asdict, dataclass
+from glob import escape
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from dictlearn.core.errors import InputError
+from dictlearn.core.file_lists import (
+    LIST_FILE,
+    FileList,
+    Version,
+    is_file_name,
+    read_list,
+    write_list,
+)
+from dictlearn.core.files import (
+    atomic_path,
+    writable_folder,
+    write_json,
+    write_tensors,
+    write_text,
+)
+
+_LEAVE_IT = "nothing else is removed or overwritten: choose another folder, or move it away"
+
+
+@dataclass(frozen=True)
+class OwnFiles:
+    """The files of one kind of run in a folder. The list is read anew each time it is asked."""
+
+    path: Path
+    run: str
+    """Who writes them: a study, training, a harvest. No kind touches files of another."""
+
+    @classmethod
+    def of(
+        cls, folder: "str | Path | OwnFiles", run: str = "results", n_bytes: int = 0
+    ) -> "OwnFiles":
+        """The files of `run` in `folder`; a folder that knows its run already keeps it.
+
+        Raises:
+            StorageError: the folder cannot be made or written, or lacks room for `n_bytes`.
+        """
+        own = folder if isinstance(folder, OwnFiles) else cls(Path(folder), run)
+        writable_folder(own.path, n_bytes)
+        return own
+
+    def lists(self, name: str) -> bool:
+        """Whether a file or folder of this name is this run's."""
+        mine = self._mine()
+        return name in mine["files"] or name in mine["folders"]
+
+    def sha256(self, name: str) -> str:
+        """The hash that a file of this run was written with."""
+        return str(self._mine()["files"][name][0]["sha256"])
+
+    def require(self, *names: str) -> None:
+        """Check that files of these names may be written: each is absent, or own and unchanged.
+
+        Raises:
+            InputError: one is not; the message names it.
+        """
+        runs = read_list(self.path)["runs"]
+        for name in names:
+            path = self._at(name)
+            if not os.path.lexists(path):
+                continue
+            writers = [run for run in runs if name in runs[run]["files"]]
+            if self.run not in writers:
+                by = f"it is of another kind of run, {writers[0]}" if writers else "no list has it"
+                raise InputError(
+                    f"{path} is not a file that {self.run} wrote here ({by}), and {_LEAVE_IT}"
+                )
+            versions = runs[self.run]["files"][name]
+            if not (_is_file(path) if versions is None else _found(versions, path)):
+                raise InputError(f"{path} has changed since {self.run} wrote it, and {_LEAVE_IT}")
+
+    # Writing
+
+    @contextmanager
+    def writing(self, path: Path) -> Iterator[Path]:
+        """A temporary path for the file `path` of this folder.
+
+        If the block succeeds, the file is listed and takes its place.
+        """
+        self.require(path.name)
+        with self._edited() as data:  # a list there is, so that the mark holds
+            mark = data["mark"]
+        for left in self.path.glob(f".{escape(path.name)}.*.{mark}.part"):
+            left.unlink()
+        with atomic_path(path, f".{mark}.part") as part:
+            yield part
+            self._list(path.name, part)
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write `text` to the file `name` as a whole."""
+        write_text(self._at(name), text, self.writing)
+
+    def write_json(self, name: str, data: dict[str, Any]) -> None:
+        """Write `data` to the file `name` as a whole."""
+        write_json(self._at(name), data, self.writing)
+
+    def write_tensors(
+        self, name: str, tensors: dict[str, Tensor], metadata: dict[str, str]
+    ) -> None:
+        """Write named tensors to the safetensors file `name` as a whole."""
+        write_tensors(self._at(name), tensors, metadata, self.writing)
+
+    def grow(self, name: str) -> None:
+        """List `name` as a file that grows: its content is own, until it is adopted."""
+        self.require(name)
+        with self._edited() as data:
+            data["runs"][self.run]["files"][name] = None
+
+    def adopt(self, *names: str) -> None:
+        """List files as they are: those that grew, and those on no list.
+
+        The caller has proof that the latter are own: versions before this one kept no list.
+        """
+        for name in names:
+            path, runs = self._at(name), read_list(self.path)["runs"]
+            listed = {run: runs[run]["files"][name] for run in runs if name in runs[run]["files"]}
+            if listed in ({}, {self.run: None}) and _is_file(path):
+                with self._edited() as data:
+                    data["runs"][self.run]["files"][name] = [asdict(Version.of(path))]
+
+    # Folders inside
+
+    def inside(self, name: str, run: str = "") -> "OwnFiles":
+        """The files of this run, or of a `run` that it starts, in the folder `name` of this one.
+
+        Raises:
+            InputError: there is a link, or a folder that another run has files in.
+        """
+        path = self._at(name)
+        if path.is_symlink():
+            raise InputError(f"{path} is a link, and a run stays in its folder: remove the link")
+        if not self.lists(name) and os.path.lexists(path / LIST_FILE):
+            raise InputError(f"{path} holds files of another run, and {_LEAVE_IT}")
+        return OwnFiles(path, run or self.run)
+
+    def folder(self, *names: str, run: str = "") -> "OwnFiles":
+        """As `inside`, of a folder in a folder if there are several names; made and listed."""
+        name, *rest = names
+        inner = self.inside(name, "" if rest else run)
+        if not self.lists(name):
+            entry = {"run": inner.run, "made": not inner.path.exists()}
+            with self._edited() as data:
+                data["runs"][self.run]["folders"][name] = entry
+        writable_folder(inner.path)
+        return inner.folder(*rest, run=run) if rest else inner
+
+    def folders(self) -> "list[OwnFiles]":
+        """The folders in this one that the run has files in, where they are there."""
+        entries = self._mine()["folders"].items()
+        found = [self.inside(name, entry["run"]) for name, entry in entries]
+        return [inner for inner in found if inner.path.is_dir()]
+
+    # Removing
+
+    def remove(self, *names: str) -> None:
+        """Remove files of this run, where they are there.
+
+        Raises:
+            InputError: one is not this run's, or has changed; nothing was removed.
+        """
+        self.require(*names)
+        for name in names:
+            self._at(name).unlink(missing_ok=True)
+        if any(map(self.lists, names)):
+            with self._edited() as data:
+                for name in names:
+                    data["runs"][self.run]["files"].pop(name, None)
+
+    def clear(self) -> None:
+        """Remove every file of this run, the last written first, and folders that it made.
+
+        Raises:
+            InputError: one of the files has changed; nothing was removed.
+        """
+        everywhere = list(self._everywhere())
+        for own in everywhere:
+            own.require(*own._mine()["files"])
+        for own in everywhere:
+            own.remove(*reversed(own._mine()["files"]))
+        for own in reversed(everywhere):
+            own._strike()
+
+    def _everywhere(self) -> "Iterator[OwnFiles]":
+        yield self
+        for inner in self.folders():
+            yield from inner._everywhere()
+
+    def _strike(self) -> None:
+        """Take this run off the list, now that its files are gone, with what was left beside."""
+        data = read_list(self.path)
+        for left in self.path.glob(f".*.{data['mark']}.part"):
+            left.unlink()
+        for name, entry in self._mine()["folders"].items():
+            if entry["made"]:
+                with suppress(OSError):  # there are others' files in it, or it is gone
+                    self._at(name).rmdir()
+        if data["runs"].pop(self.run, None) is not None:
+            write_list(self.path, data)
+
+    # The list
+
+    def _at(self, name: str) -> Path:
+        if not is_file_name(name):
+            raise InputError(f"required the name of something in {self.path}, got {name!r}")
+        return self.path / name
+
+    def _mine(self) -> dict[str, Any]:
+        """This run's part of the list."""
+        mine: dict[str, Any] = read_list(self.path)["runs"].get(self.run)
+        return mine or {"files": {}, "folders": {}}
+
+    def _list(self, name: str, part: Path) -> None:
+        """List `part` as the file `name`, beside what is there until `part` takes its place."""
+        path, new = self._at(name), asdict(Version.of(part))
+        with self._edited() as data:
+            files = data["runs"][self.run]["files"]
+            known = files.pop(name, None)  # the last written comes last
+            old: list[dict[str, Any]] = []
+            if path.exists():
+                old = [asdict(Version.of(path))] if known is None else _found(known, path)
+            files[name] = [new, *old]
+
+    @contextmanager
+    def _edited(self) -> Iterator[FileList]:
+        """The list with a part for this run, written if the block succeeds and it is another."""
+        data = read_list(self.path)
+        before = deepcopy(data)
+        data["runs"].setdefault(self.run, {"files": {}, "folders": {}})
+        yield data
+        if data["runs"] != before["runs"]:
+            write_list(self.path, data)
+
+
+def _is_file(path: Path) -> bool:
+    return path.is_file() and not path.is_symlink()
+
+
+def _found(versions: list[dict[str, Any]], path: Path) -> list[dict[str, Any]]:
+    """The first of the versions that the file `path` is, if it is one."""
+    return [version for version in versions if Version(**version).is_in(path)][:1]
