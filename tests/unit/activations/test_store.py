@@ -224,6 +224,46 @@ def test_an_unfinished_harvest_is_replaced_and_other_files_are_kept(tmp_path):
     assert names == [LIST_FILE, "manifest.json", "notes.txt", "shard_00000.safetensors"]
 
 
+@pytest.mark.parametrize("name", ["shard_00000.safetensors", "shard_00006.safetensors",
+                                  "mlp_0.safetensors", "manifest.json"])  # fmt: skip
+def test_a_users_file_in_the_way_is_refused_and_kept(tmp_path, name):
+    (tmp_path / name).write_bytes(b"mine")
+    for overwrite in (False, True):
+        with pytest.raises(InputError, match=f"{name} is not a file that harvest wrote here"):
+            write(tmp_path, overwrite=overwrite)
+        assert [p.name for p in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_bytes() == b"mine"
+
+
+def test_a_users_shards_beside_a_store_are_kept(tmp_path):
+    """Also where they stand in the way of the next one, which leaves the store as it is."""
+    mine = tmp_path / "shard_00003.safetensors"
+    mine.write_bytes(b"mine")
+    for _ in range(2):
+        write(tmp_path, batches(X[:40], Y[:40]), n_rows=40, overwrite=True)
+    with pytest.raises(InputError, match=r"shard_00003\.safetensors is not a file"):
+        write(tmp_path, overwrite=True)
+    with pytest.raises(InputError, match="rows in all"):
+        write(tmp_path, batches(X[:20], Y[:20]), n_rows=40, overwrite=True)
+    assert mine.read_bytes() == b"mine"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["shard_00003.safetensors"]
+
+
+def test_a_shard_that_changed_since_is_not_removed(tmp_path):
+    write(tmp_path)
+    (tmp_path / "shard_00002.safetensors").write_bytes(b"mine")
+    with pytest.raises(InputError, match=r"shard_00002\.safetensors has changed"):
+        write(tmp_path, overwrite=True)
+    assert (tmp_path / "manifest.json").exists()
+
+
+def test_shards_are_hashed_once(tmp_path):
+    store = write(tmp_path)
+    listed = json.loads((tmp_path / LIST_FILE).read_text())["runs"]["harvest"]["files"]
+    for shard in store._manifest.shards:
+        assert listed[shard.file][0]["sha256"] == shard.sha256
+
+
 def test_a_file_in_place_of_the_folder(tmp_path):
     (tmp_path / "out").write_text("in the way")
     with pytest.raises(StorageError, match="required a folder that can be written"):

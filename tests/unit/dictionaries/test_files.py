@@ -95,6 +95,21 @@ def test_saving_without_a_config_says_what_to_do(tmp_path):
         save(Bare(), tmp_path)
 
 
+@pytest.mark.parametrize("name", ["config.json", "weights.safetensors"])
+def test_a_model_of_another_library_is_not_overwritten(tmp_path, name):
+    (tmp_path / name).write_text("theirs")
+    with pytest.raises(InputError, match=rf"{name} is not a file that saving a dictionary wrote"):
+        save(SAEConfig(n_features=8).build(SITES), tmp_path)
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [(name, "theirs")]
+
+
+def test_a_saved_dictionary_is_replaced(saved):
+    (saved / "notes.txt").write_text("mine")
+    other = SAEConfig(n_features=4).build(SITES)
+    assert load(save(other, saved)).config == other.config
+    assert (saved / "notes.txt").exists()
+
+
 def test_a_failed_save_leaves_no_config_behind(saved, monkeypatch):
     """An interrupted overwrite must not pair the old config with new weights."""
 

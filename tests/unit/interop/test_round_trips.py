@@ -153,3 +153,19 @@ def test_a_failed_write_leaves_no_config(scrambled, tmp_path, monkeypatch):
                 dl.save(ours, folder, format=format)
         assert not list(folder.glob("*.json"))
         assert not list(folder.glob(".*part"))
+
+
+@pytest.mark.parametrize("format", ["saelens", "dictionary_learning", "sparsify"])
+def test_files_of_another_library_are_not_overwritten(scrambled, tmp_path, format):
+    ours = scrambled(KINDS["topk"])
+    made = dl.save(ours, tmp_path / "made", format=format)
+    for file in (p.name for p in made.iterdir() if not p.name.startswith(".")):
+        (tmp_path / file).mkdir()
+        (tmp_path / file / file).write_text("theirs")
+        with pytest.raises(InputError, match=f"{file} is not a file that an export wrote"):
+            dl.save(ours, tmp_path / file, format=format)
+        assert [p.read_text() for p in (tmp_path / file).iterdir()] == ["theirs"]
+    dl.save(ours, made, format=format)
+    if format == "dictionary_learning":  # whose config has the name of ours
+        with pytest.raises(InputError, match=r"config.json .* another kind of run, an export"):
+            dl.save(ours, made)

@@ -9,7 +9,14 @@ import torch
 
 from dictlearn.activations.tensors import TensorActivations
 from dictlearn.core.batches import Rows
-from dictlearn.core.errors import ConfigError, InputError, NonFiniteError, StorageError
+from dictlearn.core.errors import (
+    ConfigError,
+    CorruptFileError,
+    InputError,
+    NonFiniteError,
+    StorageError,
+)
+from dictlearn.core.file_lists import LIST_FILE
 from dictlearn.core.sites import Site, Sites
 from dictlearn.dictionaries.codebook import CodebookConfig
 from dictlearn.dictionaries.files import load
@@ -199,6 +206,45 @@ def test_overwriting_leaves_nothing_of_the_earlier_run(tmp_path):
         fit({"c": config}, data()[0], SHORT, out=tmp_path, progress=False)
     fit({"a": config}, data()[0], SHORT, out=tmp_path, overwrite=True, progress=False)
     assert [p.parent.name for p in tmp_path.glob("*/config.json")] == ["a"]
+
+
+def test_models_of_others_in_the_folder_stay(tmp_path):
+    """Beside the names of a run they are left alone; in their place, training does not start."""
+    config, rows = SAEConfig(n_features=8), data()[0]
+    theirs = {name: tmp_path / name / "config.json" for name in ("gpt", "bert", "sae")}
+    for name, path in theirs.items():
+        path.parent.mkdir()
+        path.write_text(name)
+    for overwrite in (False, True):
+        with pytest.raises(InputError, match=r"sae/config\.json is not a file that training wrote"):
+            fit({"a": config, "sae": config}, rows, SHORT, out=tmp_path, overwrite=overwrite)
+        assert not (tmp_path / "train.jsonl").exists(), "nothing has started"
+    for _ in range(2):
+        fit({"a": config}, rows, SHORT, out=tmp_path, overwrite=True, progress=False)
+    (tmp_path / "a" / "notes.txt").write_text("mine")
+    fit({"b": config}, rows, SHORT, out=tmp_path, overwrite=True, progress=False)
+    assert {name: path.read_text() for name, path in theirs.items()} == {n: n for n in theirs}
+    assert [p.name for p in (tmp_path / "a").iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.parametrize("name", ["config.json", "train.jsonl", "checkpoint.safetensors"])
+def test_a_users_file_in_place_of_the_runs_own_is_refused(tmp_path, name):
+    (tmp_path / name).write_text("mine")
+    for overwrite in (False, True):
+        with pytest.raises((InputError, CorruptFileError), match=name):
+            fit(SAEConfig(n_features=8), data()[0], SHORT, out=tmp_path, overwrite=overwrite)
+        assert (tmp_path / name).read_text() == "mine"
+        assert {p.name for p in tmp_path.iterdir()} == {name}
+
+
+def test_a_checkpoint_of_a_version_without_lists_is_continued(tmp_path):
+    whole = fit(CONFIGS, data(), SHORT, progress=False)
+    with pytest.raises(Killed):
+        fit(CONFIGS, Dying(*data()), SHORT, out=tmp_path, progress=False)
+    (tmp_path / LIST_FILE).unlink()
+    resumed = fit(CONFIGS, data(), SHORT, out=tmp_path, progress=False)
+    assert all(same_bits(whole[name], resumed[name]) for name in CONFIGS)
+    assert not (tmp_path / "checkpoint.safetensors").exists()
 
 
 def test_dead_features_come_back():
