@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int8, Int32, UInt16
 from torch import Tensor
 
+from dictlearn.core.shortcuts import shortcuts_allowed
 from dictlearn.kernels import compiled_rounded, processor
 from dictlearn.kernels.native import is_native, run
 from dictlearn.kernels.tiles import row_slices, tile_rows
@@ -46,7 +47,8 @@ def rounded_tiles(
 def rounding_pays(x: Float[Tensor, "n d_in"], W: Float[Tensor, "d_in feature"]) -> bool:
     """Whether a bfloat16 product and the work it leaves take less time than an exact product."""
     return (
-        is_native(x, W)
+        shortcuts_allowed()
+        and is_native(x, W)
         and x.dtype == W.dtype == torch.float32
         and x.shape[1] >= _ROUNDED_WIDTH
         and len(x) >= _MIN_ROWS
