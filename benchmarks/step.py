@@ -61,7 +61,7 @@ def at_l0(training: GradientLearner, x: torch.Tensor, l0: float) -> GradientLear
     dictionary = training.dictionary
     assert isinstance(dictionary, LinearDictionary)
     with torch.no_grad():
-        scores = dictionary._pre(x[:64]).flatten()
+        scores = dictionary.all_scores(x[:64]).flatten()
         rank = int(scores.numel() * (1 - l0 / dictionary.n_features))
         dictionary.b_enc -= scores.kthvalue(rank).values
     return training

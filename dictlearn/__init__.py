@@ -25,12 +25,15 @@ from dictlearn.core.sites import Site, Sites
 from dictlearn.core.sparse_acts import SparseActs
 from dictlearn.core.tokens import Tokens
 from dictlearn.dictionaries.batchtopk_sae import BatchTopKSAEConfig
+from dictlearn.dictionaries.batchtopk_transcoder import BatchTopKTranscoderConfig
 from dictlearn.dictionaries.codebook import CodebookConfig
 from dictlearn.dictionaries.gated_sae import GatedSAEConfig
 from dictlearn.dictionaries.ica import ICAConfig
 from dictlearn.dictionaries.identity import IdentityConfig
 from dictlearn.dictionaries.jumprelu_sae import JumpReLUSAEConfig
+from dictlearn.dictionaries.jumprelu_transcoder import JumpReLUTranscoderConfig
 from dictlearn.dictionaries.kmeans import KMeansConfig
+from dictlearn.dictionaries.matryoshka_sae import MatryoshkaSAEConfig
 from dictlearn.dictionaries.mean import MeanConfig
 from dictlearn.dictionaries.neurons import NeuronsConfig
 from dictlearn.dictionaries.pca import PCAConfig
@@ -59,6 +62,7 @@ __all__ = [
     "Activations",
     "AgreementRecords",
     "BatchTopKSAEConfig",
+    "BatchTopKTranscoderConfig",
     "ClosedFormConfig",
     "CodebookConfig",
     "Concept",
@@ -72,7 +76,9 @@ __all__ = [
     "ICAConfig",
     "IdentityConfig",
     "JumpReLUSAEConfig",
+    "JumpReLUTranscoderConfig",
     "KMeansConfig",
+    "MatryoshkaSAEConfig",
     "MeanConfig",
     "NeuronsConfig",
     "Objective",

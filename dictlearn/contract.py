@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from dictlearn.activations.tensors import TensorActivations
@@ -146,6 +146,81 @@ def _check_sparse_equals_dense(case: _Subject) -> None:
     _close(sparse.to_dense(), dictionary.encode(x), "encode_sparse against encode")
 
 
+def _check_sparse_gradients_equal_dense(case: _Subject) -> str | None:
+    """`encode_sparse` carries the gradients of `encode` to rows and parameters (float64).
+
+    Where coefficients are not 0 or 1, both have one in the rows; where they are, only what is
+    written has a gradient, and only in the atoms.
+    """
+    dictionary = copy.deepcopy(case.dictionary).double().requires_grad_(True)
+    if dictionary.n_features == 0:
+        return "it has no features"
+    x = case.x.double().clone().requires_grad_(True)
+    sought = {"x": x, **dict(dictionary.named_parameters())}
+    generator = torch.Generator().manual_seed(2)
+    weights = torch.randn(dictionary.sites.target.d, generator=generator, dtype=torch.float64)
+    weights = weights.to(x.device)
+
+    def gradients(encode: Callable[[Tensor], Tensor | SparseActs]) -> dict[str, Tensor]:
+        estimate = dictionary.decode(encode(x))
+        if not estimate.requires_grad:
+            return {}
+        found = torch.autograd.grad(
+            (estimate @ weights).sum(), list(sought.values()), allow_unused=True
+        )
+        return {name: g for name, g in zip(sought, found, strict=True) if g is not None}
+
+    dense, sparse = gradients(dictionary.encode), gradients(dictionary.encode_sparse)
+    for name, tensor in sought.items():
+        nothing = torch.zeros_like(tensor)
+        _close(
+            sparse.get(name, nothing), dense.get(name, nothing),
+            f"the gradient of {name} through encode_sparse against that through encode",
+        )  # fmt: skip
+    smooth = not dictionary.traits.binary
+    _require(
+        not smooth or bool((dense.get("x", torch.zeros(1)) != 0).any()),
+        "encode carries no gradient to its rows",
+    )
+    return None
+
+
+def _check_scores_decide(case: _Subject) -> str | None:
+    """`scores` are larger where features are active, and differentiable in the rows (float64).
+
+    Larger within a row (and group), as where features compete or share a threshold; or within a
+    feature over rows, as where each has a threshold of its own.
+    """
+    dictionary = copy.deepcopy(case.dictionary).double()
+    traits, n_features = dictionary.traits, dictionary.n_features
+    if n_features == 0:
+        return "it has no features"
+    x = case.x.double().clone().requires_grad_(True)
+    features = torch.arange(n_features, device=x.device)
+    scores = dictionary.scores(x, features)
+    _require(scores.shape == (len(x), n_features), f"scores: got shape {tuple(scores.shape)}")
+    _close(dictionary.scores(x, features[1::2]), scores[:, 1::2], "scores of some features alone")
+    _require(scores.requires_grad, "scores carry no gradient to the rows")
+    (gradient,) = torch.autograd.grad(scores.sum(), x)
+    _require(bool((gradient != 0).any()), "the gradient of scores is zero everywhere")
+    active = dictionary.encode(x) != 0
+    sizes = (scores if traits.nonnegative else scores.abs()).detach()
+    in_groups = "n (group code) -> (n group) code"
+    grouped = [rearrange(t, in_groups, group=traits.n_groups) for t in (sizes, active)]
+    _require(
+        _separates(*grouped) or _separates(sizes.T, active.T),
+        "scores: an inactive feature has a larger score than an active one",
+    )
+    return None
+
+
+def _separates(sizes: Float[Tensor, "n m"], active: Bool[Tensor, "n m"]) -> bool:
+    """Whether in every row each active entry is at least as large as each inactive one."""
+    least = sizes.where(active, torch.inf).amin(dim=1)
+    most = sizes.where(~active, -torch.inf).amax(dim=1)
+    return bool((least >= most - 1e-9).all())
+
+
 def _check_rows_are_independent(case: _Subject) -> None:
     """What a row becomes does not depend on its neighbours (float64: ties do not flip)."""
     dictionary, x = copy.deepcopy(case.dictionary).double(), case.x.double()
@@ -272,6 +347,8 @@ CHECKS: Sequence[Check] = (
     _check_forward_is_decode_of_encode,
     _check_decode_is_affine,
     _check_sparse_equals_dense,
+    _check_sparse_gradients_equal_dense,
+    _check_scores_decide,
     _check_rows_are_independent,
     _check_encode_changes_nothing,
     _check_traits_hold,

@@ -61,7 +61,7 @@ def _relu(config: Callable[[Plan], GradientConfig]) -> Maker:
         dictionary = learner.dictionary
         assert isinstance(dictionary, LinearDictionary)
         z = (first.x[:64] - dictionary.x_mean) / dictionary.x_scale
-        scores = dictionary.scores_of(torch.arange(plan.n_features), z)
+        scores = dictionary.all_scores(z)
         aim_at_l0_(dictionary.b_enc, scores.detach(), plan.k)
         return _trainee(learner)
 

@@ -189,6 +189,13 @@ class GradientConfig(DictionaryConfig[D], ABC):
 
     default_learning_rate: ClassVar[float] = 1e-3
     """Used where `FitConfig.learning_rate` is not set."""
+    shards_features: ClassVar[bool] = False
+    """Whether features may be divided between processes: what sums over features, or selects among
+    them, then asks the others. A kind says so itself: a subclass does not inherit it."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.shards_features = cls.__dict__.get("shards_features", False)
 
     @abstractmethod
     def objective(self) -> "Objective":

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from dictlearn.core.config import DictionaryConfig
@@ -48,8 +48,8 @@ class FeatureDictionary(nn.Module, ABC):
     config: DictionaryConfig | None = None
     """The config that built it; required for saving."""
     provenance: Provenance
-    _FINAL: ClassVar = ("encode", "encode_sparse", "decode", "estimate", "forward", "skip",
-                        "atoms", "bias")  # fmt: skip
+    _FINAL: ClassVar = ("encode", "encode_sparse", "decode", "estimate", "forward", "scores",
+                        "skip", "atoms", "bias")  # fmt: skip
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -88,6 +88,12 @@ class FeatureDictionary(nn.Module, ABC):
         """The same as `_encode`; override it only to be faster."""
         return SparseActs.from_dense(self._encode(z))
 
+    def _scores(
+        self, z: Float[Tensor, "n d_in"], features: Int[Tensor, " m"]
+    ) -> Float[Tensor, "n m"]:
+        """What `scores` returns; override it where something else than `_encode` decides."""
+        return self._encode(z)[:, features]
+
     def _write(self, acts: Float[Tensor, "*b feature"] | SparseActs) -> Float[Tensor, "*b d_out"]:
         """`acts @ _atoms`; override it only to be faster."""
         atoms = self._atoms
@@ -122,6 +128,23 @@ class FeatureDictionary(nn.Module, ABC):
         if x.ndim != 2:
             raise InputError(f"encode_sparse needs a matrix of rows, got shape {tuple(x.shape)}")
         return self._encode_sparse(self._standardized(self._checked(x)))
+
+    @final
+    def scores(
+        self, x: Float[Tensor, "n d_in"], features: Int[Tensor, " m"]
+    ) -> Float[Tensor, "n m"]:
+        """The scores of `features`: the quantity whose size decides whether a feature is active.
+
+        The pre-activation where there is one, the similarity of a code, and the coefficient where
+        coefficients follow from nothing else. In standardized units, and differentiable in `x`
+        everywhere, also where a feature is inactive or its coefficient is 0 or 1.
+
+        Raises:
+            InputError: `x` is not a matrix as wide as the source site.
+        """
+        if x.ndim != 2:
+            raise InputError(f"scores needs a matrix of rows, got shape {tuple(x.shape)}")
+        return self._scores(self._standardized(self._checked(x)), features)
 
     @final
     def decode(self, acts: Float[Tensor, "*b feature"] | SparseActs) -> Float[Tensor, "*b d_out"]:

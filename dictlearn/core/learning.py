@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from types import MappingProxyType
 from typing import ClassVar, NamedTuple, final
 
 import torch
@@ -66,9 +67,8 @@ class TrainableDictionary(FeatureDictionary, ABC):
     shards: Ranks = ALONE
     """Who else has features of this dictionary, of which these are then a part. Whatever sums
     over features, or selects among them, has to ask them."""
-    feature_axes: ClassVar[Mapping[str, int]] = {}
-    """Of each parameter with an entry a feature, the axis of features; kinds that leave it empty
-    are not divided."""
+    feature_axes: Mapping[str, int] = MappingProxyType({})
+    """The axis of features of each parameter with an entry a feature."""
 
     rates: ClassVar[Mapping[str, float]] = {}
     """The learning rate of parameters, by name, in units of the run's; 1 where none is given."""

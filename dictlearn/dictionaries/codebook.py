@@ -74,7 +74,10 @@ SIMILARITIES: dict[str, type[Similarity]] = {
 
 
 class Quantizer(Choosing, Searching, TrainableDictionary, ABC):
-    """A dictionary of codes; gradients reach the codes only, and not the choice."""
+    """A dictionary of codes; gradients reach the codes only, and not the choice.
+
+    Coefficients are 0 or 1, so no gradient flows through `encode`; `scores` has one.
+    """
 
     @torch.no_grad()
     def _train_encode(self, z: Float[Tensor, "n d_in"]) -> Encoding:
@@ -119,6 +122,18 @@ class Codebook(Quantizer):
             for group, (chunk, codes) in enumerate(zip(self._chunks(z), self.codes, strict=True))
         ]
         return torch.cat(chosen, dim=1)
+
+    def _scores(
+        self, z: Float[Tensor, "n d_in"], features: Int[Tensor, " m"]
+    ) -> Float[Tensor, "n m"]:
+        """The similarity of each code to its group's chunk of `z`."""
+        similarities = [
+            torch.addmm(offset, chunk, codes)
+            for chunk, (codes, offset) in zip(
+                self._chunks(z), map(self.similarity.scores, self.codes), strict=True
+            )
+        ]
+        return torch.cat(similarities, dim=1)[:, features]
 
     def _write(self, acts: Float[Tensor, "*b feature"] | SparseActs) -> Float[Tensor, "*b d_out"]:
         """Sparse coefficients add each group's codes in that group's own dimensions only."""

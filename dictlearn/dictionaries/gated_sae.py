@@ -5,43 +5,36 @@ section 3.2.
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from dictlearn.core.config import GradientConfig
-from dictlearn.core.dictionary import Traits
-from dictlearn.core.learning import Encoding, FitPass
-from dictlearn.core.sites import Sites
-from dictlearn.dictionaries.linear import LINEAR_AXES, LinearAutoencoder
+from dictlearn.core.learning import FitPass
+from dictlearn.dictionaries.linear import LinearConfig, LinearDictionary, Rule
 from dictlearn.dictionaries.objectives import squared_error
 
 
-class GatedSAE(LinearAutoencoder):
+@dataclass(frozen=True)
+class Gated(Rule):
     """`acts = (gate > 0) * relu(magnitude)`, the two sharing `W_enc` up to a scale per feature.
 
-    `gate = (z - b_dec) @ W_enc + b_enc`; `magnitude = exp(r_mag) * (gate - b_enc) + b_mag`.
+    The gate is the score; `magnitude = exp(r_mag) * (gate - b_enc) + b_mag`.
     """
 
-    traits = Traits(nonnegative=True)
-    feature_axes = LINEAR_AXES | {"r_mag": 0, "b_mag": 0}
+    feature_axes: ClassVar = {"r_mag": 0, "b_mag": 0}
 
-    def __init__(self, sites: Sites, n_features: int, *, seed: int) -> None:
-        super().__init__(sites, n_features, seed=seed)
-        self.r_mag = nn.Parameter(torch.zeros(n_features))
-        self.b_mag = nn.Parameter(torch.zeros(n_features))
+    def tensors(self, n_features: int) -> dict[str, Tensor]:
+        """The logarithm of each magnitude's scale, and its bias."""
+        return {name: nn.Parameter(torch.zeros(n_features)) for name in ("r_mag", "b_mag")}
 
-    def _opened(self, gate: Float[Tensor, "n feature"]) -> Float[Tensor, "n feature"]:
-        magnitude = self.r_mag.exp() * (gate - self.b_enc) + self.b_mag
-        return (gate > 0) * magnitude.relu()
-
-    def _encode(self, z: Float[Tensor, "n d_in"]) -> Float[Tensor, "n feature"]:
-        return self._opened(self._pre(z))
-
-    def _train_encode(self, z: Float[Tensor, "n d_in"]) -> Encoding:
-        gate = self._pre(z)
-        return Encoding(self._opened(gate), gate)
+    def coefficients(
+        self, dictionary: LinearDictionary, scores: Float[Tensor, "n feature"]
+    ) -> Float[Tensor, "n feature"]:
+        """The magnitudes of features whose gate is open."""
+        r_mag, b_mag = map(dictionary.get_parameter, ("r_mag", "b_mag"))
+        return (scores > 0) * (r_mag.exp() * (scores - dictionary.b_enc) + b_mag).relu()
 
 
 @dataclass(frozen=True)
@@ -56,7 +49,7 @@ class GatedLoss:
     def __call__(self, fit_pass: FitPass) -> dict[str, Tensor]:
         """The loss terms of one pass."""
         dictionary = fit_pass.dictionary
-        assert isinstance(dictionary, GatedSAE)
+        assert isinstance(dictionary, LinearDictionary)
         assert fit_pass.pre is not None
         opened = fit_pass.pre.relu()
         total = dictionary.shards.total
@@ -70,22 +63,21 @@ class GatedLoss:
 
 
 @dataclass(frozen=True, kw_only=True)
-class GatedSAEConfig(GradientConfig[GatedSAE]):
+class GatedSAEConfig(LinearConfig):
     """An autoencoder whose L1 penalty acts on the gates only, so that it shrinks nothing."""
 
     kind = "gated_sae"
-    n_features: int
-    """Number of features."""
+    shards_features = True
     l1_coefficient: float = 5e-3
     """Price of one unit of gate, in standardized units; larger is sparser."""
 
     def __post_init__(self) -> None:
-        self._require_count("n_features")
+        super().__post_init__()
         self._require_not_negative("l1_coefficient")
 
-    def _build(self, sites: Sites, seed: int) -> GatedSAE:
-        """A fresh autoencoder at `sites`."""
-        return GatedSAE(sites, self.n_features, seed=seed)
+    def rule(self) -> Gated:
+        """Magnitudes behind gates."""
+        return Gated()
 
     def objective(self) -> GatedLoss:
         """Squared error, L1 on the gates, and the gates' own estimate."""

@@ -5,17 +5,14 @@ Sparse Autoencoders", sections 3 and 4; equations 10 and 11 give the thresholds'
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from dictlearn.core.config import GradientConfig
-from dictlearn.core.dictionary import Traits
 from dictlearn.core.learning import Encoding, FitPass
-from dictlearn.core.sites import Sites
-from dictlearn.dictionaries.linear import LINEAR_AXES, LinearAutoencoder
+from dictlearn.dictionaries.linear import LinearConfig, LinearDictionary, Rule
 from dictlearn.dictionaries.objectives import squared_error
 
 
@@ -60,38 +57,42 @@ class _JumpReLU(torch.autograd.Function):
         return gradients[0] * (pre > threshold), grad_threshold, None
 
 
-class JumpReLUSAE(LinearAutoencoder):
-    """`acts = pre * (pre > threshold)` with `pre = (z - b_dec) @ W_enc + b_enc`, threshold > 0."""
+@dataclass(frozen=True)
+class JumpReLU(Rule):
+    """`acts = scores * (scores > threshold)`, with a learned threshold above 0 per feature."""
 
-    traits = Traits(nonnegative=True)
-    feature_axes = LINEAR_AXES | {"log_threshold": 0}
+    threshold: float = 0.5
+    """The threshold of every feature at the start."""
+    bandwidth: float = 0.5
+    """Width of the kernel that estimates the threshold's gradient."""
+    feature_axes: ClassVar = {"log_threshold": 0}
+    # Scaled down, many features would start below their threshold for good.
+    keeps_scale: ClassVar = True
 
-    def __init__(
-        self, sites: Sites, n_features: int, *, threshold: float, bandwidth: float, seed: int
-    ) -> None:
-        super().__init__(sites, n_features, seed=seed)
-        self.bandwidth = bandwidth
-        self.log_threshold = nn.Parameter(torch.full((n_features,), threshold).log())
+    def tensors(self, n_features: int) -> dict[str, Tensor]:
+        """The logarithm of each feature's threshold."""
+        return {"log_threshold": nn.Parameter(torch.full((n_features,), self.threshold).log())}
 
-    def scale_encoder_(self, factor: Float[Tensor, ""]) -> None:
-        """Leave scores at the size for which thresholds and their kernel are given.
+    def coefficients(
+        self, dictionary: LinearDictionary, scores: Float[Tensor, "n feature"]
+    ) -> Float[Tensor, "n feature"]:
+        """The scores that pass their threshold, zero elsewhere."""
+        return scores * (scores > self._thresholds(dictionary))
 
-        Scaled down, many features would start below their threshold for good.
-        """
+    def train_encode(self, dictionary: LinearDictionary, z: Float[Tensor, "n d_in"]) -> Encoding:
+        """The same coefficients, whose gradient in the thresholds is the estimate published."""
+        scores = dictionary.all_scores(z)
+        thresholds = self._thresholds(dictionary)
+        return Encoding(_JumpReLU.apply(scores, thresholds, self.bandwidth), scores)
 
-    def active(self, pre: Float[Tensor, "n feature"]) -> Float[Tensor, "n feature"]:
+    def active(
+        self, dictionary: LinearDictionary, scores: Float[Tensor, "n feature"]
+    ) -> Float[Tensor, "n feature"]:
         """1.0 where a score passes its feature's threshold, differentiable in the threshold."""
-        return _Step.apply(pre, self.log_threshold.exp(), self.bandwidth)
+        return _Step.apply(scores, self._thresholds(dictionary), self.bandwidth)
 
-    def _passed(self, pre: Float[Tensor, "n feature"]) -> Float[Tensor, "n feature"]:
-        return _JumpReLU.apply(pre, self.log_threshold.exp(), self.bandwidth)
-
-    def _encode(self, z: Float[Tensor, "n d_in"]) -> Float[Tensor, "n feature"]:
-        return self._passed(self._pre(z))
-
-    def _train_encode(self, z: Float[Tensor, "n d_in"]) -> Encoding:
-        pre = self._pre(z)
-        return Encoding(self._passed(pre), pre)
+    def _thresholds(self, dictionary: LinearDictionary) -> Float[Tensor, " feature"]:
+        return dictionary.get_parameter("log_threshold").exp()
 
 
 @dataclass(frozen=True)
@@ -102,21 +103,22 @@ class SparsityL0:
 
     def __call__(self, fit_pass: FitPass) -> dict[str, Tensor]:
         """The loss terms of one pass."""
-        assert isinstance(fit_pass.dictionary, JumpReLUSAE)
+        dictionary = fit_pass.dictionary
+        assert isinstance(dictionary, LinearDictionary)
+        assert isinstance(dictionary.rule, JumpReLU)
         assert fit_pass.pre is not None
-        l0 = fit_pass.dictionary.active(fit_pass.pre).sum(dim=1).mean()
-        l0 = fit_pass.dictionary.shards.total(l0)
+        active = dictionary.rule.active(dictionary, fit_pass.pre)
+        l0 = dictionary.shards.total(active.sum(dim=1).mean())
         scale = self.coefficient * fit_pass.sparsity_scale
         return {"squared_error": squared_error(fit_pass), "sparsity": scale * l0}
 
 
 @dataclass(frozen=True, kw_only=True)
-class JumpReLUSAEConfig(GradientConfig[JumpReLUSAE]):
+class JumpReLUSAEConfig(LinearConfig):
     """An autoencoder with a learned threshold per feature and a price per active feature."""
 
     kind = "jumprelu_sae"
-    n_features: int
-    """Number of features."""
+    shards_features = True
     l0_coefficient: float = 2e-3
     """Price of one active feature, in units of variance explained per dimension."""
     initial_threshold: float = 0.5
@@ -125,19 +127,13 @@ class JumpReLUSAEConfig(GradientConfig[JumpReLUSAE]):
     """Width of the kernel that estimates the threshold's gradient, in standardized units."""
 
     def __post_init__(self) -> None:
-        self._require_count("n_features")
+        super().__post_init__()
         self._require_not_negative("l0_coefficient")
         self._require_positive("initial_threshold", "bandwidth")
 
-    def _build(self, sites: Sites, seed: int) -> JumpReLUSAE:
-        """A fresh autoencoder at `sites`."""
-        return JumpReLUSAE(
-            sites,
-            self.n_features,
-            threshold=self.initial_threshold,
-            bandwidth=self.bandwidth,
-            seed=seed,
-        )
+    def rule(self) -> JumpReLU:
+        """Scores above a threshold that each feature learns."""
+        return JumpReLU(self.initial_threshold, self.bandwidth)
 
     def objective(self) -> SparsityL0:
         """Squared error and L0."""

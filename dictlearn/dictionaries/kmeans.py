@@ -25,9 +25,16 @@ class KMeans(Choosing, RowsDictionary):
         centres = torch.randn(n_features, sites.target.d, generator=generator)
         self.register_buffer("_atoms", centres)
 
+    def _scores(
+        self, z: Float[Tensor, "n d_in"], features: Int[Tensor, " m"]
+    ) -> Float[Tensor, "n m"]:
+        """`z . c - |c|^2 / 2`, which ranks centres as `-|z - c|` does."""
+        centres = self._atoms[features]
+        return z @ centres.T - centres.pow(2).sum(dim=1) / 2
+
     def _chosen(self, z: Float[Tensor, "n d_in"]) -> Int[Tensor, "n 1"]:
-        scores = z @ self._atoms.T - self._atoms.pow(2).sum(dim=1) / 2
-        return scores.argmax(dim=1, keepdim=True)
+        every = torch.arange(self.n_features, device=z.device)
+        return self._scores(z, every).argmax(dim=1, keepdim=True)
 
     def solve_(self, z: Float[Tensor, "n d"]) -> None:
         """Run Lloyd's algorithm; with fewer rows than centres, the rows are the centres."""

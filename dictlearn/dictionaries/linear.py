@@ -1,6 +1,13 @@
-"""What kinds with a linear encoder and decoder share."""
+"""Linear dictionaries: a linear encoder, a rule that selects, a linear decoder.
 
-from abc import ABC
+Every kind between a ReLU autoencoder and a top-k transcoder with a skip is one `Rule`, with or
+without the decoder's bias subtracted first (`centred`), with or without a linear map beside the
+features (`linear_skip`).
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -8,37 +15,93 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from dictlearn.core.learning import TrainableDictionary
+from dictlearn.core.config import GradientConfig
+from dictlearn.core.dictionary import Traits
+from dictlearn.core.learning import Encoding, FitPass, TrainableDictionary
 from dictlearn.core.sites import Sites
 from dictlearn.core.sparse_acts import SparseActs
+from dictlearn.dictionaries.selection import Searching
 from dictlearn.kernels.decode import decode
 from dictlearn.kernels.scores import differentiable_scores
 
-LINEAR_AXES = {"W_dec": 0, "W_enc": 1, "b_enc": 0}
-"""`feature_axes` of the parameters below, for kinds whose rule holds where features are divided."""
 _INITIAL_SCORES = 1 << 26
 """Scores, of the first rows, that a start from data looks at: 256 MB where all are kept."""
 
 
-class LinearDictionary(TrainableDictionary, ABC):
-    """Scores `pre = z @ W_enc + b_enc`, estimate `acts @ W_dec + b_dec`, unit-norm `W_dec` rows.
+class Rule(ABC):
+    """How coefficients follow from scores, in evaluation and while learning.
 
-    A kind adds how coefficients follow from scores. All features read random directions at the
-    start; what they write, and how strongly, starts from data.
+    A rule is a value: parameters that it adds belong to the dictionary that it is given.
+    """
+
+    feature_axes: ClassVar[Mapping[str, int]] = {}
+    """The axis of features of each parameter that the rule adds."""
+    keeps_scale: ClassVar[bool] = False
+    """Whether scores have to keep the size that they start with (thresholds are given for it)."""
+
+    @property
+    def traits(self) -> Traits:
+        """The promises that the coefficients keep."""
+        return Traits(nonnegative=True)
+
+    def tensors(self, n_features: int) -> dict[str, Tensor]:
+        """The parameters (`nn.Parameter`) and buffers that the rule adds, as they start."""
+        return {}
+
+    @abstractmethod
+    def coefficients(
+        self, dictionary: "LinearDictionary", scores: Float[Tensor, "n feature"]
+    ) -> Float[Tensor, "n feature"]:
+        """The coefficients that follow from `scores`, row by row."""
+
+    def encode_sparse(
+        self, dictionary: "LinearDictionary", z: Float[Tensor, "n d_in"]
+    ) -> SparseActs:
+        """The coefficients of `z`; override it only to be faster."""
+        return SparseActs.from_dense(self.coefficients(dictionary, dictionary.all_scores(z)))
+
+    def train_encode(self, dictionary: "LinearDictionary", z: Float[Tensor, "n d_in"]) -> Encoding:
+        """The encoding while learning; override it to be faster, or where a rule couples rows."""
+        scores = dictionary.all_scores(z)
+        return Encoding(self.coefficients(dictionary, scores), scores)
+
+    def observe_(self, dictionary: "LinearDictionary", fit_pass: FitPass) -> None:  # noqa: B027
+        """Update the rule's running statistics from a training pass."""
+
+
+class LinearDictionary(Searching, TrainableDictionary):
+    """Scores `(z - centre) @ W_enc + b_enc`; estimate `acts @ W_dec + b_dec + z @ W_skip`.
+
+    Rows of `W_dec` have unit norm. Where it is `centred`, the centre is `b_dec` and the encoder
+    starts as the transpose of the decoder; elsewhere there is none, and all features read random
+    directions at the start. What they write, and how strongly, starts from data.
     """
 
     # The decoder's rows have length 1; those of the encoder start at about a third of that.
     rates: ClassVar = {"W_dec": 3.0}
 
-    def __init__(self, sites: Sites, n_features: int, *, seed: int) -> None:
+    def __init__(
+        self, sites: Sites, n_features: int, rule: Rule, *,
+        centred: bool, linear_skip: bool = False, seed: int = 0,
+    ) -> None:  # fmt: skip
         super().__init__(sites, n_features)
+        self.rule, self.centred = rule, centred
+        self.traits = rule.traits
+        self.feature_axes = {"W_dec": 0, "W_enc": 1, "b_enc": 0, **rule.feature_axes}
         generator = torch.Generator().manual_seed(seed)
         d_in, d_out = sites.source.d, sites.target.d
         self.W_dec = nn.Parameter(random_directions(n_features, d_out, generator))
+        encoder = self.W_dec.detach() if centred else random_directions(n_features, d_in, generator)
         # One feature after the other in memory, as the few that are active are read and learned.
-        self.W_enc = nn.Parameter(self._initial_encoder(d_in, generator).T.contiguous().T)
+        self.W_enc = nn.Parameter(encoder.clone().T)
         self.b_enc = nn.Parameter(torch.zeros(n_features))
         self.b_dec = nn.Parameter(torch.zeros(d_out))
+        for name, tensor in rule.tensors(n_features).items():
+            if isinstance(tensor, nn.Parameter):
+                self.register_parameter(name, tensor)
+            else:
+                self.register_buffer(name, tensor)
+        self.W_skip = nn.Parameter(torch.zeros(d_in, d_out)) if linear_skip else None
 
     @property
     def _atoms(self) -> Float[Tensor, "feature d_out"]:
@@ -48,38 +111,43 @@ class LinearDictionary(TrainableDictionary, ABC):
     def _bias(self) -> Float[Tensor, " d_out"]:
         return self.b_dec
 
-    def _initial_encoder(
-        self, d_in: int, generator: torch.Generator
-    ) -> Float[Tensor, "d_in feature"]:
-        """Directions of their own: source and target are different spaces."""
-        return random_directions(self.n_features, d_in, generator).T
-
     @property
     def _centre(self) -> Float[Tensor, " d_in"] | None:
-        """What is subtracted from the input, if anything."""
-        return None
+        """The vector subtracted from the input, if any."""
+        return self.shards.spread(self.b_dec) if self.centred else None
 
-    def _offset(self) -> Float[Tensor, " feature"]:
-        """What is added to `z @ W_enc`: subtracting the centre is left for after the product."""
-        if self._centre is None:
-            return self.b_enc
-        return self.b_enc - torch.mv(self.W_enc.T, self._centre)
+    def offset(self) -> Float[Tensor, " feature"]:
+        """The constant in `z @ W_enc + offset`: the centre is subtracted after the product."""
+        centre = self._centre
+        return self.b_enc if centre is None else self.b_enc - torch.mv(self.W_enc.T, centre)
 
-    def _differentiable(self, z: Float[Tensor, "n d_in"], found: SparseActs) -> SparseActs:
-        """The scores found, as a function of the encoder, at the cost of those alone."""
+    def differentiable(self, z: Float[Tensor, "n d_in"], found: SparseActs) -> SparseActs:
+        """The scores found, as a function of the encoder and `z`, at the cost of those alone."""
         return differentiable_scores(z, self.W_enc, self.b_enc, found, self._centre)
 
-    def _pre(self, z: Float[Tensor, "n d_in"]) -> Float[Tensor, "n feature"]:
-        return torch.addmm(self._offset(), z, self.W_enc)
+    def all_scores(self, z: Float[Tensor, "n d_in"]) -> Float[Tensor, "n feature"]:
+        """The scores of all features."""
+        return torch.addmm(self.offset(), z, self.W_enc)
 
-    def scores_of(
-        self, features: Int[Tensor, " m"], z: Float[Tensor, "n d_in"]
+    def _scores(
+        self, z: Float[Tensor, "n d_in"], features: Int[Tensor, " m"]
     ) -> Float[Tensor, "n m"]:
-        """The scores of some features only, differentiable whatever `_train_encode` does."""
-        return torch.addmm(self._offset()[features], z, self.W_enc.T[features].T)
+        return torch.addmm(self.offset()[features], z, self.W_enc.T[features].T)
+
+    def _encode(self, z: Float[Tensor, "n d_in"]) -> Float[Tensor, "n feature"]:
+        return self.rule.coefficients(self, self.all_scores(z))
+
+    def _encode_sparse(self, z: Float[Tensor, "n d_in"]) -> SparseActs:
+        return self.rule.encode_sparse(self, z)
+
+    def _train_encode(self, z: Float[Tensor, "n d_in"]) -> Encoding:
+        return self.rule.train_encode(self, z)
 
     def _write(self, acts: Float[Tensor, "*b feature"] | SparseActs) -> Float[Tensor, "*b d_out"]:
         return decode(acts, self.W_dec) if isinstance(acts, SparseActs) else acts @ self.W_dec
+
+    def _skip(self, z: Float[Tensor, "n d_in"]) -> Float[Tensor, "n d_out"] | None:
+        return None if self.W_skip is None else z @ self.W_skip
 
     @torch.no_grad()
     def initialize_(self, z: Float[Tensor, "n d_in"], t: Float[Tensor, "n d_out"]) -> None:
@@ -91,11 +159,12 @@ class LinearDictionary(TrainableDictionary, ABC):
         n = max(1, min(2048, _INITIAL_SCORES // self.n_features))
         z, t = z[:n], t[:n]
         acts = self._train_encode(z).acts
-        self._initialize_decoder_(acts, t)
+        if not self.centred:
+            self._initialize_decoder_(acts, t)
         y = self.shards.total(self._write(acts))
         best = (t * y).sum() / y.square().sum().clamp_min(1e-12)
-        if best > 0:
-            self.scale_encoder_(best)
+        if best > 0 and not self.rule.keeps_scale:
+            self.W_enc.mul_(best)
 
     def _initialize_decoder_(
         self, acts: Float[Tensor, "n feature"] | SparseActs, t: Float[Tensor, "n d_out"]
@@ -109,9 +178,8 @@ class LinearDictionary(TrainableDictionary, ABC):
         norms = torch.linalg.vector_norm(written, dim=1, keepdim=True)
         self.W_dec.copy_(torch.where(norms > 0, written / norms, self.W_dec))
 
-    def scale_encoder_(self, factor: Float[Tensor, ""]) -> None:
-        """Multiply all coefficients by `factor`, where `b_enc` is 0."""
-        self.W_enc.mul_(factor)
+    def observe_(self, fit_pass: FitPass) -> None:
+        self.rule.observe_(self, fit_pass)
 
     @torch.no_grad()
     def project_gradient_(self) -> None:
@@ -137,8 +205,8 @@ class LinearDictionary(TrainableDictionary, ABC):
         """Restart `features` on poorly explained rows (Bricken et al. 2023, "Neuron Resampling").
 
         The encoder takes the direction of the input with 0.2 of the mean encoder norm of the
-        other features; the bias becomes 0; the decoder takes the unit direction that should be
-        written there.
+        other features; the bias becomes 0; the decoder takes the unit direction of the input, as
+        published, where source and target are one space, and of the residual elsewhere.
         """
         others = torch.ones(self.n_features, dtype=torch.bool, device=z.device)
         others[features] = False
@@ -148,41 +216,45 @@ class LinearDictionary(TrainableDictionary, ABC):
         norm = 0.2 * self.shards.sum(norms.sum()) / self.shards.sum(others.sum())
         self.W_enc[:, features] = norm * normalize(z, dim=1).T
         self.b_enc[features] = 0.0
-        self.W_dec[features] = self._reseeded_atoms(z, residual)
-
-    def _reseeded_atoms(
-        self, z: Float[Tensor, "m d_in"], residual: Float[Tensor, "m d_out"]
-    ) -> Float[Tensor, "m d_out"]:
-        return normalize(residual, dim=1)
-
-
-class LinearAutoencoder(LinearDictionary, ABC):
-    """A linear dictionary of one space: `b_dec` is subtracted before encoding as well.
-
-    The encoder starts as the transpose of the decoder.
-    """
-
-    def _initial_encoder(
-        self, d_in: int, generator: torch.Generator
-    ) -> Float[Tensor, "d_in feature"]:
-        return self.W_dec.detach().clone().T
-
-    @property
-    def _centre(self) -> Float[Tensor, " d_in"]:
-        return self.shards.spread(self.b_dec)
-
-    def _initialize_decoder_(
-        self, acts: Float[Tensor, "n feature"] | SparseActs, t: Float[Tensor, "n d_out"]
-    ) -> None:
-        """The decoder stays as it is: what the encoder reads."""
-
-    def _reseeded_atoms(
-        self, z: Float[Tensor, "m d_in"], residual: Float[Tensor, "m d_out"]
-    ) -> Float[Tensor, "m d_out"]:
-        """The input itself, as published: source and target are one space."""
-        return normalize(z, dim=1)
+        self.W_dec[features] = normalize(z if self.centred else residual, dim=1)
 
 
 def random_directions(n: int, d: int, generator: torch.Generator) -> Float[Tensor, "{n} {d}"]:
     """`n` directions, uniform on the unit sphere in `d` dimensions."""
     return normalize(torch.randn(n, d, generator=generator), dim=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearConfig(GradientConfig[LinearDictionary], ABC):
+    """An autoencoder with a linear encoder and decoder, the decoder's bias subtracted first."""
+
+    n_features: int
+    """Number of features."""
+
+    def __post_init__(self) -> None:
+        self._require_count("n_features")
+
+    @abstractmethod
+    def rule(self) -> Rule:
+        """The rule that gives coefficients."""
+
+    def _build(self, sites: Sites, seed: int) -> LinearDictionary:
+        return LinearDictionary(sites, self.n_features, self.rule(), centred=True, seed=seed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TranscoderFields(LinearConfig, ABC):
+    """Makes a map from source to target of an autoencoder's config: stands before it as a base."""
+
+    linear_skip: bool = False
+    """Whether a linear map from source to target stands beside the features."""
+
+    def sites(self, offered: Sites) -> Sites:
+        """The sites as offered: source and target may differ."""
+        return offered
+
+    def _build(self, sites: Sites, seed: int) -> LinearDictionary:
+        return LinearDictionary(
+            sites, self.n_features, self.rule(), centred=False, linear_skip=self.linear_skip,
+            seed=seed,
+        )  # fmt: skip

@@ -68,7 +68,7 @@ class AuxK:
         k_aux = self.k_aux or max(1, fit_pass.t.shape[1] // 2)
         k = min(k_aux, n_dead)
         # Scored anew: where selection is sparse, `pre` is outside the graph.
-        scores = dictionary.scores_of(dead, fit_pass.z)
+        scores = dictionary._scores(fit_pass.z, dead)
         values, chosen = scores.topk(min(k, len(dead)), dim=1, sorted=False)
         values = dictionary.shards.only_largest(values, k)
         residual, atoms = fit_pass.residual.detach(), dictionary.W_dec

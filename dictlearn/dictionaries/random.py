@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from dictlearn.core.config import ClosedFormConfig
@@ -13,6 +13,7 @@ from dictlearn.core.sparse_acts import SparseActs
 from dictlearn.dictionaries.closed_form import RowsDictionary, RowsLearner
 from dictlearn.dictionaries.linear import random_directions
 from dictlearn.dictionaries.selection import Searching, top_k
+from dictlearn.kernels.scores import differentiable_scores
 
 
 class Random(Searching, RowsDictionary):
@@ -38,7 +39,13 @@ class Random(Searching, RowsDictionary):
         return top_k(z @ (self.gain * self._atoms.T), self.k)
 
     def _encode_sparse(self, z: Float[Tensor, "n d_in"]) -> SparseActs:
-        return self._top_scores(z, self.gain * self._atoms.T, z.new_zeros(self.n_features), self.k)
+        W, b = self.gain * self._atoms.T, z.new_zeros(self.n_features)
+        return differentiable_scores(z, W, b, self.top_scores(z, W, b, self.k))
+
+    def _scores(
+        self, z: Float[Tensor, "n d_in"], features: Int[Tensor, " m"]
+    ) -> Float[Tensor, "n m"]:
+        return z @ (self.gain * self._atoms[features].T)
 
     def solve_(self, z: Float[Tensor, "n d"]) -> None:
         """Fit the gain by least squares."""

@@ -5,12 +5,15 @@ from collections.abc import Sequence
 from dictlearn.core.config import DictionaryConfig
 from dictlearn.core.errors import ConfigError, nearest
 from dictlearn.dictionaries.batchtopk_sae import BatchTopKSAEConfig
+from dictlearn.dictionaries.batchtopk_transcoder import BatchTopKTranscoderConfig
 from dictlearn.dictionaries.codebook import CodebookConfig
 from dictlearn.dictionaries.gated_sae import GatedSAEConfig
 from dictlearn.dictionaries.ica import ICAConfig
 from dictlearn.dictionaries.identity import IdentityConfig
 from dictlearn.dictionaries.jumprelu_sae import JumpReLUSAEConfig
+from dictlearn.dictionaries.jumprelu_transcoder import JumpReLUTranscoderConfig
 from dictlearn.dictionaries.kmeans import KMeansConfig
+from dictlearn.dictionaries.matryoshka_sae import MatryoshkaSAEConfig
 from dictlearn.dictionaries.mean import MeanConfig
 from dictlearn.dictionaries.neurons import NeuronsConfig
 from dictlearn.dictionaries.pca import PCAConfig
@@ -27,10 +30,13 @@ KINDS: tuple[type[DictionaryConfig], ...] = (
     SAEConfig,
     TopKSAEConfig,
     BatchTopKSAEConfig,
+    MatryoshkaSAEConfig,
     JumpReLUSAEConfig,
     GatedSAEConfig,
     TranscoderConfig,
     TopKTranscoderConfig,
+    BatchTopKTranscoderConfig,
+    JumpReLUTranscoderConfig,
     NeuronsConfig,
     PCAConfig,
     ICAConfig,

@@ -3,6 +3,7 @@
 Zeghidour et al. 2021, "SoundStream", section III-C (residual vector quantization).
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -38,16 +39,33 @@ class ResidualCodebook(Quantizer):
     ) -> Int[Tensor, " n"]:
         return self.search.top_k(z, *Euclidean().scores(codes), 1).features[:, 0]
 
+    def _stages(
+        self, z: Float[Tensor, "n d_in"]
+    ) -> Iterator[tuple[Float[Tensor, "n d_in"], Int[Tensor, " n"]]]:
+        """What reaches each stage, and the code chosen there."""
+        residual = z
+        for codes in self.codes:
+            code = self._nearest(residual, codes)
+            yield residual, code
+            residual = residual - codes[code]
+
     @torch.no_grad()
     def _chosen(self, z: Float[Tensor, "n d_in"]) -> Int[Tensor, "n chosen"]:
         """Feature numbers of the chosen codes, stage by stage."""
-        chosen = []
-        residual = z
-        for stage, codes in enumerate(self.codes):
-            code = self._nearest(residual, codes)
-            residual = residual - codes[code]
-            chosen.append(code + stage * self.n_codes)
+        chosen = [stage * self.n_codes + code for stage, (_, code) in enumerate(self._stages(z))]
         return torch.stack(chosen, dim=1)
+
+    def _scores(
+        self, z: Float[Tensor, "n d_in"], features: Int[Tensor, " m"]
+    ) -> Float[Tensor, "n m"]:
+        """How near each code is to what reaches its stage, given the codes chosen before."""
+        near = [
+            torch.addmm(offset, residual, codes)
+            for (residual, _), (codes, offset) in zip(
+                self._stages(z), map(Euclidean().scores, self.codes), strict=True
+            )
+        ]
+        return torch.cat(near, dim=1)[:, features]
 
     @torch.no_grad()
     def initialize_(self, z: Float[Tensor, "n d_in"], t: Float[Tensor, "n d_out"]) -> None:

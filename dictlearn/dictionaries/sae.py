@@ -9,12 +9,10 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from dictlearn.core.config import DeadFeatureRemedy, GradientConfig
-from dictlearn.core.dictionary import Traits
+from dictlearn.core.config import DeadFeatureRemedy
 from dictlearn.core.learning import Encoding
-from dictlearn.core.sites import Sites
 from dictlearn.core.sparse_acts import SparseActs
-from dictlearn.dictionaries.linear import LINEAR_AXES, LinearAutoencoder, LinearDictionary
+from dictlearn.dictionaries.linear import LinearConfig, LinearDictionary, Rule
 from dictlearn.dictionaries.objectives import SparsityL1
 from dictlearn.kernels.search import above, positive_if_sparse
 
@@ -25,34 +23,34 @@ SPARSE_BELOW = 0.15
 """
 
 
-class ReLU(LinearDictionary):
-    """`acts` = the positive scores: the rule shared by autoencoder and transcoder."""
+@dataclass(frozen=True)
+class ReLU(Rule):
+    """`acts` = the positive scores."""
 
-    traits = Traits(nonnegative=True)
-    feature_axes = LINEAR_AXES
+    def coefficients(
+        self, dictionary: LinearDictionary, scores: Float[Tensor, "n feature"]
+    ) -> Float[Tensor, "n feature"]:
+        """`relu(scores)`."""
+        return scores.relu()
 
-    def _encode(self, z: Float[Tensor, "n d_in"]) -> Float[Tensor, "n feature"]:
-        return self._pre(z).relu()
+    def encode_sparse(self, dictionary: LinearDictionary, z: Float[Tensor, "n d_in"]) -> SparseActs:
+        """The positive scores, without a dense matrix of all."""
+        return dictionary.differentiable(z, above(z, dictionary.W_enc, dictionary.offset()))
 
-    def _encode_sparse(self, z: Float[Tensor, "n d_in"]) -> SparseActs:
-        return above(z, self.W_enc, self._offset())
-
-    def _train_encode(self, z: Float[Tensor, "n d_in"]) -> Encoding:
-        found = positive_if_sparse(z, self.W_enc, self._offset(), SPARSE_BELOW)
-        return Encoding(self._encode(z) if found is None else self._differentiable(z, found))
-
-
-class SAE(ReLU, LinearAutoencoder):
-    """`acts = relu((z - b_dec) @ W_enc + b_enc)`, estimate `acts @ W_dec + b_dec`."""
+    def train_encode(self, dictionary: LinearDictionary, z: Float[Tensor, "n d_in"]) -> Encoding:
+        """Sparse as soon as few features are active."""
+        found = positive_if_sparse(z, dictionary.W_enc, dictionary.offset(), SPARSE_BELOW)
+        if found is None:
+            return Encoding(dictionary.all_scores(z).relu())
+        return Encoding(dictionary.differentiable(z, found))
 
 
 @dataclass(frozen=True, kw_only=True)
-class SAEConfig(GradientConfig[SAE]):
+class SAEConfig(LinearConfig):
     """A ReLU autoencoder with an L1 penalty, and resampling of dead features on request."""
 
     kind = "sae"
-    n_features: int
-    """Number of features."""
+    shards_features = True
     l1_coefficient: float = 5e-3
     """Price of one unit of coefficient, in standardized units; larger is sparser."""
     resample_steps: tuple[int, ...] = ()
@@ -63,13 +61,14 @@ class SAEConfig(GradientConfig[SAE]):
     """Rows whose loss decides where resampled features start."""
 
     def __post_init__(self) -> None:
-        self._require_count("n_features", "resample_window", "resample_rows")
+        super().__post_init__()
+        self._require_count("resample_window", "resample_rows")
         self._require_not_negative("l1_coefficient")
         self._require(all(s >= 1 for s in self.resample_steps), "resample_steps", "at least 1 each")
 
-    def _build(self, sites: Sites, seed: int) -> SAE:
-        """A fresh autoencoder at `sites`."""
-        return SAE(sites, self.n_features, seed=seed)
+    def rule(self) -> ReLU:
+        """Positive scores."""
+        return ReLU()
 
     def objective(self) -> SparsityL1:
         """Squared error and L1."""

@@ -43,7 +43,7 @@ def require_fast_int8(device: torch.device) -> None:
 
 
 class Searching(FeatureDictionary, ABC):
-    """A kind with a fixed number of features per row, which `search` finds."""
+    """A kind that finds the features with the best scores by `search`."""
 
     search: Search = ExactSearch()
     """How the best features are found."""
@@ -64,7 +64,7 @@ class Searching(FeatureDictionary, ABC):
         found, true = (d._encode_sparse(z).to_dense() != 0 for d in (self, exact))
         return (found & true).sum() / true.sum()
 
-    def _top_scores(
+    def top_scores(
         self,
         z: Float[Tensor, "n d_in"],
         W: Float[Tensor, "d_in feature"],

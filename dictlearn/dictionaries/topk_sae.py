@@ -8,47 +8,49 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from dictlearn.core.config import D, GradientConfig
 from dictlearn.core.dictionary import Traits
-from dictlearn.core.learning import Encoding
-from dictlearn.core.sites import Sites
+from dictlearn.core.learning import Encoding, Objective
 from dictlearn.core.sparse_acts import SparseActs
-from dictlearn.dictionaries.linear import LINEAR_AXES, LinearAutoencoder, LinearDictionary
+from dictlearn.dictionaries.linear import LinearConfig, LinearDictionary, Rule
 from dictlearn.dictionaries.objectives import AuxK
-from dictlearn.dictionaries.selection import Searching, top_k
+from dictlearn.dictionaries.selection import top_k
 
 
-class TopK(Searching, LinearDictionary):
-    """`acts` = the `k` largest positive scores: the rule shared by autoencoder and transcoder."""
+@dataclass(frozen=True)
+class TopK(Rule):
+    """`acts` = the `k` largest positive scores of each row."""
 
-    feature_axes = LINEAR_AXES
+    k: int
 
-    def __init__(self, sites: Sites, n_features: int, *, k: int, seed: int) -> None:
-        super().__init__(sites, n_features, seed=seed)
-        self.k = k
-        self.traits = Traits(nonnegative=True, max_active=k)
+    @property
+    def traits(self) -> Traits:
+        """At most k features are active."""
+        return Traits(nonnegative=True, max_active=self.k)
 
-    def _encode(self, z: Float[Tensor, "n d_in"]) -> Float[Tensor, "n feature"]:
-        return top_k(self._pre(z), self.k)
+    def coefficients(
+        self, dictionary: LinearDictionary, scores: Float[Tensor, "n feature"]
+    ) -> Float[Tensor, "n feature"]:
+        """The `k` largest scores where they are positive, zero elsewhere."""
+        return top_k(scores, self.k)
 
-    def _encode_sparse(self, z: Float[Tensor, "n d_in"]) -> SparseActs:
-        return self._top_scores(z, self.W_enc, self._offset(), self.k)
+    def encode_sparse(self, dictionary: LinearDictionary, z: Float[Tensor, "n d_in"]) -> SparseActs:
+        """The largest scores, found without a dense matrix of all."""
+        found = dictionary.top_scores(z, dictionary.W_enc, dictionary.offset(), self.k)
+        return dictionary.differentiable(z, found)
 
-    def _train_encode(self, z: Float[Tensor, "n d_in"]) -> Encoding:
-        W, b = self.W_enc, self._offset()
-        return Encoding(self._differentiable(z, self._top_scores(z, W, b, self.k, self.shards)))
-
-
-class TopKSAE(TopK, LinearAutoencoder):
-    """`acts` = the `k` largest positive entries of `(z - b_dec) @ W_enc + b_enc`."""
+    def train_encode(self, dictionary: LinearDictionary, z: Float[Tensor, "n d_in"]) -> Encoding:
+        """The largest of all processes' features, where these are divided between them."""
+        W, b = dictionary.W_enc, dictionary.offset()
+        found = dictionary.top_scores(z, W, b, self.k, dictionary.shards)
+        return Encoding(dictionary.differentiable(z, found))
 
 
 @dataclass(frozen=True, kw_only=True)
-class TopKFields(GradientConfig[D]):
-    """The fields of every kind that keeps a fixed number of features."""
+class TopKSAEConfig(LinearConfig):
+    """An autoencoder that keeps the k largest features of each row."""
 
-    n_features: int
-    """Number of features."""
+    kind = "topk_sae"
+    shards_features = True
     k: int
     """Active features per row (on average, where a kind shares them over a batch)."""
     auxk_coefficient: float = 1 / 32
@@ -57,26 +59,20 @@ class TopKFields(GradientConfig[D]):
     """Dead features that take part per row; half the target's width unless set, as published."""
 
     def __post_init__(self) -> None:
-        self._require_count("n_features", "k")
+        super().__post_init__()
+        self._require_count("k")
         self._require(self.k <= self.n_features, "k", f"at most n_features ({self.n_features})")
         self._require_not_negative("auxk_coefficient")
         if self.k_aux is not None:
             self._require_count("k_aux")
 
-    def objective(self) -> AuxK:
+    def rule(self) -> Rule:
+        """The k largest scores of each row."""
+        return TopK(self.k)
+
+    def objective(self) -> Objective:
         """Squared error and the revival of dead features."""
         return AuxK(self.auxk_coefficient, self.k_aux)
-
-
-@dataclass(frozen=True, kw_only=True)
-class TopKSAEConfig(TopKFields[TopKSAE]):
-    """An autoencoder that keeps the k largest features of each row."""
-
-    kind = "topk_sae"
-
-    def _build(self, sites: Sites, seed: int) -> TopKSAE:
-        """A fresh autoencoder at `sites`."""
-        return TopKSAE(sites, self.n_features, k=self.k, seed=seed)
 
     @classmethod
     def tiny(cls) -> "TopKSAEConfig":

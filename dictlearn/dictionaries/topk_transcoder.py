@@ -6,35 +6,16 @@ section 3 (skip transcoders); the selection is that of Gao et al. 2024.
 
 from dataclasses import dataclass
 
-from dictlearn.core.sites import Sites
-from dictlearn.dictionaries.topk_sae import TopK, TopKFields
-from dictlearn.dictionaries.transcoder import LinearSkip
-
-
-class TopKTranscoder(TopK):
-    """`acts` = the `k` largest positive entries of `z @ W_enc + b_enc`."""
-
-
-class SkipTopKTranscoder(LinearSkip, TopKTranscoder):
-    """A top-k transcoder beside a linear map."""
+from dictlearn.dictionaries.linear import TranscoderFields
+from dictlearn.dictionaries.topk_sae import TopKSAEConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class TopKTranscoderConfig(TopKFields[TopKTranscoder]):
+class TopKTranscoderConfig(TranscoderFields, TopKSAEConfig):
     """A map from source to target through the k largest features of each row."""
 
     kind = "topk_transcoder"
-    linear_skip: bool = False
-    """Whether a linear map from source to target stands beside the features."""
-
-    def sites(self, offered: Sites) -> Sites:
-        """The sites as offered: source and target may differ."""
-        return offered
-
-    def _build(self, sites: Sites, seed: int) -> TopKTranscoder:
-        """A fresh transcoder at `sites`."""
-        maker = SkipTopKTranscoder if self.linear_skip else TopKTranscoder
-        return maker(sites, self.n_features, k=self.k, seed=seed)
+    shards_features = True
 
     @classmethod
     def tiny(cls) -> "TopKTranscoderConfig":

@@ -9,15 +9,21 @@ import re
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import CorruptFileError, InputError
 from dictlearn.core.own_files import OwnFiles
 from dictlearn.core.provenance import Provenance
 from dictlearn.core.sites import Sites
+from dictlearn.dictionaries.batchtopk_sae import BatchTopK
+from dictlearn.dictionaries.jumprelu_sae import JumpReLU
+from dictlearn.dictionaries.linear import Rule
+from dictlearn.dictionaries.sae import ReLU
+from dictlearn.dictionaries.topk_sae import TopK
 from dictlearn.interop.files import EXPORT, TensorFile, cast, require_widths, sites_named
 from dictlearn.interop.ours import built, folded
-from dictlearn.interop.weights import Above, Largest, LinearWeights, Positive, Rule
+from dictlearn.interop.weights import LinearWeights
 
 LIBRARY = "circuit-tracer"
 CONFIG_FILE = "config.yaml"
@@ -25,6 +31,8 @@ THRESHOLD = "activation_function.threshold"
 _HOOK = re.compile(r"blocks\.(\d+)\.(.+)")
 _LAYER_FILE = re.compile(r"layer_(\d+)\.safetensors")
 _ENTRY = re.compile(r"(\w+):\s*(\S.*?)?\s*")
+
+_RULES = (ReLU, TopK, BatchTopK, JumpReLU)
 
 
 def write(dictionary: FeatureDictionary, path: Path) -> Path:
@@ -38,7 +46,7 @@ def write(dictionary: FeatureDictionary, path: Path) -> Path:
     source, target = _HOOK.fullmatch(sites.source.hook), _HOOK.fullmatch(sites.target.hook)
     if (
         source is None or target is None or source[1] != target[1] or sites.is_autoencoder
-        or sites.source.d != sites.target.d or not isinstance(weights.rule, Positive | Largest)
+        or sites.source.d != sites.target.d or not isinstance(weights.rule, _RULES)
     ):  # fmt: skip
         raise InputError(
             f"{LIBRARY} holds transcoders of one width between hooks blocks.LAYER.NAME of one "
@@ -50,7 +58,7 @@ def write(dictionary: FeatureDictionary, path: Path) -> Path:
         "feature_input_hook": source[2],
         "feature_output_hook": target[2],
     }
-    if isinstance(weights.rule, Largest):
+    if isinstance(weights.rule, TopK):
         config |= {"activation": "topk", "k": weights.rule.k}
     tensors = {
         "W_enc": weights.W_enc.T,
@@ -60,6 +68,8 @@ def write(dictionary: FeatureDictionary, path: Path) -> Path:
     }
     if weights.W_skip is not None:
         tensors["W_skip"] = weights.W_skip.T
+    if "threshold" in weights.learned:
+        tensors[THRESHOLD] = weights.learned["threshold"].expand_as(weights.b_enc)
     written = cast(tensors, dictionary)
     own = OwnFiles.of(path, EXPORT, sum(t.nbytes for t in written.values()))
     folder, file = own.path, own.path / f"layer_{source[1]}.safetensors"
@@ -99,13 +109,15 @@ def read(path: Path, sites: Sites | None) -> FeatureDictionary:
     W_enc = file.take("W_enc", None, None).T
     d, n_features = W_enc.shape
     b_enc, b_dec = file.take("b_enc", n_features), file.take("b_dec", d)
+    rule, learned = _rule(file, config, n_features, config_path)
     weights = LinearWeights(
         W_enc=W_enc,
         b_enc=b_enc,
         W_dec=file.take("W_dec", n_features, d),
         b_dec=b_dec,
         centre=torch.zeros_like(b_dec),
-        rule=_rule(file, config, n_features, config_path),
+        rule=rule,
+        learned=learned,
         W_skip=file.take("W_skip", d, d).T if "W_skip" in file else None,
     )
     file.finish()
@@ -122,16 +134,19 @@ def _layers(folder: Path) -> list[Path]:
     return sorted(p for p in folder.glob("layer_*.safetensors") if _LAYER_FILE.fullmatch(p.name))
 
 
-def _rule(file: TensorFile, config: dict[str, str], n_features: int, path: Path) -> Rule:
+def _rule(
+    file: TensorFile, config: dict[str, str], n_features: int, path: Path
+) -> tuple[Rule, dict[str, Tensor]]:
+    """The rule of the set, and what it has learned in this layer."""
     if THRESHOLD in file:
-        return Above(file.take(THRESHOLD, n_features))
+        return JumpReLU(), {"threshold": file.take(THRESHOLD, n_features)}
     # Its own writer leaves a tensor k, which its reader refuses.
     k = str(int(file.take("k"))) if "k" in file else config.get("k", "")
     if config.get("activation") != "topk" and not k:
-        return Positive()
+        return ReLU(), {}
     if not k.isdecimal():
         raise CorruptFileError(f"{path}: the entry 'k' must be a whole number, got {k!r}")
-    return Largest(int(k))
+    return TopK(int(k)), {}
 
 
 def _read_yaml(path: Path) -> dict[str, str]:

@@ -19,6 +19,12 @@ from dictlearn.core.files import read_json
 from dictlearn.core.own_files import OwnFiles
 from dictlearn.core.provenance import Provenance
 from dictlearn.core.sites import Sites
+from dictlearn.dictionaries.batchtopk_sae import BatchTopK
+from dictlearn.dictionaries.gated_sae import Gated
+from dictlearn.dictionaries.jumprelu_sae import JumpReLU
+from dictlearn.dictionaries.linear import Rule
+from dictlearn.dictionaries.sae import ReLU
+from dictlearn.dictionaries.topk_sae import TopK
 from dictlearn.interop.files import (
     EXPORT,
     OWN_KEY,
@@ -32,15 +38,7 @@ from dictlearn.interop.files import (
     sites_named,
 )
 from dictlearn.interop.ours import built, folded
-from dictlearn.interop.weights import (
-    Above,
-    AboveShared,
-    Gated,
-    Largest,
-    LinearWeights,
-    Positive,
-    Rule,
-)
+from dictlearn.interop.weights import LinearWeights, gates
 
 LIBRARY = "dictionary_learning"
 CONFIG_FILE = "config.json"
@@ -50,29 +48,37 @@ UNSET = -1.0
 """The threshold of a dictionary whose training ended before it was ever measured."""
 
 
-def _largest(file: TensorFile, trainer: Trainer, b_enc: Tensor) -> Largest:
-    return Largest(_k(file, trainer))
+Learned = tuple[Rule, dict[str, Tensor]]
+"""A rule, and what it has learned (`LinearWeights.learned`)."""
 
 
-def _above(file: TensorFile, trainer: Trainer, b_enc: Tensor) -> Above:
-    return Above(file.take("threshold", len(b_enc)))
+def _relu(file: TensorFile, trainer: Trainer, b_enc: Tensor) -> Learned:
+    return ReLU(), {}
 
 
-def _gated(file: TensorFile, trainer: Trainer, b_enc: Tensor) -> Gated:
+def _top_k(file: TensorFile, trainer: Trainer, b_enc: Tensor) -> Learned:
+    return TopK(_k(file, trainer)), {}
+
+
+def _jumprelu(file: TensorFile, trainer: Trainer, b_enc: Tensor) -> Learned:
+    return JumpReLU(), {"threshold": file.take("threshold", len(b_enc))}
+
+
+def _gated(file: TensorFile, trainer: Trainer, b_enc: Tensor) -> Learned:
     r_mag, b_mag = file.take("r_mag", len(b_enc)), file.take("mag_bias", len(b_enc))
-    return Gated.with_bias(r_mag, b_mag, b_enc)
+    return Gated(), gates(r_mag, b_mag, b_enc)
 
 
-def _above_shared(file: TensorFile, trainer: Trainer, b_enc: Tensor) -> AboveShared:
-    threshold = float(file.take("threshold"))
+def _batch_top_k(file: TensorFile, trainer: Trainer, b_enc: Tensor) -> Learned:
+    threshold = file.take("threshold")
     if threshold < 0:
         raise InputError(
-            f"{file.path}: its threshold was never set (it is {threshold:g}), so that every "
+            f"{file.path}: its threshold was never set (it is {float(threshold):g}), so that every "
             "positive feature would stay; train it beyond threshold_start_step. To select the k "
             f"largest of each row instead, change dict_class in {CONFIG_FILE} from BatchTopKSAE "
             "to AutoEncoderTopK"
         )
-    return AboveShared(_k(file, trainer), threshold)
+    return BatchTopK(_k(file, trainer)), {"threshold": threshold}
 
 
 def _k(file: TensorFile, trainer: Trainer) -> int:
@@ -87,17 +93,17 @@ class Layout:
     b_enc: str
     b_dec: str
     centred: bool
-    rule: Callable[[TensorFile, Trainer, Tensor], Rule]
+    rule: Callable[[TensorFile, Trainer, Tensor], Learned]
 
 
 CLASSES: Mapping[str, Layout] = {
-    "AutoEncoder": Layout("encoder.bias", "bias", True, lambda *_: Positive()),
-    "AutoEncoderNew": Layout("encoder.bias", "decoder.bias", False, lambda *_: Positive()),
+    "AutoEncoder": Layout("encoder.bias", "bias", True, _relu),
+    "AutoEncoderNew": Layout("encoder.bias", "decoder.bias", False, _relu),
     "GatedAutoEncoder": Layout("gate_bias", "decoder_bias", True, _gated),
-    "JumpReluAutoEncoder": Layout("b_enc", "b_dec", False, _above),
-    "AutoEncoderTopK": Layout("encoder.bias", "b_dec", True, _largest),
-    "BatchTopKSAE": Layout("encoder.bias", "b_dec", True, _above_shared),
-    "MatryoshkaBatchTopKSAE": Layout("b_enc", "b_dec", True, _above_shared),
+    "JumpReluAutoEncoder": Layout("b_enc", "b_dec", False, _jumprelu),
+    "AutoEncoderTopK": Layout("encoder.bias", "b_dec", True, _top_k),
+    "BatchTopKSAE": Layout("encoder.bias", "b_dec", True, _batch_top_k),
+    "MatryoshkaBatchTopKSAE": Layout("b_enc", "b_dec", True, _batch_top_k),
 }
 
 
@@ -127,7 +133,7 @@ def write(dictionary: FeatureDictionary, path: Path) -> Path:
         "submodule_name": sites.target.hook,
         "seed": dictionary.provenance.seed,
     }
-    if isinstance(weights.rule, Largest | AboveShared):
+    if isinstance(weights.rule, TopK | BatchTopK):
         trainer["k"] = weights.rule.k
     io = "out" if sites.is_autoencoder else "in_and_out"
     config = {
@@ -138,6 +144,9 @@ def write(dictionary: FeatureDictionary, path: Path) -> Path:
     written = cast(tensors, dictionary)
     if "k" in trainer:
         written["k"] = torch.tensor(trainer["k"], dtype=torch.int32)
+    if weights.prefixes:
+        ends = torch.tensor((0, *weights.prefixes, dictionary.n_features))
+        written["group_sizes"] = ends.diff()
     own = OwnFiles.of(path, EXPORT, sum(t.nbytes for t in written.values()))
     own.require(WEIGHTS_FILE, CONFIG_FILE)
     own.remove(CONFIG_FILE)
@@ -152,32 +161,40 @@ def _state(weights: LinearWeights) -> tuple[str, dict[str, Tensor]]:
     centred, uncentred = weights.centred_at_b_dec(), weights.uncentred()
     linear = {"encoder.weight": weights.W_enc.T, "decoder.weight": weights.W_dec.T}
     match weights.rule:
-        case Positive():
+        case ReLU():
             biases = {"encoder.bias": uncentred.b_enc, "decoder.bias": weights.b_dec}
             return "AutoEncoderNew", linear | biases
-        case Gated(r_mag) as rule:
+        case Gated():
             return "GatedAutoEncoder", linear | {
                 "decoder_bias": weights.b_dec,
                 "gate_bias": centred.b_enc,
-                "r_mag": r_mag,
-                "mag_bias": rule.b_mag(centred.b_enc),
+                "r_mag": centred.learned["r_mag"],
+                "mag_bias": centred.b_mag,
             }
-        case Above(threshold):
+        case JumpReLU():
             return "JumpReluAutoEncoder", {
                 "W_enc": weights.W_enc,
                 "b_enc": uncentred.b_enc,
                 "W_dec": weights.W_dec,
                 "b_dec": weights.b_dec,
-                "threshold": threshold,
+                "threshold": weights.learned["threshold"],
             }
-        case Largest() | AboveShared() as rule:
-            shared = isinstance(rule, AboveShared)
-            threshold = torch.tensor(rule.threshold if isinstance(rule, AboveShared) else UNSET)
-            return "BatchTopKSAE" if shared else "AutoEncoderTopK", linear | {
+        case BatchTopK() if weights.prefixes:
+            return "MatryoshkaBatchTopKSAE", {
+                "W_enc": weights.W_enc,
+                "b_enc": centred.b_enc,
+                "W_dec": weights.W_dec,
+                "b_dec": weights.b_dec,
+                "threshold": weights.learned["threshold"],
+            }
+        case TopK() | BatchTopK() as rule:
+            dict_class = "BatchTopKSAE" if isinstance(rule, BatchTopK) else "AutoEncoderTopK"
+            return dict_class, linear | {
                 "encoder.bias": centred.b_enc,
                 "b_dec": weights.b_dec,
-                "threshold": threshold,
+                "threshold": weights.learned.get("threshold", torch.tensor(UNSET)),
             }
+    raise AssertionError(f"no class for {weights.rule}")
 
 
 def read(path: Path, sites: Sites | None) -> FeatureDictionary:
@@ -242,7 +259,10 @@ def _weights(file: TensorFile, layout: Layout, trainer: Trainer) -> LinearWeight
             f"{W_dec.shape[0]} to {W_dec.shape[1]} do not fit"
         )
     b_enc, b_dec = file.take(layout.b_enc, n_features), file.take(layout.b_dec, d)
-    rule = layout.rule(file, trainer, b_enc)
-    file.finish(ignored=("threshold", "group_sizes"))
+    rule, learned = layout.rule(file, trainer, b_enc)
+    ends = file.take("group_sizes", None).cumsum(0).tolist() if "group_sizes" in file else []
+    file.finish(ignored=("threshold",))
     centre = b_dec if layout.centred else torch.zeros_like(b_dec)
-    return LinearWeights(W_enc, b_enc, W_dec, b_dec, centre, rule)
+    return LinearWeights(
+        W_enc, b_enc, W_dec, b_dec, centre, rule, learned, prefixes=tuple(map(int, ends[:-1]))
+    )

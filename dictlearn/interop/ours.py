@@ -1,67 +1,42 @@
 """Our kinds as linear weights, and linear weights as our kinds."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dictlearn.core.config import DictionaryConfig
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import InputError
 from dictlearn.core.provenance import Provenance
 from dictlearn.core.sites import Sites
-from dictlearn.dictionaries.batchtopk_sae import BatchTopKSAE, BatchTopKSAEConfig
-from dictlearn.dictionaries.gated_sae import GatedSAE, GatedSAEConfig
-from dictlearn.dictionaries.jumprelu_sae import JumpReLUSAE, JumpReLUSAEConfig
-from dictlearn.dictionaries.linear import LinearAutoencoder, LinearDictionary
-from dictlearn.dictionaries.sae import SAE, SAEConfig
-from dictlearn.dictionaries.topk_sae import TopKSAE, TopKSAEConfig
-from dictlearn.dictionaries.topk_transcoder import (
-    SkipTopKTranscoder,
-    TopKTranscoder,
-    TopKTranscoderConfig,
-)
-from dictlearn.dictionaries.transcoder import (
-    LinearSkip,
-    SkipTranscoder,
-    Transcoder,
-    TranscoderConfig,
-)
-from dictlearn.interop.weights import (
-    Above,
-    AboveShared,
-    Gated,
-    Largest,
-    LinearWeights,
-    Positive,
-    Rule,
-)
+from dictlearn.dictionaries.batchtopk_sae import BatchTopK, BatchTopKSAEConfig
+from dictlearn.dictionaries.batchtopk_transcoder import BatchTopKTranscoderConfig
+from dictlearn.dictionaries.gated_sae import Gated, GatedSAEConfig
+from dictlearn.dictionaries.jumprelu_sae import JumpReLU, JumpReLUSAEConfig
+from dictlearn.dictionaries.jumprelu_transcoder import JumpReLUTranscoderConfig
+from dictlearn.dictionaries.linear import LinearConfig, LinearDictionary, Rule
+from dictlearn.dictionaries.matryoshka_sae import MatryoshkaSAEConfig
+from dictlearn.dictionaries.sae import ReLU, SAEConfig
+from dictlearn.dictionaries.topk_sae import TopK, TopKSAEConfig
+from dictlearn.dictionaries.topk_transcoder import TopKTranscoderConfig
+from dictlearn.dictionaries.transcoder import TranscoderConfig
+from dictlearn.interop.weights import LinearWeights, gates
+
+KINDS: Mapping[type[Rule], tuple[type[LinearConfig], ...]] = {
+    ReLU: (SAEConfig, TranscoderConfig),
+    TopK: (TopKSAEConfig, TopKTranscoderConfig),
+    BatchTopK: (BatchTopKSAEConfig, BatchTopKTranscoderConfig),
+    JumpReLU: (JumpReLUSAEConfig, JumpReLUTranscoderConfig),
+    Gated: (GatedSAEConfig,),
+}
+"""The kinds with each rule that other libraries know: autoencoder and, if there is one, transcoder.
+Types are looked up as they are: a subclass may encode in a way of its own."""
 
 
 def _double(tensor: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     return tensor.detach().to("cpu", torch.float64)
-
-
-def _gated(dictionary: GatedSAE) -> Gated:
-    parts = (dictionary.r_mag, dictionary.b_mag, dictionary.b_enc)
-    return Gated.with_bias(*map(_double, parts))
-
-
-RULES: Mapping[type[FeatureDictionary], Callable[[Any], Rule]] = {
-    SAE: lambda d: Positive(),
-    Transcoder: lambda d: Positive(),
-    SkipTranscoder: lambda d: Positive(),
-    TopKSAE: lambda d: Largest(d.k),
-    TopKTranscoder: lambda d: Largest(d.k),
-    SkipTopKTranscoder: lambda d: Largest(d.k),
-    BatchTopKSAE: lambda d: AboveShared(d.k, float(d.threshold)),
-    JumpReLUSAE: lambda d: Above(_double(d.log_threshold.exp())),
-    GatedSAE: _gated,
-}
-"""How each kind's coefficients follow from its scores. A subclass may encode in a way of its own,
-so types are looked up as they are."""
 
 
 def folded(dictionary: FeatureDictionary, library: str) -> LinearWeights:
@@ -74,25 +49,23 @@ def folded(dictionary: FeatureDictionary, library: str) -> LinearWeights:
     Raises:
         InputError: the kind is not a linear encoder with a rule that other libraries know.
     """
-    if type(dictionary) not in RULES:
+    if type(dictionary) is not LinearDictionary or type(dictionary.rule) not in KINDS:
         kind = dictionary.config.kind if dictionary.config else type(dictionary).__name__
         raise InputError(
             f"{library} files hold a linear encoder, a decoder, and ReLU, top-k, thresholds or "
             f"gates between them; {kind!r} is none of these, so it cannot be expressed there: "
             "save it without format="
         )
-    assert isinstance(dictionary, LinearDictionary)
+    config = dictionary.config
     x_mean, x_scale, y_mean, y_scale, W_enc, b_enc, W_dec, b_dec = (
         _double(getattr(dictionary, name))
         for name in (
             "x_mean", "x_scale", "y_mean", "y_scale", "W_enc", "b_enc", "W_dec", "b_dec"
         )
     )  # fmt: skip
-    centre = x_mean
-    if isinstance(dictionary, LinearAutoencoder):
-        centre = x_mean + x_scale * b_dec
+    centre = x_mean + x_scale * b_dec if dictionary.centred else x_mean
     bias, W_skip = y_scale * b_dec + y_mean, None
-    if isinstance(dictionary, LinearSkip):
+    if dictionary.W_skip is not None:
         W_skip = _double(dictionary.W_skip) * y_scale / x_scale
         bias = bias - x_mean @ W_skip
     return LinearWeights(
@@ -101,8 +74,10 @@ def folded(dictionary: FeatureDictionary, library: str) -> LinearWeights:
         W_dec=y_scale * W_dec,
         b_dec=bias,
         centre=centre,
-        rule=RULES[type(dictionary)](dictionary),
+        rule=dictionary.rule,
+        learned=_learned(dictionary),
         W_skip=W_skip,
+        prefixes=config.widths if isinstance(config, MatryoshkaSAEConfig) else (),
     )
 
 
@@ -117,10 +92,23 @@ def built(
     Raises:
         InputError: no kind of ours has this rule there.
     """
-    config = _config(weights, sites)
-    dictionary = config.build(sites).to(dtype).eval()
-    assert isinstance(dictionary, LinearDictionary)
-    is_autoencoder = isinstance(dictionary, LinearAutoencoder)
+    has_skip = weights.W_skip is not None
+    kinds = KINDS[type(weights.rule)]
+    is_autoencoder = sites.is_autoencoder and not has_skip
+    if not is_autoencoder and len(kinds) == 1:
+        raise InputError(
+            f"at {sites}: the file holds a transcoder with gates, and no kind can be one"
+        )
+    fields: dict[str, Any] = {"n_features": len(weights.W_dec)}
+    if isinstance(weights.rule, TopK | BatchTopK):
+        fields["k"] = weights.rule.k
+    if not is_autoencoder:
+        fields["linear_skip"] = has_skip
+    kind = kinds[0 if is_autoencoder else 1]
+    if weights.prefixes and kind is BatchTopKSAEConfig:
+        kind = MatryoshkaSAEConfig
+        fields["prefixes"] = tuple(width / len(weights.W_dec) for width in weights.prefixes)
+    dictionary = kind(**fields).build(sites).to(dtype).eval()
     weights = weights.centred_at_b_dec() if is_autoencoder else weights.uncentred()
     values = {name: getattr(weights, name) for name in ("W_enc", "b_enc", "W_dec", "b_dec")}
     if weights.W_skip is not None:
@@ -132,38 +120,29 @@ def built(
     return dictionary
 
 
-def _config(weights: LinearWeights, sites: Sites) -> DictionaryConfig:
-    n_features, has_skip = len(weights.W_dec), weights.W_skip is not None
-    is_autoencoder = sites.is_autoencoder and not has_skip
-    match weights.rule:
-        case Positive() if is_autoencoder:
-            return SAEConfig(n_features=n_features)
-        case Positive():
-            return TranscoderConfig(n_features=n_features, linear_skip=has_skip)
-        case Largest(k) if is_autoencoder:
-            return TopKSAEConfig(n_features=n_features, k=k)
-        case Largest(k):
-            return TopKTranscoderConfig(n_features=n_features, k=k, linear_skip=has_skip)
-        case AboveShared(k) if is_autoencoder:
-            return BatchTopKSAEConfig(n_features=n_features, k=k)
-        case Above() if is_autoencoder:
-            return JumpReLUSAEConfig(n_features=n_features)
-        case Gated() if is_autoencoder:
-            return GatedSAEConfig(n_features=n_features)
-    raise InputError(
-        f"at {sites}: transcoders of ours use ReLU or top-k; the file holds one with "
-        f"{'gates' if isinstance(weights.rule, Gated) else 'thresholds'}, and no kind can take it"
-    )
+def _learned(dictionary: LinearDictionary) -> dict[str, Tensor]:
+    """The parameters of the rule, in the form of `LinearWeights.learned`."""
+    match dictionary.rule:
+        case BatchTopK():
+            return {"threshold": _double(dictionary.get_buffer("threshold"))}
+        case JumpReLU():
+            # Each in the dictionary's own precision: coefficients are compared with that.
+            return {"threshold": _double(dictionary.get_parameter("log_threshold").exp())}
+        case Gated():
+            r_mag, b_mag = map(dictionary.get_parameter, ("r_mag", "b_mag"))
+            return gates(*map(_double, (r_mag, b_mag, dictionary.b_enc)))
+    return {}
 
 
 def _rule_values(weights: LinearWeights, dtype: torch.dtype) -> dict[str, Tensor]:
     """The parameters beside encoder and decoder, `weights` being centred as the kind is."""
     match weights.rule:
-        case Above(threshold):
+        case BatchTopK():
+            return {"threshold": weights.learned["threshold"]}
+        case JumpReLU():
             # A threshold below zero does what zero does; of zero there is no logarithm.
-            return {"log_threshold": threshold.clamp_min(torch.finfo(dtype).tiny).log()}
-        case AboveShared(_, threshold):
-            return {"threshold": torch.tensor(threshold, dtype=torch.float64)}
-        case Gated(r_mag) as rule:
-            return {"r_mag": r_mag, "b_mag": rule.b_mag(weights.b_enc)}
+            thresholds = weights.learned["threshold"].clamp_min(torch.finfo(dtype).tiny)
+            return {"log_threshold": thresholds.log()}
+        case Gated():
+            return {"r_mag": weights.learned["r_mag"], "b_mag": weights.b_mag}
     return {}

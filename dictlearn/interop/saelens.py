@@ -12,6 +12,12 @@ from dictlearn.core.errors import InputError, nearest
 from dictlearn.core.files import read_json
 from dictlearn.core.provenance import Provenance
 from dictlearn.core.sites import Sites
+from dictlearn.dictionaries.batchtopk_sae import BatchTopK
+from dictlearn.dictionaries.gated_sae import Gated
+from dictlearn.dictionaries.jumprelu_sae import JumpReLU
+from dictlearn.dictionaries.linear import Rule
+from dictlearn.dictionaries.sae import ReLU
+from dictlearn.dictionaries.topk_sae import TopK
 from dictlearn.interop.files import (
     OWN_KEY,
     TensorFile,
@@ -23,15 +29,7 @@ from dictlearn.interop.files import (
     write_folder,
 )
 from dictlearn.interop.ours import built, folded
-from dictlearn.interop.weights import (
-    Above,
-    AboveShared,
-    Gated,
-    Largest,
-    LinearWeights,
-    Positive,
-    Rule,
-)
+from dictlearn.interop.weights import LinearWeights, gates
 
 LIBRARY = "SAELens"
 CONFIG_FILE = "cfg.json"
@@ -40,7 +38,9 @@ FORMAT_VERSION = "6.54.12"
 """Its version whose format is written; without one, SAELens takes a config to be from before 6."""
 
 AUTOENCODERS = ("standard", "topk", "gated", "jumprelu", "batchtopk", "matryoshka_batchtopk")
-TRANSCODERS = ("transcoder", "skip_transcoder")
+TRANSCODERS = (
+    "transcoder", "skip_transcoder", "jumprelu_transcoder", "jumprelu_skip_transcoder"
+)  # fmt: skip
 _RENAMED = {"hook_point": "hook_name", "activation_fn_str": "activation_fn"}
 
 
@@ -86,21 +86,19 @@ def _architecture(
     weights: LinearWeights, is_autoencoder: bool
 ) -> tuple[str, dict[str, Any], dict[str, Tensor]]:
     """Its name for the rule, and what it adds to the config and to the tensors."""
+    side = "" if is_autoencoder else "transcoder" if weights.W_skip is None else "skip_transcoder"
+    skip = {} if weights.W_skip is None else {"W_skip": weights.W_skip.T}
     match weights.rule:
-        case Positive() if weights.W_skip is not None:
-            return "skip_transcoder", {}, {"W_skip": weights.W_skip.T}
-        case Positive():
-            return "standard" if is_autoencoder else "transcoder", {}, {}
-        case Largest(k) if is_autoencoder:
+        case ReLU():
+            return side or "standard", {}, skip
+        case JumpReLU() | BatchTopK():
+            thresholds = weights.learned["threshold"].expand_as(weights.b_enc)
+            return "_".join(filter(None, ("jumprelu", side))), {}, {"threshold": thresholds, **skip}
+        case TopK(k) if is_autoencoder:
             return "topk", {"k": k, "rescale_acts_by_decoder_norm": False}, {}
-        case AboveShared(_, threshold) if is_autoencoder:
-            thresholds = torch.full_like(weights.b_enc, threshold)
-            return "jumprelu", {}, {"threshold": thresholds}
-        case Above(threshold) if is_autoencoder:
-            return "jumprelu", {}, {"threshold": threshold}
-        case Gated(r_mag) as rule if is_autoencoder:
-            b_mag = rule.b_mag(weights.b_enc)
-            return "gated", {}, {"b_gate": weights.b_enc, "r_mag": r_mag, "b_mag": b_mag}
+        case Gated() if is_autoencoder:
+            learned = {"r_mag": weights.learned["r_mag"], "b_mag": weights.b_mag}
+            return "gated", {}, {"b_gate": weights.b_enc, **learned}
     raise InputError(
         f"{LIBRARY} has no architecture for a top-k transcoder: save it with "
         "format='circuit_tracer' or 'sparsify', or without format="
@@ -182,7 +180,7 @@ def _weights(
     W_dec = file.take("W_dec", n_features, d_in if is_autoencoder else None)
     b_dec = file.take("b_dec", W_dec.shape[1])
     b_enc = file.take("b_gate" if architecture == "gated" else "b_enc", n_features)
-    rule = _rule(file, architecture, config, path, b_enc)
+    rule, learned = _rule(file, architecture, config, path, b_enc)
     if config.get("rescale_acts_by_decoder_norm"):
         norms = W_dec.norm(dim=1).clamp_min(1e-8)
         W_enc, b_enc, W_dec = W_enc * norms, b_enc * norms, W_dec / norms.unsqueeze(1)
@@ -190,27 +188,30 @@ def _weights(
     if "scaling_factor" in file and not file.take("scaling_factor", n_features).eq(1).all():
         raise InputError(f"{path}: coefficients are rescaled after fine-tuning; fold that first")
     file.finish()
+    widths = config.get("matryoshka_widths") or []
+    prefixes = tuple(int(width) for width in widths if width < n_features)
     centre = torch.zeros(d_in, dtype=torch.float64)
     if is_autoencoder and entry(config, "apply_b_dec_to_input", bool, path):
         centre = b_dec
-    return LinearWeights(W_enc, b_enc, W_dec, b_dec, centre, rule, W_skip)
+    return LinearWeights(W_enc, b_enc, W_dec, b_dec, centre, rule, learned, W_skip, prefixes)
 
 
 def _rule(
     file: TensorFile, architecture: str, config: Mapping[str, Any], path: Path, b_enc: Tensor
-) -> Rule:
+) -> tuple[Rule, dict[str, Tensor]]:
+    """The rule of an architecture, and what it has learned."""
     n_features = len(b_enc)
     match architecture:
         case "topk":
-            return Largest(entry(config, "k", int, path))
+            return TopK(entry(config, "k", int, path)), {}
         case "jumprelu" if "log_threshold" in file:
-            return Above(file.take("log_threshold", n_features).exp())
-        case "jumprelu":
-            return Above(file.take("threshold", n_features))
+            return JumpReLU(), {"threshold": file.take("log_threshold", n_features).exp()}
+        case "jumprelu" | "jumprelu_transcoder" | "jumprelu_skip_transcoder":
+            return JumpReLU(), {"threshold": file.take("threshold", n_features)}
         case "batchtopk" | "matryoshka_batchtopk":  # a checkpoint of training
-            threshold = float(file.take("topk_threshold"))
-            return AboveShared(round(entry(config, "k", float, path)), threshold)
+            k = round(entry(config, "k", float, path))
+            return BatchTopK(k), {"threshold": file.take("topk_threshold")}
         case "gated":
             r_mag, b_mag = file.take("r_mag", n_features), file.take("b_mag", n_features)
-            return Gated.with_bias(r_mag, b_mag, b_enc)
-    return Positive()
+            return Gated(), gates(r_mag, b_mag, b_enc)
+    return ReLU(), {}

@@ -14,6 +14,7 @@ from dictlearn.core.errors import InputError
 from dictlearn.core.files import read_json
 from dictlearn.core.provenance import Provenance
 from dictlearn.core.sites import Sites
+from dictlearn.dictionaries.topk_sae import TopK
 from dictlearn.interop.files import (
     OWN_KEY,
     TensorFile,
@@ -27,7 +28,7 @@ from dictlearn.interop.files import (
     write_folder,
 )
 from dictlearn.interop.ours import built, folded
-from dictlearn.interop.weights import Largest, LinearWeights
+from dictlearn.interop.weights import LinearWeights
 
 LIBRARY = "sparsify"
 CONFIG_FILE = "cfg.json"
@@ -42,7 +43,7 @@ def write(dictionary: FeatureDictionary, path: Path) -> Path:
     """
     weights, sites = folded(dictionary, LIBRARY), dictionary.sites
     rule = weights.rule
-    if not isinstance(rule, Largest) or sites.source.d != sites.target.d:
+    if not isinstance(rule, TopK) or sites.source.d != sites.target.d:
         kind = dictionary.config.kind if dictionary.config else type(dictionary).__name__
         raise InputError(
             f"{LIBRARY} holds top-k dictionaries between sites of one width; {kind!r} at widths "
@@ -100,7 +101,7 @@ def read(path: Path, sites: Sites | None) -> FeatureDictionary:
         W_dec=file.take("W_dec", n_features, d_in),
         b_dec=b_dec,
         centre=torch.zeros_like(b_dec) if transcode else b_dec,
-        rule=Largest(entry(config, "k", int, config_path)),
+        rule=TopK(entry(config, "k", int, config_path)),
         W_skip=file.take("W_skip", d_in, d_in).T if config.get("skip_connection") else None,
     )
     file.finish()

@@ -5,66 +5,14 @@
 they subtract and in which rules they know: a format states both, and what it holds follows.
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-
-@dataclass(frozen=True)
-class Positive:
-    """`acts = relu(scores)`."""
-
-
-@dataclass(frozen=True)
-class Largest:
-    """`acts` = the `k` largest scores of each row, those that are positive."""
-
-    k: int
-
-
-@dataclass(frozen=True)
-class Above:
-    """`acts = relu(scores)` where `scores > threshold`, one threshold for each feature."""
-
-    threshold: Float[Tensor, " feature"]
-
-
-@dataclass(frozen=True)
-class AboveShared:
-    """`acts = relu(scores)` where `scores > threshold`, for which about `k` features qualify."""
-
-    k: int
-    threshold: float
-
-
-@dataclass(frozen=True)
-class Gated:
-    """`acts = relu(exp(r_mag) * scores + offset)` where `scores > 0`.
-
-    Written so, and not with the bias that files hold, the rule is the same for every centre.
-    """
-
-    r_mag: Float[Tensor, " feature"]
-    offset: Float[Tensor, " feature"]
-
-    @classmethod
-    def with_bias(
-        cls,
-        r_mag: Float[Tensor, " feature"],
-        b_mag: Float[Tensor, " feature"],
-        b_enc: Float[Tensor, " feature"],
-    ) -> "Gated":
-        """The rule whose magnitudes are `exp(r_mag) * (scores - b_enc) + b_mag`."""
-        return cls(r_mag, b_mag - r_mag.exp() * b_enc)
-
-    def b_mag(self, b_enc: Float[Tensor, " feature"]) -> Float[Tensor, " feature"]:
-        """The bias that magnitudes have beside scores with the bias `b_enc`."""
-        return self.offset + self.r_mag.exp() * b_enc
-
-
-Rule = Positive | Largest | Above | AboveShared | Gated
+from dictlearn.dictionaries.linear import Rule
 
 
 @dataclass(frozen=True)
@@ -77,7 +25,14 @@ class LinearWeights:
     b_dec: Float[Tensor, " d_out"]
     centre: Float[Tensor, " d_in"]
     rule: Rule
+    """A rule of ours; what it has learned is in `learned`."""
+    learned: Mapping[str, Tensor] = field(default_factory=dict)
+    """`threshold` of JumpReLU (one a feature) and of batch top-k (one in all); `r_mag` and `offset`
+    of gates, whose magnitudes are `exp(r_mag) * scores + offset`: so written, and not with the
+    bias that files hold, they are the same for every centre."""
     W_skip: Float[Tensor, "d_in d_out"] | None = None
+    prefixes: tuple[int, ...] = ()
+    """Numbers of features that also learned to reconstruct alone (Matryoshka), all left out."""
 
     def centred_at(self, centre: Float[Tensor, " d_in"]) -> "LinearWeights":
         """The same function with another centre: the bias takes up the difference."""
@@ -90,3 +45,17 @@ class LinearWeights:
     def uncentred(self) -> "LinearWeights":
         """The same function with nothing subtracted first, as transcoders do."""
         return self.centred_at(torch.zeros_like(self.centre))
+
+    @property
+    def b_mag(self) -> Float[Tensor, " feature"]:
+        """The bias that magnitudes of gates have beside scores with the bias `b_enc`."""
+        return self.learned["offset"] + self.learned["r_mag"].exp() * self.b_enc
+
+
+def gates(
+    r_mag: Float[Tensor, " feature"],
+    b_mag: Float[Tensor, " feature"],
+    b_enc: Float[Tensor, " feature"],
+) -> dict[str, Tensor]:
+    """`LinearWeights.learned` of magnitudes `exp(r_mag) * (scores - b_enc) + b_mag`."""
+    return {"r_mag": r_mag, "offset": b_mag - r_mag.exp() * b_enc}

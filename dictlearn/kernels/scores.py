@@ -64,6 +64,9 @@ def differentiable_scores(
     The gradients are those of the dense product, at the cost of the entries found alone; that of
     `centre` costs one product of a matrix and a vector.
     """
+    inputs = (x, W, b) if centre is None else (x, W, b, centre)
+    if not (torch.is_grad_enabled() and any(t.requires_grad for t in inputs)):
+        return found
     values: Float[Tensor, " nnz"] = _Scores.apply(
         x, W, b, centre, found.offsets, found.indices, found.values
     )

@@ -219,7 +219,7 @@ class GradientLearner(Learner):
 
 
 def _require_searching(config: GradientConfig, dictionary: TrainableDictionary) -> Searching:
-    if not isinstance(dictionary, Searching):
+    if not isinstance(dictionary, Searching) or dictionary.traits.max_active is None:
         raise ConfigError(
             f"int8_search looks for a fixed number of active features per row, and {config.kind!r} "
             "has none; leave it off, or train that kind in a run of its own"

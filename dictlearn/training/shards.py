@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_, clip_grads_with_norm_, get_total_norm
 
+from dictlearn.core.config import GradientConfig
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import ConfigError
 from dictlearn.core.learning import TrainableDictionary
@@ -20,11 +21,18 @@ def divide_(dictionary: TrainableDictionary, shards: Ranks) -> None:
     """
     if shards.size == 1:
         return
-    if not dictionary.feature_axes or dictionary.n_features % shards.size:
+    config = dictionary.config
+    if not (isinstance(config, GradientConfig) and config.shards_features):
         raise ConfigError(
-            "FitConfig.shard_features needs kinds with a linear encoder and decoder, and a number "
-            f"of features that the number of processes ({shards.size}) divides; got "
-            f"{type(dictionary).__name__} with {dictionary.n_features} features"
+            "FitConfig.shard_features needs a kind that says how its features are divided between "
+            f"processes (shards_features), got {type(config).__name__} with "
+            f"{dictionary.n_features} features"
+        )
+    if dictionary.n_features % shards.size:
+        raise ConfigError(
+            f"FitConfig.shard_features needs a number of features that the number of processes "
+            f"({shards.size}) divides, got {type(config).__name__} with {dictionary.n_features} "
+            "features"
         )
     for name, axis in dictionary.feature_axes.items():
         parameter = dictionary.get_parameter(name)

@@ -147,7 +147,7 @@ def test_saelens_configs_from_before_version_6(x, tmp_path):
     ("config", "message"),
     [
         ({"architecture": "matching_pursuit"}, "architecture 'matching_pursuit'"),
-        ({"architecture": "jumprelu_transcoder"}, "architecture 'jumprelu_transcoder'"),
+        ({"architecture": "temporal"}, "architecture 'temporal'"),
         ({"normalize_activations": "layer_norm"}, "layer_norm"),
         ({"normalize_activations": "expected_average_only_in"}, "fold_activation_norm"),
         ({"activation_fn": "tanh-relu"}, "tanh-relu"),
@@ -366,12 +366,61 @@ def test_circuit_tracer_relu_with_skip(x, tmp_path):
     assert d.sites.source.hook == "blocks.11.mlp.hook_in"
 
 
+def test_circuit_tracer_thresholds(x, tmp_path):
+    w = tensors()
+    jump = rows_first(w) | {"activation_function.threshold": torch.full((L,), 0.7)}
+    d = dl.load(f"circuit_tracer:{circuit_tracer(tmp_path, YAML, jump)}")
+    pre = x @ w["W_enc"] + w["b_enc"]
+    torch.testing.assert_close(d.encode(x), pre * (pre > 0.7))
+    assert d.config == dl.JumpReLUTranscoderConfig(n_features=L)
+
+
+@pytest.mark.parametrize("skip", [False, True])
+def test_saelens_jumprelu_transcoders(skip, x, tmp_path):
+    w = tensors()
+    architecture = "jumprelu_skip_transcoder" if skip else "jumprelu_transcoder"
+    config = {
+        "architecture": architecture,
+        "apply_b_dec_to_input": False,
+        "d_in": D,
+        "d_sae": L,
+        "normalize_activations": "none",
+        "metadata": {"hook_name": "a", "hook_name_out": "b"},
+    }
+    weights = pick(w, *STANDARD, *(["W_skip"] if skip else [])) | {
+        "threshold": torch.full((L,), 0.7)
+    }
+    d = dl.load(f"saelens:{write(tmp_path, config, weights, 'sae_weights.safetensors')}")
+    pre = x @ w["W_enc"] + w["b_enc"]
+    acts = pre * (pre > 0.7)
+    expected = acts @ w["W_dec"] + w["b_dec"] + (x @ w["W_skip"].T if skip else 0)
+    torch.testing.assert_close(d.encode(x), acts)
+    torch.testing.assert_close(d(x), expected)
+    assert d.config == dl.JumpReLUTranscoderConfig(n_features=L, linear_skip=skip)
+
+
+def test_saelens_matryoshka_widths_become_prefixes(x, tmp_path):
+    config = {
+        "architecture": "matryoshka_batchtopk",
+        "apply_b_dec_to_input": True,
+        "d_in": D,
+        "d_sae": L,
+        "k": K,
+        "matryoshka_widths": [1, L // 2, L],
+        "metadata": {},
+    }
+    weights = pick(tensors(), *STANDARD) | {"topk_threshold": torch.tensor(0.3)}
+    d = dl.load(f"saelens:{write(tmp_path, config, weights, 'sae_weights.safetensors')}")
+    assert isinstance(d.config, dl.MatryoshkaSAEConfig)
+    assert d.config.widths == (1, L // 2)
+    w = tensors()
+    pre = (x - w["b_dec"]) @ w["W_enc"] + w["b_enc"]
+    torch.testing.assert_close(d.encode(x), pre * (pre > 0.3))
+
+
 def test_circuit_tracer_refusals(tmp_path):
     w = rows_first(tensors())
-    jump = w | {"activation_function.threshold": torch.ones(L)}
-    path = circuit_tracer(tmp_path, YAML, jump)
-    with pytest.raises(InputError, match="one with thresholds"):
-        dl.load(f"circuit_tracer:{path}")
+    path = circuit_tracer(tmp_path, YAML, w)
     circuit_tracer(tmp_path, YAML.replace("transcoder_set", "cross_layer_transcoder"), w)
     with pytest.raises(InputError, match="cross_layer_transcoder"):
         dl.load(f"circuit_tracer:{path}")
