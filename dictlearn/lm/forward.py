@@ -1,4 +1,4 @@
-"""Forward passes: read activations at hooks, or splice other ones in."""
+"""Forward passes that read activations at hooks."""
 
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -6,7 +6,7 @@ from contextlib import contextmanager, suppress
 from typing import TypeAlias
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from dictlearn.core.errors import InputError
@@ -140,56 +140,6 @@ def logits_and_activations(
     return logits, rows_read(at, hooks, ids)
 
 
-@torch.no_grad()
-def spliced_logits(
-    model: LanguageModel,
-    ids: Int[Tensor, "b pos"],
-    hook: str,
-    replacement: Float[Tensor, "b pos d"],
-    where: Bool[Tensor, "b pos"],
-) -> Float[Tensor, "b pos vocabulary"]:
-    """The logits when `replacement` takes the place of the activation at `hook`.
-
-    Only positions where `where` holds are replaced; elsewhere the activation passes through.
-    The replacement is cast to the dtype of the activation, and reshaped to its head axes.
-
-    Raises:
-        InputError: the hook does not exist or never fires, or a shape does not match.
-    """
-    fired = set[str]()
-    with hooked(model, [(hook, replacing(hook, ids, replacement, where, fired))]):
-        logits = model(placed(ids, model))
-    require_fired([hook], fired)
-    return logits
-
-
-def replacing(
-    name: str,
-    ids: Int[Tensor, "b pos"],
-    replacement: Float[Tensor, "b pos d"],
-    where: Bool[Tensor, "b pos"],
-    fired: set[str],
-) -> HookFunction:
-    """A function for hook `name` that puts `replacement` in place where `where` holds.
-
-    It adds the name to `fired` when it has done so.
-    """
-
-    def splice(activation: Tensor, hook: object) -> Tensor:
-        _require_rows(activation, ids, name)
-        width = activation[0, 0].numel()
-        if replacement.shape != (*ids.shape, width) or where.shape != ids.shape:
-            raise InputError(
-                f"at {name!r}: required a replacement of shape {(*ids.shape, width)} and a mask "
-                f"of {tuple(ids.shape)}, got {tuple(replacement.shape)} and {tuple(where.shape)}"
-            )
-        fired.add(name)
-        mask = where.to(activation.device).reshape(*ids.shape, *[1] * (activation.ndim - 2))
-        return torch.where(mask, replacement.to(activation).reshape(activation.shape), activation)
-
-    return splice
-
-
 def readers(
     at: dict[str, Tensor], hooks: Sequence[str], *, stop: bool
 ) -> list[tuple[str, HookFunction]]:
@@ -218,15 +168,20 @@ def rows_read(
     hooks = dict.fromkeys(hooks)
     require_fired(hooks, at)
     for name in hooks:
-        _require_rows(at[name], ids, name)
+        require_rows(at[name], ids.shape, name)
     return {name: at[name].flatten(2) for name in hooks}
 
 
-def _require_rows(activation: Tensor, ids: Tensor, name: str) -> None:
-    if activation.ndim < 3 or activation.shape[:2] != ids.shape:
+def require_rows(activation: Tensor, shape: Sequence[int], name: str) -> None:
+    """Check that an activation has a vector for every token of a pass over ids of this shape.
+
+    Raises:
+        InputError: it has not; its hook is named.
+    """
+    if activation.ndim < 3 or list(activation.shape[:2]) != list(shape):
         raise InputError(
             f"at {name!r}: required an activation of shape [b, pos, ...] with [b, pos] = "
-            f"{list(ids.shape)}, got {list(activation.shape)}; choose a hook with one vector for "
+            f"{list(shape)}, got {list(activation.shape)}; choose a hook with one vector for "
             "every token"
         )
 

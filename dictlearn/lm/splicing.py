@@ -10,8 +10,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from dictlearn.lm.attention import fused_attention
-from dictlearn.lm.forward import readers, replacing, require_fired, rows_read
+from dictlearn.lm.forward import readers, require_fired, rows_read
 from dictlearn.lm.hooks import HookFunction, LanguageModel, hooked, placed
+from dictlearn.lm.patching import as_hook, splice
 from dictlearn.lm.shortcuts import Shortcuts, answering, remembering
 
 
@@ -108,11 +109,18 @@ class Splicer:
         Raises:
             InputError: a shape does not match.
         """
+        positions = torch.arange(clean.ids.shape[1], device=clean.ids.device)
+        positions = positions.expand_as(clean.ids)
         fired = set[str]()
-        splice = replacing(hook, clean.ids, replacement, where, fired)
+
+        def positions_at(name: str) -> Int[Tensor, "b pos"]:
+            fired.add(name)
+            return positions
+
+        function = as_hook(hook, [splice(replacement, where)], positions_at)
         route = self.shortcuts.routes.get(hook, {})
         with fused_attention(self.shortcuts.attention), answering(route, clean.memory):
-            rows = self._run(clean.ids, clean.index, {hook: splice})
+            rows = self._run(clean.ids, clean.index, {hook: function})
         require_fired([hook], fired)
         return rows
 

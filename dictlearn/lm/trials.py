@@ -12,8 +12,9 @@ from torch import Tensor
 from dictlearn.core.errors import InputError
 from dictlearn.core.shortcuts import shortcuts_allowed
 from dictlearn.lm.attention import FusedAttention, fused_attention, trying_fused_attention
-from dictlearn.lm.forward import logits_and_activations, spliced_logits
+from dictlearn.lm.forward import logits_and_activations
 from dictlearn.lm.hooks import LanguageModel
+from dictlearn.lm.patching import spliced_logits
 from dictlearn.lm.shadows import nearly_equal
 from dictlearn.lm.shortcuts import Route, Shortcuts, head_of, routes_to
 from dictlearn.lm.splicing import CleanPass, Splicer

@@ -9,8 +9,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dictlearn.core.errors import InputError
-from dictlearn.lm.forward import readers, replacing, rows_read
+from dictlearn.lm.forward import readers, rows_read
 from dictlearn.lm.hooks import LanguageModel, hook_names, hooked, placed
+from dictlearn.lm.patching import Patch, patched, splice
 from dictlearn.lm.shortcuts import head_of
 
 _STREAM = re.compile(r"blocks\.\d+\.hook_resid_(pre|mid|post)")
@@ -95,15 +96,14 @@ def why_not_in_stream(model: LanguageModel, hook: str, d: int) -> str:
         return f"{hook!r} has width {d}, the residual stream has width {d_model}"
     stream = [name for name in hook_names(model) if _STREAM.fullmatch(name)]
     ids = placed(torch.arange(4).reshape(2, 2) % model.cfg.d_vocab, model)
-    before = _run(model, ids, [], [hook, *stream])
+    before = _run(model, ids, {}, [hook, *stream])
     y = before[hook].float()
     size = max(float(value.float().norm(dim=-1).mean()) for value in before.values())
     generator = torch.Generator().manual_seed(0)
     added = torch.randn(y.shape, generator=generator).to(y)
     added *= size / added.norm(dim=-1, keepdim=True)
     everywhere = torch.ones_like(ids, dtype=torch.bool)
-    splice = replacing(hook, ids, y + added, everywhere, set())
-    after = _run(model, ids, [(hook, splice)], stream)
+    after = _run(model, ids, {hook: splice(y + added, everywhere)}, stream)
     tolerance = max(1e-3, 8 * torch.finfo(before[hook].dtype).eps) * added.norm()
     for name in stream:
         if name in before and name in after:
@@ -113,12 +113,15 @@ def why_not_in_stream(model: LanguageModel, hook: str, d: int) -> str:
     return f"what stands at {hook!r} is not added to the residual stream as it is"
 
 
-def _run(model: LanguageModel, ids: Tensor, functions: list, hooks: list[str]) -> dict[str, Tensor]:
+def _run(
+    model: LanguageModel, ids: Tensor, patches: dict[str, Patch], hooks: list[str]
+) -> dict[str, Tensor]:
     """What the hooks see in a full pass with these functions; hooks that never fire are absent."""
     at: dict[str, Tensor] = {}
     with (
         warnings.catch_warnings(),
-        hooked(model, [*functions, *readers(at, hooks, stop=False)]),
+        patched(model, patches),
+        hooked(model, readers(at, hooks, stop=False)),
     ):
         warnings.filterwarnings("ignore", "A forward hook edited")  # of a trial, nobody cares
         model(ids)

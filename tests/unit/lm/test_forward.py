@@ -6,9 +6,10 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from dictlearn.core.errors import InputError
-from dictlearn.lm.forward import activations_at, logits_and_activations, reading, spliced_logits
+from dictlearn.lm.forward import activations_at, logits_and_activations, reading
 from dictlearn.lm.hooks import hook_names
 from dictlearn.lm.loading import load_model
+from dictlearn.lm.patching import spliced_logits
 
 
 @pytest.fixture(scope="module", params=["native", "gated", "hooked_transformer"])

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from dictlearn.core.errors import InputError
-from dictlearn.lm.forward import logits_and_activations, spliced_logits
+from dictlearn.lm.forward import logits_and_activations
 from dictlearn.lm.loading import load_model
+from dictlearn.lm.patching import spliced_logits
 from dictlearn.lm.trials import splicer_with_shortcuts
 
 HOOKS = (

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from dictlearn.core.errors import InputError
-from dictlearn.lm.forward import activations_at, logits_and_activations, spliced_logits
+from dictlearn.lm.forward import activations_at, logits_and_activations
 from dictlearn.lm.loading import load_model
+from dictlearn.lm.patching import spliced_logits
 from dictlearn.lm.sites import hook_sites
 from dictlearn.lm.unembedding import LogitMap, logit_map, why_not_in_stream
 
