@@ -13,7 +13,7 @@ dl.evaluate(dictionaries, model, held_out).to_pandas()
 
 import dictlearn._threads  # noqa: F401  (before torch)
 from dictlearn.activations.store import ActivationStore
-from dictlearn.contract import check_dictionary
+from dictlearn.contract.check import check_dictionary
 from dictlearn.core.agreement_records import AgreementRecords
 from dictlearn.core.batches import Activations
 from dictlearn.core.config import ClosedFormConfig, DictionaryConfig, GradientConfig

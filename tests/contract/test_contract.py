@@ -7,7 +7,8 @@ import pytest
 import torch
 
 import dictlearn as dl
-from dictlearn.contract import CHECKS, check_dictionary
+from dictlearn.contract.check import CHECKS, check_dictionary, run
+from dictlearn.contract.subject import FIT, Subject, synthetic
 from dictlearn.core.config import GradientConfig
 from dictlearn.core.dictionary import FeatureDictionary, Traits
 from dictlearn.core.errors import ContractError
@@ -276,12 +277,10 @@ def test_every_check_has_a_mutant():
 
 def _only(check, config):
     """Run one check on a trained instance of `config`, as check_dictionary would."""
-    import dictlearn.contract as contract
-
-    activations = contract._synthetic(seed=0)
-    dictionary = dl.fit(config, activations, contract._FIT, progress=False)
+    activations = synthetic(seed=0)
+    dictionary = dl.fit(config, activations, FIT, progress=False)
     rows = activations.rows(0, 0, 64).batch(dictionary.sites).x
-    return contract._run(check, contract._Subject(dictionary, rows, config))
+    return run(check, Subject(dictionary, rows, config))
 
 
 def test_a_dictionary_without_config_is_checked_as_it_is():

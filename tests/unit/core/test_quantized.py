@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from dictlearn.contract import check_dictionary
+from dictlearn.contract.check import check_dictionary
 from dictlearn.core.errors import InputError
 from dictlearn.core.provenance import Provenance
 from dictlearn.core.quantized import Quantized

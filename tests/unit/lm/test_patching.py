@@ -114,16 +114,14 @@ def test_mistakes_are_told_and_leave_nothing(model, ids):
     ):
         model(ids)
     with (
-        pytest.raises(InputError, match="a vector for every|one vector for every"),
+        pytest.raises(InputError, match="one vector for every"),
         patched(model, {PATTERN: lambda y, positions: y}),
     ):
         model(ids)
     with pytest.raises(ZeroDivisionError), patched(model, {MLP: lambda y, positions: 1 // 0}):
         model(ids)
     assert torch.equal(model(ids), clean)
-    assert torch.equal(
-        activations_at(model, ids, [MLP])[MLP], activations_at(model, ids, [MLP])[MLP]
-    )
+    assert set(activations_at(model, ids, [MLP])) == {MLP}
 
 
 def test_positions_count_on_through_a_cache(gpt2):
@@ -136,8 +134,10 @@ def test_positions_count_on_through_a_cache(gpt2):
         return torch.where((positions >= 6).unsqueeze(2), y + 3 * (positions % 3).unsqueeze(2), y)
 
     with patched(gpt2, {MLP: late}), torch.no_grad():
-        cached = gpt2.generate(ids, max_new_tokens=6, do_sample=False, verbose=False,
-                               use_past_kv_cache=True, stop_at_eos=False, return_type="tokens")  # fmt: skip
+        cached = gpt2.generate(
+            ids, max_new_tokens=6, do_sample=False, verbose=False, use_past_kv_cache=True,
+            stop_at_eos=False, return_type="tokens",
+        )  # fmt: skip
         assert [p.shape[1] for p in seen[:3]] == [5, 1, 1]
         assert [int(p[0, 0]) for p in seen[:4]] == [0, 5, 6, 7]
         again = ids

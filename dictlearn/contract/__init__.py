@@ -1,0 +1,1 @@
+"""The contract of a feature dictionary as executable checks."""
