@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dictlearn.core.batches import Batch
-from dictlearn.core.config import GradientConfig
+from dictlearn.core.kinds import GradientConfig
 from dictlearn.core.sites import Site, Sites
 from dictlearn.dictionaries import sae
 from dictlearn.dictionaries.batchtopk_sae import BatchTopKSAEConfig

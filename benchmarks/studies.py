@@ -4,7 +4,7 @@
 your own with such functions is run the same way (`dictlearn bench NAME --studies FILE.py`).
 """
 
-from dictlearn.core.config import DictionaryConfig
+from dictlearn.core.kinds import DictionaryConfig
 from dictlearn.demo import BASELINES, DemoSize, demo_study
 from dictlearn.dictionaries.codebook import CodebookConfig
 from dictlearn.dictionaries.sae import SAEConfig

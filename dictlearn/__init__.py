@@ -14,12 +14,10 @@ dl.evaluate(dictionaries, model, held_out).to_pandas()
 import dictlearn._threads  # noqa: F401  (before torch)
 from dictlearn.activations.store import ActivationStore
 from dictlearn.contract.check import check_dictionary
-from dictlearn.core.agreement_records import AgreementRecords
 from dictlearn.core.batches import Activations
-from dictlearn.core.config import ClosedFormConfig, DictionaryConfig, GradientConfig
 from dictlearn.core.dictionary import FeatureDictionary, Traits
+from dictlearn.core.kinds import ClosedFormConfig, DictionaryConfig, GradientConfig
 from dictlearn.core.learning import Encoding, FitPass, Objective, TrainableDictionary
-from dictlearn.core.records import Records
 from dictlearn.core.shortcuts import without_shortcuts
 from dictlearn.core.sites import Site, Sites
 from dictlearn.core.sparse_acts import SparseActs
@@ -51,6 +49,8 @@ from dictlearn.harvesting import harvest
 from dictlearn.libraries import load, save
 from dictlearn.lm.loading import load_model
 from dictlearn.lm.sites import hook_sites, mlp_sites
+from dictlearn.records.agreement import AgreementRecords
+from dictlearn.records.results import Records
 from dictlearn.showing import show
 from dictlearn.text.concepts import Concept
 from dictlearn.text.tokens import load_tokens

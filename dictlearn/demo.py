@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from dictlearn.core.config import DictionaryConfig
+from dictlearn.core.kinds import DictionaryConfig
 from dictlearn.dictionaries.codebook import CodebookConfig
 from dictlearn.dictionaries.identity import IdentityConfig
 from dictlearn.dictionaries.mean import MeanConfig

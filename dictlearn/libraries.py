@@ -7,9 +7,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from dictlearn.core.config import DictionaryConfig
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import InputError, nearest
+from dictlearn.core.kinds import DictionaryConfig
 from dictlearn.core.sites import Sites
 from dictlearn.dictionaries import files
 from dictlearn.interop.formats import FORMATS, Format

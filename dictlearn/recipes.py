@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dictlearn.core.config import DictionaryConfig
 from dictlearn.core.errors import ConfigError, InputError, nearest
+from dictlearn.core.kinds import DictionaryConfig
 from dictlearn.dictionaries.registry import config_class
 from dictlearn.training.config import FitConfig
 

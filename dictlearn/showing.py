@@ -6,10 +6,10 @@ from typing import Any
 
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import InputError
-from dictlearn.core.feature_records import FeatureCard, FeatureRecords
 from dictlearn.core.tokens import Tokens
 from dictlearn.evaluation.features import describe_features
 from dictlearn.lm.hooks import LanguageModel
+from dictlearn.records.features import FeatureCard, FeatureRecords
 
 
 @dataclass(frozen=True, repr=False)
@@ -50,7 +50,7 @@ def show(
         InputError: a feature does not exist, or what `describe_features` refuses.
     """
     if isinstance(dictionary, FeatureDictionary):
-        kind = dictionary.config.kind if dictionary.config else type(dictionary).__name__
+        kind = dictionary.kind
         dictionary = {kind: dictionary}
     if not dictionary:
         raise InputError("required a dictionary, got none")

@@ -5,10 +5,10 @@ from benchmarks.peers.measure import digits, seconds
 from benchmarks.peers.page import Table
 from benchmarks.peers.part import Part, Run
 from dictlearn.core.dictionary import FeatureDictionary
-from dictlearn.core.records import DictionaryRecord, Records
 from dictlearn.dictionaries.topk_sae import TopKSAEConfig
 from dictlearn.evaluation.evaluate import evaluate
 from dictlearn.harvesting import harvest
+from dictlearn.records.results import DictionaryRecord, Records
 from dictlearn.training.config import FitConfig
 from dictlearn.training.fit import fit
 

@@ -6,7 +6,7 @@ import torch
 
 from benchmarks.peers.peer import Kind, Maker, Peer, Plan, Trainee, aim_at_l0_
 from dictlearn.core.batches import Batch
-from dictlearn.core.config import GradientConfig
+from dictlearn.core.kinds import GradientConfig
 from dictlearn.core.sites import Site, Sites
 from dictlearn.dictionaries.batchtopk_sae import BatchTopKSAEConfig
 from dictlearn.dictionaries.codebook import CodebookConfig

@@ -25,10 +25,10 @@ def evaluate(
 ) -> None:
     """Measure dictionaries side by side on the same held-out tokens."""
     from dictlearn.comparison.report import REPORT_FILE, report_html
-    from dictlearn.core.records import RESULTS_FILE, SUMS_FILE
     from dictlearn.dictionaries.files import load_all
     from dictlearn.evaluation.evaluate import evaluate as run
     from dictlearn.lm.loading import load_model
+    from dictlearn.records.results import RESULTS_FILE, SUMS_FILE
     from dictlearn.text.tokens import load_tokens
 
     loaded = load_all(dictionaries)

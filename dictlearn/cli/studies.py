@@ -124,7 +124,7 @@ def _run(
     study: Study, out: Path, command: str, *, overwrite: bool, images: str | None = None
 ) -> None:
     from dictlearn.comparison.report import REPORT_FILE
-    from dictlearn.core.records import RESULTS_FILE
+    from dictlearn.records.results import RESULTS_FILE
     from dictlearn.studies.folder import STUDY_FILE
     from dictlearn.studies.page import write_page
     from dictlearn.studies.run import run_study

@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 
 from dictlearn.core.errors import InputError
-from dictlearn.core.records import Records
+from dictlearn.records.results import Records
 
 console = Console()
 if not console.is_terminal:  # a log or a pipe has no width: leave tables whole

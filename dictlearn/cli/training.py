@@ -13,8 +13,8 @@ from dictlearn.cli.terminal import (
     console,
     leftover_fields,
 )
-from dictlearn.core.config import DictionaryConfig
 from dictlearn.core.errors import ConfigError, InputError
+from dictlearn.core.kinds import DictionaryConfig
 from dictlearn.core.sites import Sites
 
 

@@ -10,9 +10,9 @@ from plotly.subplots import make_subplots
 from dictlearn.comparison.page import note, plot, section, table
 from dictlearn.comparison.style import BASELINE_COLOUR, COLOURS, styled
 from dictlearn.comparison.vocabulary import BASELINE_KINDS, MISSING, Footnotes
-from dictlearn.core.agreement_records import AgreementRecords, FeatureSummary, PairAgreement
 from dictlearn.core.errors import InputError
-from dictlearn.core.records import Metric
+from dictlearn.core.metric import Metric
+from dictlearn.records.agreement import AgreementRecords, FeatureSummary, PairAgreement
 
 MEASURE_LABELS = {
     "mmcs": "mean max cosine",

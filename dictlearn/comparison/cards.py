@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from html import escape
 
 from dictlearn.comparison.page import note, section
-from dictlearn.core.feature_records import (
+from dictlearn.records.features import (
     Context,
     FeatureCard,
     FeatureRecords,

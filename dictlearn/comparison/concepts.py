@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from dictlearn.comparison.page import note, plot, section, table
 from dictlearn.comparison.style import INK, Look, default_looks, styled
 from dictlearn.comparison.vocabulary import MISSING
-from dictlearn.core.concept_records import ConceptRecords, ConceptScore
+from dictlearn.records.concepts import ConceptRecords, ConceptScore
 
 RIVALS = ("neurons", "basis", "pca")
 """Families beside the features, in order of interest."""

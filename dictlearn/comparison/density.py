@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dictlearn.comparison.style import MOST_NAMES, Look, looks, styled
 from dictlearn.comparison.vocabulary import baselines, trained
-from dictlearn.core.records import DictionaryRecord, Records
+from dictlearn.records.results import DictionaryRecord, Records
 
 BINS_PER_DECADE = 6
 

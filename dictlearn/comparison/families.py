@@ -6,7 +6,7 @@ from typing import TypeAlias
 
 from dictlearn.comparison.vocabulary import value_of
 from dictlearn.core.errors import InputError
-from dictlearn.core.records import DictionaryRecord, Records
+from dictlearn.records.results import DictionaryRecord, Records
 
 RATES: dict[str, str] = {"l0": "L0: active features per token", "bits": "bits per token"}
 """What a dictionary spends, and how it is called on an axis."""

@@ -10,11 +10,11 @@ from dictlearn.comparison.concepts import precision_figure
 from dictlearn.comparison.figures import density_figure, rate_distortion_figure
 from dictlearn.comparison.rate_sections import bits_are_measured
 from dictlearn.comparison.style import MOST_NAMES
-from dictlearn.core.agreement_records import AgreementRecords
-from dictlearn.core.concept_records import ConceptRecords
 from dictlearn.core.errors import InputError, StorageError
 from dictlearn.core.own_files import OwnFiles
-from dictlearn.core.records import Records
+from dictlearn.records.agreement import AgreementRecords
+from dictlearn.records.concepts import ConceptRecords
+from dictlearn.records.results import Records
 
 FORMATS = ("svg", "png", "pdf")
 WIDTH = 760

@@ -16,9 +16,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dictlearn.core.errors import InputError, nearest
-from dictlearn.core.records import DictionaryRecord, Records
 from dictlearn.metrics.bootstrap import RESAMPLES, Interval, bootstrap_weights, central
 from dictlearn.metrics.pooled import METRICS, PooledMetric
+from dictlearn.records.results import DictionaryRecord, Records
 
 Key = TypeVar("Key", bound=Hashable)
 

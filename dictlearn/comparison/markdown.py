@@ -19,9 +19,9 @@ from dictlearn.comparison.vocabulary import (
     trained,
     value_of,
 )
-from dictlearn.core.agreement_records import AgreementRecords
-from dictlearn.core.concept_records import ConceptRecords
-from dictlearn.core.records import DictionaryRecord, Records
+from dictlearn.records.agreement import AgreementRecords
+from dictlearn.records.concepts import ConceptRecords
+from dictlearn.records.results import DictionaryRecord, Records
 
 _SHOWN = ("l0", "bits", "fraction_variance_unexplained", "loss_recovered_zero", "kl",
           "dead_fraction")  # fmt: skip

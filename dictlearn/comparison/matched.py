@@ -23,9 +23,9 @@ from dictlearn.comparison.intervals import (
     sign_flip_p_value,
 )
 from dictlearn.comparison.vocabulary import value_of
-from dictlearn.core.records import Records
 from dictlearn.metrics.bootstrap import RESAMPLES
 from dictlearn.metrics.pooled import PooledMetric
+from dictlearn.records.results import Records
 
 MATCHED = ("loss_recovered_zero", "fraction_variance_unexplained")
 """What is compared unless asked otherwise."""

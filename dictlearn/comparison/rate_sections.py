@@ -10,7 +10,7 @@ from dictlearn.comparison.matched_rows import MATCHED_CAPTION, MatchedRow, match
 from dictlearn.comparison.page import note, plot, section, table
 from dictlearn.comparison.rates import rate_distortion_figure
 from dictlearn.comparison.vocabulary import LABELS, formatted, trained, value_of
-from dictlearn.core.records import Records
+from dictlearn.records.results import Records
 
 _BITS = (
     "Bits per token: what it takes to say which features are active, and how much, with "

@@ -19,8 +19,8 @@ from dictlearn.comparison.vocabulary import (
     trained,
     value_of,
 )
-from dictlearn.core.records import DictionaryRecord, Records
 from dictlearn.metrics.bootstrap import Interval
+from dictlearn.records.results import DictionaryRecord, Records
 
 
 def sparsity_figure(records: Records, metric: str = "loss_recovered_zero") -> go.Figure:

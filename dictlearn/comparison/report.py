@@ -19,12 +19,12 @@ from dictlearn.comparison.vocabulary import (
     reference_losses,
     trained,
 )
-from dictlearn.core.agreement_records import AgreementRecords
-from dictlearn.core.concept_records import ConceptRecords
-from dictlearn.core.feature_records import FeatureRecords
 from dictlearn.core.own_files import OwnFiles
 from dictlearn.core.provenance import Provenance
-from dictlearn.core.records import DictionaryRecord, Records
+from dictlearn.records.agreement import AgreementRecords
+from dictlearn.records.concepts import ConceptRecords
+from dictlearn.records.features import FeatureRecords
+from dictlearn.records.results import DictionaryRecord, Records
 
 REPORT_FILE = "report.html"
 """Its usual name, beside `results.json`."""

@@ -14,9 +14,10 @@ from dictlearn.comparison.vocabulary import (
     trained,
     with_interval,
 )
-from dictlearn.core.records import DictionaryRecord, Metric, Records
+from dictlearn.core.metric import Metric
 from dictlearn.metrics.bits import REPORTED
 from dictlearn.metrics.bootstrap import Interval
+from dictlearn.records.results import DictionaryRecord, Records
 
 WITH_INTERVAL = frozenset({"fraction_variance_unexplained", "loss_recovered_zero"})
 """Metrics whose cells show an interval; those of others are found by pointing."""

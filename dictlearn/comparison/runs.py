@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from dictlearn.core.errors import InputError, ProvenanceError, nearest
-from dictlearn.core.records import RESULTS_FILE, DictionaryRecord, Records
+from dictlearn.records.results import RESULTS_FILE, DictionaryRecord, Records
 
 
 def load_run(path: str | Path) -> Records:

@@ -13,7 +13,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from dictlearn.comparison.vocabulary import is_baseline
-from dictlearn.core.records import Records
+from dictlearn.records.results import Records
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 BASELINE_COLOUR = "#868e99"

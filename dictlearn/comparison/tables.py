@@ -22,7 +22,8 @@ from dictlearn.comparison.vocabulary import (
     value_of,
     with_interval,
 )
-from dictlearn.core.records import DictionaryRecord, Metric, Records
+from dictlearn.core.metric import Metric
+from dictlearn.records.results import DictionaryRecord, Records
 
 NARROW: Mapping[str, str] = {
     "cross_entropy_spliced": "CE\nspliced",

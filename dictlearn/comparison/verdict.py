@@ -15,8 +15,8 @@ from dictlearn.comparison.vocabulary import (
     value_of,
     with_interval,
 )
-from dictlearn.core.records import DictionaryRecord, Records
 from dictlearn.metrics.bootstrap import Interval
+from dictlearn.records.results import DictionaryRecord, Records
 
 DEAD_LIMIT = 0.1
 """Fraction of dead features from which the verdict mentions them."""

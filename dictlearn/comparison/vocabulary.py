@@ -5,9 +5,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from dictlearn.core.errors import InputError, nearest
-from dictlearn.core.records import DictionaryRecord, Metric, Records
+from dictlearn.core.metric import Metric
 from dictlearn.metrics.bits import REPORTED
 from dictlearn.metrics.bootstrap import Interval
+from dictlearn.records.results import DictionaryRecord, Records
 
 BASELINE_KINDS = frozenset({"neurons", "identity", "mean", "random", "pca", "ica", "kmeans"})
 """Kinds that show what a number is worth; every other kind counts as trained."""

@@ -14,9 +14,9 @@ from torch import Tensor
 from dictlearn.contract.encoding import ENCODING
 from dictlearn.contract.learning import LEARNING
 from dictlearn.contract.subject import FIT, Subject, synthetic
-from dictlearn.core.config import DictionaryConfig
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import ContractError
+from dictlearn.core.kinds import DictionaryConfig
 from dictlearn.training.fit import fit
 
 Check = Callable[[Subject], str | None]

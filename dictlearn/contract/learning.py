@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dictlearn.contract.subject import FIT, Subject, require, synthetic
 from dictlearn.core.batches import Batch
-from dictlearn.core.config import GradientConfig
+from dictlearn.core.kinds import DictionaryConfig, GradientConfig
 from dictlearn.core.learning import TrainableDictionary
 from dictlearn.dictionaries.files import load, save
 from dictlearn.metrics.reconstruction import fraction_variance_unexplained
@@ -24,6 +24,7 @@ def _check_save_and_load(case: Subject) -> str | None:
     config = case.dictionary.config
     if config is None:
         return "the dictionary has no config to be built from"
+    assert isinstance(config, DictionaryConfig)
     with tempfile.TemporaryDirectory() as folder:
         path = save(case.dictionary, Path(folder) / "dictionary")
         loaded = load(path, kinds=[type(config)])

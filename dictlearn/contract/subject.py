@@ -7,9 +7,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dictlearn.activations.tensors import TensorActivations
-from dictlearn.core.config import DictionaryConfig
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import ContractError
+from dictlearn.core.kinds import DictionaryConfig
 from dictlearn.core.sites import MLPWeights, Site, Sites
 from dictlearn.training.config import FitConfig
 

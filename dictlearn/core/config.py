@@ -1,34 +1,15 @@
-"""A config is the method: frozen fields, checked on construction, that build a dictionary."""
+"""Configurations: frozen fields, whose names and values are checked on construction."""
 
 import math
-from abc import ABC, ABCMeta, abstractmethod
+from abc import ABCMeta
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from types import NoneType, UnionType
-from typing import (
-    TYPE_CHECKING,
-    Any,
-    ClassVar,
-    Generic,
-    TypeVar,
-    Union,
-    final,
-    get_args,
-    get_origin,
-    get_type_hints,
-)
-
-from torch import Tensor
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from dictlearn.core.errors import ConfigError, nearest
-from dictlearn.core.sites import Sites
-
-if TYPE_CHECKING:
-    from dictlearn.core.dictionary import FeatureDictionary
-    from dictlearn.core.learning import Learner, Objective
 
 C = TypeVar("C", bound="Config")
-D = TypeVar("D", bound="FeatureDictionary", covariant=True)
 
 
 class _NamesChecked(ABCMeta):
@@ -123,93 +104,3 @@ def _words(hint: Any) -> str:
         return " or ".join(_words(arm) for arm in get_args(hint))
     known = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
     return known.get(hint, "none" if hint is NoneType else str(hint))
-
-
-@dataclass(frozen=True)
-class DeadFeatureRemedy:
-    """When and how features that stopped firing are seeded anew.
-
-    At each of `steps`, and each multiple of `every`, a feature that has not fired in the last
-    `window` steps takes the place of one row out of `n_rows` fresh ones, drawn with
-    probability proportional to its loss to the power `loss_power` (2: Bricken et al. 2023,
-    "Neuron Resampling"; 0: uniform).
-    """
-
-    window: int
-    n_rows: int
-    loss_power: float
-    every: int | None = None
-    steps: tuple[int, ...] = ()
-
-    def due(self, step: int) -> bool:
-        """Whether the remedy is applied after step `step` (counted from 1)."""
-        return step in self.steps or (self.every is not None and step % self.every == 0)
-
-
-@dataclass(frozen=True, kw_only=True)
-class DictionaryConfig(Config, ABC, Generic[D]):
-    """The hyper-parameters of one kind of dictionary."""
-
-    kind: ClassVar[str]
-    """The name in files, recipes and on the command line."""
-
-    def sites(self, offered: Sites) -> Sites:
-        """Where a dictionary of this kind sits, given the sites offered.
-
-        An autoencoder reads and writes the target, so that every kind replaces one tensor;
-        transcoders override this and take the sites as they are.
-        """
-        return offered.at_target()
-
-    @final
-    def build(self, sites: Sites, *, seed: int = 0) -> D:
-        """A fresh dictionary at `sites`, initialised from `seed` alone."""
-        dictionary = self._build(sites, seed)
-        if dictionary.config is None:
-            dictionary.config = self
-        return dictionary
-
-    @abstractmethod
-    def _build(self, sites: Sites, seed: int) -> D:
-        """What a kind supplies: see `build`."""
-
-    def restored(self, sites: Sites, tensors: Mapping[str, Tensor]) -> "FeatureDictionary":
-        """A dictionary shaped to receive saved `tensors`; override where they decide the shape."""
-        return self.build(sites)
-
-    @classmethod
-    @abstractmethod
-    def tiny(cls) -> "DictionaryConfig[D]":
-        """The smallest useful instance: what the contract tests build and train."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class GradientConfig(DictionaryConfig[D], ABC):
-    """A kind that learns by gradient descent on an objective."""
-
-    default_learning_rate: ClassVar[float] = 1e-3
-    """Used where `FitConfig.learning_rate` is not set."""
-    shards_features: ClassVar[bool] = False
-    """Whether features may be divided between processes: what sums over features, or selects among
-    them, then asks the others. A kind says so itself: a subclass does not inherit it."""
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        cls.shards_features = cls.__dict__.get("shards_features", False)
-
-    @abstractmethod
-    def objective(self) -> "Objective":
-        """The function from a `FitPass` to named loss terms."""
-
-    def remedy(self) -> DeadFeatureRemedy | None:
-        """How dead features are revived, or None."""
-        return None
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClosedFormConfig(DictionaryConfig[D], ABC):
-    """A kind that learns from accumulated statistics, not from gradients."""
-
-    @abstractmethod
-    def learner(self, sites: Sites, *, seed: int) -> "Learner":
-        """A fresh learner whose `finish` returns the dictionary."""

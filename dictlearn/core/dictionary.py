@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from dictlearn.core.config import DictionaryConfig
+from dictlearn.core.config import Config
 from dictlearn.core.errors import InputError
 from dictlearn.core.provenance import Provenance
 from dictlearn.core.sites import Sites
@@ -45,8 +45,10 @@ class FeatureDictionary(nn.Module, ABC):
     """
 
     traits: Traits = Traits()
-    config: DictionaryConfig | None = None
+    config: Config | None = None
     """The config that built it; required for saving."""
+    kind: str = ""
+    """The name of its kind, set when a config builds it; of a class of its own, the class's."""
     provenance: Provenance
     _FINAL: ClassVar = ("encode", "encode_sparse", "decode", "estimate", "forward", "scores",
                         "skip", "atoms", "bias")  # fmt: skip
@@ -64,6 +66,7 @@ class FeatureDictionary(nn.Module, ABC):
         super().__init__()
         self.sites = sites
         self.n_features = n_features
+        self.kind = type(self).__name__
         self.provenance = Provenance()
         self.x_mean: Tensor
         self.x_scale: Tensor

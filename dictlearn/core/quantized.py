@@ -54,6 +54,11 @@ class Quantized(FeatureDictionary):
     def _write(self, acts: Float[Tensor, "*b feature"] | SparseActs) -> Float[Tensor, "*b d_out"]:
         return self.base._write(acts)
 
+    def _scores(
+        self, z: Float[Tensor, "n d_in"], features: Int[Tensor, " m"]
+    ) -> Float[Tensor, "n m"]:
+        return self.base._scores(z, features)
+
     def _encode(self, z: Float[Tensor, "n d_in"]) -> Float[Tensor, "n feature"]:
         # Not from the dense coefficients: a last bit in which they differ would move a level.
         return self._encode_sparse(z).to_dense()
@@ -62,7 +67,10 @@ class Quantized(FeatureDictionary):
         acts = self.base._encode_sparse(z)
         norms = self._norms[acts.indices]
         rounded = self.levels(acts) * self._step / norms
-        return acts.with_values(torch.where(norms > 0, rounded.to(acts.values), acts.values))
+        rounded = torch.where(norms > 0, rounded.to(acts.values), acts.values.detach())
+        if acts.values.requires_grad:  # as before rounding: the straight-through estimate
+            rounded = acts.values + (rounded - acts.values).detach()
+        return acts.with_values(rounded)
 
     def levels(self, acts: SparseActs) -> Int[Tensor, " nnz"]:
         """The level of every entry of `acts`, with its sign; never 0.

@@ -12,9 +12,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from dictlearn.core.config import D, DeadFeatureRemedy, GradientConfig
 from dictlearn.core.dictionary import Traits
 from dictlearn.core.errors import ConfigError
+from dictlearn.core.kinds import D, GradientConfig, Resampling
 from dictlearn.core.learning import Encoding, FitPass, Objective, TrainableDictionary
 from dictlearn.core.sites import Sites
 from dictlearn.core.sparse_acts import SparseActs
@@ -197,12 +197,12 @@ class CodebookFields(GradientConfig[D]):
         """Squared error."""
         return codebook_error
 
-    def remedy(self) -> DeadFeatureRemedy | None:
+    def resampling(self) -> Resampling | None:
         """Replacement of unused codes by rows drawn uniformly."""
         every = self.replace_after_steps
         if not every:
             return None
-        return DeadFeatureRemedy(window=every, n_rows=self.n_codes * 4, loss_power=0.0, every=every)
+        return Resampling(window=every, n_rows=self.n_codes * 4, loss_power=0.0, every=every)
 
 
 @dataclass(frozen=True, kw_only=True)

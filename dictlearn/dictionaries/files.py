@@ -5,10 +5,10 @@ from pathlib import Path
 
 import torch
 
-from dictlearn.core.config import DictionaryConfig
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import ConfigError, CorruptFileError, InputError
 from dictlearn.core.files import read_json, read_tensors, sha256
+from dictlearn.core.kinds import DictionaryConfig
 from dictlearn.core.own_files import OwnFiles
 from dictlearn.core.provenance import Provenance
 from dictlearn.core.sites import Sites
@@ -45,7 +45,7 @@ def save(dictionary: FeatureDictionary, path: str | Path | OwnFiles) -> Path:
         CONFIG_FILE,
         {
             "format": DICTIONARY_FORMAT,
-            "kind": config.kind,
+            "kind": dictionary.kind,
             "weights_sha256": own.sha256(WEIGHTS_FILE),
             "config": config.to_dict(),
             "sites": dictionary.sites.to_dict(),
@@ -95,7 +95,8 @@ def load(path: str | Path, kinds: Sequence[type[DictionaryConfig]] = ()) -> Feat
     except RuntimeError as error:
         message = f"{folder / WEIGHTS_FILE}: does not fit {CONFIG_FILE} ({error})"
         raise CorruptFileError(message) from error
-    dictionary.config, dictionary.provenance = config, provenance
+    dictionary.config, dictionary.kind = config, config.kind
+    dictionary.provenance = provenance
     return dictionary.eval()
 
 

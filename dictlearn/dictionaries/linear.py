@@ -15,8 +15,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from dictlearn.core.config import GradientConfig
 from dictlearn.core.dictionary import Traits
+from dictlearn.core.kinds import GradientConfig
 from dictlearn.core.learning import Encoding, FitPass, TrainableDictionary
 from dictlearn.core.sites import Sites
 from dictlearn.core.sparse_acts import SparseActs

@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dictlearn.core.config import ClosedFormConfig
 from dictlearn.core.dictionary import Traits
+from dictlearn.core.kinds import ClosedFormConfig
 from dictlearn.core.sites import Sites
 from dictlearn.dictionaries.closed_form import MomentsDictionary, MomentsLearner
 

@@ -8,9 +8,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dictlearn.core.batches import Batch
-from dictlearn.core.config import ClosedFormConfig
 from dictlearn.core.dictionary import FeatureDictionary, Traits
 from dictlearn.core.errors import ConfigError
+from dictlearn.core.kinds import ClosedFormConfig
 from dictlearn.core.learning import Learner
 from dictlearn.core.sites import MLPWeights, Sites
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from dictlearn.core.config import DictionaryConfig
 from dictlearn.core.errors import ConfigError, nearest
+from dictlearn.core.kinds import DictionaryConfig
 from dictlearn.dictionaries.batchtopk_sae import BatchTopKSAEConfig
 from dictlearn.dictionaries.batchtopk_transcoder import BatchTopKTranscoderConfig
 from dictlearn.dictionaries.codebook import CodebookConfig

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from dictlearn.core.config import DeadFeatureRemedy
+from dictlearn.core.kinds import Resampling
 from dictlearn.core.learning import Encoding
 from dictlearn.core.sparse_acts import SparseActs
 from dictlearn.dictionaries.linear import LinearConfig, LinearDictionary, Rule
@@ -74,11 +74,11 @@ class SAEConfig(LinearConfig):
         """Squared error and L1."""
         return SparsityL1(self.l1_coefficient)
 
-    def remedy(self) -> DeadFeatureRemedy | None:
+    def resampling(self) -> Resampling | None:
         """Resampling as published: rows drawn with probability proportional to squared loss."""
         if not self.resample_steps:
             return None
-        return DeadFeatureRemedy(
+        return Resampling(
             window=self.resample_window,
             n_rows=self.resample_rows,
             loss_power=2.0,

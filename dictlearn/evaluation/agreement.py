@@ -8,15 +8,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from dictlearn.core.agreement_records import (
-    SIMILARITY_BINS,
-    AgreementRecords,
-    PairAgreement,
-)
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import InputError
 from dictlearn.core.provenance import Provenance
-from dictlearn.core.records import Records
 from dictlearn.core.tokens import Tokens
 from dictlearn.evaluation.correlations import LARGEST_PAIR, Correlated, Correlations
 from dictlearn.evaluation.summaries import (
@@ -31,6 +25,12 @@ from dictlearn.lm.identity import model_provenance
 from dictlearn.lm.sites import require_sites
 from dictlearn.metrics.agreement import matched_cosine_similarity, max_cosine_similarity
 from dictlearn.progress import progress as progress_bar
+from dictlearn.records.agreement import (
+    SIMILARITY_BINS,
+    AgreementRecords,
+    PairAgreement,
+)
+from dictlearn.records.results import Records
 
 _SAME = 0.9
 

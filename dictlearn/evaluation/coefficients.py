@@ -13,13 +13,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dictlearn.core.dictionary import FeatureDictionary
+from dictlearn.core.metric import Metric
 from dictlearn.core.quantized import Quantized
-from dictlearn.core.records import DictionaryRecord, Metric
 from dictlearn.evaluation.passes import CleanBatch, Passes
 from dictlearn.metrics.bits import coefficient_bits
 from dictlearn.metrics.predictions import compared
 from dictlearn.metrics.recovered import recovered
 from dictlearn.progress import progress as progress_bar
+from dictlearn.records.results import DictionaryRecord
 
 LADDER = tuple(2.0**i for i in range(1, -6, -1))
 """Steps in units of the root mean square contribution of an active coefficient, coarsest first."""

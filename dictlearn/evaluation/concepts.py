@@ -13,7 +13,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from dictlearn.core.concept_records import ConceptRecords, ConceptScore
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import InputError
 from dictlearn.core.provenance import Provenance
@@ -26,6 +25,7 @@ from dictlearn.lm.sites import require_sites
 from dictlearn.metrics.bootstrap import bootstrap_weights, central
 from dictlearn.metrics.precision import Ranking, resampled_precision
 from dictlearn.progress import progress as progress_bar
+from dictlearn.records.concepts import ConceptRecords, ConceptScore
 from dictlearn.text.concepts import DEFAULT_CONCEPTS, Concept, concept_labels
 
 FEATURES = "features"

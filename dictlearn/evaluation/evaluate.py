@@ -5,7 +5,6 @@ from collections.abc import Collection, Mapping
 
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import InputError
-from dictlearn.core.records import Records
 from dictlearn.core.tokens import Tokens
 from dictlearn.evaluation.ablations import ABLATIONS
 from dictlearn.evaluation.coefficients import coefficient_prices
@@ -14,6 +13,7 @@ from dictlearn.evaluation.passes import Passes
 from dictlearn.lm.hooks import LanguageModel
 from dictlearn.lm.identity import model_provenance
 from dictlearn.lm.sites import require_sites
+from dictlearn.records.results import Records
 
 
 def evaluate(

@@ -10,7 +10,6 @@ from torch import Tensor
 from dictlearn.core.batches import require_finite
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import InputError, nearest
-from dictlearn.core.feature_records import FeatureRecords
 from dictlearn.core.tokens import Tokens
 from dictlearn.evaluation.contexts import TopContexts, Windows
 from dictlearn.evaluation.describing import Describer
@@ -19,6 +18,7 @@ from dictlearn.lm.hooks import LanguageModel
 from dictlearn.lm.identity import model_provenance
 from dictlearn.lm.sites import require_sites
 from dictlearn.progress import progress as progress_bar
+from dictlearn.records.features import FeatureRecords
 
 _TOKENS_AT_ONCE = 1 << 12
 _RULE = (

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dictlearn.core.batches import require_finite
 from dictlearn.core.dictionary import FeatureDictionary
-from dictlearn.core.records import DictionaryRecord, Metric
+from dictlearn.core.metric import Metric
 from dictlearn.evaluation.ablations import ABLATIONS, Reference, donors
 from dictlearn.evaluation.passes import CleanBatch, Passes
 from dictlearn.evaluation.sums import SequenceSums
@@ -19,6 +19,7 @@ from dictlearn.metrics.bits import bit_metrics, in_order
 from dictlearn.metrics.pooled import pooled_metrics
 from dictlearn.metrics.predictions import compared
 from dictlearn.progress import progress as progress_bar
+from dictlearn.records.results import DictionaryRecord
 
 
 class Measuring:
@@ -80,7 +81,7 @@ class Measuring:
         prices = bit_metrics(density if n_rows else None, dictionary.traits, coefficients)
         totals = {key: values.sum() for key, values in sums.items()}
         return DictionaryRecord(
-            kind=dictionary.config.kind if dictionary.config else type(dictionary).__name__,
+            kind=dictionary.kind,
             sites=dictionary.sites,
             n_features=dictionary.n_features,
             provenance=dictionary.provenance,

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from dictlearn.core.dictionary import FeatureDictionary
-from dictlearn.core.feature_records import Neighbor
+from dictlearn.records.features import Neighbor
 
 _ATOMS_AT_ONCE = 1 << 14
 

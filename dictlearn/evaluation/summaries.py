@@ -9,13 +9,13 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from dictlearn.core.agreement_records import BINS_PER_DECADE, LOWEST_DECADE, FeatureSummary
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import InputError
-from dictlearn.core.records import Records
 from dictlearn.core.sites import Sites
 from dictlearn.evaluation.correlations import Correlated
 from dictlearn.metrics.agreement import cosine_with_mean_direction, neurons_per_feature
+from dictlearn.records.agreement import BINS_PER_DECADE, LOWEST_DECADE, FeatureSummary
+from dictlearn.records.results import Records
 
 ULTRALOW = 1e-5
 """Density below which an active feature counts as one of the ultralow-density cluster."""
@@ -62,7 +62,7 @@ def feature_summary(
     sites = Sites(dictionary.sites.source, dictionary.sites.target)
     known = _rarity(dictionary, density)
     return FeatureSummary(
-        kind=dictionary.config.kind if dictionary.config else type(dictionary).__name__,
+        kind=dictionary.kind,
         sites=sites,
         n_features=dictionary.n_features,
         n_compared=len(atoms),

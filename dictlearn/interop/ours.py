@@ -50,7 +50,7 @@ def folded(dictionary: FeatureDictionary, library: str) -> LinearWeights:
         InputError: the kind is not a linear encoder with a rule that other libraries know.
     """
     if type(dictionary) is not LinearDictionary or type(dictionary.rule) not in KINDS:
-        kind = dictionary.config.kind if dictionary.config else type(dictionary).__name__
+        kind = dictionary.kind
         raise InputError(
             f"{library} files hold a linear encoder, a decoder, and ReLU, top-k, thresholds or "
             f"gates between them; {kind!r} is none of these, so it cannot be expressed there: "

@@ -44,7 +44,7 @@ def write(dictionary: FeatureDictionary, path: Path) -> Path:
     weights, sites = folded(dictionary, LIBRARY), dictionary.sites
     rule = weights.rule
     if not isinstance(rule, TopK) or sites.source.d != sites.target.d:
-        kind = dictionary.config.kind if dictionary.config else type(dictionary).__name__
+        kind = dictionary.kind
         raise InputError(
             f"{LIBRARY} holds top-k dictionaries between sites of one width; {kind!r} at widths "
             f"{sites.source.d} and {sites.target.d} is none: use another format, or none"

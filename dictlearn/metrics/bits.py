@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dictlearn.core.dictionary import Traits
 from dictlearn.core.errors import InputError
-from dictlearn.core.records import Metric
+from dictlearn.core.metric import Metric
 from dictlearn.metrics.pooled import METRICS, ReportedMetric
 
 BITS: tuple[ReportedMetric, ...] = (

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dictlearn.core.errors import InputError, nearest
-from dictlearn.core.records import Metric
+from dictlearn.core.metric import Metric
 
 SUMS: Mapping[str, str] = {
     "rows": "counted rows",

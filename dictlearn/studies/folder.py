@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from dictlearn.comparison.report import REPORT_FILE
-from dictlearn.core.agreement_records import AGREEMENT_FILE
-from dictlearn.core.concept_records import CONCEPTS_FILE
 from dictlearn.core.errors import CorruptFileError, InputError
-from dictlearn.core.feature_records import FEATURES_FILE
 from dictlearn.core.files import read_json
 from dictlearn.core.own_files import OwnFiles
 from dictlearn.core.provenance import code_revision, library_versions
-from dictlearn.core.records import RESULTS_FILE, SUMS_FILE
+from dictlearn.records.agreement import AGREEMENT_FILE
+from dictlearn.records.concepts import CONCEPTS_FILE
+from dictlearn.records.features import FEATURES_FILE
+from dictlearn.records.results import RESULTS_FILE, SUMS_FILE
 from dictlearn.training.checkpoints import differences
 
 STUDY = "a study"

@@ -5,11 +5,11 @@ from pathlib import Path
 
 from dictlearn.comparison.images import main_figures, write_images
 from dictlearn.comparison.markdown import results_page
-from dictlearn.core.agreement_records import AGREEMENT_FILE, AgreementRecords
-from dictlearn.core.concept_records import CONCEPTS_FILE, ConceptRecords
 from dictlearn.core.files import read_json
 from dictlearn.core.own_files import OwnFiles
-from dictlearn.core.records import Records
+from dictlearn.records.agreement import AGREEMENT_FILE, AgreementRecords
+from dictlearn.records.concepts import CONCEPTS_FILE, ConceptRecords
+from dictlearn.records.results import Records
 from dictlearn.studies.folder import IMAGES, PAGE_FILE, STUDY, STUDY_FILE, origin
 
 

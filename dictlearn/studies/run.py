@@ -12,15 +12,11 @@ from rich.console import Console
 
 from dictlearn.activations.store import ActivationStore
 from dictlearn.comparison.report import REPORT_FILE, report_html
-from dictlearn.core.agreement_records import AGREEMENT_FILE, AgreementRecords
 from dictlearn.core.batches import Activations
-from dictlearn.core.concept_records import CONCEPTS_FILE, ConceptRecords
-from dictlearn.core.config import DictionaryConfig
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import CorruptFileError
-from dictlearn.core.feature_records import FEATURES_FILE, FeatureRecords
+from dictlearn.core.kinds import DictionaryConfig
 from dictlearn.core.own_files import OwnFiles
-from dictlearn.core.records import RESULTS_FILE, Records
 from dictlearn.core.tokens import Tokens
 from dictlearn.dictionaries.files import CONFIG_FILE, load
 from dictlearn.dictionaries.random import RandomConfig
@@ -32,6 +28,10 @@ from dictlearn.harvesting import harvest
 from dictlearn.lm.hooks import LanguageModel
 from dictlearn.lm.identity import model_provenance
 from dictlearn.lm.loading import load_model
+from dictlearn.records.agreement import AGREEMENT_FILE, AgreementRecords
+from dictlearn.records.concepts import CONCEPTS_FILE, ConceptRecords
+from dictlearn.records.features import FEATURES_FILE, FeatureRecords
+from dictlearn.records.results import RESULTS_FILE, Records
 from dictlearn.studies.folder import STUDY, begin
 from dictlearn.studies.study import Place, Study
 from dictlearn.text.tokens import load_tokens

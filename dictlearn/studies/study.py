@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dictlearn.core.config import ClosedFormConfig, DictionaryConfig
 from dictlearn.core.errors import ConfigError, nearest
 from dictlearn.core.file_lists import is_file_name
+from dictlearn.core.kinds import ClosedFormConfig, DictionaryConfig
 from dictlearn.core.sites import Sites
 from dictlearn.lm.hooks import LanguageModel
 from dictlearn.lm.sites import hook_sites, mlp_sites

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from dictlearn.core.batches import Activations, Rows
-from dictlearn.core.config import ClosedFormConfig, DictionaryConfig, GradientConfig
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import ConfigError, InputError, NonFiniteError
 from dictlearn.core.file_lists import is_file_name
 from dictlearn.core.files import writable_folder
+from dictlearn.core.kinds import ClosedFormConfig, DictionaryConfig, GradientConfig
 from dictlearn.core.own_files import OwnFiles
 from dictlearn.core.ranks import Ranks
 from dictlearn.dictionaries.files import CONFIG_FILE, WEIGHTS_FILE, save

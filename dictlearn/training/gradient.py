@@ -8,15 +8,15 @@ from jaxtyping import Int
 from torch import Tensor
 
 from dictlearn.core.batches import Batch
-from dictlearn.core.config import DeadFeatureRemedy, GradientConfig
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import ConfigError
+from dictlearn.core.kinds import GradientConfig, Resampling
 from dictlearn.core.learning import FitPass, Learner, TrainableDictionary
 from dictlearn.core.ranks import ALONE, Ranks
 from dictlearn.core.sites import Sites
 from dictlearn.dictionaries.selection import Searching, require_fast_int8
 from dictlearn.training.config import FitConfig
-from dictlearn.training.remedies import rows_to_reseed
+from dictlearn.training.resampling import rows_to_reseed
 from dictlearn.training.shards import clip_, divide_, joined, part, whole
 from dictlearn.training.standardize import Standardization
 
@@ -55,7 +55,7 @@ class GradientLearner(Learner):
         self.dictionary = dictionary.to(fit_config.device)
         self._config = fit_config
         self._objective = config.objective()
-        self._remedy = config.remedy()
+        self._resampling = config.resampling()
         self._batch_at = batch_at
         self._peak = fit_config.learning_rate or config.default_learning_rate
         self._step = 0
@@ -97,8 +97,8 @@ class GradientLearner(Learner):
             log = self._log(fit_pass, losses, fired)
             self._step += 1
             self.dictionary.ranks = ALONE  # what follows sees whole batches
-            if self._remedy is not None and self._remedy.due(self._step):
-                self._apply(self._remedy)
+            if self._resampling is not None and self._resampling.due(self._step):
+                self._apply(self._resampling)
         return log
 
     def finish(self) -> FeatureDictionary:
@@ -178,16 +178,16 @@ class GradientLearner(Learner):
             log["recall"] = self.dictionary.search_recall(fit_pass.z[:_RECALL_ROWS])
         return log
 
-    def _apply(self, remedy: DeadFeatureRemedy) -> None:
+    def _apply(self, resampling: Resampling) -> None:
         """Reseed dead features, and forget Adam's moments at every entry that changed."""
-        dead: Int[Tensor, " m"] = (self._idle >= remedy.window).nonzero().squeeze(1)
+        dead: Int[Tensor, " m"] = (self._idle >= resampling.window).nonzero().squeeze(1)
         own, n_dead = self.dictionary.shards.place(len(dead))
         if n_dead == 0:
             return
         # Drawn from seed and step alone, so that a checkpoint needs no generator's state.
         generator = torch.Generator().manual_seed(self._config.seed * 1_000_003 + self._step)
         z, residual = rows_to_reseed(
-            self.dictionary, remedy, self._recent_batches(), n_dead, generator
+            self.dictionary, resampling, self._recent_batches(), n_dead, generator
         )
         self.ranks.share_((z, residual))  # equal but for rounding, where devices differ
         before = [p.detach().clone() for p in self.dictionary.parameters()]

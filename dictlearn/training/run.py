@@ -9,8 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from dictlearn.core.batches import Activations
-from dictlearn.core.config import ClosedFormConfig, DictionaryConfig, GradientConfig
 from dictlearn.core.errors import ConfigError
+from dictlearn.core.kinds import ClosedFormConfig, DictionaryConfig, GradientConfig
 from dictlearn.core.learning import Learner
 from dictlearn.core.own_files import OwnFiles
 from dictlearn.core.provenance import Provenance

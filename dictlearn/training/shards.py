@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_, clip_grads_with_norm_, get_total_norm
 
-from dictlearn.core.config import GradientConfig
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import ConfigError
+from dictlearn.core.kinds import GradientConfig
 from dictlearn.core.learning import TrainableDictionary
 from dictlearn.core.ranks import Ranks
 

@@ -9,9 +9,9 @@ import torch
 import dictlearn as dl
 from dictlearn.contract.check import CHECKS, check_dictionary, run
 from dictlearn.contract.subject import FIT, Subject, synthetic
-from dictlearn.core.config import GradientConfig
 from dictlearn.core.dictionary import FeatureDictionary, Traits
 from dictlearn.core.errors import ContractError
+from dictlearn.core.kinds import GradientConfig
 from dictlearn.core.learning import Encoding, TrainableDictionary
 from dictlearn.core.sites import Site, Sites
 from dictlearn.core.sparse_acts import SparseActs

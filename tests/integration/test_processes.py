@@ -89,7 +89,9 @@ def test_every_kind_learns_in_two_processes_what_it_learns_in_one(tmp_path):
         "stages": replace(CONFIGS["stages"], replace_after_steps=0),
     }
     for name, dictionary in dl.fit(never, data(), RUN, progress=False).items():
-        assert worst_difference(dictionary, one[name]) > 1e-2, f"the test sees no remedy of {name}"
+        assert worst_difference(dictionary, one[name]) > 1e-2, (
+            f"the test sees no resampling of {name}"
+        )
 
 
 LINEAR = {name: config for name, config in CONFIGS.items() if name not in ("codes", "stages")}

@@ -5,10 +5,11 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from dictlearn.core.metric import Metric
 from dictlearn.core.provenance import Provenance
-from dictlearn.core.records import DictionaryRecord, Metric, Records
 from dictlearn.core.sites import Site, Sites
 from dictlearn.metrics.pooled import SUMS, pooled_metrics
+from dictlearn.records.results import DictionaryRecord, Records
 
 HOSTILE = '<b onload="x">&</script>'
 """A dictionary's name that a page must not take for markup."""

@@ -11,16 +11,16 @@ from dictlearn.comparison.agreement import (
     agreement_section,
     similarity_histogram,
 )
-from dictlearn.core.agreement_records import (
+from dictlearn.core.errors import InputError
+from dictlearn.core.provenance import Provenance
+from dictlearn.core.sites import Site, Sites
+from dictlearn.records.agreement import (
     MEASURES,
     SIMILARITY_BINS,
     AgreementRecords,
     FeatureSummary,
     PairAgreement,
 )
-from dictlearn.core.errors import InputError
-from dictlearn.core.provenance import Provenance
-from dictlearn.core.sites import Site, Sites
 
 HERE = Sites(Site("here", 4), Site("here", 4))
 

@@ -6,14 +6,14 @@ from html.parser import HTMLParser
 import pytest
 
 from dictlearn.comparison.cards import cards_html, cards_section, feature_card_html
-from dictlearn.core.feature_records import (
+from dictlearn.core.provenance import Provenance
+from dictlearn.records.features import (
     Context,
     FeatureCard,
     FeatureRecords,
     Neighbor,
     TokenWeight,
 )
-from dictlearn.core.provenance import Provenance
 
 
 def make(name="sae", **changes):

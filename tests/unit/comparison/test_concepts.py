@@ -5,8 +5,8 @@ from math import nan
 import pytest
 
 from dictlearn.comparison.concepts import precision_figure, precision_frame, precision_section
-from dictlearn.core.concept_records import ConceptRecords, ConceptScore
 from dictlearn.core.provenance import Provenance
+from dictlearn.records.concepts import ConceptRecords, ConceptScore
 
 
 def score(concept, family, precision, naive, advantage=(nan, nan, nan), dictionary="d"):

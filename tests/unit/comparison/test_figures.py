@@ -14,7 +14,8 @@ from dictlearn.comparison.figures import (
 from dictlearn.comparison.intervals import intervals_frame
 from dictlearn.comparison.style import BASELINE_COLOUR, looks
 from dictlearn.core.errors import CorruptFileError, InputError
-from dictlearn.core.records import Metric, Records
+from dictlearn.core.metric import Metric
+from dictlearn.records.results import Records
 
 
 def by_name(figure):

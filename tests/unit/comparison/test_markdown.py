@@ -2,7 +2,7 @@
 
 from dictlearn.comparison.markdown import results_page
 from dictlearn.comparison.verdict import verdict
-from dictlearn.core.records import Records
+from dictlearn.records.results import Records
 
 
 def tables(page: str) -> list[list[list[str]]]:

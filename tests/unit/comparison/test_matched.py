@@ -11,8 +11,9 @@ from dictlearn.comparison.intervals import differences_frame, intervals_frame
 from dictlearn.comparison.matched import Family, matched_frame, shared_values
 from dictlearn.comparison.matched_rows import matched_rows
 from dictlearn.core.errors import InputError
-from dictlearn.core.records import Metric, Records
+from dictlearn.core.metric import Metric
 from dictlearn.metrics.pooled import pooled_metrics
+from dictlearn.records.results import Records
 
 HOOK = "blocks.0.hook_mlp_out"
 FVU = "fraction_variance_unexplained"

@@ -11,8 +11,9 @@ from dictlearn.comparison.report import write_report
 from dictlearn.comparison.verdict import verdict
 from dictlearn.core.errors import StorageError
 from dictlearn.core.file_lists import LIST_FILE
-from dictlearn.core.records import Metric, Records
+from dictlearn.core.metric import Metric
 from dictlearn.metrics.pooled import METRICS
+from dictlearn.records.results import Records
 
 
 class Page(HTMLParser):

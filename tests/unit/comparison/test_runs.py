@@ -6,8 +6,8 @@ import pytest
 
 from dictlearn.comparison.runs import combine, comparison_frame, load_run
 from dictlearn.core.errors import CorruptFileError, InputError, ProvenanceError
-from dictlearn.core.records import Records
 from dictlearn.metrics.pooled import METRICS
+from dictlearn.records.results import Records
 
 
 def test_load_run_takes_a_folder_or_its_file(records, make, tmp_path):

@@ -3,7 +3,8 @@ import io
 from rich.console import Console
 
 from dictlearn.comparison.tables import intervals_table, matched_table, results_table, tables
-from dictlearn.core.records import Metric, Records
+from dictlearn.core.metric import Metric
+from dictlearn.records.results import Records
 
 
 def printed(records, width=110, make=results_table):

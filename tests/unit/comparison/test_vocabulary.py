@@ -11,9 +11,10 @@ from dictlearn.comparison.vocabulary import (
     with_interval,
 )
 from dictlearn.core.errors import InputError
-from dictlearn.core.records import Metric, Records
+from dictlearn.core.metric import Metric
 from dictlearn.metrics.bits import REPORTED
 from dictlearn.metrics.bootstrap import Interval
+from dictlearn.records.results import Records
 
 
 def test_every_metric_has_a_label_in_order():

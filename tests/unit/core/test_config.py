@@ -4,8 +4,9 @@ from dataclasses import FrozenInstanceError, dataclass
 
 import pytest
 
-from dictlearn.core.config import Config, DeadFeatureRemedy
+from dictlearn.core.config import Config
 from dictlearn.core.errors import ConfigError
+from dictlearn.core.kinds import Resampling
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,8 +69,8 @@ def test_frozen_and_keyword_only():
         Example(4)
 
 
-def test_when_a_remedy_is_due():
-    at = DeadFeatureRemedy(window=1, n_rows=1, loss_power=0.0, every=4, steps=(2, 7))
+def test_when_features_are_resampled():
+    at = Resampling(window=1, n_rows=1, loss_power=0.0, every=4, steps=(2, 7))
     assert [step for step in range(1, 9) if at.due(step)] == [2, 4, 7, 8]
-    never = DeadFeatureRemedy(window=1, n_rows=1, loss_power=0.0)
+    never = Resampling(window=1, n_rows=1, loss_power=0.0)
     assert not any(never.due(step) for step in range(1, 9))

@@ -12,7 +12,7 @@ from dictlearn.core.quantized import Quantized
 from dictlearn.core.sites import Site, Sites
 from dictlearn.dictionaries.codebook import CodebookConfig
 from dictlearn.dictionaries.identity import IdentityConfig
-from dictlearn.dictionaries.topk_sae import TopKSAEConfig
+from dictlearn.dictionaries.topk_sae import TopK, TopKSAEConfig
 from dictlearn.dictionaries.transcoder import TranscoderConfig
 
 SITE = Site("y", 8)
@@ -85,7 +85,7 @@ def test_scaling_features_against_atoms_changes_no_level(sae, x):
     scaled.W_enc *= factors
     scaled.b_enc *= factors
     scaled.W_dec /= factors[:, None]
-    scaled.k = sae.k = sae.n_features  # or other features would be the largest
+    scaled.rule = sae.rule = TopK(sae.n_features)  # or other features would be the largest
     first, second = Quantized(sae, 0.5), Quantized(scaled, 0.5)
     levels = [q.levels(q.encode_sparse(x)) for q in (first, second)]
     assert torch.equal(*levels)

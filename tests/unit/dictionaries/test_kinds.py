@@ -8,8 +8,8 @@ import torch
 from torch.nn.functional import normalize
 
 from dictlearn.core.batches import Batch
-from dictlearn.core.config import GradientConfig
 from dictlearn.core.errors import ConfigError
+from dictlearn.core.kinds import GradientConfig
 from dictlearn.core.sites import MLPWeights, Site, Sites
 from dictlearn.core.sparse_acts import SparseActs
 from dictlearn.dictionaries.batchtopk_sae import BatchTopKSAEConfig

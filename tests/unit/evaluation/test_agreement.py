@@ -8,11 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from dictlearn.core.agreement_records import SIMILARITY_BINS, AgreementRecords
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import CorruptFileError, InputError, ProvenanceError
 from dictlearn.core.provenance import Provenance
-from dictlearn.core.records import DictionaryRecord, Records
 from dictlearn.core.sites import Site, Sites
 from dictlearn.core.tokens import Tokens
 from dictlearn.dictionaries.mean import Mean
@@ -21,6 +19,8 @@ from dictlearn.evaluation.agreement import compare_features
 from dictlearn.evaluation.evaluate import evaluate
 from dictlearn.lm.forward import activations_at
 from dictlearn.lm.sites import hook_sites, mlp_sites
+from dictlearn.records.agreement import SIMILARITY_BINS, AgreementRecords
+from dictlearn.records.results import DictionaryRecord, Records
 
 D = 16
 HERE = Sites(Site("here", D), Site("here", D))

@@ -8,7 +8,6 @@ import torch
 
 from dictlearn.core.dictionary import FeatureDictionary, Traits
 from dictlearn.core.quantized import Quantized
-from dictlearn.core.records import Records
 from dictlearn.core.tokens import Tokens
 from dictlearn.dictionaries.codebook import CodebookConfig
 from dictlearn.dictionaries.identity import IdentityConfig
@@ -19,6 +18,7 @@ from dictlearn.evaluation.evaluate import evaluate
 from dictlearn.lm.forward import activations_at
 from dictlearn.lm.sites import mlp_sites
 from dictlearn.metrics.bits import NOT_MEASURED, coefficient_bits
+from dictlearn.records.results import Records
 
 
 class Scaled(FeatureDictionary):

@@ -8,7 +8,6 @@ import torch
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
-from dictlearn.core.concept_records import ConceptRecords
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import CorruptFileError, InputError, ProvenanceError
 from dictlearn.core.provenance import Provenance
@@ -21,6 +20,7 @@ from dictlearn.evaluation.halves import Half
 from dictlearn.lm.forward import activations_at
 from dictlearn.lm.sites import hook_sites, mlp_sites
 from dictlearn.metrics.bootstrap import bootstrap_weights
+from dictlearn.records.concepts import ConceptRecords
 from dictlearn.text.concepts import Concept
 
 N_SEQUENCES, LENGTH = 60, 25

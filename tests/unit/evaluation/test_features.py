@@ -7,7 +7,6 @@ from transformers import PreTrainedTokenizerFast
 
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import CorruptFileError, InputError, NonFiniteError, ProvenanceError
-from dictlearn.core.feature_records import FeatureRecords
 from dictlearn.core.provenance import Provenance
 from dictlearn.core.sites import Site, Sites
 from dictlearn.core.sparse_acts import SparseActs
@@ -20,6 +19,7 @@ from dictlearn.evaluation.neighbors import nearest_atoms
 from dictlearn.lm.forward import activations_at
 from dictlearn.lm.sites import hook_sites, mlp_sites
 from dictlearn.lm.unembedding import logit_map
+from dictlearn.records.features import FeatureRecords
 
 N_WORDS, WIDTH = 40, 16
 EOS = 0

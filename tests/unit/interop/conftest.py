@@ -5,8 +5,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from dictlearn.core.config import DictionaryConfig
 from dictlearn.core.dictionary import FeatureDictionary
+from dictlearn.core.kinds import DictionaryConfig
 from dictlearn.core.provenance import Provenance
 from dictlearn.core.sites import Site, Sites
 

@@ -8,7 +8,7 @@ import torch
 
 from dictlearn.core.dictionary import Traits
 from dictlearn.core.errors import InputError
-from dictlearn.core.records import Metric
+from dictlearn.core.metric import Metric
 from dictlearn.metrics.bits import (
     BITS,
     NOT_MEASURED,

@@ -10,7 +10,7 @@ from dictlearn.core.sites import Site, Sites
 from dictlearn.dictionaries.sae import SAEConfig
 from dictlearn.training.config import FitConfig
 from dictlearn.training.gradient import GradientLearner
-from dictlearn.training.remedies import draw_rows
+from dictlearn.training.resampling import draw_rows
 from dictlearn.training.standardize import Standardization, fit_units
 
 SITE = Site("h", 6)

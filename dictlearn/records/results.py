@@ -15,6 +15,7 @@ from torch import Tensor
 
 from dictlearn.core.errors import CorruptFileError
 from dictlearn.core.files import read_json, read_tensors
+from dictlearn.core.metric import Metric
 from dictlearn.core.own_files import OwnFiles
 from dictlearn.core.provenance import Provenance
 from dictlearn.core.sites import Sites
@@ -25,14 +26,6 @@ if TYPE_CHECKING:
 RESULTS_FORMAT = 1
 RESULTS_FILE = "results.json"
 SUMS_FILE = "sums.safetensors"
-
-
-@dataclass(frozen=True)
-class Metric:
-    """One number, or `nan` with the reason why there is none."""
-
-    value: float
-    reason: str = ""
 
 
 @dataclass(frozen=True)

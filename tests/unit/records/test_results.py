@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from dictlearn.core.errors import CorruptFileError, StorageError
+from dictlearn.core.metric import Metric
 from dictlearn.core.provenance import Provenance
-from dictlearn.core.records import DictionaryRecord, Metric, Records
 from dictlearn.core.sites import Site, Sites
+from dictlearn.records.results import DictionaryRecord, Records
 
 TOKENS = {"source": "s", "split": "held_out", "hash": "h", "n_tokens": 9, "n_sequences": 3}
 

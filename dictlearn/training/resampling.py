@@ -7,22 +7,22 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dictlearn.core.batches import Batch
-from dictlearn.core.config import DeadFeatureRemedy
+from dictlearn.core.kinds import Resampling
 from dictlearn.core.learning import TrainableDictionary
 
 
 @torch.no_grad()
 def rows_to_reseed(
     dictionary: TrainableDictionary,
-    remedy: DeadFeatureRemedy,
+    resampling: Resampling,
     batches: Iterator[Batch],
     m: int,
     generator: torch.Generator,
 ) -> tuple[Float[Tensor, "m d_in"], Float[Tensor, "m d_out"]]:
-    """`m` standardized rows and what is missed there, drawn as `remedy` says.
+    """`m` standardized rows and what is missed there, drawn as `resampling` says.
 
-    Out of `remedy.n_rows` rows (or as many as `batches` has), each is drawn with probability
-    proportional to its squared error to the power `remedy.loss_power`; without replacement
+    Out of `resampling.n_rows` rows (or as many as `batches` has), each is drawn with probability
+    proportional to its squared error to the power `resampling.loss_power`; without replacement
     while there are enough rows with any error.
     """
     zs: list[Tensor] = []
@@ -33,10 +33,10 @@ def rows_to_reseed(
         zs.append(fit_pass.z)
         residuals.append(fit_pass.residual)
         n_rows += len(fit_pass.z)
-        if n_rows >= remedy.n_rows:
+        if n_rows >= resampling.n_rows:
             break
-    z, residual = torch.cat(zs)[: remedy.n_rows], torch.cat(residuals)[: remedy.n_rows]
-    chosen = draw_rows(residual, remedy.loss_power, m, generator)
+    z, residual = torch.cat(zs)[: resampling.n_rows], torch.cat(residuals)[: resampling.n_rows]
+    chosen = draw_rows(residual, resampling.loss_power, m, generator)
     return z[chosen], residual[chosen]
 
 

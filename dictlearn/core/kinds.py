@@ -1,0 +1,106 @@
+"""Kinds: a config is the method, and builds its dictionary."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, TypeVar, final
+
+from torch import Tensor
+
+from dictlearn.core.config import Config
+from dictlearn.core.dictionary import FeatureDictionary
+from dictlearn.core.learning import Learner, Objective
+from dictlearn.core.sites import Sites
+
+D = TypeVar("D", bound=FeatureDictionary, covariant=True)
+
+
+@dataclass(frozen=True)
+class Resampling:
+    """When and how dead features are resampled: seeded anew from rows of data.
+
+    At each of `steps`, and each multiple of `every`, a feature that has not fired in the last
+    `window` steps takes the place of one row out of `n_rows` fresh ones, drawn with
+    probability proportional to its loss to the power `loss_power` (2: Bricken et al. 2023,
+    "Neuron Resampling"; 0: uniform).
+    """
+
+    window: int
+    n_rows: int
+    loss_power: float
+    every: int | None = None
+    steps: tuple[int, ...] = ()
+
+    def due(self, step: int) -> bool:
+        """Whether features are resampled after step `step` (counted from 1)."""
+        return step in self.steps or (self.every is not None and step % self.every == 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DictionaryConfig(Config, ABC, Generic[D]):
+    """The hyper-parameters of one kind of dictionary."""
+
+    kind: ClassVar[str]
+    """The name in files, recipes and on the command line."""
+
+    def sites(self, offered: Sites) -> Sites:
+        """Where a dictionary of this kind sits, given the sites offered.
+
+        An autoencoder reads and writes the target, so that every kind replaces one tensor;
+        transcoders override this and take the sites as they are.
+        """
+        return offered.at_target()
+
+    @final
+    def build(self, sites: Sites, *, seed: int = 0) -> D:
+        """A fresh dictionary at `sites`, initialised from `seed` alone."""
+        dictionary = self._build(sites, seed)
+        dictionary.kind = self.kind
+        if dictionary.config is None:
+            dictionary.config = self
+        return dictionary
+
+    @abstractmethod
+    def _build(self, sites: Sites, seed: int) -> D:
+        """The dictionary that `build` returns: supplied by a kind."""
+
+    def restored(self, sites: Sites, tensors: Mapping[str, Tensor]) -> FeatureDictionary:
+        """A dictionary shaped to receive saved `tensors`; override where they decide the shape."""
+        return self.build(sites)
+
+    @classmethod
+    @abstractmethod
+    def tiny(cls) -> "DictionaryConfig[D]":
+        """The smallest useful instance: what the contract tests build and train."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradientConfig(DictionaryConfig[D], ABC):
+    """A kind that learns by gradient descent on an objective."""
+
+    default_learning_rate: ClassVar[float] = 1e-3
+    """Used where `FitConfig.learning_rate` is not set."""
+    shards_features: ClassVar[bool] = False
+    """Whether features may be divided between processes: what sums over features, or selects among
+    them, then asks the others. A kind says so itself: a subclass does not inherit it."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.shards_features = cls.__dict__.get("shards_features", False)
+
+    @abstractmethod
+    def objective(self) -> Objective:
+        """The function from a `FitPass` to named loss terms."""
+
+    def resampling(self) -> Resampling | None:
+        """When and how dead features are resampled, or None."""
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClosedFormConfig(DictionaryConfig[D], ABC):
+    """A kind that learns from accumulated statistics, not from gradients."""
+
+    @abstractmethod
+    def learner(self, sites: Sites, *, seed: int) -> Learner:
+        """A fresh learner whose `finish` returns the dictionary."""

@@ -1,0 +1,1 @@
+"""Results as data: what an evaluation leaves behind."""
