@@ -108,6 +108,7 @@ def _worker(
     rank: int, nproc: int, meeting: Path, failure: Path, work: Callable[[], object]
 ) -> None:
     """One of the processes that `launch` starts."""
+    _end_with_the_parent()
     faulthandler.enable()  # a crash in native code says where
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
     if "OMP_NUM_THREADS" not in os.environ:
@@ -131,6 +132,16 @@ def _worker(
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
+
+
+def _end_with_the_parent() -> None:
+    """Let the system end this process when the one that started it ends, whatever it is doing.
+
+    torch asks for SIGINT, which waits for native code to return, and which a process started in
+    the background (`nohup … &`) ignores. Where the system is not Linux, that is all there is.
+    """
+    if sys.platform == "linux":
+        mp._prctl_pr_set_pdeathsig(signal.SIGKILL)  # type: ignore[attr-defined]
 
 
 def _cause(statuses: list[int | None], failure: Path) -> DictLearnError:

@@ -4,6 +4,7 @@ import json
 import os
 import runpy
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -170,6 +171,7 @@ def test_a_killed_run_of_two_processes_resumes(monkeypatch, tmp_path, store):
     with subprocess.Popen(
         [sys.executable, HELD, store, tmp_path / "recipe.toml", killed],
         env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),  # as `nohup … &` does
     ) as process:  # fmt: skip
         told = []
         while told.count("held\n") < 2:
