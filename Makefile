@@ -6,7 +6,7 @@ RECENT := $(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Pyt
 TL4 := .venv-tl4
 PEERS := benchmarks/peers/.venv
 
-.PHONY: demo test test-tl4 check format notebooks clean peers
+.PHONY: demo test test-avx2 test-tl4 check format notebooks clean peers
 
 demo: $(READY)
 	$(BIN)/dictlearn demo
@@ -18,6 +18,13 @@ test: $(READY)
 # one has, asks for TransformerLens 3.
 test-tl4: $(TL4)/.ready
 	$(TL4)/bin/pytest
+
+# The tests as on a processor without AVX512, as far as one that has it can be told to leave it.
+test-avx2: $(READY)
+	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 \
+		NPY_DISABLE_CPU_FEATURES="X86_V4 AVX512_ICL AVX512_SPR" OPENBLAS_CORETYPE=Haswell \
+		NUMBA_CPU_NAME=haswell NUMBA_CPU_FEATURES=-avx512f NUMBA_CACHE_DIR=.venv/numba-avx2 \
+		$(BIN)/pytest
 
 # What a change must pass: format, lint, types (static, then at run time), layering, tests, docs.
 check: $(READY)
