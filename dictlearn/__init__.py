@@ -25,6 +25,8 @@ from dictlearn.core.tokens import Tokens
 from dictlearn.dictionaries.batchtopk_sae import BatchTopKSAEConfig
 from dictlearn.dictionaries.batchtopk_transcoder import BatchTopKTranscoderConfig
 from dictlearn.dictionaries.codebook import CodebookConfig
+from dictlearn.dictionaries.cross_layer_transcoder import CrossLayerTranscoderConfig
+from dictlearn.dictionaries.crosscoder import CrosscoderConfig
 from dictlearn.dictionaries.gated_sae import GatedSAEConfig
 from dictlearn.dictionaries.ica import ICAConfig
 from dictlearn.dictionaries.identity import IdentityConfig
@@ -66,6 +68,8 @@ __all__ = [
     "ClosedFormConfig",
     "CodebookConfig",
     "Concept",
+    "CrossLayerTranscoderConfig",
+    "CrosscoderConfig",
     "DictionaryConfig",
     "Encoding",
     "FeatureDictionary",

@@ -21,7 +21,7 @@ def hook_widths(sites: Sequence[Sites]) -> dict[str, int]:
         raise InputError("required at least one pair of sites, got none")
     widths: dict[str, int] = {}
     for pair in sites:
-        for site in (pair.source, pair.target):
+        for site in (*pair.source.parts, *pair.target.parts):
             if widths.setdefault(site.hook, site.d) != site.d:
                 raise InputError(
                     f"required one width per hook, got {widths[site.hook]} and {site.d} at "

@@ -3,7 +3,7 @@
 from jaxtyping import Float
 from torch import Tensor
 
-from dictlearn.activations.hooks import require_hooks
+from dictlearn.activations.hooks import hook_widths, require_hooks
 from dictlearn.activations.shuffle import shuffled_positions
 from dictlearn.core.batches import Activations, Rows, require_finite
 from dictlearn.core.errors import InputError
@@ -49,8 +49,15 @@ class TensorActivations(Activations):
             raise InputError(f"sites {sites} require {needed}, got {'x' if y is None else 'both'}")
         self._sites = sites
         self._provenance = provenance or Provenance()
-        self._rows = Rows(dict(zip(sites.hooks, (x,) if y is None else (x, y), strict=True)))
-        require_hooks(self._rows, {s.hook: s.d for s in (sites.source, sites.target)})
+        at: dict[str, Tensor] = {}
+        for site, given in ((sites.source, x), (sites.target, x if y is None else y)):
+            if given.shape[1] != site.d:
+                raise InputError(
+                    f"required rows of width {site.d} at {str(site)!r}, got {given.shape[1]}"
+                )
+            at |= zip(site.hooks, site.split(given), strict=True)
+        self._rows = Rows(at)
+        require_hooks(self._rows, hook_widths([sites]))
         for hook, tensor in self._rows.at.items():
             require_finite(tensor, hook)
 

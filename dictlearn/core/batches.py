@@ -10,7 +10,7 @@ from torch import Tensor
 from dictlearn.core.errors import InputError, NonFiniteError
 from dictlearn.core.provenance import Provenance
 from dictlearn.core.ranks import Ranks
-from dictlearn.core.sites import Site, Sites
+from dictlearn.core.sites import Site, Sites, only
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,13 @@ class Rows:
 
     def batch(self, sites: Sites) -> Batch:
         """The rows that a dictionary at `sites` reads and writes."""
-        x = self.at[sites.source.hook]
-        return Batch(x, x if sites.is_autoencoder else self.at[sites.target.hook])
+        x = self.joined(sites.source)
+        return Batch(x, x if sites.is_autoencoder else self.joined(sites.target))
+
+    def joined(self, site: Site) -> Float[Tensor, "n d"]:
+        """The rows at a site, the activations of several hooks side by side."""
+        parts = [self.at[hook] for hook in site.hooks]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
     def __len__(self) -> int:
         return next(iter(self.at.values())).shape[0]
@@ -87,6 +92,21 @@ class Activations(ABC):
         """
         return SelectedActivations(self, sites)
 
+    def require(self, sites: Sites) -> None:
+        """Check that the hooks of `sites` are among those harvested, with the same widths.
+
+        Raises:
+            InputError: one is not.
+        """
+        offered = [site for pair in self.sites for site in (pair.source, pair.target)]
+        known = Site.joined(offered)
+        for part in (*sites.source.parts, *sites.target.parts):
+            if part not in known.parts:
+                raise InputError(
+                    f"required a site that was harvested ({', '.join(known.hooks)}), got "
+                    f"{part.hook!r} of width {part.d}; harvest it first"
+                )
+
     @property
     def only_sites(self) -> Sites:
         """The one pair of sites offered.
@@ -94,28 +114,14 @@ class Activations(ABC):
         Raises:
             InputError: several are offered, so that the caller has to choose.
         """
-        if len(self.sites) != 1:
-            offered = "; ".join(map(str, self.sites))
-            raise InputError(
-                f"these activations offer {len(self.sites)} sites ({offered}), and one is "
-                "required here: choose with activations.select(sites)"
-            )
-        return self.sites[0]
+        return only(self.sites)
 
 
 class SelectedActivations(Activations):
     """A view of activations that offers one pair of sites out of several."""
 
     def __init__(self, base: Activations, sites: Sites) -> None:
-        known: dict[str, Site] = {}
-        for offered in base.sites:
-            known |= {s.hook: s for s in (offered.source, offered.target)}
-        for site in (sites.source, sites.target):
-            if known.get(site.hook) != site:
-                raise InputError(
-                    f"required a site that was harvested ({', '.join(known)}), got {site.hook!r} "
-                    f"of width {site.d}; harvest it first"
-                )
+        base.require(sites)
         self._base = base
         self._sites = sites
 

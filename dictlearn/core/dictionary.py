@@ -72,10 +72,11 @@ class FeatureDictionary(nn.Module, ABC):
         self.x_scale: Tensor
         self.y_mean: Tensor
         self.y_scale: Tensor
-        self.register_buffer("x_mean", torch.zeros(sites.source.d))
-        self.register_buffer("x_scale", torch.ones(()))
-        self.register_buffer("y_mean", torch.zeros(sites.target.d))
-        self.register_buffer("y_scale", torch.ones(()))
+        for name, site in (("x", sites.source), ("y", sites.target)):
+            self.register_buffer(f"{name}_mean", torch.zeros(site.d))
+            # One number, or one a dimension where hooks differ in scale.
+            one = torch.ones(() if len(site.hooks) == 1 else site.d)
+            self.register_buffer(f"{name}_scale", one)
 
     # What a kind supplies
 
@@ -108,6 +109,10 @@ class FeatureDictionary(nn.Module, ABC):
     @property
     def _standardized_bias(self) -> Float[Tensor, " d_out"] | float:
         return getattr(self, "_bias", 0.0)
+
+    def sources_of(self, target: str) -> tuple[str, ...]:
+        """The hooks on which the estimate at the hook `target` depends; all, unless a kind says."""
+        return self.sites.source.hooks
 
     # What everyone uses
 
@@ -200,11 +205,14 @@ class FeatureDictionary(nn.Module, ABC):
     def standardize_(
         self,
         x_mean: Float[Tensor, " d_in"],
-        x_scale: Float[Tensor, ""],
+        x_scale: Float[Tensor, "*#d_in"],
         y_mean: Float[Tensor, " d_out"],
-        y_scale: Float[Tensor, ""],
+        y_scale: Float[Tensor, "*#d_out"],
     ) -> None:
-        """Set the units in which the kind sees its source (`x`) and its target (`y`)."""
+        """Set the units in which the kind sees its source (`x`) and its target (`y`).
+
+        A scale is one number, or where a site has several hooks one a dimension, constant at each.
+        """
         for name, value in (
             ("x_mean", x_mean), ("x_scale", x_scale), ("y_mean", y_mean), ("y_scale", y_scale)
         ):  # fmt: skip
@@ -217,7 +225,7 @@ class FeatureDictionary(nn.Module, ABC):
         d = self.sites.source.d
         if x.ndim == 0 or x.shape[-1] != d:
             raise InputError(
-                f"required activations of width {d} (hook {self.sites.source.hook!r}), got shape "
+                f"required activations of width {d} (hook {str(self.sites.source)!r}), got shape "
                 f"{tuple(x.shape)}; check the hook"
             )
         return x.reshape(-1, d)

@@ -1,7 +1,7 @@
 """Kinds: a config is the method, and builds its dictionary."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar, final
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from dictlearn.core.config import Config
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.learning import Learner, Objective
-from dictlearn.core.sites import Sites
+from dictlearn.core.sites import Sites, only
 
 D = TypeVar("D", bound=FeatureDictionary, covariant=True)
 
@@ -50,6 +50,16 @@ class DictionaryConfig(Config, ABC, Generic[D]):
         transcoders override this and take the sites as they are.
         """
         return offered.at_target()
+
+    def among(self, offered: Sequence[Sites]) -> Sites:
+        """Where a dictionary of this kind sits, given everything that was harvested.
+
+        A kind that reads or writes at several hooks overrides this to join what is offered.
+
+        Raises:
+            InputError: several pairs of sites are offered, and the kind takes one.
+        """
+        return self.sites(only(offered))
 
     @final
     def build(self, sites: Sites, *, seed: int = 0) -> D:

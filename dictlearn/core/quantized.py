@@ -36,8 +36,10 @@ class Quantized(FeatureDictionary):
         self.base = base
         self.standardize_(base.x_mean, base.x_scale, base.y_mean, base.y_scale)
         self.provenance, self.traits = base.provenance, base.traits
-        self._step = float(step / base.y_scale)
-        norms = torch.linalg.vector_norm(base._atoms.detach(), dim=1).to(base.x_mean)
+        one_scale = base.y_scale.ndim == 0
+        self._step = float(step / base.y_scale) if one_scale else float(step)
+        atoms = (base._atoms if one_scale else base.atoms).detach()
+        norms = torch.linalg.vector_norm(atoms, dim=1).to(base.x_mean)
         self.register_buffer("_norms", norms, persistent=False)
 
     @property

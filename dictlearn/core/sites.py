@@ -1,11 +1,12 @@
 """Where in a language model a dictionary reads and writes."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from types import MappingProxyType
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import gelu, relu, silu
@@ -23,16 +24,82 @@ ACTIVATION_FUNCTIONS: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyTyp
 """The MLP non-linearities known by name, as TransformerLens spells them."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Site:
-    """One hook point and the width of the activation there (head axes flattened)."""
+    """A hook point, or several, whose activations are joined along the width.
 
-    hook: str
-    d: int
+    `Site("blocks.0.hook_mlp_out", 128)` is one; `Site(("a", "b"), (4, 8))` has width 12, the
+    first 4 dimensions from "a". Head axes are flattened.
+    """
 
-    def __post_init__(self) -> None:
-        if self.d < 1:
-            raise InputError(f"a site needs a width of at least 1, got {self.d} at {self.hook!r}")
+    hooks: tuple[str, ...]
+    widths: tuple[int, ...]
+    """The width at each hook."""
+
+    def __init__(self, hook: str | Sequence[str], d: int | Sequence[int]) -> None:
+        hooks = (hook,) if isinstance(hook, str) else tuple(hook)
+        widths = (d,) if isinstance(d, int) else tuple(d)
+        if not hooks or len(hooks) != len(widths) or len(set(hooks)) < len(hooks):
+            raise InputError(
+                f"a site needs different hooks and a width for each, got {hooks} and {widths}"
+            )
+        if min(widths) < 1:
+            raise InputError(f"a site needs a width of at least 1, got {widths} at {hooks}")
+        object.__setattr__(self, "hooks", hooks)
+        object.__setattr__(self, "widths", widths)
+
+    @classmethod
+    def joined(cls, sites: "Iterable[Site]") -> "Site":
+        """The site of all hooks of `sites`, in their order; a hook that returns counts once."""
+        at = {hook: d for site in sites for hook, d in zip(site.hooks, site.widths, strict=True)}
+        return cls(tuple(at), tuple(at.values()))
+
+    @property
+    def hook(self) -> str:
+        """The hook, where there is one.
+
+        Raises:
+            InputError: there are several.
+        """
+        if len(self.hooks) > 1:
+            raise InputError(f"required a site of one hook here, got {self} ({len(self.hooks)})")
+        return self.hooks[0]
+
+    @property
+    def d(self) -> int:
+        """The width of all hooks together."""
+        return sum(self.widths)
+
+    @property
+    def parts(self) -> "tuple[Site, ...]":
+        """The site of each hook alone."""
+        return tuple(map(Site, self.hooks, self.widths))
+
+    def split(self, x: Float[Tensor, "*b d"]) -> tuple[Float[Tensor, "*b _"], ...]:
+        """The dimensions of each hook."""
+        return x.split(self.widths, dim=-1)
+
+    def scale(self, scales: Sequence[Float[Tensor, ""]]) -> Float[Tensor, "*scale"]:
+        """The scale of each hook as that of each dimension; of one hook, the number as it is."""
+        if len(scales) == 1:
+            return scales[0]
+        return torch.cat([s.expand(d) for s, d in zip(scales, self.widths, strict=True)])
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form, read back by `from_dict`."""
+        if len(self.hooks) == 1:
+            return {"hook": self.hooks[0], "d": self.widths[0]}
+        return {"hooks": list(self.hooks), "widths": list(self.widths)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "Site":
+        """The site that `to_dict` wrote."""
+        if "hooks" in data:
+            return cls(data["hooks"], data["widths"])
+        return cls(data["hook"], data["d"])
+
+    def __str__(self) -> str:
+        return " + ".join(self.hooks)
 
 
 @dataclass(frozen=True)
@@ -85,7 +152,7 @@ class Sites:
     @property
     def hooks(self) -> tuple[str, ...]:
         """The distinct hook names, source first."""
-        return tuple(dict.fromkeys((self.source.hook, self.target.hook)))
+        return tuple(dict.fromkeys((*self.source.hooks, *self.target.hooks)))
 
     def at_target(self) -> "Sites":
         """The sites of an autoencoder that replaces the same tensor."""
@@ -93,17 +160,29 @@ class Sites:
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form, read back by `from_dict`."""
-        return {
-            "source": {"hook": self.source.hook, "d": self.source.d},
-            "target": {"hook": self.target.hook, "d": self.target.d},
-        }
+        return {"source": self.source.to_dict(), "target": self.target.to_dict()}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "Sites":
         """The sites that `to_dict` wrote."""
-        return cls(Site(**data["source"]), Site(**data["target"]))
+        return cls(Site.from_dict(data["source"]), Site.from_dict(data["target"]))
 
     def __str__(self) -> str:
         if self.is_autoencoder:
-            return self.target.hook
-        return f"{self.source.hook} -> {self.target.hook}"
+            return str(self.target)
+        return f"{self.source} -> {self.target}"
+
+
+def only(offered: Sequence[Sites]) -> Sites:
+    """The one pair of sites offered.
+
+    Raises:
+        InputError: several are offered, so that the caller has to choose.
+    """
+    if len(offered) != 1:
+        raise InputError(
+            f"these activations offer {len(offered)} sites ({'; '.join(map(str, offered))}), and "
+            "one is required here: choose with fit(…, sites=…), one for each dictionary if you "
+            "like, or with activations.select(sites)"
+        )
+    return offered[0]

@@ -71,8 +71,9 @@ class RowsLearner(Learner):
     def finish(self) -> FeatureDictionary:
         """The dictionary fitted to the rows kept."""
         if len(self._rows) > 0:
-            mean = self._rows.mean(dim=0)
-            scale = (self._rows - mean).pow(2).mean().sqrt().clamp_min(1e-12)
+            mean, site = self._rows.mean(dim=0), self.dictionary.sites.target
+            squares = site.split((self._rows - mean).pow(2))
+            scale = site.scale([part.mean().sqrt().clamp_min(1e-12) for part in squares])
             self.dictionary.standardize_(mean, scale, mean, scale)
             self.dictionary.solve_((self._rows - mean) / scale)
         return self.dictionary

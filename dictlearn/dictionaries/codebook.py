@@ -234,7 +234,7 @@ class CodebookConfig(CodebookFields[Codebook]):
         """
         if sites.target.d % self.n_groups:
             raise ConfigError(
-                f"n_groups must divide the width of {sites.target.hook!r} ({sites.target.d}), got "
+                f"n_groups must divide the width of {str(sites.target)!r} ({sites.target.d}), got "
                 f"{self.n_groups}"
             )
         return Codebook(

@@ -80,7 +80,7 @@ class ICAConfig(ClosedFormConfig[ICA]):
         k = self.k or n_features
         if n_features > d or k > n_features:
             raise ConfigError(
-                f"ICA at {sites.target.hook!r} needs k <= n_features <= {d}, got n_features = "
+                f"ICA at {str(sites.target)!r} needs k <= n_features <= {d}, got n_features = "
                 f"{n_features}, k = {k}"
             )
         return ICA(sites, n_features, k=k, seed=seed)

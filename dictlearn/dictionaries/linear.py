@@ -184,16 +184,12 @@ class LinearDictionary(Searching, TrainableDictionary):
     @torch.no_grad()
     def project_gradient_(self) -> None:
         """Remove from each decoder row's gradient what its unit norm would undo."""
-        gradient = self.W_dec.grad
-        if gradient is not None:
-            along = torch.linalg.vecdot(gradient, self.W_dec)
-            gradient.addcmul_(self.W_dec, along.unsqueeze(1), value=-1)
+        remove_radial_gradient_(self.W_dec)
 
     @torch.no_grad()
     def project_(self) -> None:
         """Give each decoder row unit norm, in standardized units."""
-        norms = torch.linalg.vector_norm(self.W_dec, dim=1, keepdim=True)
-        self.W_dec.div_(norms.clamp_min_(1e-12))
+        normalize_rows_(self.W_dec)
 
     @torch.no_grad()
     def reseed_(
@@ -217,6 +213,19 @@ class LinearDictionary(Searching, TrainableDictionary):
         self.W_enc[:, features] = norm * normalize(z, dim=1).T
         self.b_enc[features] = 0.0
         self.W_dec[features] = normalize(z if self.centred else residual, dim=1)
+
+
+def remove_radial_gradient_(W: nn.Parameter) -> None:
+    """Remove from the gradient of each row of `W` what unit norm would undo."""
+    if W.grad is not None:
+        along = torch.linalg.vecdot(W.grad, W)
+        W.grad.addcmul_(W, along.unsqueeze(1), value=-1)
+
+
+def normalize_rows_(W: nn.Parameter) -> None:
+    """Give each row of `W` unit norm."""
+    norms = torch.linalg.vector_norm(W, dim=1, keepdim=True)
+    W.div_(norms.clamp_min_(1e-12))
 
 
 def random_directions(n: int, d: int, generator: torch.Generator) -> Float[Tensor, "{n} {d}"]:

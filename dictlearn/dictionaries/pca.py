@@ -68,7 +68,7 @@ class PCAConfig(ClosedFormConfig[PCA]):
         k = self.k or n_features
         if max(n_features, k) > d:
             raise ConfigError(
-                f"PCA at {sites.target.hook!r} has at most {d} components, got n_features = "
+                f"PCA at {str(sites.target)!r} has at most {d} components, got n_features = "
                 f"{n_features}, k = {k}"
             )
         return PCA(sites, n_features, k=k)

@@ -7,6 +7,8 @@ from dictlearn.core.kinds import DictionaryConfig
 from dictlearn.dictionaries.batchtopk_sae import BatchTopKSAEConfig
 from dictlearn.dictionaries.batchtopk_transcoder import BatchTopKTranscoderConfig
 from dictlearn.dictionaries.codebook import CodebookConfig
+from dictlearn.dictionaries.cross_layer_transcoder import CrossLayerTranscoderConfig
+from dictlearn.dictionaries.crosscoder import CrosscoderConfig
 from dictlearn.dictionaries.gated_sae import GatedSAEConfig
 from dictlearn.dictionaries.ica import ICAConfig
 from dictlearn.dictionaries.identity import IdentityConfig
@@ -37,6 +39,8 @@ KINDS: tuple[type[DictionaryConfig], ...] = (
     TopKTranscoderConfig,
     BatchTopKTranscoderConfig,
     JumpReLUTranscoderConfig,
+    CrosscoderConfig,
+    CrossLayerTranscoderConfig,
     NeuronsConfig,
     PCAConfig,
     ICAConfig,

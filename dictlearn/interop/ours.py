@@ -56,6 +56,11 @@ def folded(dictionary: FeatureDictionary, library: str) -> LinearWeights:
             f"gates between them; {kind!r} is none of these, so it cannot be expressed there: "
             "save it without format="
         )
+    if len(dictionary.sites.hooks) > 1 + (not dictionary.sites.is_autoencoder):
+        raise InputError(
+            f"{library} files hold dictionaries of one hook, or from one to another, got "
+            f"{dictionary.sites}: save it without format="
+        )
     config = dictionary.config
     x_mean, x_scale, y_mean, y_scale, W_enc, b_enc, W_dec, b_dec = (
         _double(getattr(dictionary, name))

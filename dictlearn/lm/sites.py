@@ -16,14 +16,16 @@ from dictlearn.lm.hooks import LanguageModel, hook_names
 _SAME_FUNCTION = {"gelu_fast": "gelu_new", "gelu_pytorch_tanh": "gelu_new", "swish": "silu"}
 
 
-def hook_sites(model: LanguageModel, hook: str) -> Sites:
-    """The sites of an autoencoder at `hook`; head axes count into its width.
+def hook_sites(model: LanguageModel, hook: str | Sequence[str]) -> Sites:
+    """The sites of an autoencoder at `hook`, or at several joined; head axes count into the width.
 
     Raises:
         InputError: the hook does not exist, never fires, or has no vector for every token (an
             attention pattern, for instance).
     """
-    site = Site(hook, _probe(model, [hook])[hook].shape[-1])
+    hooks = (hook,) if isinstance(hook, str) else tuple(hook)
+    at = _probe(model, hooks)
+    site = Site(hooks, [at[name].shape[-1] for name in hooks])
     return Sites(site, site)
 
 
@@ -70,19 +72,21 @@ def require_sites(model: LanguageModel, users: Mapping[str, Sites]) -> None:
             another width.
     """
     names = hook_names(model)
-    sites = [(user, site) for user, at in users.items() for site in (at.source, at.target)]
-    for user, site in sites:
-        if site.hook not in names:
+    wanted = [
+        (user, part) for user, at in users.items() for part in (*at.source.parts, *at.target.parts)
+    ]
+    for user, part in wanted:
+        if part.hook not in names:
             raise InputError(
-                f"{user} sits at {site.hook!r}, which this model does not have; "
-                f"{nearest(site.hook, names)}"
+                f"{user} sits at {part.hook!r}, which this model does not have; "
+                f"{nearest(part.hook, names)}"
             )
-    found = _probe(model, list(dict.fromkeys(site.hook for _, site in sites)))
-    for user, site in sites:
-        width = found[site.hook].shape[-1]
-        if site.d != width:
+    found = _probe(model, list(dict.fromkeys(part.hook for _, part in wanted)))
+    for user, part in wanted:
+        width = found[part.hook].shape[-1]
+        if part.d != width:
             raise InputError(
-                f"{user} was made for width {site.d} at {site.hook!r}, and this model has width "
+                f"{user} was made for width {part.d} at {part.hook!r}, and this model has width "
                 f"{width} there; use the model it belongs to, or make the sites from this one"
             )
 

@@ -17,6 +17,7 @@ from dictlearn.core.files import writable_folder
 from dictlearn.core.kinds import ClosedFormConfig, DictionaryConfig, GradientConfig
 from dictlearn.core.own_files import OwnFiles
 from dictlearn.core.ranks import Ranks
+from dictlearn.core.sites import Sites
 from dictlearn.dictionaries.files import CONFIG_FILE, WEIGHTS_FILE, save
 from dictlearn.training.ahead import reading_ahead
 from dictlearn.training.batches import as_activations
@@ -42,6 +43,7 @@ def fit(
     activations: Activations | Tensor | tuple[Tensor, Tensor],
     fit_config: FitConfig | None = None,
     *,
+    sites: Sites | Mapping[str, Sites] | None = None,
     out: str | Path | None = None,
     overwrite: bool = False,
     progress: bool = True,
@@ -54,6 +56,7 @@ def fit(
     activations: Activations | Tensor | tuple[Tensor, Tensor],
     fit_config: FitConfig | None = None,
     *,
+    sites: Sites | Mapping[str, Sites] | None = None,
     out: str | Path | None = None,
     overwrite: bool = False,
     progress: bool = True,
@@ -65,6 +68,7 @@ def fit(
     activations: Activations | Tensor | tuple[Tensor, Tensor],
     fit_config: FitConfig | None = None,
     *,
+    sites: Sites | Mapping[str, Sites] | None = None,
     out: str | Path | None = None,
     overwrite: bool = False,
     progress: bool = True,
@@ -74,6 +78,10 @@ def fit(
     `activations` is a store, a live stream, or tensors: rows `x` for autoencoders, or `(x, y)`.
     Every dictionary sees the same batches and owns its random numbers, so each is equal to the
     bit to what training it alone gives. One config returns one dictionary, a dict of them a dict.
+
+    Where several sites were harvested, `sites` says which the dictionaries are for, or by name
+    which each is for: one pass over the activations of all layers trains a dictionary at every
+    one. A kind that reads or writes at several hooks joins all of them unless told otherwise.
 
     With `out`, that folder receives `train.jsonl`, a checkpoint that a later call with the same
     arguments continues to the same bits, and at the end the dictionaries (each in a folder of
@@ -97,7 +105,9 @@ def fit(
     named = {SINGLE: configs} if isinstance(configs, DictionaryConfig) else configs
     _require_configs(named)
     ranks = join()
-    run = ranks.agree(lambda: set_up(named, as_activations(activations), fit_config, ranks, out))
+    run = ranks.agree(
+        lambda: set_up(named, as_activations(activations), fit_config, ranks, out, sites)
+    )
     start = _start(run, single=single, overwrite=overwrite)
     _train(run, start, show=progress)
     ranks.agree(partial(_require_finite, run.states(), run.config.steps))

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from dictlearn.core.batches import Activations
-from dictlearn.core.errors import ConfigError
+from dictlearn.core.errors import ConfigError, InputError, nearest
 from dictlearn.core.kinds import ClosedFormConfig, DictionaryConfig, GradientConfig
 from dictlearn.core.learning import Learner
 from dictlearn.core.own_files import OwnFiles
@@ -52,6 +52,7 @@ def set_up(
     fit_config: FitConfig,
     ranks: Ranks,
     out: str | Path | None,
+    given: Sites | Mapping[str, Sites] | None = None,
 ) -> Run:
     """Everything that can be made and checked without the other processes."""
     if fit_config.batch_size % ranks.size and not fit_config.shard_features:
@@ -60,7 +61,7 @@ def set_up(
             f"number ({ranks.size}), got {fit_config.batch_size}"
         )
     placed = replace(fit_config, device=own_device(fit_config.device, ranks))
-    sites = {name: config.sites(activations.only_sites) for name, config in configs.items()}
+    sites = _chosen(configs, activations, given)
     batches = RunBatches(activations, placed)
     learners = _make_learners(configs, sites, placed, batches, ranks)
     described = out is not None or ranks.size > 1
@@ -74,6 +75,33 @@ def set_up(
         activations.provenance.with_seed(fit_config.seed),
         None if out is None else Path(out),
     )
+
+
+def _chosen(
+    configs: Mapping[str, DictionaryConfig],
+    activations: Activations,
+    given: Sites | Mapping[str, Sites] | None,
+) -> dict[str, Sites]:
+    """Where each dictionary sits: as given for all or for each, or else as its kind chooses."""
+    each = given if isinstance(given, Mapping) else dict.fromkeys(configs, given)
+    for name in each:
+        if name not in configs:
+            raise InputError(f"sites are given for {name!r}, which no config has; "
+                             f"{nearest(name, configs)}")  # fmt: skip
+    chosen = {}
+    for name, config in configs.items():
+        wanted = each.get(name)
+        if wanted is None:
+            chosen[name] = config.among(activations.sites)
+            continue
+        if not isinstance(wanted, Sites):
+            raise InputError(
+                f"required Sites for {name!r} (hook_sites, mlp_sites), got {wanted!r:.80}"
+            )
+        activations.require(wanted)
+        # The pair as harvested has the MLP's weights, which an equal one may lack.
+        chosen[name] = config.sites(next((s for s in activations.sites if s == wanted), wanted))
+    return chosen
 
 
 def _make_learners(
@@ -93,7 +121,7 @@ def _make_learners(
                 learners[name].dictionary.double()
             continue
         assert isinstance(config, GradientConfig)
-        for site in (at.source, at.target):
+        for site in (*at.source.parts, *at.target.parts):
             if site.hook not in units:
                 first = (rows.at[site.hook] for rows in batches.first())
                 units[site.hook] = fit_units(site, first, fit_config.torch_dtype)
@@ -101,7 +129,7 @@ def _make_learners(
             config,
             at,
             fit_config,
-            Standardization(units[at.source.hook], units[at.target.hook]),
+            Standardization.at(at, units),
             partial(batches.at, at),
             ranks,
         )

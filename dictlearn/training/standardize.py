@@ -1,6 +1,6 @@
-"""The units in which every kind sees its sites: a mean vector and one scalar each."""
+"""The units in which every kind sees its sites: a mean vector and one scalar for each hook."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dictlearn.core.dictionary import FeatureDictionary
-from dictlearn.core.sites import Site
+from dictlearn.core.sites import Site, Sites
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class Units:
     """Mean and scale of one site: `(x - mean) / scale` has unit variance per dimension."""
 
     mean: Float[Tensor, " d"]
-    scale: Float[Tensor, ""]
+    scale: Float[Tensor, "*#d"]
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,11 @@ class Standardization:
 
     source: Units
     target: Units
+
+    @classmethod
+    def at(cls, sites: Sites, units: Mapping[str, Units]) -> "Standardization":
+        """The units at `sites`, given those of each hook: hooks that are joined keep their own."""
+        return cls(_joined(sites.source, units), _joined(sites.target, units))
 
     def apply_(self, dictionary: FeatureDictionary) -> None:
         """Give `dictionary` these units."""
@@ -50,3 +55,10 @@ def fit_units(
     variance = max(squares / n - float(mean.pow(2).sum()), 0.0) / site.d
     scale = variance**0.5 if variance > 0 else 1.0
     return Units(mean.to(dtype), torch.tensor(scale, dtype=dtype))
+
+
+def _joined(site: Site, units: Mapping[str, Units]) -> Units:
+    parts = [units[hook] for hook in site.hooks]
+    means = [part.mean for part in parts]
+    mean = means[0] if len(means) == 1 else torch.cat(means)
+    return Units(mean, site.scale([part.scale for part in parts]))

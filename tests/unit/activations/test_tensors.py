@@ -86,7 +86,7 @@ def test_sites_that_do_not_fit_are_refused():
         TensorActivations(X, sites=Sites(x, y))
     with pytest.raises(InputError, match="x require x alone, got both"):
         TensorActivations(X, Y, sites=Sites(x, x))
-    with pytest.raises(InputError, match=r"required rows of shape \(10, 3\) at hook 'x'"):
+    with pytest.raises(InputError, match=r"required rows of width 3 at 'x', got 2"):
         TensorActivations(X, sites=Sites(Site("x", 3), Site("x", 3)))
 
 

@@ -21,7 +21,7 @@ def mlp(**changes):
 
 
 def test_a_width_is_positive():
-    with pytest.raises(InputError, match="width of at least 1, got 0 at 'x'"):
+    with pytest.raises(InputError, match=r"width of at least 1, got \(0,\) at \('x',\)"):
         Site("x", 0)
 
 

@@ -19,6 +19,7 @@ from dictlearn.dictionaries.ica import ICAConfig
 from dictlearn.dictionaries.identity import IdentityConfig
 from dictlearn.dictionaries.jumprelu_sae import JumpReLUSAEConfig
 from dictlearn.dictionaries.kmeans import KMeansConfig
+from dictlearn.dictionaries.matryoshka_sae import MatryoshkaSAEConfig
 from dictlearn.dictionaries.mean import MeanConfig
 from dictlearn.dictionaries.neurons import NeuronsConfig
 from dictlearn.dictionaries.objectives import AuxK, SparsityL1
@@ -514,3 +515,27 @@ def test_unit_norm_and_its_gradient():
 def test_bad_configs_are_refused_at_once(make, words):
     with pytest.raises(ConfigError, match=words):
         make()
+
+
+def test_matryoshka_adds_the_errors_of_prefixes_by_hand():
+    """Value and gradients against dense sums, in float64."""
+    config = MatryoshkaSAEConfig(n_features=12, k=3, prefixes=(0.25, 0.5), auxk_coefficient=0.0)
+    assert config.widths == (3, 6)
+    sae = config.build(ONE).double()
+    x = rows(n=20, dtype=torch.float64)
+    fit_pass = sae.fit_pass(Batch(x, x))
+    acts = fit_pass.acts.to_dense()
+    expected = sum(
+        (acts[:, :width] @ sae.W_dec[:width] + sae.b_dec - x).pow(2).mean() for width in (3, 6, 12)
+    )
+    found = sum(config.objective()(fit_pass).values())
+    torch.testing.assert_close(found, expected)
+    parameters = list(sae.parameters())
+    for a, b in zip(
+        torch.autograd.grad(found, parameters, retain_graph=True),
+        torch.autograd.grad(expected, parameters),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b)
+    with pytest.raises(ConfigError, match="increasing fractions"):
+        MatryoshkaSAEConfig(n_features=12, k=3, prefixes=(0.5, 0.25))

@@ -1,0 +1,82 @@
+"""Sparse crosscoder: one set of features that read and write several layers.
+
+Lindsey et al. 2024, "Sparse Crosscoders for Cross-Layer Features and Model Diffing".
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from dictlearn.core.learning import FitPass
+from dictlearn.core.sites import Site, Sites
+from dictlearn.core.sparse_acts import SparseActs
+from dictlearn.dictionaries.linear import LinearConfig, LinearDictionary
+from dictlearn.dictionaries.objectives import squared_error
+from dictlearn.dictionaries.sae import ReLU
+
+
+@dataclass(frozen=True)
+class LayerwiseL1:
+    """Squared error + coefficient * sum of coefficients, each times its decoder norms.
+
+    The norms of a feature's decoder at each layer are added, not joined: a feature that is
+    written to few layers costs less than one of the same total norm spread over many.
+    """
+
+    coefficient: float
+
+    def __call__(self, fit_pass: FitPass) -> dict[str, Tensor]:
+        """The loss terms of one pass."""
+        dictionary, acts = fit_pass.dictionary, fit_pass.acts
+        assert isinstance(dictionary, LinearDictionary)
+        norms = decoder_norms(dictionary).sum(dim=1)
+        if isinstance(acts, SparseActs):
+            total = (acts.values * norms[acts.indices]).sum()
+        else:
+            total = (acts @ norms).sum()
+        scale = self.coefficient * fit_pass.sparsity_scale / len(fit_pass.t)
+        return {"squared_error": squared_error(fit_pass), "sparsity": scale * total}
+
+
+def decoder_norms(dictionary: LinearDictionary) -> Float[Tensor, "feature layer"]:
+    """The norm of each feature's decoder at each hook of the target, in standardized units."""
+    parts = dictionary.sites.target.split(dictionary.W_dec)
+    return torch.stack([torch.linalg.vector_norm(part, dim=1) for part in parts], dim=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CrosscoderConfig(LinearConfig):
+    """A ReLU autoencoder of several layers at once, whose L1 penalty counts decoders by layer.
+
+    The decoder's bias is subtracted first, which the paper leaves to the encoder's: the function
+    is the same. Each layer has units of its own, so that all count alike.
+    """
+
+    kind = "crosscoder"
+    l1_coefficient: float = 5e-3
+    """Cost of one unit of coefficient times decoder norm, in standardized units."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require_not_negative("l1_coefficient")
+
+    def among(self, offered: Sequence[Sites]) -> Sites:
+        """All targets offered, as one site that is read and written."""
+        every = Site.joined([sites.target for sites in offered])
+        return Sites(every, every)
+
+    def rule(self) -> ReLU:
+        """Positive scores."""
+        return ReLU()
+
+    def objective(self) -> LayerwiseL1:
+        """Squared error and L1 by layer."""
+        return LayerwiseL1(self.l1_coefficient)
+
+    @classmethod
+    def tiny(cls) -> "CrosscoderConfig":
+        """The smallest useful instance."""
+        return cls(n_features=32, l1_coefficient=1e-3)
