@@ -27,7 +27,6 @@ from dictlearn.core.errors import CorruptFileError, InputError
 from dictlearn.core.files import writable_folder
 from dictlearn.core.own_files import OwnFiles
 from dictlearn.core.provenance import Provenance
-from dictlearn.core.ranks import ALONE, Ranks
 from dictlearn.core.sites import Sites
 
 SHARD_BYTES = 64_000_000
@@ -85,11 +84,11 @@ class ActivationStore(Activations):
         return self._manifest.dtype
 
     def rows(self, seed: int, step: int, n: int) -> Rows:
-        return self.rows_of(ALONE, seed, step, n)
+        return self.rows_of(0, 1, seed, step, n)
 
-    def rows_of(self, ranks: Ranks, seed: int, step: int, n: int) -> Rows:
+    def rows_of(self, rank: int, world_size: int, seed: int, step: int, n: int) -> Rows:
         walk = shuffled_positions(seed, step * n, n, self.n_rows)
-        positions, order = walk[ranks.rank :: ranks.size].sort()
+        positions, order = walk[rank::world_size].sort()
         n = len(positions)
         gathered = {hook: torch.empty(n, d, dtype=self.dtype) for hook, d in self._widths.items()}
         counts = torch.searchsorted(positions, self._ends).diff(prepend=torch.tensor([0])).tolist()

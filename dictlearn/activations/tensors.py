@@ -8,7 +8,6 @@ from dictlearn.activations.shuffle import shuffled_positions
 from dictlearn.core.batches import Activations, Rows, require_finite
 from dictlearn.core.errors import InputError
 from dictlearn.core.provenance import Provenance
-from dictlearn.core.ranks import ALONE, Ranks
 from dictlearn.core.sites import Site, Sites
 
 
@@ -74,10 +73,10 @@ class TensorActivations(Activations):
         return self._provenance
 
     def rows(self, seed: int, step: int, n: int) -> Rows:
-        return self.rows_of(ALONE, seed, step, n)
+        return self.rows_of(0, 1, seed, step, n)
 
-    def rows_of(self, ranks: Ranks, seed: int, step: int, n: int) -> Rows:
-        positions = shuffled_positions(seed, step * n, n, self.n_rows)[ranks.rank :: ranks.size]
+    def rows_of(self, rank: int, world_size: int, seed: int, step: int, n: int) -> Rows:
+        positions = shuffled_positions(seed, step * n, n, self.n_rows)[rank::world_size]
         return Rows({hook: x[positions.to(x.device)] for hook, x in self._rows.at.items()})
 
     def locate(self, seed: int, step: int, n: int, row: int) -> str:

@@ -73,10 +73,10 @@ def train(
     """
     from dictlearn.activations.store import ActivationStore
     from dictlearn.dictionaries.registry import config_class
+    from dictlearn.distributed.launching import launch
     from dictlearn.recipes import read_recipe
     from dictlearn.training.config import FitConfig
     from dictlearn.training.fit import fit
-    from dictlearn.training.launch import launch
 
     if (recipe is None) == (kind is None):
         raise InputError("train needs either --kind with its fields, or --recipe FILE")

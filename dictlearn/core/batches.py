@@ -9,7 +9,6 @@ from torch import Tensor
 
 from dictlearn.core.errors import InputError, NonFiniteError
 from dictlearn.core.provenance import Provenance
-from dictlearn.core.ranks import Ranks
 from dictlearn.core.sites import Site, Sites, only
 
 
@@ -40,9 +39,9 @@ class Rows:
     def __len__(self) -> int:
         return next(iter(self.at.values())).shape[0]
 
-    def of(self, ranks: Ranks) -> "Rows":
-        """The rows that belong to this rank."""
-        part = slice(ranks.rank, None, ranks.size)
+    def of(self, rank: int, world_size: int) -> "Rows":
+        """Every `world_size`-th row, from row `rank` on: those of one process."""
+        part = slice(rank, None, world_size)
         return Rows({hook: x[part].contiguous() for hook, x in self.at.items()})
 
     def to(self, device: torch.device, dtype: torch.dtype) -> "Rows":
@@ -76,9 +75,9 @@ class Activations(ABC):
     def rows(self, seed: int, step: int, n: int) -> Rows:
         """The `n` shuffled rows of step `step`: the same for the same arguments, always."""
 
-    def rows_of(self, ranks: Ranks, seed: int, step: int, n: int) -> Rows:
-        """This rank's among the `n` rows of a step; override it only to read no others."""
-        return self.rows(seed, step, n).of(ranks)
+    def rows_of(self, rank: int, world_size: int, seed: int, step: int, n: int) -> Rows:
+        """The rows of one process among the `n` of a step; override it only to read no others."""
+        return self.rows(seed, step, n).of(rank, world_size)
 
     def locate(self, seed: int, step: int, n: int, row: int) -> str:
         """Where row `row` of a batch came from, in words for an error message."""
@@ -140,8 +139,8 @@ class SelectedActivations(Activations):
     def rows(self, seed: int, step: int, n: int) -> Rows:
         return self._only(self._base.rows(seed, step, n))
 
-    def rows_of(self, ranks: Ranks, seed: int, step: int, n: int) -> Rows:
-        return self._only(self._base.rows_of(ranks, seed, step, n))
+    def rows_of(self, rank: int, world_size: int, seed: int, step: int, n: int) -> Rows:
+        return self._only(self._base.rows_of(rank, world_size, seed, step, n))
 
     def _only(self, rows: Rows) -> Rows:
         return Rows({hook: rows.at[hook] for hook in self._sites.hooks})

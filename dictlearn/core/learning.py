@@ -4,7 +4,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from types import MappingProxyType
 from typing import ClassVar, NamedTuple, final
 
 import torch
@@ -13,7 +12,6 @@ from torch import Tensor
 
 from dictlearn.core.batches import Batch
 from dictlearn.core.dictionary import FeatureDictionary
-from dictlearn.core.ranks import ALONE, Ranks
 from dictlearn.core.sparse_acts import SparseActs
 
 
@@ -61,21 +59,16 @@ Objective = Callable[[FitPass], dict[str, Tensor]]
 class TrainableDictionary(FeatureDictionary, ABC):
     """A dictionary that learns by gradient descent."""
 
-    ranks: Ranks = ALONE
-    """Who else has rows of the batch that is learned from. Whatever is not a mean over rows (a
-    ratio of means, a selection among all rows, a smallest value) has to ask them."""
-    shards: Ranks = ALONE
-    """Who else has features of this dictionary, of which these are then a part. Whatever sums
-    over features, or selects among them, has to ask them."""
-    feature_axes: Mapping[str, int] = MappingProxyType({})
-    """The axis of features of each parameter with an entry a feature."""
-
     rates: ClassVar[Mapping[str, float]] = {}
     """The learning rate of parameters, by name, in units of the run's; 1 where none is given."""
 
     def _train_encode(self, z: Float[Tensor, "n d_in"]) -> Encoding:
         """The encoding used while learning; override where a rule couples tokens."""
         return Encoding(self._encode(z))
+
+    def _completed(self, written: Float[Tensor, "n d_out"]) -> Float[Tensor, "n d_out"]:
+        """What all features write, given what those held here do (`distributed.dictionary`)."""
+        return written
 
     @final
     def standardized(
@@ -97,7 +90,7 @@ class TrainableDictionary(FeatureDictionary, ABC):
         """One differentiable pass over `batch`, which is in raw units."""
         z, t = self.standardized(batch)
         acts, pre = self._train_encode(z)
-        t_hat = self.shards.total(self._write(acts).to(z.dtype)) + self._standardized_bias
+        t_hat = self._completed(self._write(acts).to(z.dtype)) + self._standardized_bias
         linear = self._skip(z)
         if linear is not None:
             t_hat = t_hat + linear
@@ -135,8 +128,8 @@ class Learner(ABC):
     """Turns a stream of batches into a dictionary. One loop drives every learner."""
 
     dictionary: FeatureDictionary
-    ranks: Ranks = ALONE
-    """Between whom the rows of its batches are divided: `update` gets those of this process."""
+    shares_batch: bool = False
+    """Whether it learns from one process's rows of each batch, and the others from theirs."""
 
     @abstractmethod
     def update(self, batch: Batch) -> dict[str, Tensor]:

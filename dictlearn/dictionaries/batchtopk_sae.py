@@ -38,10 +38,10 @@ class BatchTopK(Rule):
 
     def train_encode(self, dictionary: LinearDictionary, z: Float[Tensor, "n d_in"]) -> Encoding:
         """The largest scores of the batch, of all processes that share it or its features."""
-        ranks, shards = dictionary.ranks, dictionary.shards
-        budget = self.k * len(z) * ranks.size
-        found = batch_top_k(z, dictionary.W_enc, dictionary.offset(), self.k * ranks.size)
-        kept = shards.only_largest(ranks.only_largest(found.values, budget), budget)
+        batch, features = dictionary.batch_group, dictionary.feature_group
+        budget = self.k * len(z) * batch.world_size
+        found = batch_top_k(z, dictionary.W_enc, dictionary.offset(), self.k * batch.world_size)
+        kept = features.global_top_k(batch.global_top_k(found.values, budget), budget)
         if kept is not found.values:  # other processes have larger ones
             found = found.with_values(kept).where(kept > 0)
         return Encoding(dictionary.differentiable(z, found))
@@ -57,7 +57,9 @@ class BatchTopK(Rule):
         kept = fit_pass.acts.values
         none_kept = kept.new_full((1,), torch.inf)
         smallest = torch.cat([kept, none_kept]).min()
-        smallest = dictionary.shards.smallest(dictionary.ranks.smallest(smallest))
+        smallest = dictionary.feature_group.all_reduce_min(
+            dictionary.batch_group.all_reduce_min(smallest)
+        )
         if smallest == torch.inf:
             return
         threshold, n_observed = map(dictionary.get_buffer, ("threshold", "_n_observed"))

@@ -52,7 +52,7 @@ class GatedLoss:
         assert isinstance(dictionary, LinearDictionary)
         assert fit_pass.pre is not None
         opened = fit_pass.pre.relu()
-        total = dictionary.shards.total
+        total = dictionary.feature_group.all_reduce_forward
         estimate = total(opened @ dictionary.W_dec.detach()) + dictionary.b_dec.detach()
         scale = self.coefficient * fit_pass.sparsity_scale
         return {

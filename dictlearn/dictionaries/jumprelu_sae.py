@@ -108,7 +108,7 @@ class SparsityL0:
         assert isinstance(dictionary.rule, JumpReLU)
         assert fit_pass.pre is not None
         active = dictionary.rule.active(dictionary, fit_pass.pre)
-        l0 = dictionary.shards.total(active.sum(dim=1).mean())
+        l0 = dictionary.feature_group.all_reduce_forward(active.sum(dim=1).mean())
         scale = self.coefficient * fit_pass.sparsity_scale
         return {"squared_error": squared_error(fit_pass), "sparsity": scale * l0}
 

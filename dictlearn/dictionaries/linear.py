@@ -17,10 +17,11 @@ from torch.nn.functional import normalize
 
 from dictlearn.core.dictionary import Traits
 from dictlearn.core.kinds import GradientConfig
-from dictlearn.core.learning import Encoding, FitPass, TrainableDictionary
+from dictlearn.core.learning import Encoding, FitPass
 from dictlearn.core.sites import Sites
 from dictlearn.core.sparse_acts import SparseActs
 from dictlearn.dictionaries.selection import Searching
+from dictlearn.distributed.dictionary import DistributedDictionary
 from dictlearn.kernels.decode import decode
 from dictlearn.kernels.scores import differentiable_scores
 
@@ -69,7 +70,7 @@ class Rule(ABC):
         """Update the rule's running statistics from a training pass."""
 
 
-class LinearDictionary(Searching, TrainableDictionary):
+class LinearDictionary(Searching, DistributedDictionary):
     """Scores `(z - centre) @ W_enc + b_enc`; estimate `acts @ W_dec + b_dec + z @ W_skip`.
 
     Rows of `W_dec` have unit norm. Where it is `centred`, the centre is `b_dec` and the encoder
@@ -114,7 +115,7 @@ class LinearDictionary(Searching, TrainableDictionary):
     @property
     def _centre(self) -> Float[Tensor, " d_in"] | None:
         """The vector subtracted from the input, if any."""
-        return self.shards.spread(self.b_dec) if self.centred else None
+        return self.feature_group.all_reduce_backward(self.b_dec) if self.centred else None
 
     def offset(self) -> Float[Tensor, " feature"]:
         """The constant in `z @ W_enc + offset`: the centre is subtracted after the product."""
@@ -161,7 +162,7 @@ class LinearDictionary(Searching, TrainableDictionary):
         acts = self._train_encode(z).acts
         if not self.centred:
             self._initialize_decoder_(acts, t)
-        y = self.shards.total(self._write(acts))
+        y = self.feature_group.all_reduce_forward(self._write(acts))
         best = (t * y).sum() / y.square().sum().clamp_min(1e-12)
         if best > 0 and not self.rule.keeps_scale:
             self.W_enc.mul_(best)
@@ -206,10 +207,14 @@ class LinearDictionary(Searching, TrainableDictionary):
         """
         others = torch.ones(self.n_features, dtype=torch.bool, device=z.device)
         others[features] = False
-        if self.shards.sum(others.sum()) == 0:
+        if self.feature_group.all_reduce(others.sum()) == 0:
             others[:] = True
         norms = self.W_enc.norm(dim=0)[others]
-        norm = 0.2 * self.shards.sum(norms.sum()) / self.shards.sum(others.sum())
+        norm = (
+            0.2
+            * self.feature_group.all_reduce(norms.sum())
+            / self.feature_group.all_reduce(others.sum())
+        )
         self.W_enc[:, features] = norm * normalize(z, dim=1).T
         self.b_enc[features] = 0.0
         self.W_dec[features] = normalize(z if self.centred else residual, dim=1)

@@ -15,6 +15,7 @@ from torch.nn.functional import embedding_bag, mse_loss
 from dictlearn.core.learning import FitPass
 from dictlearn.core.sparse_acts import SparseActs
 from dictlearn.dictionaries.linear import LinearDictionary
+from dictlearn.distributed.sharding import feature_group_of
 
 
 def squared_error(fit_pass: FitPass) -> Float[Tensor, ""]:
@@ -32,7 +33,7 @@ class SparsityL1:
         """The loss terms of one pass."""
         acts = fit_pass.acts
         own = (acts.values if isinstance(acts, SparseActs) else acts).abs().sum()
-        total = fit_pass.dictionary.shards.total(own)
+        total = feature_group_of(fit_pass.dictionary).all_reduce_forward(own)
         scale = self.coefficient * fit_pass.sparsity_scale
         return {
             "squared_error": squared_error(fit_pass),
@@ -56,7 +57,7 @@ class AuxK:
         """The loss terms of one pass."""
         terms = {"squared_error": squared_error(fit_pass)}
         if self.coefficient > 0:
-            n_dead = int(fit_pass.dictionary.shards.sum(fit_pass.dead.sum()))
+            n_dead = int(feature_group_of(fit_pass.dictionary).all_reduce(fit_pass.dead.sum()))
             if n_dead > 0:
                 terms["auxk"] = self.coefficient * self._dead_error(fit_pass, n_dead)
         return terms
@@ -70,13 +71,13 @@ class AuxK:
         # Scored anew: where selection is sparse, `pre` is outside the graph.
         scores = dictionary._scores(fit_pass.z, dead)
         values, chosen = scores.topk(min(k, len(dead)), dim=1, sorted=False)
-        values = dictionary.shards.only_largest(values, k)
+        values = dictionary.feature_group.global_top_k(values, k)
         residual, atoms = fit_pass.residual.detach(), dictionary.W_dec
         weights, per_row = values.relu().to(atoms.dtype).flatten(), values.shape[1]
         starts = per_row * torch.arange(len(residual), device=residual.device)
         estimate = embedding_bag(
             dead[chosen].flatten(), atoms, starts, mode="sum", per_sample_weights=weights
         )
-        estimate = dictionary.shards.total(estimate)
-        scale = dictionary.ranks.mean(residual.pow(2).mean()).clamp_min(1e-12)
+        estimate = dictionary.feature_group.all_reduce_forward(estimate)
+        scale = dictionary.batch_group.all_reduce_mean(residual.pow(2).mean()).clamp_min(1e-12)
         return (residual - estimate).pow(2).mean() / scale

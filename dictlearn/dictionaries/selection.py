@@ -9,8 +9,8 @@ from torch import Tensor
 
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import ConfigError
-from dictlearn.core.ranks import ALONE, Ranks
 from dictlearn.core.sparse_acts import SparseActs
+from dictlearn.distributed.process_group import SINGLE, ProcessGroup
 from dictlearn.kernels import processor
 from dictlearn.kernels.search import ExactSearch, Int8Search, Search
 
@@ -70,14 +70,14 @@ class Searching(FeatureDictionary, ABC):
         W: Float[Tensor, "d_in feature"],
         b: Float[Tensor, " feature"],
         k: int,
-        shards: Ranks = ALONE,
+        group: ProcessGroup = SINGLE,
     ) -> SparseActs:
         """The `k` largest entries of each row of `z @ W + b`, those that are positive.
 
-        With `shards`, the features are those of all of them, and these are the ones here.
+        With a `group` that shares the features, `k` of all of them: those that are here.
         """
         scores, features = self.search.top_k(z, W, b, min(k, len(b)))
-        scores = shards.only_largest(scores, k)
+        scores = group.global_top_k(scores, k)
         return SparseActs.from_top(scores.relu(), features, len(b))
 
 

@@ -41,7 +41,7 @@ class TopK(Rule):
     def train_encode(self, dictionary: LinearDictionary, z: Float[Tensor, "n d_in"]) -> Encoding:
         """The largest of all processes' features, where these are divided between them."""
         W, b = dictionary.W_enc, dictionary.offset()
-        found = dictionary.top_scores(z, W, b, self.k, dictionary.shards)
+        found = dictionary.top_scores(z, W, b, self.k, dictionary.feature_group)
         return Encoding(dictionary.differentiable(z, found))
 
 

@@ -7,9 +7,8 @@ from contextlib import contextmanager
 import torch
 
 from dictlearn.core.batches import Rows
-from dictlearn.core.ranks import Ranks
 
-Read = Callable[[int], dict[Ranks, Rows]]
+Read = Callable[[int], dict[bool, Rows]]
 """What a step learns from, by who divides it."""
 
 
@@ -26,7 +25,7 @@ def reading_ahead(read: Read, steps: int, device: torch.device) -> Iterator[Read
         return
     stream = torch.cuda.Stream(device)
 
-    def aside(step: int) -> dict[Ranks, Rows]:
+    def aside(step: int) -> dict[bool, Rows]:
         with torch.cuda.stream(stream):
             rows = read(step)
         stream.synchronize()
@@ -35,7 +34,7 @@ def reading_ahead(read: Read, steps: int, device: torch.device) -> Iterator[Read
     with ThreadPoolExecutor(1, "reading-ahead") as thread:
         ahead = Ahead(thread, aside, steps)
 
-        def due(step: int) -> dict[Ranks, Rows]:
+        def due(step: int) -> dict[bool, Rows]:
             rows = ahead(step)
             for part in rows.values():
                 for x in part.at.values():
@@ -51,9 +50,9 @@ class Ahead:
 
     def __init__(self, thread: ThreadPoolExecutor, read: Read, steps: int) -> None:
         self._thread, self._read, self._steps = thread, read, steps
-        self._begun: tuple[int, Future[dict[Ranks, Rows]]] | None = None
+        self._begun: tuple[int, Future[dict[bool, Rows]]] | None = None
 
-    def __call__(self, step: int) -> dict[Ranks, Rows]:
+    def __call__(self, step: int) -> dict[bool, Rows]:
         """What was read for `step`, or the error met in reading it."""
         rows = self._reading(step).result()
         self._begun = None
@@ -61,7 +60,7 @@ class Ahead:
             self._begun = step + 1, self._reading(step + 1)
         return rows
 
-    def _reading(self, step: int) -> Future[dict[Ranks, Rows]]:
+    def _reading(self, step: int) -> Future[dict[bool, Rows]]:
         if self._begun and self._begun[0] == step:
             return self._begun[1]
         return self._thread.submit(self._read, step)

@@ -12,8 +12,8 @@ from torch import Tensor
 from dictlearn.activations.tensors import TensorActivations
 from dictlearn.core.batches import Activations, Batch, Rows, first_bad_row
 from dictlearn.core.errors import InputError, NonFiniteError
-from dictlearn.core.ranks import ALONE, Ranks
 from dictlearn.core.sites import Sites
+from dictlearn.distributed.process_group import SINGLE, ProcessGroup
 from dictlearn.training.config import FitConfig
 
 
@@ -47,7 +47,7 @@ class RunBatches:
         self._config = fit_config
         self._one_at_a_time = Lock()  # a thread may read ahead while a learner looks back
 
-    def rows(self, step: int, ranks: Ranks = ALONE) -> Rows:
+    def rows(self, step: int, group: ProcessGroup = SINGLE) -> Rows:
         """The rows of a step at every hook: all of them, or those that belong to one rank.
 
         Raises:
@@ -56,14 +56,14 @@ class RunBatches:
         config = self._config
         place = (config.seed, step, config.batch_size)
         with self._one_at_a_time:
-            if ranks.size == 1:
+            if group.world_size == 1:
                 rows = self._activations.rows(*place)
             else:
-                rows = self._activations.rows_of(ranks, *place)
+                rows = self._activations.rows_of(group.rank, group.world_size, *place)
         for hook, x in rows.at.items():
             bad = first_bad_row(x)
             if bad is not None:
-                where = self._activations.locate(*place, ranks.rank + bad * ranks.size)
+                where = self._activations.locate(*place, group.rank + bad * group.world_size)
                 raise NonFiniteError(
                     f"NaN or infinity in the activations at {hook!r}, {where}; training stopped "
                     f"at step {step + 1}. Harvest again, or drop that row"

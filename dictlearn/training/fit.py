@@ -16,9 +16,9 @@ from dictlearn.core.file_lists import is_file_name
 from dictlearn.core.files import writable_folder
 from dictlearn.core.kinds import ClosedFormConfig, DictionaryConfig, GradientConfig
 from dictlearn.core.own_files import OwnFiles
-from dictlearn.core.ranks import Ranks
 from dictlearn.core.sites import Sites
 from dictlearn.dictionaries.files import CONFIG_FILE, WEIGHTS_FILE, save
+from dictlearn.distributed.launching import join
 from dictlearn.training.ahead import reading_ahead
 from dictlearn.training.batches import as_activations
 from dictlearn.training.checkpoints import (
@@ -29,7 +29,6 @@ from dictlearn.training.checkpoints import (
     save_checkpoint,
 )
 from dictlearn.training.config import FitConfig
-from dictlearn.training.launch import join
 from dictlearn.training.progress import LOG_FILE, LiveView, TrainingLog
 from dictlearn.training.run import Run, set_up
 
@@ -88,9 +87,9 @@ def fit(
     its name; a single one in `out` itself), when the checkpoint is removed. With `overwrite`, the
     files of an earlier run there are removed before, and no others.
 
-    In a script that torchrun starts, or under `training.launch.launch`, every process makes the
-    same call: they divide each batch between them, the first one writes, and all return the same
-    dictionaries, equal but for rounding to those of one process.
+    In a script that torchrun starts, or under `distributed.launching.launch`, every process makes
+    the same call: they divide each batch between them, the first one writes, and all return the
+    same dictionaries, equal but for rounding to those of one process.
 
     Raises:
         InputError, ConfigError: something in the arguments cannot work; nothing has started.
@@ -104,55 +103,56 @@ def fit(
     single = isinstance(configs, DictionaryConfig)
     named = {SINGLE: configs} if isinstance(configs, DictionaryConfig) else configs
     _require_configs(named)
-    ranks = join()
-    run = ranks.agree(
-        lambda: set_up(named, as_activations(activations), fit_config, ranks, out, sites)
+    group = join()
+    run = group.all_succeed(
+        lambda: set_up(named, as_activations(activations), fit_config, group, out, sites)
     )
     start = _start(run, single=single, overwrite=overwrite)
     _train(run, start, show=progress)
-    ranks.agree(partial(_require_finite, run.states(), run.config.steps))
+    group.all_succeed(partial(_require_finite, run.states(), run.config.steps))
     dictionaries = {name: learner.finish() for name, learner in run.learners.items()}
-    ranks.agree(lambda: _keep(run, dictionaries, single=single))
+    group.all_succeed(lambda: _keep(run, dictionaries, single=single))
     return dictionaries[SINGLE] if single else dictionaries
 
 
 def _start(run: Run, *, single: bool, overwrite: bool) -> int:
     """The step to start from: that of the checkpoint in the folder, which is then ready."""
-    ranks, folder = run.ranks, run.folder
-    for rank, other in enumerate(ranks.collect(run.description)):
+    group, folder = run.group, run.folder
+    for rank, other in enumerate(group.all_gather_object(run.description)):
         if other != run.description:
             raise InputError(
                 f"every process must call fit alike, and process {rank} differs from "
-                f"{ranks.rank} in {', '.join(differences(other, run.description))}"
+                f"{group.rank} in {', '.join(differences(other, run.description))}"
             )
     for learner in run.learners.values():
-        learner.ranks.share_(learner.dictionary.state_dict().values())
-    ranks.agree(lambda: _prepare(run, single=single, overwrite=overwrite))
+        if learner.shares_batch:
+            group.broadcast_(learner.dictionary.state_dict().values())
+    group.all_succeed(lambda: _prepare(run, single=single, overwrite=overwrite))
     if folder is None:
         return 0
-    start = ranks.agree(lambda: load_checkpoint(folder, run.learners, run.description))
-    if len(starts := set(ranks.collect(start))) > 1:
+    start = group.all_succeed(lambda: load_checkpoint(folder, run.learners, run.description))
+    if len(starts := set(group.all_gather_object(start))) > 1:
         raise InputError(
             f"required a folder that all processes share, got {folder}, where they find "
             f"checkpoints of different steps ({', '.join(map(str, sorted(starts)))})"
         )
-    ranks.agree(lambda: _go_on(run.written, start))
+    group.all_succeed(lambda: _go_on(run.written, start))
     return start
 
 
 def _train(run: Run, start: int, *, show: bool) -> None:
     """Give every learner every batch from step `start` on; log, show and write checkpoints."""
-    config, learners, ranks = run.config, run.learners, run.ranks
+    config, learners, group = run.config, run.learners, run.group
     log = TrainingLog(run.written, start)
     device = torch.device(config.device)
     with (
-        LiveView(learners, config.steps, start, show=show and ranks.is_first) as view,
+        LiveView(learners, config.steps, start, show=show and group.is_main) as view,
         reading_ahead(partial(_read, run), config.steps, device) as read,
     ):
         for step in range(start, config.steps):
-            rows = ranks.agree(partial(read, step))
+            rows = group.all_succeed(partial(read, step))
             scalars = {
-                name: learner.update(rows[learner.ranks].batch(run.sites[name]))
+                name: learner.update(rows[learner.shares_batch].batch(run.sites[name]))
                 for name, learner in learners.items()
             }
             done = step + 1
@@ -162,16 +162,16 @@ def _train(run: Run, start: int, *, show: bool) -> None:
                 values = _finite(scalars, done)
                 view.show(values, log.write(done, values, config.batch_size))
             if run.folder and done % config.checkpoint_every == 0 and not last:
-                ranks.agree(partial(_save_checkpoint, run, run.states(), done))
+                group.all_succeed(partial(_save_checkpoint, run, run.states(), done))
 
 
-def _read(run: Run, step: int) -> dict[Ranks, Rows]:
-    """The rows of a step: this process's own, or all of them for learners that do not share."""
-    between = {learner.ranks for learner in run.learners.values()}
-    if between == {run.ranks}:
-        return {run.ranks: run.batches.rows(step, run.ranks)}
+def _read(run: Run, step: int) -> dict[bool, Rows]:
+    """The rows of a step, for learners that share batches between processes and for the others."""
+    group, shared = run.group, {learner.shares_batch for learner in run.learners.values()}
+    if shared == {True}:
+        return {True: run.batches.rows(step, group)}
     whole = run.batches.rows(step)
-    return {ranks: whole.of(ranks) for ranks in between}
+    return {True: whole.of(group.rank, group.world_size), False: whole}
 
 
 def _save_checkpoint(run: Run, states: States, step: int) -> None:

@@ -12,12 +12,21 @@ from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import ConfigError
 from dictlearn.core.kinds import GradientConfig, Resampling
 from dictlearn.core.learning import FitPass, Learner, TrainableDictionary
-from dictlearn.core.ranks import ALONE, Ranks
 from dictlearn.core.sites import Sites
 from dictlearn.dictionaries.selection import Searching, require_fast_int8
+from dictlearn.distributed.dictionary import DistributedDictionary
+from dictlearn.distributed.process_group import SINGLE, ProcessGroup
+from dictlearn.distributed.sharding import (
+    clip_,
+    divide_,
+    feature_axes_of,
+    feature_group_of,
+    joined,
+    part,
+    whole,
+)
 from dictlearn.training.config import FitConfig
 from dictlearn.training.resampling import rows_to_reseed
-from dictlearn.training.shards import clip_, divide_, joined, part, whole
 from dictlearn.training.standardize import Standardization
 
 BatchAt = Callable[[int], Batch]
@@ -40,16 +49,17 @@ class GradientLearner(Learner):
         fit_config: FitConfig,
         standardization: Standardization,
         batch_at: BatchAt,
-        ranks: Ranks = ALONE,
+        group: ProcessGroup = SINGLE,
     ) -> None:
-        self.ranks, shards = (ALONE, ranks) if fit_config.shard_features else (ranks, ALONE)
+        self.shares_batch = not fit_config.shard_features
+        self.group, features = (SINGLE, group) if fit_config.shard_features else (group, SINGLE)
         self._build = partial(config.build, sites, seed=fit_config.seed)
         dictionary = self._build()
         assert isinstance(dictionary, TrainableDictionary)
         if fit_config.int8_search:
             require_fast_int8(torch.device(fit_config.device))
             _require_searching(config, dictionary).search_inexactly_()
-        divide_(dictionary, shards)
+        divide_(dictionary, features)
         if fit_config.dtype == "float64":  # kinds are made in float32
             dictionary.double()
         self.dictionary = dictionary.to(fit_config.device)
@@ -76,10 +86,10 @@ class GradientLearner(Learner):
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """Take one step of Adam on `batch`; losses, L0, FVU and the dead fraction of it.
 
-        Where ranks divide a batch between them, all of them take the step of the whole batch.
+        Where processes divide a batch between them, all of them take the step of the whole batch.
         """
         config = self._config
-        self.dictionary.ranks = self.ranks
+        self._share_batch(self.group)
         cuda = torch.device(config.device).type == "cuda"
         mixed = cuda and config.mixed_precision and config.dtype == "float32"
         with torch.autocast("cuda" if cuda else "cpu", torch.bfloat16, enabled=mixed):
@@ -92,14 +102,18 @@ class GradientLearner(Learner):
         self._descend(torch.stack(list(losses.values())).sum())
         with torch.no_grad():
             self.dictionary.observe_(fit_pass)
-            fired = self.ranks.sum(fit_pass.firing_counts())
+            fired = self.group.all_reduce(fit_pass.firing_counts())
             self._idle = torch.where(fired > 0, 0, self._idle + 1)
             log = self._log(fit_pass, losses, fired)
             self._step += 1
-            self.dictionary.ranks = ALONE  # what follows sees whole batches
+            self._share_batch(SINGLE)  # what follows sees whole batches
             if self._resampling is not None and self._resampling.due(self._step):
                 self._apply(self._resampling)
         return log
+
+    def _share_batch(self, group: ProcessGroup) -> None:
+        if isinstance(self.dictionary, DistributedDictionary):
+            self.dictionary.batch_group = group
 
     def finish(self) -> FeatureDictionary:
         """The dictionary, in evaluation mode, without gradients, and searching exactly."""
@@ -114,12 +128,15 @@ class GradientLearner(Learner):
         state = {f"dictionary/{name}": t for name, t in self.dictionary.state_dict().items()}
         state |= {f"adam/{name}": moment for name, moment in self._moments()}
         state |= {"idle": self._idle, "step": torch.tensor(self._step)}
-        return {key: whole(t, self._axis(key), self.dictionary.shards) for key, t in state.items()}
+        return {
+            key: whole(t, self._axis(key), feature_group_of(self.dictionary))
+            for key, t in state.items()
+        }
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Continue from what `state` returned, to the same bits."""
-        shards, prefix = self.dictionary.shards, "dictionary/"
-        state = {key: part(t, self._axis(key), shards) for key, t in state.items()}
+        features, prefix = feature_group_of(self.dictionary), "dictionary/"
+        state = {key: part(t, self._axis(key), features) for key, t in state.items()}
         self.dictionary.load_state_dict(
             {k.removeprefix(prefix): t for k, t in state.items() if k.startswith(prefix)}
         )
@@ -152,12 +169,14 @@ class GradientLearner(Learner):
 
     def _average_gradients_(self) -> None:
         """Every rank's gradient is of the mean over its own rows, and they have equally many."""
-        if self.ranks.size > 1:
+        if self.group.world_size > 1:
             for parameter in self.dictionary.parameters():
                 if parameter.grad is None:  # all ranks have to send as much
                     parameter.grad = torch.zeros_like(parameter)
             gradients = [p.grad for p in self.dictionary.parameters() if p.grad is not None]
-            for gradient, mean in zip(gradients, self.ranks.means(gradients), strict=True):
+            for gradient, mean in zip(
+                gradients, self.group.all_reduce_means(gradients), strict=True
+            ):
                 gradient.copy_(mean)
 
     def _log(
@@ -166,13 +185,15 @@ class GradientLearner(Learner):
         t, n = fit_pass.t, len(fit_pass.t)
         missed = fit_pass.residual.detach()
         own = [t.mean(dim=0), t.norm().square() / n, missed.norm().square() / n]
-        centre, power, error, *terms = self.ranks.means([*own, *losses.values()])
+        centre, power, error, *terms = self.group.all_reduce_means([*own, *losses.values()])
         log = {"loss": torch.stack(terms).sum().detach()}
         log |= {f"loss/{n}": term.detach() for n, term in zip(losses, terms, strict=True)}
-        shards = self.dictionary.shards
-        log["l0"] = shards.sum(fired.sum()) / (n * self.ranks.size)
+        features = feature_group_of(self.dictionary)
+        log["l0"] = features.all_reduce(fired.sum()) / (n * self.group.world_size)
         log["fvu"] = error / (power - centre.square().sum())
-        log["dead"] = shards.mean((self._idle >= self._config.dead_after).float().mean())
+        log["dead"] = features.all_reduce_mean(
+            (self._idle >= self._config.dead_after).float().mean()
+        )
         if self._config.int8_search:
             assert isinstance(self.dictionary, Searching)
             log["recall"] = self.dictionary.search_recall(fit_pass.z[:_RECALL_ROWS])
@@ -181,7 +202,7 @@ class GradientLearner(Learner):
     def _apply(self, resampling: Resampling) -> None:
         """Reseed dead features, and forget Adam's moments at every entry that changed."""
         dead: Int[Tensor, " m"] = (self._idle >= resampling.window).nonzero().squeeze(1)
-        own, n_dead = self.dictionary.shards.place(len(dead))
+        own, n_dead = feature_group_of(self.dictionary).slice_of(len(dead))
         if n_dead == 0:
             return
         # Drawn from seed and step alone, so that a checkpoint needs no generator's state.
@@ -189,7 +210,7 @@ class GradientLearner(Learner):
         z, residual = rows_to_reseed(
             self.dictionary, resampling, self._recent_batches(), n_dead, generator
         )
-        self.ranks.share_((z, residual))  # equal but for rounding, where devices differ
+        self.group.broadcast_((z, residual))  # equal but for rounding, where devices differ
         before = [p.detach().clone() for p in self.dictionary.parameters()]
         self.dictionary.reseed_(dead, z[own], residual[own])
         # Compared before `project_`, which moves the other rows by a rounding error.
@@ -210,7 +231,7 @@ class GradientLearner(Learner):
             return 0
         _, *names = key.split("/")
         no_entries = not names or names[-1] == "step"
-        return None if no_entries else self.dictionary.feature_axes.get(names[0])
+        return None if no_entries else feature_axes_of(self.dictionary).get(names[0])
 
     def _moments(self) -> Iterator[tuple[str, Tensor]]:
         for name, parameter in self.dictionary.named_parameters():

@@ -14,12 +14,12 @@ from dictlearn.core.kinds import ClosedFormConfig, DictionaryConfig, GradientCon
 from dictlearn.core.learning import Learner
 from dictlearn.core.own_files import OwnFiles
 from dictlearn.core.provenance import Provenance
-from dictlearn.core.ranks import Ranks
 from dictlearn.core.sites import Sites
+from dictlearn.distributed.launching import own_device
+from dictlearn.distributed.process_group import ProcessGroup
 from dictlearn.training.batches import RunBatches
 from dictlearn.training.config import FitConfig
 from dictlearn.training.gradient import GradientLearner
-from dictlearn.training.launch import own_device
 from dictlearn.training.standardize import Standardization, Units, fit_units
 
 
@@ -28,7 +28,7 @@ class Run:
     """One run, as one of its processes has it."""
 
     config: FitConfig
-    ranks: Ranks
+    group: ProcessGroup
     sites: Mapping[str, Sites]
     batches: RunBatches
     learners: Mapping[str, Learner]
@@ -43,31 +43,31 @@ class Run:
     @property
     def written(self) -> OwnFiles | None:
         """The run's files in the folder, in the one process that writes there."""
-        return OwnFiles(self.folder, "training") if self.folder and self.ranks.is_first else None
+        return OwnFiles(self.folder, "training") if self.folder and self.group.is_main else None
 
 
 def set_up(
     configs: Mapping[str, DictionaryConfig],
     activations: Activations,
     fit_config: FitConfig,
-    ranks: Ranks,
+    group: ProcessGroup,
     out: str | Path | None,
     given: Sites | Mapping[str, Sites] | None = None,
 ) -> Run:
     """Everything that can be made and checked without the other processes."""
-    if fit_config.batch_size % ranks.size and not fit_config.shard_features:
+    if fit_config.batch_size % group.world_size and not fit_config.shard_features:
         raise ConfigError(
             f"FitConfig.batch_size, the rows of all processes together, must be divisible by their "
-            f"number ({ranks.size}), got {fit_config.batch_size}"
+            f"number ({group.world_size}), got {fit_config.batch_size}"
         )
-    placed = replace(fit_config, device=own_device(fit_config.device, ranks))
+    placed = replace(fit_config, device=own_device(fit_config.device, group))
     sites = _chosen(configs, activations, given)
     batches = RunBatches(activations, placed)
-    learners = _make_learners(configs, sites, placed, batches, ranks)
-    described = out is not None or ranks.size > 1
+    learners = _make_learners(configs, sites, placed, batches, group)
+    described = out is not None or group.world_size > 1
     return Run(
         placed,
-        ranks,
+        group,
         sites,
         batches,
         learners,
@@ -109,7 +109,7 @@ def _make_learners(
     sites: Mapping[str, Sites],
     fit_config: FitConfig,
     batches: RunBatches,
-    ranks: Ranks,
+    group: ProcessGroup,
 ) -> dict[str, Learner]:
     learners: dict[str, Learner] = {}
     units: dict[str, Units] = {}
@@ -131,7 +131,7 @@ def _make_learners(
             fit_config,
             Standardization.at(at, units),
             partial(batches.at, at),
-            ranks,
+            group,
         )
     return learners
 

@@ -13,10 +13,9 @@ from typing import Any
 
 from dictlearn.activations.store import ActivationStore
 from dictlearn.core.batches import Rows
-from dictlearn.core.ranks import Ranks
+from dictlearn.distributed.launching import launch
 from dictlearn.recipes import read_recipe
 from dictlearn.training.fit import fit
-from dictlearn.training.launch import launch
 
 HELD_AT = 55
 """The step, from 0: after the checkpoint of step 40 and the line of the log that follows it."""
@@ -25,12 +24,12 @@ HELD_AT = 55
 class Held(ActivationStore):
     """A store whose rows of one step never come; a line of output says when they are asked for."""
 
-    def rows_of(self, ranks: Ranks, seed: int, step: int, n: int) -> Rows:
+    def rows_of(self, rank: int, world_size: int, seed: int, step: int, n: int) -> Rows:
         if step == HELD_AT:
             os.write(1, b"held\n")  # in one piece: the other process writes there too
             while True:
                 signal.pause()
-        return super().rows_of(ranks, seed, step, n)
+        return super().rows_of(rank, world_size, seed, step, n)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Held.open, (self.path,)

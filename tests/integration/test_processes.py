@@ -20,8 +20,8 @@ from dictlearn.cli import main
 from dictlearn.core.batches import Rows
 from dictlearn.core.errors import ConfigError, InputError, NonFiniteError, ProcessError
 from dictlearn.core.provenance import Provenance
+from dictlearn.distributed.launching import launch
 from dictlearn.recipes import read_recipe
-from dictlearn.training.launch import launch
 
 CONFIGS = {
     "sae": dl.SAEConfig(n_features=32, l1_coefficient=3.0, resample_steps=(15, 25),

@@ -5,55 +5,59 @@ import torch
 
 import dictlearn as dl
 from dictlearn.core.errors import InputError, ProcessError
-from dictlearn.core.ranks import ALONE, Processes
-from dictlearn.training.launch import join, own_device
+from dictlearn.distributed.launching import join, own_device
+from dictlearn.distributed.process_group import SINGLE, TorchProcessGroup
 
 
 def main() -> None:
-    ranks = join()
-    me = ranks.rank
-    assert isinstance(ranks, Processes)
-    assert (ranks.size, ranks.is_first) == (2, me == 0)
+    group = join()
+    me = group.rank
+    assert isinstance(group, TorchProcessGroup)
+    assert (group.world_size, group.is_main) == (2, me == 0)
 
     t = torch.tensor([1.0, 10.0]) * (me + 1)
-    assert ranks.sum(t).tolist() == [3.0, 30.0]
-    assert ranks.mean(t).tolist() == [1.5, 15.0]
-    assert ranks.smallest(-t).tolist() == [-2.0, -20.0]
+    assert group.all_reduce(t).tolist() == [3.0, 30.0]
+    assert group.all_reduce_mean(t).tolist() == [1.5, 15.0]
+    assert group.all_reduce_min(-t).tolist() == [-2.0, -20.0]
     assert t.tolist() == [1.0 * (me + 1), 10.0 * (me + 1)], "the argument stays as it is"
-    assert ranks.sum(torch.tensor(2**40 + me)).item() == 2**41 + 1, "whole numbers stay whole"
-    matrix, number = ranks.means([torch.full((2, 3), float(me)).T, torch.tensor(4.0 * me)])
+    assert group.all_reduce(torch.tensor(2**40 + me)).item() == 2**41 + 1, (
+        "whole numbers stay whole"
+    )
+    matrix, number = group.all_reduce_means(
+        [torch.full((2, 3), float(me)).T, torch.tensor(4.0 * me)]
+    )
     assert torch.equal(matrix, torch.full((3, 2), 0.5))
     assert number.item() == 2.0
 
-    # Row 0 has its three largest on both ranks, row 1 on the second alone, and 5.0 comes twice.
+    # Row 0 has its three largest on both group, row 1 on the second alone, and 5.0 comes twice.
     mine = torch.tensor([[[9.0, 1.0, 8.0], [1.0, 2.0, 3.0]], [[7.0, 5.0, 6.0], [4.0, 5.0, 6.0]]])[
         me
     ]
     largest = [[[9.0, 0.0, 8.0], [0.0, 0.0, 0.0]], [[7.0, 0.0, 0.0], [4.0, 5.0, 6.0]]][me]
-    assert ranks.only_largest(mine, 3).tolist() == largest
-    ties = ranks.only_largest(torch.ones(4), 5)
-    assert ranks.sum(ties.sum()).item() == 5.0, "exactly as many equal ones as may stay"
-    assert torch.equal(ranks.only_largest(mine, 99), mine)
+    assert group.global_top_k(mine, 3).tolist() == largest
+    ties = group.global_top_k(torch.ones(4), 5)
+    assert group.all_reduce(ties.sum()).item() == 5.0, "exactly as many equal ones as may stay"
+    assert torch.equal(group.global_top_k(mine, 99), mine)
 
     # Two processes hold W's columns; a parameter b on which all depend has its gradient from both.
     W, b = torch.tensor([2.0 + me], requires_grad=True), torch.tensor([1.0], requires_grad=True)
-    estimate = ranks.total(W * ranks.spread(b))
+    estimate = group.all_reduce_forward(W * group.all_reduce_backward(b))
     assert estimate.item() == 5.0
     (estimate**2).sum().backward()
     assert W.grad is not None
     assert b.grad is not None
     assert (W.grad.item(), b.grad.item()) == (10.0, 10.0 * (2.0 + 3.0))
-    assert ranks.joined(torch.full((2, 1), me), axis=1).tolist() == [[0, 1], [0, 1]]
-    assert ranks.place(2 + me) == ((slice(0, 2), slice(2, 5))[me], 5)
-    fewer = ranks.only_largest(torch.arange(1.0 + me), 3)
+    assert group.all_gather(torch.full((2, 1), me), axis=1).tolist() == [[0, 1], [0, 1]]
+    assert group.slice_of(2 + me) == ((slice(0, 2), slice(2, 5))[me], 5)
+    fewer = group.global_top_k(torch.arange(1.0 + me), 3)
     assert fewer.tolist() == [[0.0], [0.0, 1.0]][me], "a rank may have fewer than k"
 
     told = torch.full((3,), float(me + 7))
-    ranks.share_([told])
+    group.broadcast_([told])
     assert told.tolist() == [7.0, 7.0, 7.0]
-    assert ranks.collect({"rank": me}) == [{"rank": 0}, {"rank": 1}]
+    assert group.all_gather_object({"rank": me}) == [{"rank": 0}, {"rank": 1}]
 
-    assert ranks.agree(lambda: me) == me
+    assert group.all_succeed(lambda: me) == me
 
     def fails_on_second():
         if me == 1:
@@ -63,18 +67,18 @@ def main() -> None:
         return 1 // (1 - me)
 
     with pytest.raises(InputError, match="only here"):
-        ranks.agree(fails_on_second)
+        group.all_succeed(fails_on_second)
     with pytest.raises(ProcessError if me == 0 else ZeroDivisionError, match="division"):
-        ranks.agree(divides_on_second)
-    assert ranks.agree(lambda: "still together") == "still together"
-    assert own_device("cpu", ranks) == "cpu"
-    assert own_device("cuda:1", ALONE) == "cuda:1"
+        group.all_succeed(divides_on_second)
+    assert group.all_succeed(lambda: "still together") == "still together"
+    assert own_device("cpu", group) == "cpu"
+    assert own_device("cuda:1", SINGLE) == "cuda:1"
 
     x = torch.randn(64, 8, generator=torch.Generator().manual_seed(0))
     run = dl.FitConfig(steps=5, batch_size=16, standardize_rows=16)
     learned = dl.fit(dl.BatchTopKSAEConfig(n_features=16, k=2), x, run, progress=False)
-    assert learned.ranks is ALONE, "a finished dictionary is one process's own"
-    here, there = ranks.collect(learned.state_dict())
+    assert learned.batch_group is SINGLE, "a finished dictionary is one process's own"
+    here, there = group.all_gather_object(learned.state_dict())
     assert all(torch.equal(t, there[name]) for name, t in here.items()), "all return the same"
 
 

@@ -10,7 +10,6 @@ from dictlearn.activations.store import ActivationStore, write_store
 from dictlearn.activations.tensors import TensorActivations
 from dictlearn.core.batches import Rows
 from dictlearn.core.provenance import Provenance
-from dictlearn.core.ranks import Ranks
 from dictlearn.core.sites import Site, Sites
 
 X, Y = torch.randn(100, 4), torch.randn(100, 3)
@@ -44,9 +43,7 @@ def test_row_i_belongs_to_rank_i_modulo_their_number(make, tmp_path):
     activations = make(tmp_path)
     whole = activations.rows(seed=1, step=2, n=12)
     for rank in range(3):
-        ranks = Ranks()
-        ranks.rank, ranks.size = rank, 3
-        part = activations.rows_of(ranks, seed=1, step=2, n=12)
+        part = activations.rows_of(rank, 3, seed=1, step=2, n=12)
         assert part.at.keys() == whole.at.keys()
         for hook, x in whole.at.items():
             assert torch.equal(part.at[hook], x[rank::3])

@@ -7,12 +7,11 @@ import torch
 import dictlearn as dl
 from dictlearn.core.batches import Rows
 from dictlearn.core.errors import NonFiniteError
-from dictlearn.core.ranks import ALONE
 from dictlearn.training.ahead import Ahead, reading_ahead
 
 
 def rows(step: int) -> dict:
-    return {ALONE: Rows({"h": torch.full((2, 3), float(step))})}
+    return {True: Rows({"h": torch.full((2, 3), float(step))})}
 
 
 def test_the_next_step_is_read_while_the_present_one_is_used():
@@ -25,7 +24,7 @@ def test_the_next_step_is_read_while_the_present_one_is_used():
     with ThreadPoolExecutor(1) as thread:
         ahead = Ahead(thread, read, steps=3)
         for step in (1, 2):  # a run that continues does not begin at 0
-            assert ahead(step)[ALONE].at["h"].eq(step).all()
+            assert ahead(step)[True].at["h"].eq(step).all()
             assert step == 2 or begun[step + 1].wait(600)
         assert not begun[0].is_set()
         assert not begun[3].is_set(), "nothing is read after the last step"
@@ -39,7 +38,7 @@ def test_an_error_is_raised_by_the_step_that_it_belongs_to():
 
     with ThreadPoolExecutor(1) as thread:
         ahead = Ahead(thread, read, steps=3)
-        assert ahead(0)[ALONE].at["h"].eq(0).all()
+        assert ahead(0)[True].at["h"].eq(0).all()
         with pytest.raises(NonFiniteError, match="row 17"):
             ahead(1)
 

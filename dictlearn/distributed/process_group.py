@@ -1,6 +1,6 @@
-"""The processes that share one run: which of them this is, and how they put together what each has.
+"""The process group of a run: rank, world size, and collective operations.
 
-A run in one process is `ALONE`, for which every operation leaves its argument as it is, so that
+A run in one process has the group `SINGLE`, whose every operation returns its argument, so that
 learners and objectives are written once.
 """
 
@@ -19,37 +19,37 @@ from dictlearn.core.errors import DictLearnError, ProcessError
 T = TypeVar("T")
 
 
-class Ranks:
+class ProcessGroup:
     """A run in one process.
 
-    Row `i` of a batch belongs to rank `i % size`; all ranks hold equally many.
+    Row `i` of a batch belongs to rank `i % world_size`; all ranks hold equally many.
     """
 
     rank: int = 0
-    size: int = 1
+    world_size: int = 1
 
     @property
-    def is_first(self) -> bool:
-        """Whether this process speaks and writes for all."""
+    def is_main(self) -> bool:
+        """Whether this is rank 0, which prints and writes."""
         return self.rank == 0
 
-    def sum(self, t: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
+    def all_reduce(self, t: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
         """The sum of `t` over all ranks; no gradient passes."""
         return t
 
-    def mean(self, t: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
+    def all_reduce_mean(self, t: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
         """The mean of `t` over all ranks; no gradient passes."""
         return t
 
-    def smallest(self, t: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
+    def all_reduce_min(self, t: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
         """The smallest of each entry of `t` over all ranks; no gradient passes."""
         return t
 
-    def means(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+    def all_reduce_means(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """Each tensor's mean over all ranks, for the price of one message."""
         return list(tensors)
 
-    def total(self, t: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
+    def all_reduce_forward(self, t: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
         """The sum of `t` over all ranks, whose gradient reaches each rank's `t` as it is.
 
         For a sum over features that are divided between ranks: what follows from it is computed
@@ -57,38 +57,38 @@ class Ranks:
         """
         return t
 
-    def spread(self, t: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
+    def all_reduce_backward(self, t: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
         """`t`, which all ranks have alike; its gradient is the sum of what reaches it on each.
 
         For a parameter on which all features depend, where these are divided between ranks.
         """
         return t
 
-    def only_largest(self, values: Shaped[Tensor, "*b m"], k: int) -> Shaped[Tensor, "*b m"]:
+    def global_top_k(self, values: Shaped[Tensor, "*b m"], k: int) -> Shaped[Tensor, "*b m"]:
         """`values` where they are among the `k` largest of all ranks, zero elsewhere.
 
         Each rank gives its own `k` largest or, where it has fewer, all.
         """
         return values
 
-    def joined(self, t: Shaped[Tensor, "..."], axis: int) -> Shaped[Tensor, "..."]:
+    def all_gather(self, t: Shaped[Tensor, "..."], axis: int) -> Shaped[Tensor, "..."]:
         """The tensors of all ranks side by side along `axis`, on the CPU."""
         return t
 
-    def place(self, n: int) -> tuple[slice, int]:
-        """Where `n` things of this rank stand among those of all, and how many these are."""
-        counts = self.collect(n)
+    def slice_of(self, n: int) -> tuple[slice, int]:
+        """The slice of this rank's `n` things among those of all ranks, and the number of all."""
+        counts = self.all_gather_object(n)
         first = sum(counts[: self.rank])
         return slice(first, first + n), sum(counts)
 
-    def share_(self, tensors: Iterable[Tensor]) -> None:
-        """Give all ranks the first one's tensors."""
+    def broadcast_(self, tensors: Iterable[Tensor]) -> None:
+        """Overwrite the tensors of all ranks by those of rank 0."""
 
-    def collect(self, thing: T) -> list[T]:
-        """What every rank has, in their order."""
+    def all_gather_object(self, thing: T) -> list[T]:
+        """The object of every rank, in their order."""
         return [thing]
 
-    def agree(self, work: Callable[[], T]) -> T:
+    def all_succeed(self, work: Callable[[], T]) -> T:
         """The result of `work`, once it has succeeded on every rank; it may not use the ranks.
 
         Without this, a rank that fails would leave the others waiting for it.
@@ -99,10 +99,10 @@ class Ranks:
         return work()
 
 
-ALONE = Ranks()
+SINGLE = ProcessGroup()
 
 
-class Processes(Ranks):
+class TorchProcessGroup(ProcessGroup):
     """The processes of `torch.distributed`, which is set up when this is made.
 
     Raises:
@@ -111,41 +111,41 @@ class Processes(Ranks):
 
     def __init__(self) -> None:
         self.rank = dist.get_rank()
-        self.size = dist.get_world_size()
+        self.world_size = dist.get_world_size()
 
-    def sum(self, t: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
+    def all_reduce(self, t: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
         """The sum of `t` over all ranks; no gradient passes."""
         return _reduced(t, dist.ReduceOp.SUM)
 
-    def mean(self, t: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
+    def all_reduce_mean(self, t: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
         """The mean of `t` over all ranks; no gradient passes."""
-        return self.sum(t) / self.size
+        return self.all_reduce(t) / self.world_size
 
-    def smallest(self, t: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
+    def all_reduce_min(self, t: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
         """The smallest of each entry of `t` over all ranks; no gradient passes."""
         return _reduced(t, dist.ReduceOp.MIN)
 
-    def means(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+    def all_reduce_means(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """Each tensor's mean over all ranks, for the price of one message."""
         flat = torch.cat([t.detach().flatten() for t in tensors])
         with _peers_alive():
             dist.all_reduce(flat)
-        flat /= self.size
+        flat /= self.world_size
         parts = flat.split([t.numel() for t in tensors])
         return [part.view_as(t) for part, t in zip(parts, tensors, strict=True)]
 
-    def total(self, t: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
+    def all_reduce_forward(self, t: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
         """The sum of `t` over all ranks, whose gradient reaches each rank's `t` as it is."""
-        return _Total.apply(t)
+        return _AllReduceForward.apply(t)
 
-    def spread(self, t: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
+    def all_reduce_backward(self, t: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
         """`t`, which all ranks have alike; its gradient is the sum of what reaches it on each."""
-        return _Spread.apply(t)
+        return _AllReduceBackward.apply(t)
 
-    def only_largest(self, values: Shaped[Tensor, "*b m"], k: int) -> Shaped[Tensor, "*b m"]:
+    def global_top_k(self, values: Shaped[Tensor, "*b m"], k: int) -> Shaped[Tensor, "*b m"]:
         """`values` where they are among the `k` largest of all ranks, zero elsewhere.
 
-        All ranks rank the same numbers, so that of equal ones exactly as many remain as may.
+        All ranks sort the same numbers, so ties break alike on every rank.
         """
         m = values.shape[-1]
         own = pad(values.detach(), (0, k - m), value=-torch.inf).contiguous()
@@ -154,32 +154,32 @@ class Processes(Ranks):
         keep = torch.zeros_like(everyone, dtype=torch.bool).scatter_(-1, kept, True)
         return values.where(keep.split(k, dim=-1)[self.rank][..., :m], 0.0)
 
-    def joined(self, t: Shaped[Tensor, "..."], axis: int) -> Shaped[Tensor, "..."]:
+    def all_gather(self, t: Shaped[Tensor, "..."], axis: int) -> Shaped[Tensor, "..."]:
         """The tensors of all ranks, of one shape, side by side along `axis`, on the CPU."""
         return torch.cat(self._gathered(t.detach().cpu().contiguous()), dim=axis)
 
     def _gathered(self, own: Tensor) -> list[Tensor]:
-        parts = [torch.empty_like(own) for _ in range(self.size)]
+        parts = [torch.empty_like(own) for _ in range(self.world_size)]
         with _peers_alive():
             dist.all_gather(parts, own)
         return parts
 
-    def share_(self, tensors: Iterable[Tensor]) -> None:
-        """Give all ranks the first one's tensors."""
+    def broadcast_(self, tensors: Iterable[Tensor]) -> None:
+        """Overwrite the tensors of all ranks by those of rank 0."""
         for tensor in tensors:
             told = tensor.contiguous()
             with _peers_alive():
                 dist.broadcast(told, src=0)
             tensor.copy_(told)
 
-    def collect(self, thing: T) -> list[T]:
-        """What every rank has, in their order."""
-        things: list[Any] = [None] * self.size
+    def all_gather_object(self, thing: T) -> list[T]:
+        """The object of every rank, in their order."""
+        things: list[Any] = [None] * self.world_size
         with _peers_alive():
             dist.all_gather_object(things, thing)
         return things
 
-    def agree(self, work: Callable[[], T]) -> T:
+    def all_succeed(self, work: Callable[[], T]) -> T:
         """The result of `work`, once it has succeeded on every rank; it may not use the ranks."""
         own: Exception | None = None
         try:
@@ -187,14 +187,14 @@ class Processes(Ranks):
         except Exception as error:
             own = error
         # One number as a rule: the errors themselves travel only where there are any.
-        if int(self.sum(torch.tensor(int(own is not None)))) == 0:
+        if int(self.all_reduce(torch.tensor(int(own is not None)))) == 0:
             return result
-        failures = [error for error in self.collect(_portable(own, self.rank)) if error]
+        failures = [error for error in self.all_gather_object(_portable(own, self.rank)) if error]
         raise own or failures[0]
 
 
-class _Total(torch.autograd.Function):
-    """See `Ranks.total`."""
+class _AllReduceForward(torch.autograd.Function):
+    """See `ProcessGroup.all_reduce_forward`."""
 
     @staticmethod
     def forward(ctx: Any, t: Tensor) -> Tensor:
@@ -205,8 +205,8 @@ class _Total(torch.autograd.Function):
         return gradients[0]
 
 
-class _Spread(torch.autograd.Function):
-    """See `Ranks.spread`."""
+class _AllReduceBackward(torch.autograd.Function):
+    """See `ProcessGroup.all_reduce_backward`."""
 
     @staticmethod
     def forward(ctx: Any, t: Tensor) -> Tensor:

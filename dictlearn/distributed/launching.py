@@ -20,7 +20,7 @@ import torch.multiprocessing as mp
 
 from dictlearn.core import errors
 from dictlearn.core.errors import ConfigError, DictLearnError, InputError, ProcessError
-from dictlearn.core.ranks import ALONE, Processes, Ranks
+from dictlearn.distributed.process_group import SINGLE, ProcessGroup, TorchProcessGroup
 
 _TORCHRUN = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """The environment by which torchrun, and launchers like it, tell a process who it is."""
@@ -64,17 +64,17 @@ def launch(nproc: int, work: Callable[..., object], *args: Any, **kwargs: Any) -
             raise _cause([process.exitcode for process in workers.processes], failure) from None
 
 
-def join() -> Ranks:
+def join() -> ProcessGroup:
     """The processes that share this run: those of `torch.distributed`, else those of torchrun.
 
     Raises:
         ConfigError: `torch.distributed` was set up without a backend for the CPU.
     """
     if not dist.is_available():
-        return ALONE
+        return SINGLE
     if not dist.is_initialized():
         if not _by_torchrun():
-            return ALONE
+            return SINGLE
         dist.init_process_group(_backend())
         atexit.register(_leave)
     if "cpu" not in dist.get_backend_config():
@@ -83,16 +83,16 @@ def join() -> Ranks:
             f"{dist.get_backend_config()!r}; set it up with 'cpu:gloo,cuda:nccl', or leave that to "
             "fit"
         )
-    return Processes() if dist.get_world_size() > 1 else ALONE
+    return TorchProcessGroup() if dist.get_world_size() > 1 else SINGLE
 
 
-def own_device(device: str, ranks: Ranks) -> str:
+def own_device(device: str, ranks: ProcessGroup) -> str:
     """The device of this process out of what a run asks for: of several, each has its own GPU.
 
     Raises:
         ConfigError: several processes would share one GPU.
     """
-    if ranks.size == 1 or torch.device(device).type != "cuda":
+    if ranks.world_size == 1 or torch.device(device).type != "cuda":
         return device
     local, n_devices = int(os.environ.get("LOCAL_RANK", ranks.rank)), torch.cuda.device_count()
     if torch.device(device).index is not None or local >= n_devices:

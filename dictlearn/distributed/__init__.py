@@ -1,0 +1,1 @@
+"""Several processes for one run: their group, and how batches and features are divided."""
