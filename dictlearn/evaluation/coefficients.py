@@ -37,7 +37,6 @@ def coefficient_prices(
     dictionaries: Mapping[str, FeatureDictionary],
     records: Mapping[str, DictionaryRecord],
     passes: Passes,
-    batch_size: int | None,
     *,
     show: bool,
 ) -> dict[str, Metric]:
@@ -55,13 +54,16 @@ def coefficient_prices(
     searches = {
         name: _Search(dictionaries[name], records[name]) for name in prices if name not in found
     }
-    parts = passes.parts(batch_size)
-    with progress_bar("pricing coefficients", N_PASSES * len(parts), show=show) as done:
+    n = passes.n_batches
+    with progress_bar("pricing coefficients", N_PASSES * n, show=show) as done:
         for i in range(N_PASSES):
             under_way = {name: s for name, s in searches.items() if s.start_pass_()}
-            for j, batch in enumerate(passes.batches(parts) if under_way else ()):
-                _add(batch, under_way, passes)
-                done(i * len(parts) + j + 1)
+            if not under_way:
+                break
+            with passes.batches() as batches:
+                for j, batch in enumerate(batches):
+                    _add(batch, under_way, passes)
+                    done(i * n + j + 1)
             for search in under_way.values():
                 search.end_pass_()
     return found | {name: search.price for name, search in searches.items()}
@@ -106,10 +108,9 @@ class _Search:
 
     def spliced(self, batch: CleanBatch) -> Float[Tensor, "m d_row"] | None:
         """What the model makes of the quantised estimate; None while no step is known."""
-        hook = self._base.sites.source.hook
-        x = batch.rows(hook).to(self._base.x_mean.device)
+        x = batch.source_rows(self._base)
         if self._quantized is None:
-            acts = self._base.encode_sparse(x)
+            acts = batch.encode(self._base)
             contributions = acts.values.double() * self._norms[acts.indices].double()
             self._squares += contributions.square().sum().item()
             return None

@@ -1,6 +1,6 @@
 """Which features of one dictionary are active when those of another are, over tokens."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from math import inf
@@ -9,10 +9,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from dictlearn.core.batches import require_finite
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.sparse_acts import SparseActs
-from dictlearn.lm.forward import activations_at
+from dictlearn.evaluation.stream.activations import ActivationStream, on_cpu
 from dictlearn.lm.hooks import LanguageModel
 
 LARGEST_PAIR = 1 << 31
@@ -90,17 +89,17 @@ class Correlations:
         counted: Bool[Tensor, "sequence pos"],
     ) -> None:
         self._dictionaries = {name: d for name, d in dictionaries.items() if d.n_features}
-        self._model, self._ids, self._counted = model, ids, counted
         self._moments = {name: Moments(d.n_features) for name, d in self._dictionaries.items()}
         widths = {name: d.n_features for name, d in self._dictionaries.items()}
         self._passes = passes(widths)
         widest = max(widths.values(), default=1)
-        self._at_once = max(1, min(_TOKENS_AT_ONCE, _BLOCK // widest) // ids.shape[1])
+        at_once = max(1, min(_TOKENS_AT_ONCE, _BLOCK // widest) // ids.shape[1])
+        self._stream = ActivationStream(model, ids, counted, at_once)
 
     @property
     def n_batches(self) -> int:
         """Batches in all passes."""
-        return len(self._passes) * -(-len(self._ids) // self._at_once)
+        return len(self._passes) * len(self._stream.parts)
 
     @torch.no_grad()
     def run(self, done: Callable[[int], None]) -> Correlated:
@@ -117,30 +116,25 @@ class Correlations:
                 torch.zeros(block.stop - block.start, width, dtype=torch.float64)
                 for block, width in zip(blocks, widths, strict=True)
             ]
-            for acts in self._batches(blocks, every=number == 0):
-                if number == 0:
-                    for name, some in acts.items():
-                        self._moments[name].add_(some)
-                _add_products(blocks, sums, acts)
-                n_done += 1
-                done(n_done)
+            used = self._used(blocks, every=number == 0)
+            with self._stream.batches([d.sites.source.hook for d in used.values()]) as batches:
+                for batch in batches:
+                    acts = {name: on_cpu(batch.encode(d)) for name, d in used.items()}
+                    if number == 0:
+                        for name, some in acts.items():
+                            self._moments[name].add_(some)
+                    _add_products(blocks, sums, acts)
+                    n_done += 1
+                    done(n_done)
             for block in reversed(blocks):
                 self._keep_largest(block, sums.pop(), largest)
         found = {key: values[self._moments[key[0]].spread > 0] for key, values in largest.items()}
         return Correlated(self._moments, found)
 
-    def _batches(self, blocks: Sequence[Block], *, every: bool) -> Iterator[dict[str, SparseActs]]:
-        """The coefficients of the dictionaries in `blocks`, or of all, batch by batch."""
+    def _used(self, blocks: Sequence[Block], *, every: bool) -> dict[str, FeatureDictionary]:
+        """The dictionaries in `blocks`, or all."""
         used = {name for block in blocks for name in (block.first, block.second)}
-        some = {name: d for name, d in self._dictionaries.items() if every or name in used}
-        hooks = list(dict.fromkeys(d.sites.source.hook for d in some.values()))
-        parts = zip(self._ids.split(self._at_once), self._counted.split(self._at_once), strict=True)
-        for ids, counted in parts:
-            at = activations_at(self._model, ids, hooks)
-            rows = {hook: a[counted.to(a.device)].float() for hook, a in at.items()}
-            for hook, x in rows.items():
-                require_finite(x, f"activations at {hook!r}")
-            yield {name: _encoded(d, rows[d.sites.source.hook]) for name, d in some.items()}
+        return {name: d for name, d in self._dictionaries.items() if every or name in used}
 
     def _keep_largest(
         self,
@@ -186,13 +180,6 @@ def passes(widths: Mapping[str, int]) -> list[list[Block]]:
             found[-1].append(Block(first, second, start, stop))
             room -= size
     return found
-
-
-def _encoded(dictionary: FeatureDictionary, x: Float[Tensor, "n d"]) -> SparseActs:
-    """The coefficients of `x`, on the CPU."""
-    acts = dictionary.encode_sparse(x.to(dictionary.x_mean.device))
-    offsets, indices, values = (t.cpu() for t in (acts.offsets, acts.indices, acts.values))
-    return SparseActs(offsets, indices, values, dictionary.n_features)
 
 
 def _add_products(

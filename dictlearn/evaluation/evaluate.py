@@ -70,12 +70,13 @@ def evaluate(
             f"ablations must be 'zero' and any of {', '.join(ABLATIONS[1:])}, got {ablations!r}"
         )
     counted = tokens.counted(exclude_special=exclude_special)
-    passes = Passes(model, tokens.ids, counted, [d.sites for d in dictionaries.values()])
+    sites = [dictionary.sites for dictionary in dictionaries.values()]
+    passes = Passes(model, tokens.ids, counted, sites, batch_size)
     measuring = Measuring(dictionaries, passes, seed, ablations)
-    measuring.run(batch_size, show=progress)
+    measuring.run(show=progress)
     found = measuring.records()
     if bits:
-        prices = coefficient_prices(dictionaries, found, passes, batch_size, show=progress)
+        prices = coefficient_prices(dictionaries, found, passes, show=progress)
         found = measuring.records(prices)
     provenance = origin.on(tokens, exclude_special=exclude_special)
     described = tokens.describe() | {

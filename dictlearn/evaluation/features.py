@@ -7,13 +7,12 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from dictlearn.core.batches import require_finite
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import InputError, nearest
 from dictlearn.core.tokens import Tokens
 from dictlearn.evaluation.contexts import TopContexts, Windows
 from dictlearn.evaluation.describing import Describer
-from dictlearn.lm.forward import fusable_attention, reading
+from dictlearn.evaluation.stream.activations import ActivationStream
 from dictlearn.lm.hooks import LanguageModel
 from dictlearn.lm.identity import model_provenance
 from dictlearn.lm.sites import require_sites
@@ -114,30 +113,20 @@ class _Visit:
     @torch.no_grad()
     def fill_(self, tops: Mapping[str, TopContexts], *, show: bool) -> None:
         """Visit all sequences, once, and fill the contexts of these dictionaries."""
-        sources = {name: self._dictionaries[name].sites.source.hook for name in tops}
-        hooks = list(dict.fromkeys(sources.values()))
+        hooks = [self._dictionaries[name].sites.source.hook for name in tops]
         n, context = self._ids.shape
         at_once = max(1, _TOKENS_AT_ONCE // context)
-        attention = fusable_attention(self._model, self._ids[:at_once], hooks)
+        stream = ActivationStream(self._model, self._ids, self._counted, at_once)
         with (
             progress_bar("looking at features", n, show=show) as done,
-            reading(self._model, hooks, attention) as read,
+            stream.batches(hooks) as batches,
         ):
-            for first in range(0, n, at_once):
-                part = slice(first, first + at_once)
-                ids, counted = self._ids[part], self._counted[part]
-                windows = Windows.of(ids, counted, self._window, first * context)
-                rows = {
-                    hook: activations[counted.to(activations.device)]
-                    for hook, activations in read(ids).items()
-                }
-                for hook, x in rows.items():
-                    require_finite(x, f"activations at {hook!r}")
+            for batch in batches:
+                first = batch.part.start * context
+                windows = Windows.of(batch.ids, batch.counted, self._window, first)
                 for name, top in tops.items():
-                    dictionary = self._dictionaries[name]
-                    x = rows[sources[name]].to(dictionary.x_mean.device)
-                    top.add_(dictionary.encode_sparse(x), windows)
-                done(first + len(ids))
+                    top.add_(batch.encode(self._dictionaries[name]), windows)
+                done(batch.part.stop)
 
 
 def _samples(tops: Mapping[str, TopContexts], n: int, seed: int) -> dict[str, list[int]]:

@@ -8,14 +8,14 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from dictlearn.core.batches import require_finite
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import InputError
 from dictlearn.core.sites import Sites
 from dictlearn.core.sparse_acts import SparseActs
 from dictlearn.core.tokens import Tokens
 from dictlearn.evaluation.candidates import Candidates, DirectionCandidates, FeatureCandidates
-from dictlearn.lm.forward import default_batch_size, fusable_attention, reading
+from dictlearn.evaluation.stream.activations import ActivationStream, on_cpu
+from dictlearn.lm.forward import default_batch_size
 from dictlearn.lm.hooks import LanguageModel
 from dictlearn.lm.sites import mlp_sites
 
@@ -86,14 +86,12 @@ def _rows(
     hooks: Sequence[str],
 ) -> dict[str, Float[Tensor, "n _"]]:
     """The activations of ordinary tokens, on the CPU."""
-    at_once = default_batch_size(model, ids.shape[1])
+    stream = ActivationStream(model, ids, ordinary, default_batch_size(model, ids.shape[1]))
     parts: dict[str, list[Tensor]] = {hook: [] for hook in hooks}
-    with reading(model, hooks, fusable_attention(model, ids[:at_once], hooks)) as read:
-        for some, kept in zip(ids.split(at_once), ordinary.split(at_once), strict=True):
-            for hook, activations in read(some).items():
-                rows = activations[kept.to(activations.device)].float().cpu()
-                require_finite(rows, f"activations at {hook!r}")
-                parts[hook].append(rows)
+    with stream.batches(hooks) as batches:
+        for batch in batches:
+            for hook, rows in parts.items():
+                rows.append(batch.rows(hook).float().cpu())
     return {hook: torch.cat(rows) for hook, rows in parts.items()}
 
 
@@ -104,10 +102,8 @@ def _encoded(dictionary: FeatureDictionary, x: Float[Tensor, "n d"]) -> SparseAc
         dictionary.encode_sparse(some.to(dictionary.x_mean.device))
         for some in x.split(_TOKENS_AT_ONCE)
     ]
-    acts = SparseActs.concatenated(parts, dictionary.n_features)
-    return SparseActs(
-        acts.offsets.cpu(), acts.indices.cpu(), acts.values.float().cpu(), dictionary.n_features
-    )
+    acts = on_cpu(SparseActs.concatenated(parts, dictionary.n_features))
+    return SparseActs(acts.offsets, acts.indices, acts.values.float(), acts.n_features)
 
 
 def _hidden(sites: Sites, x: Float[Tensor, "n d"]) -> Float[Tensor, "n hidden"]:

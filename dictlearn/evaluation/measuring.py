@@ -49,19 +49,20 @@ class Measuring:
         }
 
     @torch.no_grad()
-    def run(self, batch_size: int | None, *, show: bool) -> None:
+    def run(self, *, show: bool) -> None:
         """Fill the sums: a pass for the means, then the clean and the spliced passes.
 
         Raises:
             NonFiniteError: activations or an estimate hold NaN or infinity.
         """
-        parts = self._passes.parts(batch_size)
-        with progress_bar("evaluating", 2 * len(parts), show=show) as done:
-            self._targets.read_(parts, done)
+        n = self._passes.n_batches
+        with progress_bar("evaluating", 2 * n, show=show) as done:
+            self._targets.read_(done)
             references = self._targets.references()
-            for i, batch in enumerate(self._passes.batches(parts)):
-                self._measure_batch(batch, references)
-                done(len(parts) + i + 1)
+            with self._passes.batches() as batches:
+                for i, batch in enumerate(batches):
+                    self._measure_batch(batch, references)
+                    done(n + i + 1)
 
     def records(
         self, coefficients: Mapping[str, Metric] = MappingProxyType({})
@@ -91,7 +92,7 @@ class Measuring:
         )
 
     def _measure_batch(self, batch: CleanBatch, references: Mapping[str, Reference]) -> None:
-        others = self._targets.of(self._donors[batch.sequences.cpu()])
+        others = self._targets.activations_of(self._donors[batch.sequences.cpu()])
         spliced: dict[Hashable, Tensor] = {}
         for hook, reference in references.items():
             y = self._add_target(hook, batch, reference)
@@ -124,9 +125,8 @@ class Measuring:
     ) -> Float[Tensor, "n d_out"]:
         """Add what needs no language model; the estimate."""
         y = batch.rows(dictionary.sites.target.hook)
-        x = batch.rows(dictionary.sites.source.hook).to(dictionary.x_mean.device)
-        acts = dictionary.encode_sparse(x)
-        y_hat = dictionary.estimate(x, acts).to(y)
+        acts = batch.encode(dictionary)
+        y_hat = dictionary.estimate(batch.source_rows(dictionary), acts).to(y)
         require_finite(y_hat, f"the estimate of dictionary {name!r}")
         self._firings[name] += acts.firing_counts().cpu()
         self._sums[name].add_(

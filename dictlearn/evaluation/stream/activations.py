@@ -1,0 +1,127 @@
+"""Batches of activations, their counted rows, and the coefficients of those rows.
+
+Every evaluation reads tokens in this way: sequences in batches, one forward pass a batch cut
+short at the last hook that is needed, the counted rows of each activation, checked to be finite,
+and encoded. A *counted row* is the activation vector of a token that takes part in the
+evaluation: every ordinary token does, and special tokens (BOS, EOS, padding) do only with
+`exclude_special=False`.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from dictlearn.core.batches import require_finite
+from dictlearn.core.dictionary import FeatureDictionary
+from dictlearn.core.sparse_acts import SparseActs
+from dictlearn.lm.attention import FusedAttention
+from dictlearn.lm.forward import fusable_attention, reading
+from dictlearn.lm.hooks import LanguageModel
+
+
+@dataclass(frozen=True)
+class ActivationBatch:
+    """Activations of a batch of sequences at several hooks."""
+
+    part: slice
+    """Indices of the sequences among all that are read."""
+    ids: Int[Tensor, "b pos"]
+    counted: Bool[Tensor, "b pos"]
+    at: Mapping[str, Float[Tensor, "b pos _"]]
+    """By hook, head axes flattened."""
+
+    @cached_property
+    def index(self) -> Int[Tensor, " n"]:
+        """The positions of the counted rows in the batch, one sequence after another."""
+        return self.counted.flatten().nonzero()[:, 0]
+
+    def counted_rows(self, at: Float[Tensor, "b pos d"]) -> Float[Tensor, "n d"]:
+        """The rows of `at` at counted positions."""
+        return at.flatten(0, 1)[self.index.to(at.device)]
+
+    def rows(self, hook: str) -> Float[Tensor, "n _"]:
+        """The counted rows of the activation at `hook`.
+
+        Raises:
+            NonFiniteError: one holds NaN or infinity.
+        """
+        if hook not in self._rows:
+            rows = self.counted_rows(self.at[hook])
+            require_finite(rows, f"activations at {hook!r}, sequences from {self.part.start}")
+            self._rows[hook] = rows
+        return self._rows[hook]
+
+    def source_rows(self, dictionary: FeatureDictionary) -> Float[Tensor, "n d_in"]:
+        """The counted rows that `dictionary` reads, on its device."""
+        return self.rows(dictionary.sites.source.hook).to(dictionary.x_mean.device)
+
+    @torch.no_grad()
+    def encode(self, dictionary: FeatureDictionary) -> SparseActs:
+        """The coefficients of the counted rows, on the device of `dictionary`."""
+        return dictionary.encode_sparse(self.source_rows(dictionary))
+
+    @cached_property
+    def _rows(self) -> dict[str, Tensor]:
+        return {}
+
+
+class ActivationStream:
+    """Activations of `model` over all sequences, in batches, as often as asked for.
+
+    Attention runs fused where that gave the same activations on the first batch, at the same
+    hooks. Which modules may run so can also be given, where it is known from another trial.
+    """
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        ids: Int[Tensor, "sequence pos"],
+        counted: Bool[Tensor, "sequence pos"],
+        batch_size: int,
+        attention: FusedAttention | None = None,
+    ) -> None:
+        self.ids = ids
+        self._model, self._counted, self._attention = model, counted, attention
+        self._fusable: dict[tuple[str, ...], FusedAttention] = {}
+        n = len(ids)
+        self.parts = [slice(i, min(i + batch_size, n)) for i in range(0, n, batch_size)]
+
+    @contextmanager
+    def batches(self, hooks: Sequence[str]) -> Iterator[Iterator[ActivationBatch]]:
+        """Within, one pass over all sequences; the model is untouched after the end.
+
+        Raises:
+            InputError: a hook does not exist, never fires, or is not of shape [b, pos, ...].
+        """
+        hooks = list(dict.fromkeys(hooks))
+        with reading(self._model, hooks, self._attention_at(hooks)) as read:
+            yield (
+                ActivationBatch(part, self.ids[part], self._counted[part], read(self.ids[part]))
+                for part in self.parts
+            )
+
+    def activations_of(
+        self, sequences: Int[Tensor, " b"], hooks: Sequence[str]
+    ) -> dict[str, Float[Tensor, "b pos _"]]:
+        """The activations of these sequences, in a pass of their own."""
+        with reading(self._model, hooks, self._attention_at(hooks)) as read:
+            return read(self.ids[sequences.cpu()])
+
+    def _attention_at(self, hooks: Sequence[str]) -> FusedAttention:
+        if self._attention is not None or not self.parts:
+            return self._attention or {}
+        key = tuple(hooks)
+        if key not in self._fusable:
+            self._fusable[key] = fusable_attention(self._model, self.ids[self.parts[0]], hooks)
+        return self._fusable[key]
+
+
+def on_cpu(acts: SparseActs) -> SparseActs:
+    """The coefficients on the CPU."""
+    offsets, indices, values = (t.cpu() for t in (acts.offsets, acts.indices, acts.values))
+    return SparseActs(offsets, indices, values, acts.n_features)
