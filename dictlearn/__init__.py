@@ -43,10 +43,10 @@ from dictlearn.dictionaries.sae import SAEConfig
 from dictlearn.dictionaries.topk_sae import TopKSAEConfig
 from dictlearn.dictionaries.topk_transcoder import TopKTranscoderConfig
 from dictlearn.dictionaries.transcoder import TranscoderConfig
-from dictlearn.evaluation.agreement import compare_features
-from dictlearn.evaluation.concepts import evaluate_concepts
-from dictlearn.evaluation.evaluate import evaluate
-from dictlearn.evaluation.features import describe_features
+from dictlearn.evaluation.agreement.compare_features import compare_features
+from dictlearn.evaluation.cards.describe_features import describe_features
+from dictlearn.evaluation.concepts.evaluate_concepts import evaluate_concepts
+from dictlearn.evaluation.faithfulness.evaluate import evaluate
 from dictlearn.harvesting import harvest
 from dictlearn.libraries import load, save
 from dictlearn.lm.loading import load_model

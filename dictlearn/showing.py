@@ -7,7 +7,7 @@ from typing import Any
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import InputError
 from dictlearn.core.tokens import Tokens
-from dictlearn.evaluation.features import describe_features
+from dictlearn.evaluation.cards.describe_features import describe_features
 from dictlearn.lm.hooks import LanguageModel
 from dictlearn.records.features import FeatureCard, FeatureRecords
 

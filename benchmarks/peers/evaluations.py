@@ -6,7 +6,7 @@ from benchmarks.peers.page import Table
 from benchmarks.peers.part import Part, Run
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.dictionaries.topk_sae import TopKSAEConfig
-from dictlearn.evaluation.evaluate import evaluate
+from dictlearn.evaluation.faithfulness.evaluate import evaluate
 from dictlearn.harvesting import harvest
 from dictlearn.records.results import DictionaryRecord, Records
 from dictlearn.training.config import FitConfig

@@ -26,7 +26,7 @@ def evaluate(
     """Measure dictionaries side by side on the same held-out tokens."""
     from dictlearn.comparison.report import REPORT_FILE, report_html
     from dictlearn.dictionaries.files import load_all
-    from dictlearn.evaluation.evaluate import evaluate as run
+    from dictlearn.evaluation.faithfulness.evaluate import evaluate as run
     from dictlearn.lm.loading import load_model
     from dictlearn.records.results import RESULTS_FILE, SUMS_FILE
     from dictlearn.text.tokens import load_tokens

@@ -20,10 +20,10 @@ from dictlearn.core.own_files import OwnFiles
 from dictlearn.core.tokens import Tokens
 from dictlearn.dictionaries.files import CONFIG_FILE, load
 from dictlearn.dictionaries.random import RandomConfig
-from dictlearn.evaluation.agreement import compare_features
-from dictlearn.evaluation.concepts import evaluate_concepts
-from dictlearn.evaluation.evaluate import evaluate
-from dictlearn.evaluation.features import describe_features
+from dictlearn.evaluation.agreement.compare_features import compare_features
+from dictlearn.evaluation.cards.describe_features import describe_features
+from dictlearn.evaluation.concepts.evaluate_concepts import evaluate_concepts
+from dictlearn.evaluation.faithfulness.evaluate import evaluate
 from dictlearn.harvesting import harvest
 from dictlearn.lm.hooks import LanguageModel
 from dictlearn.lm.identity import model_provenance

@@ -12,10 +12,10 @@ from dictlearn.core.sites import Site, Sites
 from dictlearn.core.sparse_acts import SparseActs
 from dictlearn.core.tokens import Tokens
 from dictlearn.dictionaries.mean import MeanConfig
-from dictlearn.evaluation import features as features_module
-from dictlearn.evaluation.contexts import TopContexts, Windows
-from dictlearn.evaluation.features import describe_features
-from dictlearn.evaluation.neighbors import nearest_atoms
+from dictlearn.evaluation.cards import describe_features as describing
+from dictlearn.evaluation.cards.describe_features import describe_features
+from dictlearn.evaluation.cards.nearest_atoms import nearest_atoms
+from dictlearn.evaluation.cards.top_contexts import TopContexts, Windows
 from dictlearn.lm.forward import activations_at
 from dictlearn.lm.sites import hook_sites, mlp_sites
 from dictlearn.lm.unembedding import logit_map
@@ -147,7 +147,7 @@ def test_the_strongest_come_first_one_a_sequence_whatever_the_batches(model, sit
     table = torch.randn(25 * 12, 6, generator=generator).relu()
     tables = table.view(25, 12, 6).amax(dim=1)
     for at_once in (12, 60, 10_000):
-        monkeypatch.setattr(features_module, "_TOKENS_AT_ONCE", at_once)
+        monkeypatch.setattr(describing, "_TOKENS_AT_ONCE", at_once)
         wanted = {"d": range(6)}
         found = look({"d": at_positions(sites, table)}, model, as_tokens(ids), wanted, n_contexts=5)
         for card in found.cards:
@@ -248,7 +248,7 @@ def test_nearest_atoms_are_the_same_however_many_are_compared_at_once(monkeypatc
     atoms, queries = torch.randn(50, 8, generator=generator), torch.randn(4, 8, generator=generator)
     atoms[3] = 0
     cosines, indices = nearest_atoms(queries, atoms, 5)
-    monkeypatch.setattr("dictlearn.evaluation.neighbors._ATOMS_AT_ONCE", 7)
+    monkeypatch.setattr("dictlearn.evaluation.cards.nearest_atoms._ATOMS_AT_ONCE", 7)
     again = nearest_atoms(queries, atoms, 5)
     assert torch.equal(again[1], indices)
     assert torch.allclose(again[0], cosines)

@@ -13,7 +13,7 @@ from dictlearn.core.errors import InputError
 from dictlearn.core.sites import Sites
 from dictlearn.core.sparse_acts import SparseActs
 from dictlearn.core.tokens import Tokens
-from dictlearn.evaluation.candidates import Candidates, DirectionCandidates, FeatureCandidates
+from dictlearn.evaluation.concepts.detectors import Detectors, DirectionDetectors, FeatureDetectors
 from dictlearn.evaluation.stream.activations import ActivationStream, on_cpu
 from dictlearn.lm.forward import default_batch_size
 from dictlearn.lm.hooks import LanguageModel
@@ -31,9 +31,9 @@ class Half:
     sequences: Int[Tensor, " n"]
     """The sequence of each token, counted within the half."""
     n_sequences: int
-    features: Mapping[str, Candidates]
+    features: Mapping[str, Detectors]
     """By dictionary."""
-    others: Mapping[str, Mapping[str, Candidates]]
+    others: Mapping[str, Mapping[str, Detectors]]
     """By the hook of a target, then by family."""
 
 
@@ -58,20 +58,20 @@ def halves(
     for part in parts:
         ordinary = tokens.ordinary[part]
         rows = _rows(model, tokens.ids[part], ordinary, hooks)
-        others: dict[str, dict[str, Candidates]] = {}
+        others: dict[str, dict[str, Detectors]] = {}
         for hook in targets:
             y = rows[hook]
             if hook not in components:
                 components[hook] = torch.linalg.eigh(y.T.double().cov()).eigenvectors.to(y)
             others[hook] = {
-                BASIS: DirectionCandidates(y),
-                PCA: DirectionCandidates(y @ components[hook].flip(1)),
+                BASIS: DirectionDetectors(y),
+                PCA: DirectionDetectors(y @ components[hook].flip(1)),
             }
             if hook in mlps:
                 hidden = _hidden(mlps[hook], rows[mlps[hook].source.hook])
-                others[hook] = {NEURONS: DirectionCandidates(hidden)} | others[hook]
+                others[hook] = {NEURONS: DirectionDetectors(hidden)} | others[hook]
         features = {
-            name: FeatureCandidates(_encoded(dictionary, rows[dictionary.sites.source.hook]))
+            name: FeatureDetectors(_encoded(dictionary, rows[dictionary.sites.source.hook]))
             for name, dictionary in dictionaries.items()
         }
         sequences = ordinary.nonzero()[:, 0]

@@ -16,7 +16,7 @@ from dictlearn.core.shortcuts import without_shortcuts
 from dictlearn.core.tokens import Tokens
 from dictlearn.dictionaries.identity import IdentityConfig
 from dictlearn.dictionaries.mean import Mean
-from dictlearn.evaluation.evaluate import evaluate
+from dictlearn.evaluation.faithfulness.evaluate import evaluate
 from dictlearn.lm.loading import load_model
 from dictlearn.lm.sites import hook_sites
 from dictlearn.text.tokens import load_tokens

@@ -6,10 +6,10 @@ from collections.abc import Collection, Mapping
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import InputError
 from dictlearn.core.tokens import Tokens
-from dictlearn.evaluation.ablations import ABLATIONS
-from dictlearn.evaluation.coefficients import coefficient_prices
-from dictlearn.evaluation.measuring import Measuring
-from dictlearn.evaluation.passes import Passes
+from dictlearn.evaluation.faithfulness.ablations import ABLATIONS
+from dictlearn.evaluation.faithfulness.clean_passes import CleanPasses
+from dictlearn.evaluation.faithfulness.coefficient_bits import coefficient_costs
+from dictlearn.evaluation.faithfulness.dictionary_sums import DictionarySums
 from dictlearn.lm.hooks import LanguageModel
 from dictlearn.lm.identity import model_provenance
 from dictlearn.lm.sites import require_sites
@@ -71,12 +71,12 @@ def evaluate(
         )
     counted = tokens.counted(exclude_special=exclude_special)
     sites = [dictionary.sites for dictionary in dictionaries.values()]
-    passes = Passes(model, tokens.ids, counted, sites, batch_size)
-    measuring = Measuring(dictionaries, passes, seed, ablations)
+    passes = CleanPasses(model, tokens.ids, counted, sites, batch_size)
+    measuring = DictionarySums(dictionaries, passes, seed, ablations)
     measuring.run(show=progress)
     found = measuring.records()
     if bits:
-        prices = coefficient_prices(dictionaries, found, passes, show=progress)
+        prices = coefficient_costs(dictionaries, found, passes, show=progress)
         found = measuring.records(prices)
     provenance = origin.on(tokens, exclude_special=exclude_special)
     described = tokens.describe() | {

@@ -10,8 +10,8 @@ from torch import Tensor
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import InputError
 from dictlearn.core.tokens import Tokens
-from dictlearn.evaluation.contexts import TopContexts
-from dictlearn.evaluation.neighbors import neighbors
+from dictlearn.evaluation.cards.nearest_atoms import neighbors
+from dictlearn.evaluation.cards.top_contexts import TopContexts
 from dictlearn.lm.hooks import LanguageModel, is_same_hook
 from dictlearn.lm.unembedding import LogitMap, logit_map, why_not_in_stream
 from dictlearn.records.features import Context, FeatureCard, TokenWeight

@@ -14,9 +14,10 @@ from dictlearn.core.provenance import Provenance
 from dictlearn.core.sparse_acts import SparseActs
 from dictlearn.core.tokens import Tokens
 from dictlearn.dictionaries.neurons import NeuronsConfig
-from dictlearn.evaluation.candidates import DirectionCandidates, FeatureCandidates, choose
-from dictlearn.evaluation.concepts import compare_families, evaluate_concepts
-from dictlearn.evaluation.halves import Half
+from dictlearn.evaluation.concepts.detectors import DirectionDetectors, FeatureDetectors, choose
+from dictlearn.evaluation.concepts.evaluate_concepts import evaluate_concepts
+from dictlearn.evaluation.concepts.matched_recall import compare_families
+from dictlearn.evaluation.concepts.split_halves import Half
 from dictlearn.lm.forward import activations_at
 from dictlearn.lm.sites import hook_sites, mlp_sites
 from dictlearn.metrics.bootstrap import bootstrap_weights
@@ -35,8 +36,8 @@ def half(generator, n_useless):
     chance = torch.where(labels, HIT, FALSE)
     features = (torch.rand(n, 40, generator=generator) < 0.05).float()
     features[:, 17] = (torch.rand(n, generator=generator) < chance).float()
-    noise = DirectionCandidates(torch.randn(n, n_useless, generator=generator))
-    acts = FeatureCandidates(SparseActs.from_dense(features))
+    noise = DirectionDetectors(torch.randn(n, n_useless, generator=generator))
+    acts = FeatureDetectors(SparseActs.from_dense(features))
     sequences = torch.arange(n) // LENGTH
     return Half(labels.unsqueeze(0), sequences, N_SEQUENCES, {"d": acts}, {"y": {"noise": noise}})
 
@@ -79,7 +80,7 @@ def test_both_signs_are_candidates():
     columns = torch.randn(400, 3, generator=generator)
     columns[:, 1] = -labels[0].float()
     negative = SparseActs.from_dense(torch.stack([columns[:, 1], columns[:, 0].relu()], dim=1))
-    for candidates, column in ((DirectionCandidates(columns), 1), (FeatureCandidates(negative), 0)):
+    for candidates, column in ((DirectionDetectors(columns), 1), (FeatureDetectors(negative), 0)):
         choice = choose(candidates, labels, [[1.0]])[0]
         for best in (choice.f1, choice.average_precision, choice.precision[1.0]):
             assert best.value == pytest.approx(1)
@@ -91,9 +92,9 @@ def test_both_signs_are_candidates():
 def test_candidates_are_the_same_however_many_are_ranked_at_once(monkeypatch):
     generator = torch.Generator().manual_seed(0)
     labels = torch.rand(2, 50, generator=generator) < 0.3
-    candidates = DirectionCandidates(torch.randn(50, 20, generator=generator))
+    candidates = DirectionDetectors(torch.randn(50, 20, generator=generator))
     at_once = choose(candidates, labels, [[0.5], [0.2, 0.4]])
-    monkeypatch.setattr("dictlearn.evaluation.candidates._SCORES_AT_ONCE", 150)
+    monkeypatch.setattr("dictlearn.evaluation.concepts.detectors._SCORES_AT_ONCE", 150)
     assert choose(candidates, labels, [[0.5], [0.2, 0.4]]) == at_once
 
 
@@ -204,7 +205,7 @@ def test_records_survive_their_file(records, tmp_path):
 def test_features_that_never_meet_a_concept_have_no_precision():
     generator = torch.Generator().manual_seed(0)
     halves = [half(generator, 5) for _ in range(2)]
-    silent = FeatureCandidates(SparseActs.from_dense(torch.zeros(N_SEQUENCES * LENGTH, 3)))
+    silent = FeatureDetectors(SparseActs.from_dense(torch.zeros(N_SEQUENCES * LENGTH, 3)))
     halves = [replace(h, features={"d": silent}) for h in halves]
     weights = bootstrap_weights(N_SEQUENCES, 20)
     feature, rival = compare_families(*halves, ["d"], "y", ["planted"], weights)

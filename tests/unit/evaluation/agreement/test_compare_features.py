@@ -15,9 +15,10 @@ from dictlearn.core.shortcuts import without_shortcuts
 from dictlearn.core.sites import Site, Sites
 from dictlearn.core.tokens import Tokens
 from dictlearn.dictionaries.mean import Mean
-from dictlearn.evaluation import agreement, correlations
-from dictlearn.evaluation.agreement import compare_features
-from dictlearn.evaluation.evaluate import evaluate
+from dictlearn.evaluation.agreement import compare_features as comparing
+from dictlearn.evaluation.agreement import correlations
+from dictlearn.evaluation.agreement.compare_features import compare_features
+from dictlearn.evaluation.faithfulness.evaluate import evaluate
 from dictlearn.lm.forward import activations_at
 from dictlearn.lm.sites import hook_sites, mlp_sites
 from dictlearn.records.agreement import SIMILARITY_BINS, AgreementRecords
@@ -238,7 +239,7 @@ def test_what_cannot_be_compared_says_why(monkeypatch, model, tokens, sites):
     assert math.isnan(pair.matched)
     assert pair.mmcs == pytest.approx(1)
     a.provenance = Provenance()
-    for module in (agreement, correlations):
+    for module in (comparing, correlations):
         monkeypatch.setattr(module, "LARGEST_PAIR", 24)
     three = {"a": a, "other": other, "empty": empty}
     records = compare_features(three, model, tokens, progress=False)

@@ -12,7 +12,7 @@ from torch import Tensor
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import InputError
 from dictlearn.core.sites import Sites
-from dictlearn.evaluation.correlations import Correlated
+from dictlearn.evaluation.agreement.correlations import Correlated
 from dictlearn.metrics.agreement import cosine_with_mean_direction, neurons_per_feature
 from dictlearn.records.agreement import BINS_PER_DECADE, LOWEST_DECADE, FeatureSummary
 from dictlearn.records.results import Records

@@ -13,8 +13,8 @@ from dictlearn.dictionaries.codebook import CodebookConfig
 from dictlearn.dictionaries.identity import IdentityConfig
 from dictlearn.dictionaries.mean import MeanConfig
 from dictlearn.dictionaries.neurons import NeuronsConfig
-from dictlearn.evaluation.coefficients import KEPT, LADDER
-from dictlearn.evaluation.evaluate import evaluate
+from dictlearn.evaluation.faithfulness.coefficient_bits import KEPT, LADDER
+from dictlearn.evaluation.faithfulness.evaluate import evaluate
 from dictlearn.lm.forward import activations_at
 from dictlearn.lm.sites import mlp_sites
 from dictlearn.metrics.bits import NOT_MEASURED, coefficient_bits

@@ -56,7 +56,7 @@ class CleanBatch(ActivationBatch):
         return self.splicer.spliced(self.clean, hook, replacement.view_as(clean), self.counted)
 
 
-class Passes:
+class CleanPasses:
     """Clean passes of `model` over all sequences, as often as asked for.
 
     Sites are those of the dictionaries: what they read is kept in every batch, and where they

@@ -14,8 +14,8 @@ from dictlearn.core.tokens import Tokens
 from dictlearn.dictionaries.identity import IdentityConfig
 from dictlearn.dictionaries.mean import Mean
 from dictlearn.dictionaries.neurons import NeuronsConfig
-from dictlearn.evaluation.ablations import donors
-from dictlearn.evaluation.evaluate import evaluate
+from dictlearn.evaluation.faithfulness.ablations import donors
+from dictlearn.evaluation.faithfulness.evaluate import evaluate
 from dictlearn.lm.forward import activations_at
 from dictlearn.lm.sites import hook_sites, mlp_sites
 from dictlearn.metrics.bits import REPORTED

@@ -14,7 +14,7 @@ from dictlearn.metrics.precision import Ranking
 _SCORES_AT_ONCE = 1 << 22
 
 
-class Candidates(ABC):
+class Detectors(ABC):
     """Each of `width` scores with both signs: candidate i, and candidate i + width its opposite."""
 
     width: int
@@ -32,7 +32,7 @@ class Candidates(ABC):
         return candidate % self.width, 1 if candidate < self.width else -1
 
 
-class FeatureCandidates(Candidates):
+class FeatureDetectors(Detectors):
     """The coefficients of a dictionary, and what is negative of them: at rest, both are 0."""
 
     def __init__(self, acts: SparseActs) -> None:
@@ -51,7 +51,7 @@ class FeatureCandidates(Candidates):
         return dense
 
 
-class DirectionCandidates(Candidates):
+class DirectionDetectors(Detectors):
     """Scores that every token has, and their negatives."""
 
     def __init__(self, columns: Float[Tensor, "n d"]) -> None:
@@ -100,7 +100,7 @@ class Choice:
 
 
 def choose(
-    candidates: Candidates,
+    candidates: Detectors,
     labels: Bool[Tensor, "concept n"],
     recalls: Sequence[Sequence[float]] | None = None,
 ) -> list[Choice]:

@@ -10,8 +10,8 @@ from torch import Tensor
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import InputError, nearest
 from dictlearn.core.tokens import Tokens
-from dictlearn.evaluation.contexts import TopContexts, Windows
-from dictlearn.evaluation.describing import Describer
+from dictlearn.evaluation.cards.feature_card import Describer
+from dictlearn.evaluation.cards.top_contexts import TopContexts, Windows
 from dictlearn.evaluation.stream.activations import ActivationStream
 from dictlearn.lm.hooks import LanguageModel
 from dictlearn.lm.identity import model_provenance

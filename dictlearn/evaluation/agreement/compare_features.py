@@ -12,8 +12,8 @@ from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import InputError
 from dictlearn.core.provenance import Provenance
 from dictlearn.core.tokens import Tokens
-from dictlearn.evaluation.correlations import LARGEST_PAIR, Correlated, Correlations
-from dictlearn.evaluation.summaries import (
+from dictlearn.evaluation.agreement.correlations import LARGEST_PAIR, Correlated, Correlations
+from dictlearn.evaluation.agreement.feature_statistics import (
     ULTRALOW,
     Density,
     atoms_of,

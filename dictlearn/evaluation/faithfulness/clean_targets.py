@@ -5,8 +5,8 @@ from collections.abc import Callable
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from dictlearn.evaluation.ablations import Reference, RunningMean
-from dictlearn.evaluation.passes import Passes
+from dictlearn.evaluation.faithfulness.ablations import Reference, RunningMean
+from dictlearn.evaluation.faithfulness.clean_passes import CleanPasses
 from dictlearn.evaluation.stream.activations import ActivationBatch
 
 KEPT_BYTES = 1 << 30
@@ -20,7 +20,7 @@ class CleanTargets:
     fit into `KEPT_BYTES`, and computed again when asked for where they do not.
     """
 
-    def __init__(self, passes: Passes) -> None:
+    def __init__(self, passes: CleanPasses) -> None:
         self._stream, self._hooks = passes.stream, passes.targets
         self._mean = RunningMean()
         self._kept: dict[str, Tensor] = {}

@@ -10,10 +10,10 @@ from torch import Tensor
 from dictlearn.core.batches import require_finite
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.metric import Metric
-from dictlearn.evaluation.ablations import ABLATIONS, Reference, donors
-from dictlearn.evaluation.passes import CleanBatch, Passes
-from dictlearn.evaluation.sums import SequenceSums
-from dictlearn.evaluation.targets import CleanTargets
+from dictlearn.evaluation.faithfulness.ablations import ABLATIONS, Reference, donors
+from dictlearn.evaluation.faithfulness.clean_passes import CleanBatch, CleanPasses
+from dictlearn.evaluation.faithfulness.clean_targets import CleanTargets
+from dictlearn.evaluation.faithfulness.sequence_sums import SequenceSums
 from dictlearn.metrics import rows as per_row
 from dictlearn.metrics.bits import bit_metrics, in_order
 from dictlearn.metrics.pooled import pooled_metrics
@@ -22,7 +22,7 @@ from dictlearn.progress import progress as progress_bar
 from dictlearn.records.results import DictionaryRecord
 
 
-class Measuring:
+class DictionarySums:
     """Fills the sums of every dictionary, batch by batch.
 
     What depends on the target alone, the clean and the ablated model among it, is summed once a
@@ -32,7 +32,7 @@ class Measuring:
     def __init__(
         self,
         dictionaries: Mapping[str, FeatureDictionary],
-        passes: Passes,
+        passes: CleanPasses,
         seed: int,
         ablations: Collection[str] = ABLATIONS,
     ) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.metric import Metric
 from dictlearn.core.quantized import Quantized
-from dictlearn.evaluation.passes import CleanBatch, Passes
+from dictlearn.evaluation.faithfulness.clean_passes import CleanBatch, CleanPasses
 from dictlearn.metrics.bits import coefficient_bits
 from dictlearn.metrics.predictions import compared
 from dictlearn.metrics.recovered import recovered
@@ -33,10 +33,10 @@ _NOTHING_TO_KEEP = "loss recovered is not above 0, so no precision of coefficien
 
 
 @torch.no_grad()
-def coefficient_prices(
+def coefficient_costs(
     dictionaries: Mapping[str, FeatureDictionary],
     records: Mapping[str, DictionaryRecord],
-    passes: Passes,
+    passes: CleanPasses,
     *,
     show: bool,
 ) -> dict[str, Metric]:
@@ -139,7 +139,7 @@ class _Search:
             self._low = middle + 1
 
 
-def _add(batch: CleanBatch, searches: Mapping[str, _Search], passes: Passes) -> None:
+def _add(batch: CleanBatch, searches: Mapping[str, _Search], passes: CleanPasses) -> None:
     spliced = {name: search.spliced(batch) for name, search in searches.items()}
     rows = {name: row for name, row in spliced.items() if row is not None}
     if not rows:

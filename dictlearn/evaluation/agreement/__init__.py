@@ -1,0 +1,1 @@
+"""How far dictionaries learned the same features, by atoms and by activations."""

@@ -1,0 +1,1 @@
+"""Cards of single features: their strongest contexts, logit weights and nearest atoms."""

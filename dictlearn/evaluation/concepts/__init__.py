@@ -1,0 +1,1 @@
+"""How precisely single features detect concepts, beside neurons and other directions."""
