@@ -47,13 +47,13 @@ from dictlearn.evaluation.agreement.compare_features import compare_features
 from dictlearn.evaluation.cards.describe_features import describe_features
 from dictlearn.evaluation.concepts.evaluate_concepts import evaluate_concepts
 from dictlearn.evaluation.faithfulness.evaluate import evaluate
+from dictlearn.feature_cards import show
+from dictlearn.formats import load, save
 from dictlearn.harvesting import harvest
-from dictlearn.libraries import load, save
 from dictlearn.lm.loading import load_model
 from dictlearn.lm.sites import hook_sites, mlp_sites
 from dictlearn.records.agreement import AgreementRecords
 from dictlearn.records.results import Records
-from dictlearn.showing import show
 from dictlearn.text.concepts import Concept
 from dictlearn.text.tokens import load_tokens
 from dictlearn.training.config import FitConfig

@@ -26,7 +26,7 @@ ROOMS: dict[str, set[str]] = {
     "interop": {"core", "dictionaries", "records"},
 }
 JOINTS = {  # where rooms meet
-    "contract", "harvesting", "libraries", "recipes", "demo", "studies", "showing", "cli",
+    "contract", "harvesting", "formats", "config_files", "demo", "studies", "feature_cards", "cli",
 }  # fmt: skip
 MODULES: dict[str, set[str]] = {"progress": set(), "_threads": set(), "__main__": {"cli"}} | {
     joint: ROOMS.keys() | JOINTS | {"progress"} for joint in JOINTS

@@ -24,7 +24,7 @@ def evaluate(
     bits: Annotated[bool, typer.Option(help="Price coefficients: 4 more passes.")] = False,
 ) -> None:
     """Measure dictionaries side by side on the same held-out tokens."""
-    from dictlearn.comparison.report import REPORT_FILE, report_html
+    from dictlearn.comparison.report.html import REPORT_FILE, report_html
     from dictlearn.dictionaries.files import load_all
     from dictlearn.evaluation.faithfulness.evaluate import evaluate as run
     from dictlearn.lm.loading import load_model
@@ -53,7 +53,7 @@ def compare(
     ] = None,
 ) -> None:
     """Put the results of several runs in one table; refuses runs that are not comparable."""
-    from dictlearn.comparison.report import REPORT_FILE, write_report
+    from dictlearn.comparison.report.html import REPORT_FILE, write_report
     from dictlearn.comparison.runs import combine, load_run
 
     names = [path.name if path.suffix != ".json" else path.parent.name for path in runs]

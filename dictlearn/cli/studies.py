@@ -123,7 +123,7 @@ _TYPES = {bool: "true or false", int: "a whole number", float: "a number", str: 
 def _run(
     study: Study, out: Path, command: str, *, overwrite: bool, images: str | None = None
 ) -> None:
-    from dictlearn.comparison.report import REPORT_FILE
+    from dictlearn.comparison.report.html import REPORT_FILE
     from dictlearn.records.results import RESULTS_FILE
     from dictlearn.studies.folder import STUDY_FILE
     from dictlearn.studies.page import write_page

@@ -32,14 +32,14 @@ Overwrite = Annotated[bool, typer.Option(help="Replace what is there.")]
 
 def show(records: Records) -> None:
     """Print the tables of `records`."""
-    from dictlearn.comparison.tables import tables
+    from dictlearn.comparison.tables.terminal import tables
 
     console.print(*tables(records))
 
 
 def leftover_fields(arguments: list[str]) -> dict[str, Any]:
     """Leftover `--some-field value` pairs as config fields."""
-    from dictlearn.recipes import parse_value
+    from dictlearn.config_files import parse_value
 
     fields = {}
     queue = list(arguments)

@@ -72,9 +72,9 @@ def train(
     A killed run continues where its last checkpoint was when the same command is given again.
     """
     from dictlearn.activations.store import ActivationStore
+    from dictlearn.config_files import read_config_file
     from dictlearn.dictionaries.registry import config_class
     from dictlearn.distributed.launching import launch
-    from dictlearn.recipes import read_recipe
     from dictlearn.training.config import FitConfig
     from dictlearn.training.fit import fit
 
@@ -86,7 +86,7 @@ def train(
         given = [*fields, *(name for name in _RUN if _was_given(context, name))]
         if given:
             raise ConfigError(f"--recipe says it all, so leave out {', '.join(given)}")
-        configs, fit_config = read_recipe(recipe)
+        configs, fit_config = read_config_file(recipe)
     else:
         assert kind is not None
         configs = {kind: config_class(kind).from_dict(fields)}

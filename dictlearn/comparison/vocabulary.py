@@ -1,4 +1,4 @@
-"""The words and digits that tables, figures and the report share."""
+"""Labels and number formats shared by tables, figures and the report."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -8,10 +8,11 @@ from dictlearn.core.errors import InputError, nearest
 from dictlearn.core.metric import Metric
 from dictlearn.metrics.bits import REPORTED
 from dictlearn.metrics.bootstrap import Interval
+from dictlearn.records.agreement import FeatureSummary
 from dictlearn.records.results import DictionaryRecord, Records
 
 BASELINE_KINDS = frozenset({"neurons", "identity", "mean", "random", "pca", "ica", "kmeans"})
-"""Kinds that show what a number is worth; every other kind counts as trained."""
+"""Kinds that are baselines; all others count as trained. Only `is_baseline` reads this."""
 
 LABELS: Mapping[str, str] = {
     "l0": "L0",
@@ -47,20 +48,20 @@ KEY_METRICS = (
     "kl",
     "top1_agreement",
 )
-"""What a terminal table or a hover box has room for."""
+"""Metrics shown where space is limited."""
 
 MISSING = "\N{EN DASH}"
 
 _SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
-def is_baseline(record: DictionaryRecord) -> bool:
-    """Whether the record's kind is one of `BASELINE_KINDS`."""
+def is_baseline(record: DictionaryRecord | FeatureSummary) -> bool:
+    """Whether the dictionary of this record is a baseline."""
     return record.kind in BASELINE_KINDS
 
 
 def trained(records: Records) -> dict[str, DictionaryRecord]:
-    """The dictionaries that are no baselines, in the order of the records."""
+    """The dictionaries that are not baselines, in the order of the records."""
     return {name: r for name, r in records.dictionaries.items() if not is_baseline(r)}
 
 
@@ -70,7 +71,7 @@ def baselines(records: Records) -> dict[str, DictionaryRecord]:
 
 
 def value_of(record: DictionaryRecord, metric: str) -> float:
-    """The value of `metric`; `nan` where the record has none."""
+    """The value of `metric`, or `nan` if the record has none."""
     return record.metrics.get(metric, Metric(math.nan)).value
 
 
@@ -78,7 +79,7 @@ def require_metric(metric: str) -> None:
     """Check that `metric` is reported.
 
     Raises:
-        InputError: it is not; the message names the nearest ones.
+        InputError: it is not; the message suggests similar names.
     """
     names = [m.name for m in REPORTED]
     if metric not in names:
@@ -86,7 +87,7 @@ def require_metric(metric: str) -> None:
 
 
 def formatted(metric: str, value: float) -> str:
-    """The value with the digits that matter for `metric`; an en dash for `nan`.
+    """The value with the usual number of digits for `metric`; an en dash for `nan`.
 
     >>> formatted("l0", 31.94), formatted("dead_fraction", 0.0125), formatted("kl", 0.00002)
     ('31.9', '1.2%', '2.0e-05')
@@ -103,7 +104,7 @@ def formatted(metric: str, value: float) -> str:
 
 
 def with_interval(metric: str, found: Interval) -> str:
-    """The value, and half the width of its interval to as many digits; the value alone without one.
+    """The value ± half the width of its interval, if there is one.
 
     >>> with_interval("kl", Interval(0.912, 0.905, 0.917))
     '0.912 ±0.006'
@@ -118,12 +119,12 @@ def with_interval(metric: str, found: Interval) -> str:
 
 @dataclass
 class Footnotes:
-    """Numbers the reasons why values are missing, in order of first use."""
+    """Numbered reasons for missing values, in order of first use."""
 
     reasons: list[str] = field(default_factory=list)
 
     def cell(self, name: str, metric: Metric) -> str:
-        """The formatted value; where there is none, a dash with the number of its reason."""
+        """The formatted value; if it is missing, a dash with the number of the reason."""
         text = formatted(name, metric.value)
         if text != MISSING or not metric.reason:
             return text
@@ -132,12 +133,12 @@ class Footnotes:
         return text + superscript(self.reasons.index(metric.reason) + 1)
 
     def lines(self) -> list[str]:
-        """One line a reason, each after its number."""
+        """One line per reason, preceded by its number."""
         return [f"{superscript(i)} {reason}" for i, reason in enumerate(self.reasons, start=1)]
 
 
 def superscript(number: int) -> str:
-    """The number in raised digits.
+    """The number in superscript digits.
 
     >>> superscript(12)
     '¹²'
@@ -159,10 +160,10 @@ class ReferenceLosses:
 
 
 def reference_losses(records: Records) -> dict[str, ReferenceLosses]:
-    """The clean, zero-ablation and mean-ablation loss of every hook that is replaced.
+    """The clean, zero-ablation and mean-ablation loss for every replaced hook.
 
-    Each is pooled from the sums of the first dictionary that writes to the hook and has it; all
-    others there have the same. `nan` where no predictions were counted.
+    Computed from the sums of the first dictionary at the hook that has them; they are the same
+    for all dictionaries there. `nan` if no predictions were evaluated.
     """
     by_hook: dict[str, list[DictionaryRecord]] = {}
     for record in records.dictionaries.values():

@@ -6,7 +6,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from dictlearn.comparison.report import REPORT_FILE
+from dictlearn.comparison.report.html import REPORT_FILE
 from dictlearn.core.errors import CorruptFileError, InputError
 from dictlearn.core.files import read_json
 from dictlearn.core.own_files import OwnFiles

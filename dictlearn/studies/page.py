@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from dictlearn.comparison.images import main_figures, write_images
-from dictlearn.comparison.markdown import results_page
+from dictlearn.comparison.figures.images import main_figures, write_images
+from dictlearn.comparison.report.markdown import results_page
 from dictlearn.core.files import read_json
 from dictlearn.core.own_files import OwnFiles
 from dictlearn.records.agreement import AGREEMENT_FILE, AgreementRecords

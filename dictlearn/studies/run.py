@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 
 from dictlearn.activations.store import ActivationStore
-from dictlearn.comparison.report import REPORT_FILE, report_html
+from dictlearn.comparison.report.html import REPORT_FILE, report_html
 from dictlearn.core.batches import Activations
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import CorruptFileError

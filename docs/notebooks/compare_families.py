@@ -7,9 +7,9 @@
 
 # %%
 import dictlearn as dl
-from dictlearn.comparison.figures import sparsity_figure
-from dictlearn.comparison.intervals import differences_frame, intervals_frame
-from dictlearn.comparison.report import write_report
+from dictlearn.comparison.figures.rates import sparsity_figure
+from dictlearn.comparison.report.html import write_report
+from dictlearn.comparison.statistics.intervals import differences_frame, intervals_frame
 
 model = dl.load_model("builtin:stories")
 train = dl.load_tokens("builtin:stories", model, n_tokens=40_000)

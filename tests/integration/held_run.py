@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from dictlearn.activations.store import ActivationStore
+from dictlearn.config_files import read_config_file
 from dictlearn.core.batches import Rows
 from dictlearn.distributed.launching import launch
-from dictlearn.recipes import read_recipe
 from dictlearn.training.fit import fit
 
 HELD_AT = 55
@@ -37,5 +37,5 @@ class Held(ActivationStore):
 
 if __name__ == "__main__":
     store, recipe, out = map(Path, sys.argv[1:])
-    configs, run = read_recipe(recipe)
+    configs, run = read_config_file(recipe)
     launch(2, fit, configs, Held.open(store), run, out=out)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import dictlearn as dl
-from dictlearn.comparison.concepts import precision_frame
+from dictlearn.comparison.statistics.precision import precision_frame
 from dictlearn.lm.forward import activations_at
 from dictlearn.text.concepts import DEFAULT_CONCEPTS, concept_labels, token_texts
 

@@ -3,7 +3,7 @@
 import pytest
 
 import dictlearn as dl
-from dictlearn.comparison.cards import cards_section
+from dictlearn.comparison.report.cards import cards_section
 from dictlearn.core.errors import InputError
 from dictlearn.lm.unembedding import logit_map
 from dictlearn.text.concepts import vocabulary_texts

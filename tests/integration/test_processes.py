@@ -17,11 +17,11 @@ from safetensors import safe_open
 import dictlearn as dl
 from dictlearn.activations.store import write_store
 from dictlearn.cli import main
+from dictlearn.config_files import read_config_file
 from dictlearn.core.batches import Rows
 from dictlearn.core.errors import ConfigError, InputError, NonFiniteError, ProcessError
 from dictlearn.core.provenance import Provenance
 from dictlearn.distributed.launching import launch
-from dictlearn.recipes import read_recipe
 
 CONFIGS = {
     "sae": dl.SAEConfig(n_features=32, l1_coefficient=3.0, resample_steps=(15, 25),
@@ -267,7 +267,7 @@ def test_a_process_that_fails_or_dies_ends_the_others():
 
 def test_torchrun_starts_the_same_run(tmp_path, store):
     (tmp_path / "recipe.toml").write_text(RECIPE.replace("steps = 100", "steps = 20"))
-    configs, run = read_recipe(tmp_path / "recipe.toml")
+    configs, run = read_config_file(tmp_path / "recipe.toml")
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
          "-m", "dictlearn", "train", store, "--recipe", tmp_path / "recipe.toml",

@@ -1,5 +1,6 @@
 """Synthetic records: an evaluation's results without a model."""
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -9,6 +10,13 @@ from dictlearn.core.metric import Metric
 from dictlearn.core.provenance import Provenance
 from dictlearn.core.sites import Site, Sites
 from dictlearn.metrics.pooled import SUMS, pooled_metrics
+from dictlearn.records.agreement import (
+    SIMILARITY_BINS,
+    AgreementRecords,
+    FeatureSummary,
+    PairAgreement,
+)
+from dictlearn.records.concepts import ConceptRecords, ConceptScore
 from dictlearn.records.results import DictionaryRecord, Records
 
 HOSTILE = '<b onload="x">&</script>'
@@ -80,3 +88,92 @@ def records() -> Records:
             "identity": make_record("identity", l0=24.0, spliced=2.0, fvu=0.0),
         },
     )
+
+
+def score(
+    concept, family, precision, naive, advantage=(math.nan, math.nan, math.nan), dictionary="d"
+):
+    return ConceptScore(
+        concept, dictionary, family, 0, 1, math.nan, 50, 0.5, precision, precision, precision,
+        *advantage, naive_recall=0.5, naive_precision=naive, average_precision=0.5, f1=0.5,
+    )  # fmt: skip
+
+
+SCORES = [
+    score("comma", "features", 0.9, 0.95),
+    score("comma", "neurons", 0.5, 0.6, (0.4, 0.2, 0.6)),
+    score("comma", "pca", 0.2, 0.3, (0.7, 0.6, 0.8)),
+    score("she", "features", 0.6, 0.7),
+    score("she", "neurons", 0.5, 0.8, (0.1, -0.1, 0.3)),
+    score("time", "features", math.nan, 0.4),
+    score("time", "neurons", math.nan, 0.3),
+    score("comma", "features", 0.3, 0.3, dictionary="<other>"),
+    score("comma", "neurons", 0.5, 0.6, (-0.2, -0.3, -0.1), dictionary="<other>"),
+]
+PATTERNS = {"comma": "<,>", "she": r"\b[Ss]he\b", "time": "time"}
+CONCEPTS = ConceptRecords(Provenance(), {}, PATTERNS, SCORES, {"day": "3 & 4 matches"})
+
+
+@pytest.fixture
+def make_score() -> Callable[..., ConceptScore]:
+    """The factory of single scores of concepts."""
+    return score
+
+
+@pytest.fixture
+def concepts() -> ConceptRecords:
+    """Two dictionaries, three concepts, two families of baselines, one concept left out."""
+    return CONCEPTS
+
+
+HERE = Sites(Site("here", 4), Site("here", 4))
+
+
+def similarity_counts(similarity):
+    found = [0] * SIMILARITY_BINS
+    found[min(int((similarity + 1) / 2 * SIMILARITY_BINS), SIMILARITY_BINS - 1)] = 7
+    return found
+
+
+def pair(first, second, mmcs):
+    if math.isnan(mmcs):
+        return PairAgreement(first=first, second=second, reasons={"mmcs": "<other> targets"})
+    return PairAgreement(
+        first=first, second=second, mmcs=mmcs, cosine_counts=similarity_counts(mmcs), matched=0.5,
+        matched_share=0.25, reasons={"correlation": "needs a model and tokens"},
+    )  # fmt: skip
+
+
+def summary(kind, seed=None, **fields):
+    return FeatureSummary(
+        kind=kind, sites=HERE, n_features=7, n_compared=7, seed=seed,
+        neurons_per_feature=[1.0, 2.0, 3.0], **fields,
+    )  # fmt: skip
+
+
+def agreement_of(kinds, values):
+    dictionaries = {
+        name: summary(kind, reasons={"ultralow": "too few rows"}) for name, kind in kinds.items()
+    }
+    pairs = [pair(a, b, values.get((a, b), 0.5)) for a in kinds for b in kinds if a != b]
+    return AgreementRecords(Provenance(), {}, {"ultralow": 1e-5}, dictionaries, pairs)
+
+
+@pytest.fixture
+def make_summary() -> Callable[..., FeatureSummary]:
+    """The factory of summaries of a dictionary's features."""
+    return summary
+
+
+@pytest.fixture
+def make_agreement() -> Callable[..., AgreementRecords]:
+    """The factory of records of agreement."""
+    return agreement_of
+
+
+@pytest.fixture
+def agreement(hostile) -> AgreementRecords:
+    """Three trained dictionaries, a baseline, one pair without values, one hostile name."""
+    kinds = {"random": "random", "sae": "sae", hostile: "topk", "sae-2": "sae"}
+    values = {("sae", "sae-2"): 0.9, ("sae-2", "sae"): 0.8, ("random", hostile): math.nan}
+    return agreement_of(kinds, values)

@@ -1,0 +1,1 @@
+"""Figures of records and of training logs, and their image files."""

@@ -1,0 +1,151 @@
+"""Heatmaps and histograms of the similarity between the features of dictionaries."""
+
+import math
+from collections.abc import Sequence
+from html import escape
+
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from dictlearn.comparison.figures.style import BASELINE_COLOUR, COLOURS, styled
+from dictlearn.comparison.vocabulary import is_baseline
+from dictlearn.core.errors import InputError
+from dictlearn.records.agreement import AgreementRecords, PairAgreement
+
+MEASURE_LABELS = {
+    "mmcs": "mean max cosine similarity",
+    "matched": "mean matched cosine similarity",
+    "matched_share": "fraction matched above 0.9",
+    "correlation": "mean max correlation",
+    "correlation_median": "median max correlation",
+}
+"""Measures of similarity, with their titles."""
+QUANTITIES = {"cosine": "mmcs", "correlation": "correlation"}
+"""Quantities that have histograms, with the measure that is their mean."""
+_LONGEST_NAME = 16
+_CELL, _SMALL = 46, 6
+"""Pixels per cell, and the number of dictionaries that fit a small screen."""
+_MAP_COLOURS = ((0, "#eef4f9"), (0.5, "#8fbfdd"), (1, "#00568a"))
+
+
+def agreement_figure(records: AgreementRecords, measure: str = "mmcs") -> go.Figure:
+    """Heatmap of `measure` for all ordered pairs: features of the row, compared with the column.
+
+    Trained dictionaries come first, and those of one kind are adjacent. The colour scale is from
+    0 (also negative values) to 1. Undefined cells are empty and show the reason on hover. With
+    more than a few dictionaries the figure has a fixed width, for a box that scrolls.
+
+    Raises:
+        InputError: there is no such measure.
+    """
+    names = ordered(records)
+    values = [[_value(records, row, column, measure) for column in names] for row in names]
+    hover = [[_hover(records, row, column, measure) for column in names] for row in names]
+    figure = go.Figure(
+        go.Heatmap(
+            z=[[v if math.isfinite(v) else None for v in row] for row in values],
+            customdata=hover, zmin=0, zmax=1, colorscale=_MAP_COLOURS, showscale=False,
+            texttemplate="%{z:.2f}", textfont={"size": 12}, xgap=2, ygap=2, hoverongaps=True,
+            hovertemplate="%{customdata}<extra></extra>",
+        )
+    )  # fmt: skip
+    labels = [escape(_short(name)) for name in names]
+    margin = 50 + 7 * max((len(_short(name)) for name in names), default=0)
+    size = _CELL * len(names) + margin
+    figure = styled(figure, height=size + 14)
+    ticks = {"tickvals": list(range(len(names))), "ticktext": labels, "showgrid": False}
+    figure.update_xaxes(title="… and the most similar features of", tickangle=-90, **ticks)
+    figure.update_yaxes(title="features of …", autorange="reversed", **ticks)
+    figure.update_layout(margin={"l": margin, "b": margin})
+    return figure.update_layout(width=size + 14) if len(names) > _SMALL else figure
+
+
+def similarity_histogram(
+    records: AgreementRecords,
+    pairs: Sequence[tuple[str, str]] | None = None,
+    quantity: str = "cosine",
+) -> go.Figure:
+    """Histograms, one per pair, of the maximum similarity of each feature with the other's.
+
+    `quantity` is "cosine" or "correlation". A bimodal histogram shows that some features are
+    shared and others are not. By default all ordered pairs are shown; pairs without values are
+    left out. Heights are scaled to the highest bar of each histogram.
+
+    Raises:
+        InputError: there is no such pair or quantity.
+    """
+    if quantity not in QUANTITIES:
+        raise InputError(f"required the quantity 'cosine' or 'correlation', got {quantity!r}")
+    chosen = records.pairs if pairs is None else [records.pair(*pair) for pair in pairs]
+    shown = [pair for pair in chosen if _counts(pair, quantity)]
+    if not shown:
+        return styled(go.Figure(), height=120)
+    height = 84 * len(shown) + 66
+    figure = make_subplots(
+        rows=len(shown), cols=1, shared_xaxes=True, vertical_spacing=30 / (height - 66),
+        subplot_titles=[_heading(pair, quantity) for pair in shown],
+    )  # fmt: skip
+    figure.update_annotations(x=0, xanchor="left", font={"size": 12})
+    for row, pair in enumerate(shown, start=1):
+        baseline = is_baseline(records.dictionaries[pair.first])
+        bars = _bars(_counts(pair, quantity), quantity, baseline=baseline)
+        figure.add_trace(bars, row=row, col=1)
+    figure.update_xaxes(range=(-1.02, 1.02), dtick=0.5)
+    figure.update_xaxes(title=f"maximum {quantity} of a feature", row=len(shown))
+    figure.update_yaxes(showticklabels=False, showgrid=False)
+    figure = styled(figure, height=height)
+    return figure.update_layout(showlegend=False, margin={"t": 30, "l": 14})
+
+
+def ordered(records: AgreementRecords) -> list[str]:
+    """The names of trained dictionaries, then baselines; those of one kind are adjacent."""
+    kinds = list(dict.fromkeys(summary.kind for summary in records.dictionaries.values()))
+    entries = sorted(
+        records.dictionaries.items(),
+        key=lambda entry: (is_baseline(entry[1]), kinds.index(entry[1].kind)),
+    )
+    return [name for name, _ in entries]
+
+
+def _bars(counts: list[int], quantity: str, *, baseline: bool) -> go.Bar:
+    width = 2 / len(counts)
+    return go.Bar(
+        x=[-1 + width * (i + 0.5) for i in range(len(counts))], y=counts, width=0.92 * width,
+        marker={"color": BASELINE_COLOUR if baseline else COLOURS[0], "line": {"width": 0}},
+        hovertemplate=f"%{{y:,}} features near {quantity} %{{x:.2f}}<extra></extra>",
+    )  # fmt: skip
+
+
+def _value(records: AgreementRecords, row: str, column: str, measure: str) -> float:
+    return math.nan if row == column else records.pair(row, column).value(measure)
+
+
+def _hover(records: AgreementRecords, row: str, column: str, measure: str) -> str:
+    if row == column:
+        return f"{escape(row)} itself"
+    pair = records.pair(row, column)
+    head = f"features of {escape(row)}<br>compared with {escape(column)}<br>"
+    value = pair.value(measure)
+    if math.isfinite(value):
+        return f"{head}{MEASURE_LABELS[measure]} {value:.3f}"
+    reasons = (pair.reasons.get(key, "") for key in (measure, measure.partition("_")[0]))
+    return head + escape(next((reason for reason in reasons if reason), "undefined"))
+
+
+def _counts(pair: PairAgreement, quantity: str) -> list[int]:
+    return pair.cosine_counts if quantity == "cosine" else pair.correlation_counts
+
+
+def _heading(pair: PairAgreement, quantity: str) -> str:
+    value = pair.value(QUANTITIES[quantity])
+    names = f"{_short(pair.first)} in {_short(pair.second)}"
+    return f"{escape(names)}: mean {value:.2f}"
+
+
+def _short(name: str) -> str:
+    """The name, with the middle of long ones left out.
+
+    >>> _short("topk-transcoder-seed-1")
+    'topk-tran…seed-1'
+    """
+    return name if len(name) <= _LONGEST_NAME else f"{name[:9]}…{name[-6:]}"

@@ -1,0 +1,77 @@
+"""How often features are active: one histogram a dictionary."""
+
+import math
+from html import escape
+
+import plotly.graph_objects as go
+import torch
+from jaxtyping import Float
+from plotly.subplots import make_subplots
+from torch import Tensor
+
+from dictlearn.comparison.figures.style import MOST_NAMES, Look, looks, styled
+from dictlearn.comparison.vocabulary import baselines, trained
+from dictlearn.records.results import DictionaryRecord, Records
+
+BINS_PER_DECADE = 6
+
+
+def density_figure(records: Records) -> go.Figure:
+    """One histogram a dictionary of log10 feature density, trained ones first, on one axis.
+
+    Density is the fraction of counted tokens in which a feature is active. Features that were
+    never active have no logarithm; the heading above each histogram counts them. Heights are
+    scaled to each histogram's own highest bar. Dictionaries without features are left out, and
+    where there are many, those of all training seeds but the first.
+    """
+    learned = trained(records)
+    if len(learned) > MOST_NAMES:
+        seed = next(iter(learned.values())).seed
+        learned = {name: record for name, record in learned.items() if record.seed == seed}
+    ordered = {**learned, **baselines(records)}
+    shown = {name: record for name, record in ordered.items() if record.density.numel()}
+    if not shown:
+        return styled(go.Figure(), height=120)
+    height = 74 * len(shown) + 66
+    gap = 30 / (height - 66)
+    figure = make_subplots(
+        rows=len(shown), cols=1, shared_xaxes=True, vertical_spacing=gap,
+        subplot_titles=[_density_heading(name, record) for name, record in shown.items()],
+    )  # fmt: skip
+    figure.update_annotations(x=0, xanchor="left", font={"size": 12})
+    lowest = min(_lowest_decade(record.density) for record in shown.values())
+    style = looks(records)
+    for row, (name, record) in enumerate(shown.items(), start=1):
+        figure.add_trace(_histogram(name, record, lowest, style[name]), row=row, col=1)
+    decades = list(range(lowest, 1))
+    figure.update_xaxes(
+        range=(lowest - 0.1, 0.2), tickvals=decades, ticktext=[f"{10.0**d:g}" for d in decades]
+    )
+    figure.update_xaxes(title="feature density (fraction of tokens, log scale)", row=len(shown))
+    figure.update_yaxes(showticklabels=False, showgrid=False)
+    figure = styled(figure, height=height)
+    return figure.update_layout(showlegend=False, bargap=0.08, margin={"t": 30, "l": 14})
+
+
+def _density_heading(name: str, record: DictionaryRecord) -> str:
+    never = int((record.density == 0).sum())
+    return f"{escape(name)}: {record.n_features:,} features, {never:,} never active"
+
+
+def _lowest_decade(density: Float[Tensor, " feature"]) -> int:
+    active = density[density > 0]
+    return math.floor(active.min().log10().item()) if active.numel() else -1
+
+
+def _histogram(name: str, record: DictionaryRecord, lowest: int, look: Look) -> go.Bar:
+    active = record.density[record.density > 0].double().log10()
+    n_bins = BINS_PER_DECADE * -lowest + 1
+    half = 0.5 / BINS_PER_DECADE
+    counts = torch.histc(active, n_bins, lowest - half, half)
+    centres = [lowest + i / BINS_PER_DECADE for i in range(n_bins)]
+    return go.Bar(
+        x=centres, y=counts.tolist(), name=escape(name),
+        marker={"color": look.colour, "line": {"width": 0}},
+        customdata=[10.0**centre for centre in centres],
+        hovertemplate="%{y:,} features near density %{customdata:.2g}<extra></extra>",
+    )  # fmt: skip

@@ -1,0 +1,93 @@
+"""Scatter plot of the precision of features against that of baseline directions."""
+
+import math
+from html import escape
+
+import plotly.graph_objects as go
+
+from dictlearn.comparison.figures.style import INK, Look, default_looks, styled
+from dictlearn.comparison.statistics.precision import baseline_families
+from dictlearn.records.concepts import ConceptRecords, ConceptScore
+
+_Points = list[tuple[ConceptScore, ConceptScore]]
+
+
+def precision_figure(records: ConceptRecords) -> go.Figure:
+    """Precision of the feature against precision of the baseline, one mark per concept.
+
+    Above the diagonal, the feature is more precise. Filled marks: the 95 % interval of the
+    difference excludes 0. The baseline is the best neuron, or the best of the first family in the
+    records; other families can be shown by clicking in the legend.
+    """
+    style = default_looks(dict.fromkeys(score.dictionary for score in records.scores))
+    families = baseline_families(records)
+    figure = go.Figure()
+    ends = {"x0": 0, "y0": 0, "x1": 1, "y1": 1, "layer": "below"}
+    figure.add_shape(type="line", line={"color": INK, "dash": "dot", "width": 1}, **ends)
+    for name in style:
+        points = _points(records, families[:1], name)
+        if points:
+            figure.add_trace(_marks(records, points, escape(name), style))
+    for family in families[1:]:
+        points = _points(records, [family], None)
+        if points:
+            trace = _marks(records, points, f"against {family}", style, "diamond")
+            figure.add_trace(trace.update(visible="legendonly"))
+    baseline = f"best of the {families[0]}" if families else "baseline"
+    figure.update_xaxes(title=f"precision of the {baseline}", range=(-0.02, 1.03))
+    figure.update_yaxes(title="precision of the feature", range=(-0.02, 1.03))
+    return styled(figure, height=460).update_layout(showlegend=True)
+
+
+def _points(records: ConceptRecords, families: list[str], name: str | None) -> _Points:
+    """Pairs of feature and baseline that both have a precision, of one dictionary or of all."""
+    features = {(s.concept, s.dictionary): s for s in records.scores if s.family == "features"}
+    pairs = [
+        (features[s.concept, s.dictionary], s)
+        for s in records.scores
+        if s.family in families and name in (None, s.dictionary)
+    ]
+    return [
+        (own, baseline)
+        for own, baseline in pairs
+        if math.isfinite(own.precision) and math.isfinite(baseline.precision)
+    ]
+
+
+def _marks(
+    records: ConceptRecords,
+    points: _Points,
+    label: str,
+    style: dict[str, Look],
+    shape: str = "circle",
+) -> go.Scatter:
+    significant = [b.advantage_low > 0 or b.advantage_high < 0 for _, b in points]
+    return go.Scatter(
+        x=[baseline.precision for _, baseline in points], y=[own.precision for own, _ in points],
+        mode="markers", name=label,
+        marker={
+            "size": 10, "color": [style[own.dictionary].colour for own, _ in points],
+            "symbol": [shape if s else f"{shape}-open" for s in significant],
+            "line": {"width": 1.5},
+        },
+        customdata=[_hover(records, own, baseline) for own, baseline in points],
+        hovertemplate="%{customdata}<extra></extra>",
+    )  # fmt: skip
+
+
+def _hover(records: ConceptRecords, own: ConceptScore, baseline: ConceptScore) -> str:
+    pattern = records.patterns.get(own.concept, "")
+    sign = "-" if baseline.sign < 0 else ""
+    return "<br>".join(
+        [
+            f"<b>{escape(own.concept)}</b> in {escape(own.dictionary)}",
+            escape(pattern if len(pattern) <= 60 else f"{pattern[:59]}…"),
+            f"feature {own.candidate}: {_interval(own)}",
+            f"{baseline.family} {sign}{baseline.candidate}: {_interval(baseline)}",
+            f"at recall {own.recall:.2f} of {own.n_matches:,} tokens",
+        ]
+    )
+
+
+def _interval(score: ConceptScore) -> str:
+    return f"{score.precision:.2f} ({score.precision_low:.2f} to {score.precision_high:.2f})"

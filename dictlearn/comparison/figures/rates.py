@@ -1,0 +1,194 @@
+"""Rate-distortion figures: quality of reconstruction against L0 or bits per token."""
+
+import math
+from html import escape
+from typing import Any
+
+import plotly.graph_objects as go
+
+from dictlearn.comparison.figures.style import INK, MOST_NAMES, Look, log_axis, looks, styled
+from dictlearn.comparison.statistics.families import RATES, families, require_rate
+from dictlearn.comparison.statistics.intervals import intervals_of
+from dictlearn.comparison.vocabulary import (
+    KEY_METRICS,
+    LABELS,
+    baselines,
+    formatted,
+    is_baseline,
+    require_metric,
+    trained,
+    value_of,
+)
+from dictlearn.metrics.bootstrap import Interval
+from dictlearn.records.results import DictionaryRecord, Records
+
+
+def sparsity_figure(records: Records, metric: str = "loss_recovered_zero") -> go.Figure:
+    """`metric` against L0: `rate_distortion_figure` at the rate "l0".
+
+    Raises:
+        InputError: there is no such metric.
+    """
+    return rate_distortion_figure(records, "l0", metric)
+
+
+def rate_distortion_figure(
+    records: Records, rate: str = "bits", quality: str = "fraction_variance_unexplained"
+) -> go.Figure:
+    """`quality` against `rate` ("bits" or "l0") on a logarithmic axis, one mark per dictionary.
+
+    Error bars are 95 % bootstrap intervals over sequences. Thin lines connect the dictionaries of
+    a family, separately for each training seed (`families`). Baselines with rate 0 are horizontal
+    lines; if the rate is L0, so are those with at least half as many active features as the
+    target has dimensions. The legend lists dictionaries, or kinds if there are many dictionaries.
+    A baseline farther than 1 from every trained dictionary is drawn at the edge of the axis, as a
+    triangle with its value. Undefined values are left out.
+
+    Raises:
+        InputError: there is no such metric or rate.
+    """
+    require_rate(rate)
+    require_metric(quality)
+    shown = {
+        name: record
+        for name, record in records.dictionaries.items()
+        if math.isfinite(value_of(record, quality)) and math.isfinite(value_of(record, rate))
+    }
+    lines = {n: value_of(r, quality) for n, r in shown.items() if _is_reference(r, rate)}
+    marks = {n: r for n, r in shown.items() if n not in lines and value_of(r, rate) > 0}
+    limits = _limits(records, quality)
+    style = looks(records)
+    figure = go.Figure()
+    on_axis = Records(records.provenance, records.tokens, marks)
+    _add_curves(figure, on_axis, (rate, quality), style)
+    spread = intervals_of(on_axis, [quality])[quality]
+    crowded = len(marks) > MOST_NAMES
+    told: set[str] = set()
+    for name, record in marks.items():
+        mark = _mark(name, record, (rate, quality), style[name], limits)
+        mark.update(error_y=_bar(spread.get(name), mark.y[0]))
+        if crowded:
+            mark.update(
+                name=record.kind, legendgroup=record.kind, showlegend=record.kind not in told
+            )
+            told.add(record.kind)
+        figure.add_trace(mark)
+    _add_references(figure, lines, limits, quality)
+    axis = log_axis([value_of(record, rate) for record in marks.values()])
+    figure.update_xaxes(title=RATES[rate], **axis)
+    figure.update_yaxes(title=LABELS[quality], range=limits)
+    return styled(figure, height=480)
+
+
+def bits_are_measured(records: Records) -> bool:
+    """Whether any trained dictionary other than a codebook has a cost in bits.
+
+    Codebooks always have one, but alone they cannot be compared with anything.
+    """
+    group = trained(records).values()
+    others = [record for record in group if math.isnan(value_of(record, "code_bits"))]
+    return any(math.isfinite(value_of(record, "bits")) for record in others or group)
+
+
+def _is_reference(record: DictionaryRecord, rate: str) -> bool:
+    spent = value_of(record, rate)
+    dense = rate == "l0" and spent >= record.sites.target.d / 2
+    return is_baseline(record) and (spent == 0 or dense)
+
+
+def _bar(found: Interval | None, drawn_at: float) -> dict[str, Any] | None:
+    """The interval as an error bar; None if undefined, or if the mark is not at its value."""
+    if found is None or not math.isfinite(found.high - found.low):
+        return None
+    if not math.isclose(found.value, drawn_at, rel_tol=1e-6, abs_tol=1e-9):
+        return None
+    return {
+        "type": "data", "symmetric": False, "array": [max(found.high - found.value, 0)],
+        "arrayminus": [max(found.value - found.low, 0)], "thickness": 1, "width": 3,
+    }  # fmt: skip
+
+
+def _limits(records: Records, metric: str) -> tuple[float, float] | None:
+    """The range of the value axis, with a margin; None if there is nothing to show."""
+    finite = math.isfinite
+    core = [v for r in trained(records).values() if finite(v := value_of(r, metric))]
+    rest = [v for r in baselines(records).values() if finite(v := value_of(r, metric))]
+    core = core or rest
+    if not core:
+        return None
+    near = [v for v in rest if min(core) - 1 <= v <= max(core) + 1]
+    low, high = min(core + near), max(core + near)
+    margin = 0.07 * (high - low) or 0.1
+    return low - margin, high + margin
+
+
+def _add_curves(
+    figure: go.Figure, marks: Records, axes: tuple[str, str], style: dict[str, Look]
+) -> None:
+    for family, curves in families(marks, axes[0]).items():
+        for names in curves:
+            members = [marks.dictionaries[name] for name in names]
+            if len(members) > 1 and not is_baseline(members[0]):
+                x, y = ([value_of(record, axis) for record in members] for axis in axes)
+                figure.add_scatter(
+                    x=x, y=y, mode="lines", name=escape(family), showlegend=False,
+                    hoverinfo="skip", opacity=0.6,
+                    line={"color": style[names[0]].colour, "width": 1},
+                )  # fmt: skip
+
+
+def _mark(
+    name: str,
+    record: DictionaryRecord,
+    axes: tuple[str, str],
+    look: Look,
+    limits: tuple[float, float] | None,
+) -> go.Scatter:
+    rate, metric = axes
+    value = value_of(record, metric)
+    low, high = limits or (value, value)
+    off = not low <= value <= high
+    symbol = look.symbol if not off else f"triangle-{'down' if value < low else 'up'}"
+    return go.Scatter(
+        x=[value_of(record, rate)], y=[min(max(value, low), high)], name=escape(name),
+        mode="markers+text" if off else "markers", cliponaxis=False,
+        text=formatted(metric, value) if off else "", textposition="middle left",
+        marker={"color": look.colour, "symbol": symbol, "size": 10,
+                "line": {"width": 2 if symbol.endswith("-open") else 0, "color": look.colour}},
+        hovertemplate=f"{hover_text(name, record)}<extra></extra>",
+    )  # fmt: skip
+
+
+def hover_text(name: str, record: DictionaryRecord) -> str:
+    """The key metrics of a dictionary, one per line, escaped for a hover box."""
+    seed = "" if record.seed is None else f", seed {record.seed}"
+    costs = [] if math.isnan(value_of(record, "bits")) else ["bits"]
+    keys = [KEY_METRICS[0], *costs, *KEY_METRICS[1:]]
+    numbers = [f"{LABELS[key]} {formatted(key, value_of(record, key))}" for key in keys]
+    about = f"{escape(record.kind)}, {record.n_features:,} features{seed}"
+    return "<br>".join([f"<b>{escape(name)}</b>", about, escape(str(record.sites)), *numbers])
+
+
+def _add_references(
+    figure: go.Figure, lines: dict[str, float], limits: tuple[float, float] | None, metric: str
+) -> None:
+    """Add horizontal lines; those that nearly coincide share a label."""
+    if limits is None:
+        return
+    low, high = limits
+    groups: list[list[str]] = []
+    for name in sorted(lines, key=lambda name: lines[name]):
+        if groups and lines[name] - lines[groups[-1][0]] < 0.05 * (high - low):
+            groups[-1].append(name)
+        else:
+            groups.append([name])
+    for names in groups:
+        for name in names:
+            y = min(max(lines[name], low), high)
+            figure.add_hline(y=y, line={"color": INK, "width": 1, "dash": "dot"})
+        label = ", ".join(f"{escape(name)} {formatted(metric, lines[name])}" for name in names)
+        middle = min(max(lines[names[0]], low), high)
+        figure.add_annotation(
+            x=0, xref="paper", xanchor="left", y=middle, showarrow=False, text=label,
+            yanchor="bottom" if middle < (low + high) / 2 else "top", font={"size": 12},
+        )  # fmt: skip

@@ -1,0 +1,1 @@
+"""The report of a comparison, as an HTML file or a Markdown page."""

@@ -1,0 +1,155 @@
+"""The main results of an evaluation in sentences."""
+
+import math
+from itertools import groupby
+
+from dictlearn.comparison.statistics.families import RATES
+from dictlearn.comparison.statistics.intervals import can_resample, intervals_of
+from dictlearn.comparison.statistics.matched import matched_frame
+from dictlearn.comparison.statistics.standings import MatchedRow, matched_rows
+from dictlearn.comparison.vocabulary import (
+    ReferenceLosses,
+    formatted,
+    reference_losses,
+    trained,
+    value_of,
+    with_interval,
+)
+from dictlearn.metrics.bootstrap import Interval
+from dictlearn.records.results import DictionaryRecord, Records
+
+DEAD_LIMIT = 0.1
+"""Smallest fraction of dead features that the verdict mentions."""
+_LISTED = 4
+"""Largest number of dictionaries that a sentence names; above it, only their number is given."""
+
+
+def verdict(records: Records) -> list[str]:
+    """One paragraph per replaced hook, on the best trained dictionaries there.
+
+    If families overlap in L0 or in bits, it names the family that recovers most at equal rates,
+    and those that recover significantly less, corrected for all comparisons. Loss recovered is
+    comparable only between dictionaries that replace the same tensor, so hooks are kept apart.
+    """
+    by_hook: dict[str, dict[str, DictionaryRecord]] = {}
+    for name, record in trained(records).items():
+        by_hook.setdefault(record.sites.target.hook, {})[name] = record
+    if not by_hook:
+        return ["Only baselines were evaluated."]
+    losses = reference_losses(records)
+    return [
+        " ".join(filter(None, _sentences(hook, _only(records, group), losses[hook])))
+        for hook, group in by_hook.items()
+    ]
+
+
+def _only(records: Records, group: dict[str, DictionaryRecord]) -> Records:
+    return Records(records.provenance, records.tokens, group)
+
+
+def _sentences(hook: str, records: Records, losses: ReferenceLosses) -> tuple[str, ...]:
+    group = records.dictionaries
+    return (
+        _recovered(hook, records),
+        _at_equal_rates(records),
+        _reconstructs(records),
+        f"For reference, the next-token loss in nats is {losses} at this hook.",
+        _worse_than_mean(group),
+        _dead(group),
+    )
+
+
+def _at_equal_rates(records: Records) -> str:
+    """The best family at each rate; empty if no two families overlap."""
+    if not can_resample(records):
+        return ""
+    found: list[str] = []
+    for rate in RATES:
+        rows = matched_rows(matched_frame(records, rate, metrics=["loss_recovered_zero"]))
+        for at, tied in groupby(rows, key=lambda row: row.at):
+            budget = f"L0 {at:g}" if rate == "l0" else f"{at:g} bits per token"
+            found.append(f"At {budget}, {_winner(list(tied))}.")
+    if found and len({record.seed for record in records.dictionaries.values()}) == 1:
+        found.append("Each has one training seed, so the variation over seeds is not known.")
+    return " ".join(found)
+
+
+def _winner(rows: list[MatchedRow]) -> str:
+    standings = {row.family: row.standings["loss_recovered_zero"] for row in rows}
+    best = next(family for family, standing in standings.items() if standing.is_best)
+    value = with_interval("loss_recovered_zero", standings[best].found)
+    parts = [f"{best} recovers most ({value})"]
+    tied = [family for family, s in standings.items() if family != best and not s.significant]
+    if tied:
+        parts.append(f"no significant difference from {_listed(tied)}")
+    for family, standing in standings.items():
+        if standing.significant:
+            less = Interval(*(-end for end in standing.behind))
+            parts.append(f"{family} recovers {with_interval('loss_recovered_zero', less)} less")
+    return "; ".join(parts)
+
+
+def _listed(names: list[str]) -> str:
+    """The names with commas, and "and" before the last."""
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+
+
+def _recovered(hook: str, records: Records) -> str:
+    group, key = records.dictionaries, "loss_recovered_zero"
+    spread = intervals_of(records, [key])[key]
+
+    def at_l0(name: str) -> str:
+        value = value_of(group[name], key)
+        part = with_interval(key, spread.get(name, Interval(value, math.nan, math.nan)))
+        return f"{part} of it at L0 {formatted('l0', value_of(group[name], 'l0'))}"
+
+    defined = _defined(group, "loss_recovered_zero")
+    if not defined:
+        return f"At {hook}, loss recovered is not defined for any trained dictionary."
+    best = max(defined, key=lambda name: value_of(defined[name], "loss_recovered_zero"))
+    sparsest = min(defined, key=lambda name: value_of(defined[name], "l0"))
+    if len(defined) == 1:
+        return f"At {hook}, {best} recovers {at_l0(best)}."
+    text = (
+        f"Of {len(group)} trained dictionaries at {hook}, {best} recovers the largest part of "
+        f"the loss that zero ablation costs: {at_l0(best)}."
+    )
+    if sparsest == best:
+        return f"{text} It is also the sparsest."
+    return f"{text} The sparsest, {sparsest}, recovers {at_l0(sparsest)}."
+
+
+def _reconstructs(records: Records) -> str:
+    key = "fraction_variance_unexplained"
+    defined = _defined(records.dictionaries, key)
+    if len(defined) < 2:
+        return ""
+    best = min(defined, key=lambda name: value_of(defined[name], key))
+    fvu = formatted(key, value_of(defined[best], key))
+    spread = intervals_of(records, [key])[key]
+    if best in spread:
+        fvu = with_interval(key, spread[best])
+    l0 = formatted("l0", value_of(defined[best], "l0"))
+    return f"{best} leaves the least variance unexplained (FVU {fvu} at L0 {l0})."
+
+
+def _worse_than_mean(group: dict[str, DictionaryRecord]) -> str:
+    worse = [name for name, r in group.items() if value_of(r, "loss_recovered_mean") < 0]
+    return f"Worse than predicting the mean activation: {', '.join(worse)}." if worse else ""
+
+
+def _dead(group: dict[str, DictionaryRecord]) -> str:
+    shares = {name: value_of(record, "dead_fraction") for name, record in group.items()}
+    many = {name: share for name, share in shares.items() if share >= DEAD_LIMIT}
+    listed = [f"{name} ({formatted('dead_fraction', share)})" for name, share in many.items()]
+    if len(many) > _LISTED:
+        worst = max(many, key=many.__getitem__)
+        return (
+            f"In {len(many)} dictionaries many features were never active, most of all in {worst} "
+            f"({formatted('dead_fraction', many[worst])})."
+        )
+    return f"Many features of {_listed(listed)} were never active." if many else ""
+
+
+def _defined(group: dict[str, DictionaryRecord], metric: str) -> dict[str, DictionaryRecord]:
+    return {name: r for name, r in group.items() if math.isfinite(value_of(r, metric))}

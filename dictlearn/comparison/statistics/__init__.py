@@ -1,0 +1,1 @@
+"""Intervals, tests and interpolation, computed from records."""

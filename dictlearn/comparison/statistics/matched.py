@@ -1,0 +1,235 @@
+"""Families of dictionaries at an equal rate: who is better at the same L0, or the same bits."""
+
+import math
+import statistics
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from dictlearn.comparison.statistics.families import Curve, by_target, families, require_rate
+from dictlearn.comparison.statistics.intervals import (
+    difference,
+    holm,
+    interval,
+    over_seeds,
+    resampled_metric,
+    resamples,
+    sign_flip_p_value,
+)
+from dictlearn.comparison.vocabulary import value_of
+from dictlearn.metrics.bootstrap import RESAMPLES
+from dictlearn.metrics.pooled import PooledMetric
+from dictlearn.records.results import Records
+
+MATCHED = ("loss_recovered_zero", "fraction_variance_unexplained")
+"""What is compared unless asked otherwise."""
+INDEX = ["hook", "metric", "at", "family"]
+COLUMNS = ["value", "low", "high", "seed_sd", "n_seeds", "difference", "difference_low",
+           "difference_high", "p", "p_holm", "reason"]  # fmt: skip
+N_VALUES = 4
+_FLIPS_A_PAIR = 100
+"""Of the p-values of pairs, of which none is below 1 / flips: all together stay at 0.01."""
+
+Sums = Mapping[str, Float[Tensor, " sequence"]]
+
+
+def matched_frame(
+    records: Records,
+    at: str = "l0",
+    values: Sequence[float | int] | None = None,
+    metrics: Sequence[str] = MATCHED,
+    *,
+    n_resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Metrics of every family of dictionaries, interpolated to equal rates.
+
+    One row for each hook, metric, value of the rate `at` and family (`families`). By default the
+    values are a few round numbers in the range that most families share, two at least.
+
+    * **The rule.** Between the two dictionaries of a curve that are next to it in rate, a metric
+      is linear in the logarithm of the rate; where several have one rate, their mean counts.
+      Nothing is extrapolated: outside the range that all curves of a family share there is `nan`
+      and a reason. A metric's denominator belongs to the target alone, so that sums are what is
+      interpolated, sequence by sequence, and then resampled like those of one dictionary.
+    * `value`: the mean over the curves, one a training seed. `low`, `high`: its 95 % interval
+      when sequences are resampled, the same for all families, with seeds and rates held fixed.
+    * `seed_sd`, `n_seeds`: the standard deviation over seeds, which that interval leaves out.
+    * `difference`: this family minus the best at this value, paired on sequences. Its interval
+      and `p` hold for other sequences and other training seeds (`over_seeds`); where a family has
+      one seed, for other sequences only (`sign_flip_p_value`).
+    * `p_holm`: holds together for all pairs of families at all values of one hook and metric,
+      as it must where the best is picked on the same tokens.
+
+    Raises:
+        InputError: no such rate, or a metric that sequences are not resampled for.
+    """
+    require_rate(at)
+    measures = [resampled_metric(name) for name in metrics]
+    rows: dict[tuple, dict[str, Any]] = {}
+    for hook, group in by_target(records).items():
+        found = {name: Family.of(group, curves, at) for name, curves in families(group, at).items()}
+        chosen = shared_values(found.values()) if values is None else [float(v) for v in values]
+        n_flips = max(n_resamples, _FLIPS_A_PAIR * len(chosen) * math.comb(len(found), 2))
+        drawn = _Drawn(resamples(group, n_resamples, seed), n_flips, seed)
+        for metric in measures:
+            part: dict[tuple, dict[str, Any]] = {}
+            for value in chosen:
+                for name, row in _rows(found, metric, value, drawn).items():
+                    part[hook, metric.name, value, name] = row
+            per_value = Counter(key[2] for key, row in part.items() if "difference" in row)
+            n_pairs = sum(math.comb(n, 2) for n in per_value.values())
+            p_values = {key: row["p"] for key, row in part.items() if "p" in row}
+            adjusted = holm(p_values, n_pairs)
+            for key, p in adjusted.items():
+                part[key]["p_holm"] = p
+            rows |= part
+    frame = pd.DataFrame([{"reason": ""} | row for row in rows.values()], columns=COLUMNS)
+    return frame.set_index(pd.MultiIndex.from_tuples(rows, names=INDEX) if rows else _EMPTY)
+
+
+_EMPTY = pd.MultiIndex.from_arrays([[]] * len(INDEX), names=INDEX)
+
+
+@dataclass(frozen=True)
+class Family:
+    """The sums of every curve of a family, at each of its rates."""
+
+    curves: list[dict[float, Sums]]
+
+    @classmethod
+    def of(cls, records: Records, curves: Iterable[Curve], rate: str) -> "Family":
+        """The family with these curves."""
+        return cls([_points(records, curve, rate) for curve in curves])
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """The lowest and the highest rate that all curves reach; the former above if none."""
+        return max(map(min, self.curves)), min(map(max, self.curves))
+
+    def missing(self, rate: float) -> str:
+        """Why there is no value at `rate`; empty where there is one."""
+        low, high = self.range
+        if low <= rate <= high:
+            return ""
+        if all(len(curve) == 1 for curve in self.curves):
+            return "one rate only, so there is nothing to interpolate"
+        return f"outside the rates measured, {low:.3g} to {high:.3g}"
+
+    def at(self, rate: float) -> list[Sums]:
+        """The sums of every curve, interpolated to `rate`."""
+        return [_interpolated(curve, rate) for curve in self.curves]
+
+
+def _points(records: Records, curve: Curve, rate: str) -> dict[float, Sums]:
+    """The sums at each rate of a curve, lowest first; means where several have one rate."""
+    by_rate: dict[float, list[Sums]] = {}
+    for name in curve:
+        record = records.dictionaries[name]
+        by_rate.setdefault(value_of(record, rate), []).append(record.sums)
+    return {value: _mean(sums) for value, sums in by_rate.items()}
+
+
+def _mean(several: Sequence[Sums]) -> Sums:
+    first, *others = several
+    if not others:
+        return first
+    return {name: torch.stack([sums[name].double() for sums in several]).mean(dim=0)
+            for name in first}  # fmt: skip
+
+
+def _interpolated(curve: dict[float, Sums], rate: float) -> Sums:
+    below, above = max(r for r in curve if r <= rate), min(r for r in curve if r >= rate)
+    if below == above:
+        return curve[below]
+    part = math.log(rate / below) / math.log(above / below)
+    return {name: torch.lerp(s.double(), curve[above][name].double(), part)
+            for name, s in curve[below].items()}  # fmt: skip
+
+
+def shared_values(found: Iterable[Family]) -> list[float]:
+    """Round rates, 1, 2 and 5 times powers of ten, that as many families as possible reach.
+
+    At most `N_VALUES`, evenly apart, where the most families have a value; none where there
+    are not two families to compare.
+
+    >>> low, high = ({1.0: {}, 30.0: {}}, {4.0: {}, 100.0: {}})
+    >>> shared_values([Family([low]), Family([high])])
+    [5.0, 10.0, 20.0]
+    """
+    ranges = [family.range for family in found]
+    ends = [end for low, high in ranges if low < high for end in (low, high)]
+    if not ends:
+        return []
+    decades = range(math.floor(math.log10(min(ends))), math.ceil(math.log10(max(ends))) + 1)
+    ticks = [step * 10.0**decade for decade in decades for step in (1, 2, 5)]
+    reached = {tick: sum(low <= tick <= high for low, high in ranges) for tick in ticks}
+    most = max(reached.values())
+    best = [tick for tick in ticks if reached[tick] == most and most > 1]
+    if len(best) <= N_VALUES:
+        return best
+    return [best[round(i * (len(best) - 1) / (N_VALUES - 1))] for i in range(N_VALUES)]
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """How sequences are resampled: the same way for all that is compared."""
+
+    weights: Float[Tensor, "resample sequence"]
+    n_flips: int
+    seed: int
+
+
+def _rows(
+    found: Mapping[str, Family], metric: PooledMetric, rate: float, drawn: _Drawn
+) -> dict[str, dict[str, Any]]:
+    """The row of every family at one rate."""
+    reasons = {name: family.missing(rate) for name, family in found.items()}
+    seeds = {name: found[name].at(rate) for name, reason in reasons.items() if not reason}
+    sums = {name: _mean(curves) for name, curves in seeds.items()}
+    rows: dict[str, dict[str, Any]] = {name: {"reason": r} for name, r in reasons.items() if r}
+    of_seeds = {n: [_value(metric, curve) for curve in curves] for n, curves in seeds.items()}
+    for name, apart in of_seeds.items():
+        spread = statistics.stdev(apart) if len(apart) > 1 else math.nan
+        about = interval(metric, sums[name], drawn.weights)._asdict()
+        rows[name] = about | {"seed_sd": spread, "n_seeds": len(apart)}
+        if not math.isfinite(rows[name]["value"]):
+            rows[name]["reason"] = metric.undefined
+    defined = {name: s for name, s in sums.items() if "reason" not in rows[name]}
+    if defined and metric.better != "neither":
+        pick = max if metric.better == "higher" else min
+        best = pick(defined, key=lambda name: rows[name]["value"])
+        for name in defined:
+            rows[name] |= _BEST
+            if name != best:
+                both = of_seeds[name], of_seeds[best]
+                rows[name] |= _behind(metric, sums[name], sums[best], both, drawn)
+    return {name: rows[name] for name in found}
+
+
+_BEST = {"difference": 0.0}
+
+
+def _behind(
+    metric: PooledMetric,
+    sums: Sums,
+    best: Sums,
+    of_seeds: tuple[list[float], list[float]],
+    drawn: _Drawn,
+) -> dict[str, float]:
+    apart = difference(metric, sums, best, drawn.weights)
+    if min(map(len, of_seeds)) > 1:
+        apart, p = over_seeds(apart, *of_seeds)
+    else:
+        p = sign_flip_p_value(metric, sums, best, drawn.n_flips, drawn.seed)
+    return dict(zip(COLUMNS[5:9], (*apart, p), strict=True))
+
+
+def _value(metric: PooledMetric, sums: Sums) -> float:
+    return metric({name: s.sum() for name, s in sums.items()}).item()

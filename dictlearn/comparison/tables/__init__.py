@@ -1,0 +1,1 @@
+"""Tables of results, described once and rendered for a terminal, Markdown or HTML."""

@@ -1,0 +1,46 @@
+"""A table as data: columns and cells of text, without a medium."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+SHORT: Mapping[str, str] = {
+    "cross_entropy_spliced": "CE\nspliced",
+    "loss_recovered_zero": "LR\nzero",
+    "loss_recovered_mean": "LR\nmean",
+    "top1_agreement": "top-1",
+    "support_bits": "support\nbits",
+    "coefficient_bits": "coefficient\nbits",
+}
+"""Column headings for narrow tables, by metric; the caption explains them."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """The heading of a column, a shorter one for terminals, and whether it holds numbers."""
+
+    heading: str
+    short: str
+    numeric: bool = True
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The text of a cell, which may have several lines, and a note shown on hover."""
+
+    text: str
+    hover: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows in groups, under columns."""
+
+    title: str
+    caption: str
+    columns: tuple[Column, ...]
+    groups: tuple[tuple[tuple[Cell, ...], ...], ...]
+
+    @property
+    def rows(self) -> list[tuple[Cell, ...]]:
+        """The rows of all groups."""
+        return [row for group in self.groups for row in group]

@@ -1,0 +1,107 @@
+"""Tables of a comparison for the terminal."""
+
+import math
+
+from rich.table import Table
+from rich.text import Text
+
+from dictlearn.comparison.statistics.intervals import can_resample, intervals_of
+from dictlearn.comparison.tables.description import SHORT
+from dictlearn.comparison.tables.matched import matched_tables
+from dictlearn.comparison.tables.rendering import as_terminal, terminal_table
+from dictlearn.comparison.vocabulary import (
+    KEY_METRICS,
+    LABELS,
+    Footnotes,
+    baselines,
+    formatted,
+    reference_losses,
+    trained,
+    value_of,
+    with_interval,
+)
+from dictlearn.core.metric import Metric
+from dictlearn.records.results import DictionaryRecord, Records
+
+CAPTION = (
+    "FVU: fraction of variance unexplained. CE: cross-entropy, and KL to the clean model, in nats. "
+    "LR: loss recovered relative to zero or mean ablation. top-1: predictions that are unchanged."
+)
+
+
+INTERVAL_METRICS = (
+    "fraction_variance_unexplained", "loss_recovered_zero", "kl", "top1_agreement"
+)  # fmt: skip
+"""Metrics of the second table, with 95 % intervals."""
+_COSTS = ("support_bits", "coefficient_bits", "bits")
+
+
+def tables(records: Records) -> list[Table]:
+    """The tables of a comparison: results, intervals and families at equal rates, if not empty."""
+    found = [results_table(records)]
+    if can_resample(records):
+        found.append(intervals_table(records))
+    return [*found, *map(as_terminal, matched_tables(records))]
+
+
+def intervals_table(records: Records) -> Table:
+    """L0 and cost in bits of each dictionary, and its key metrics with 95 % intervals."""
+    table = terminal_table(
+        "95 % intervals",
+        "±: half the width of the 95 % bootstrap interval over sequences. Bits are per token: "
+        "support bits for the set of active features, coefficient bits for their values.",
+    )
+    table.add_column("dictionary", overflow="fold", min_width=12, max_width=20)
+    for name in ("l0", *_COSTS, *INTERVAL_METRICS):
+        table.add_column(SHORT.get(name, LABELS[name]), justify="right", no_wrap=True)
+    found = intervals_of(records, INTERVAL_METRICS)
+    for group, style in ((trained(records), ""), (baselines(records), "dim")):
+        for name, record in group.items():
+            spent = [formatted(key, value_of(record, key)) for key in ("l0", *_COSTS)]
+            cells = [with_interval(key, of[name]) for key, of in found.items()]
+            table.add_row(*map(Text, (name, *spent, *cells)), style=style)
+        table.add_section()
+    return table
+
+
+def results_table(records: Records) -> Table:
+    """One row per dictionary, with the baselines last, for a terminal 110 columns wide.
+
+    The title names the model and the tokens. The caption gives the reference losses and the
+    reason for each missing value. Loss recovered is relative to zero ablation and to mean
+    ablation of the hook that is replaced.
+    """
+    targets = reference_losses(records)
+    table = terminal_table(_title(records), "")
+    table.add_column("dictionary", overflow="fold", min_width=12, max_width=20)
+    table.add_column("kind", overflow="fold", min_width=8, max_width=12)
+    table.add_column("features", justify="right", no_wrap=True)
+    for name in KEY_METRICS:
+        table.add_column(SHORT.get(name, LABELS[name]), justify="right", no_wrap=True)
+    footnotes = Footnotes()
+    for group, style in ((trained(records), ""), (baselines(records), "dim")):
+        for name, record in group.items():
+            hook = str(record.sites) if len(targets) > 1 else ""
+            table.add_row(*_cells(name, hook, record, footnotes), style=style)
+        table.add_section()
+    losses = [f"Cross-entropy at {hook}: {loss}" for hook, loss in targets.items()]
+    table.caption = Text("\n".join([*losses, CAPTION, *footnotes.lines()]), style="dim")
+    return table
+
+
+def _title(records: Records) -> str:
+    tokens = records.tokens
+    hooks = ", ".join(dict.fromkeys(str(r.sites) for r in records.dictionaries.values()))
+    model = records.provenance.model or "unknown model"
+    return (
+        f"{model}, {hooks}\n{tokens['n_tokens']:,} tokens of {tokens['source']} ({tokens['split']})"
+    )
+
+
+def _cells(name: str, hook: str, record: DictionaryRecord, footnotes: Footnotes) -> list[Text]:
+    first = Text(name)
+    if hook:
+        first.append(f"\n{hook}", style="dim")
+    metrics = ((key, record.metrics.get(key, Metric(math.nan))) for key in KEY_METRICS)
+    numbers = [footnotes.cell(key, metric) for key, metric in metrics]
+    return [first, Text(record.kind), *map(Text, (f"{record.n_features:,}", *numbers))]

@@ -1,0 +1,77 @@
+"""A feature of a dictionary on the screen: a model and tokens become a card."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dictlearn.core.dictionary import FeatureDictionary
+from dictlearn.core.errors import InputError
+from dictlearn.core.tokens import Tokens
+from dictlearn.evaluation.cards.describe_features import describe_features
+from dictlearn.lm.hooks import LanguageModel
+from dictlearn.records.features import FeatureCard, FeatureRecords
+
+
+@dataclass(frozen=True, repr=False)
+class Shown:
+    """Cards that a notebook shows as HTML, and a terminal as text."""
+
+    records: FeatureRecords
+
+    def _repr_html_(self) -> str:
+        from dictlearn.comparison.report.cards import cards_html  # loads plotly
+
+        return cards_html(self.records)
+
+    def __repr__(self) -> str:
+        return "\n\n".join(map(_text, self.records.cards))
+
+
+def show(
+    dictionary: FeatureDictionary | Mapping[str, FeatureDictionary],
+    features: int | Sequence[int],
+    model: LanguageModel,
+    tokens: Tokens,
+    **options: Any,
+) -> Shown:
+    """The cards of one feature, or of several, of a dictionary.
+
+    Of several dictionaries by name, the first is the one whose features are shown, and the others
+    are where its neighbours are looked for.
+
+    Args:
+        dictionary: one, or some by name.
+        features: the index of a feature, or several.
+        model: what the dictionary was trained on.
+        tokens: where contexts are looked for.
+        options: what `describe_features` takes beside, such as `n_contexts` and `window`.
+
+    Raises:
+        InputError: a feature does not exist, or what `describe_features` refuses.
+    """
+    if isinstance(dictionary, FeatureDictionary):
+        kind = dictionary.kind
+        dictionary = {kind: dictionary}
+    if not dictionary:
+        raise InputError("required a dictionary, got none")
+    chosen = features if isinstance(features, Iterable) else [features]
+    named = {next(iter(dictionary)): list(chosen)}
+    return Shown(describe_features(dictionary, model, tokens, named, **options))
+
+
+def _text(card: FeatureCard) -> str:
+    lines = [f"{card.dictionary} {card.feature}: active at {100 * card.density:.3g} % of tokens"]
+    lines += [f"  {c.strength:8.3g}  {_line(c.marked())}" for c in card.contexts]
+    for label, weights in (("promotes", card.promoted), ("suppresses", card.suppressed)):
+        if weights is not None:
+            lines.append(f"  {label} {', '.join(repr(w.token) for w in weights)}")
+    if card.no_logits:
+        lines.append(f"  no logit weights: {card.no_logits}")
+    if card.nearest:
+        near = (f"{n.dictionary} {n.feature} ({n.cosine:.2f})" for n in card.nearest)
+        lines.append(f"  nearest: {', '.join(near)}")
+    return "\n".join(lines)
+
+
+def _line(text: str) -> str:
+    return text.replace("\n", "↵").replace("\t", "⇥").strip()

@@ -1,0 +1,56 @@
+"""Heatmaps and histograms of similarity, from records made by hand."""
+
+from html import escape
+
+import pytest
+
+from dictlearn.comparison.figures.agreement import (
+    MEASURE_LABELS,
+    agreement_figure,
+    similarity_histogram,
+)
+from dictlearn.core.errors import InputError
+from dictlearn.records.agreement import MEASURES
+
+
+def test_rows_are_looked_for_in_columns(agreement, hostile):
+    figure = agreement_figure(agreement)
+    (drawn,) = figure.data
+    assert figure.layout.yaxis.ticktext == ("sae", "sae-2", escape(hostile[:9]) + "…" + escape(
+        hostile[-6:]), "random")  # fmt: skip
+    assert figure.layout.yaxis.autorange == "reversed"
+    assert (drawn.z[0][1], drawn.z[1][0]) == (0.9, 0.8)
+    assert [drawn.z[i][i] for i in range(4)] == [None] * 4
+    assert (
+        "features of sae<br>compared with sae-2<br>mean max cosine similarity 0.900"
+        in drawn.customdata[0][1]
+    )
+    assert drawn.z[3][2] is None
+    assert "&lt;other&gt; targets" in drawn.customdata[3][2]
+    assert hostile not in str(drawn.customdata)
+
+
+def test_every_measure_has_a_map(agreement):
+    assert set(MEASURE_LABELS) == set(MEASURES)
+    shares = agreement_figure(agreement, "matched_share").data[0]
+    assert shares.z[0][1] == 0.25
+    assert "fraction matched above 0.9 0.250" in shares.customdata[0][1]
+    missing = agreement_figure(agreement, "correlation_median").data[0]
+    assert missing.z[0][1] is None
+    assert "needs a model and tokens" in missing.customdata[0][1]
+    with pytest.raises(InputError, match="mmcs"):
+        agreement_figure(agreement, "mmc")
+
+
+def test_histograms_lie_where_the_similarities_are(agreement, hostile):
+    figure = similarity_histogram(agreement, [("sae", "sae-2"), ("random", hostile)])
+    (bars,) = figure.data  # the other pair has no values
+    assert [x for x, y in zip(bars.x, bars.y, strict=True) if y] == [pytest.approx(0.925)]
+    assert sum(bars.y) == 7
+    assert figure.layout.annotations[0].text == "sae in sae-2: mean 0.90"
+    assert len(similarity_histogram(agreement).data) == 11
+    assert len(similarity_histogram(agreement, quantity="correlation").data) == 0
+    with pytest.raises(InputError, match="'cosine' or 'correlation'"):
+        similarity_histogram(agreement, quantity="angle")
+    with pytest.raises(InputError, match="no pair"):
+        similarity_histogram(agreement, [("sae", "nobody")])

@@ -1,0 +1,101 @@
+"""Quality against L0 and bits."""
+
+from html import escape
+
+import pytest
+import torch
+
+from dictlearn.comparison.figures.rates import rate_distortion_figure, sparsity_figure
+from dictlearn.comparison.statistics.intervals import intervals_frame
+from dictlearn.core.errors import InputError
+from dictlearn.core.metric import Metric
+from dictlearn.records.results import Records
+
+
+def by_name(figure):
+    return {trace.name: trace for trace in figure.data if trace.mode != "lines"}
+
+
+def test_sparsity_marks_lie_at_l0_and_metric(records, hostile):
+    figure = sparsity_figure(records, "loss_recovered_zero")
+    marks = by_name(figure)
+    assert set(marks) == {"codes", "sae", escape(hostile), "random"}
+    assert (marks["sae"].x, marks["sae"].y) == ((8.0,), (0.75,))
+    assert figure.layout.xaxis.type == "log"
+    for number in ("L0 8.0", "dead 25.0%", "FVU 0.250", "CE spliced 2.500", "KL 0.100"):
+        assert number in marks["sae"].hovertemplate
+
+
+def test_sparsity_joins_the_dictionaries_of_one_kind(records):
+    (line,) = (trace for trace in sparsity_figure(records).data if trace.mode == "lines")
+    assert (line.name, line.x, line.y) == ("sae", (8.0, 16.0), (0.75, 0.9))
+
+
+def test_baselines_that_are_not_sparse_are_horizontal_lines(records):
+    figure = sparsity_figure(records, "fraction_variance_unexplained")
+    assert sorted(shape.y0 for shape in figure.layout.shapes) == [0.0, 1.0]
+    assert {note.text for note in figure.layout.annotations} == {"identity 0.000", "mean 1.000"}
+
+
+def test_a_baseline_far_away_is_drawn_at_the_edge_with_its_value(records):
+    figure = sparsity_figure(records, "loss_recovered_zero")
+    random = by_name(figure)["random"]
+    assert random.y[0] == figure.layout.yaxis.range[0] > -2.5
+    assert (random.text, random.marker.symbol) == ("-2.500", "triangle-down")
+
+
+def test_undefined_values_are_left_out(records):
+    records.dictionaries["sae"].metrics["kl"] = Metric(float("nan"), "none")
+    assert "sae" not in by_name(sparsity_figure(records, "kl"))
+
+
+def test_sparsity_of_nothing_and_of_an_unknown_metric(records):
+    empty = Records(records.provenance, records.tokens, {})
+    assert len(sparsity_figure(empty).data) == 0
+    with pytest.raises(InputError, match="loss_recovered_zero"):
+        sparsity_figure(records, "loss_recovered_zer")
+
+
+def test_bits_are_an_axis_like_l0(records):
+    for bits, record in enumerate(records.dictionaries.values()):
+        record.metrics["bits"] = Metric(10.0 * bits)
+    records.dictionaries["mean"].metrics["bits"] = Metric(0.0)
+    figure = rate_distortion_figure(records, "bits", "fraction_variance_unexplained")
+    marks = by_name(figure)
+    assert (marks["sae"].x, marks["sae"].y) == ((10.0,), (0.25,))
+    assert "bits 10.0" in marks["sae"].hovertemplate
+    assert "identity" in marks, "what is dense has a price like any other"
+    assert "codes" not in marks, "nothing can be marked at 0 on a logarithmic axis"
+    assert [note.text for note in figure.layout.annotations] == ["mean 1.000"]
+    assert figure.layout.xaxis.title.text == "bits per token"
+
+
+def test_without_a_price_nothing_is_on_the_axis_of_bits(records):
+    assert len(rate_distortion_figure(records).data) == 0
+    with pytest.raises(InputError, match="'l0' or 'bits'"):
+        rate_distortion_figure(records, "l2")
+
+
+def test_marks_have_the_bars_of_their_intervals(records):
+    sums = records.dictionaries["sae"].sums
+    sums["squared_error"] *= torch.tensor([0.5, 0.5, 1.5, 1.5])
+    mark = by_name(sparsity_figure(records, "fraction_variance_unexplained"))["sae"]
+    found = intervals_frame(records).loc[("sae", "fraction_variance_unexplained")]
+    assert mark.error_y.array[0] == pytest.approx(found.high - found.value)
+    assert mark.error_y.arrayminus[0] == pytest.approx(found.value - found.low)
+    assert mark.error_y.arrayminus[0] > 0
+    random = by_name(sparsity_figure(records, "loss_recovered_zero"))["random"]
+    assert random.error_y.array is None, "a mark at the edge is not at its value"
+
+
+def test_one_sequence_leaves_figures_without_bars(records):
+    for record in records.dictionaries.values():
+        record.sums.update({name: s[:1] for name, s in record.sums.items()})
+    assert by_name(sparsity_figure(records))["sae"].error_y.array is None
+
+
+def test_seeds_with_several_dictionaries_have_lines_of_their_own(records, make):
+    of_seeds = {f"{seed}-{k}": make("sae", l0=k, seed=seed) for seed in (0, 1) for k in (4, 8)}
+    figure = sparsity_figure(Records(records.provenance, records.tokens, of_seeds))
+    lines = [trace.x for trace in figure.data if trace.mode == "lines"]
+    assert lines == [(4, 8), (4, 8)]

@@ -1,0 +1,36 @@
+"""Colours and symbols that all figures share."""
+
+from dictlearn.comparison.figures.density import density_figure
+from dictlearn.comparison.figures.rates import sparsity_figure
+from dictlearn.comparison.figures.style import BASELINE_COLOUR, looks
+from dictlearn.records.results import Records
+
+
+def by_name(figure):
+    return {trace.name: trace for trace in figure.data if trace.mode != "lines"}
+
+
+def test_one_colour_a_kind_in_all_figures(records, hostile):
+    style = looks(records)
+    assert style["sae"].colour == style[hostile].colour != style["codes"].colour
+    assert style["sae"].symbol != style[hostile].symbol
+    assert {style[n].colour for n in ("mean", "random", "identity")} == {BASELINE_COLOUR}
+    marks = by_name(sparsity_figure(records))
+    bars = {trace.name: trace for trace in density_figure(records).data}
+    assert marks["sae"].marker.color == bars["sae"].marker.color == style["sae"].colour
+
+
+def test_many_dictionaries_are_named_by_kind_and_look_alike(records, make):
+    group = {
+        f"{kind}_{i} s{seed}": make(kind, l0=2.0**i, seed=seed)
+        for kind in ("sae", "topk_sae")
+        for i in range(1, 6)
+        for seed in (0, 1)
+    }
+    many = Records(records.provenance, records.tokens, group)
+    figure = sparsity_figure(many)
+    marks = [trace for trace in figure.data if trace.mode.startswith("markers")]
+    assert len(marks) == 20
+    assert [trace.name for trace in marks if trace.showlegend] == ["sae", "topk_sae"]
+    assert len({(trace.legendgroup, trace.marker.symbol) for trace in marks}) == 2
+    assert len(density_figure(many).data) == 10, "the first seed only"

@@ -1,0 +1,107 @@
+"""Cards as HTML: what is shaded how, and that no text is taken for markup."""
+
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from dictlearn.comparison.report.cards import cards_html, cards_section, feature_card_html
+from dictlearn.core.provenance import Provenance
+from dictlearn.records.features import (
+    Context,
+    FeatureCard,
+    FeatureRecords,
+    Neighbor,
+    TokenWeight,
+)
+
+
+def make(name="sae", **changes):
+    fields = {
+        "dictionary": name, "feature": 3, "density": 0.0123,
+        "contexts": [
+            Context([" a", "<b>", "\n", "  ", " z"], [0.0, 4.0, -1.0, 2.0, 0.0], 1, 7),
+            Context([" c", ""], [0.0, 1.0], 1, 2),
+        ],
+        "promoted": [TokenWeight(" the", 2.0), TokenWeight("<i>", 1.0)],
+        "suppressed": [TokenWeight('"', -0.5)], "no_logits": "",
+        "nearest": [Neighbor("other", 5, 0.75), Neighbor("other", 6, -0.25)],
+    }  # fmt: skip
+    return FeatureCard(**fields | changes)
+
+
+class Balanced(HTMLParser):
+    """Fails where an element is not closed in its place."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.seen = [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.open.append(tag)
+        self.seen.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def parsed(html):
+    parser = Balanced()
+    parser.feed(html)
+    parser.close()
+    assert not parser.open
+    return parser.seen
+
+
+def test_tokens_are_shaded_by_activation_and_tell_it():
+    spans = [a for tag, a in parsed(feature_card_html(make())) if "title" in a and tag == "span"]
+    assert [(a["style"], a["title"], a.get("class")) for a in spans] == [
+        ("--a:1.000", "4", "peak"), ("--a:0.250", "-1", "minus"), ("--a:0.500", "2", None),
+        ("--a:0.250", "1", "peak"),
+    ]  # fmt: skip
+
+
+def test_whitespace_is_visible_and_text_is_escaped(hostile):
+    html = feature_card_html(make(name=hostile))
+    tags = {tag for tag, _ in parsed(html)}
+    assert "b" not in tags
+    assert "script" not in html.replace("&lt;/script&gt;", "")
+    for expected in ("&lt;b&gt;", "<i>↵</i>", "<i>··</i>", "<i>·</i>the", "&lt;i&gt;", "&quot;"):
+        assert expected in html
+    assert html.count("1.2 %") == 1
+    assert "\n" not in re.sub(r"<style>.*?</style>", "", html, flags=re.DOTALL)
+
+
+def test_bars_are_as_long_as_their_weights():
+    bars = [
+        a["style"] for tag, a in parsed(feature_card_html(make())) if tag == "li" and "style" in a
+    ]
+    assert bars == ["--a:1.000", "--a:0.500", "--a:0.250", "--a:0.750", "--a:0.000"]
+
+
+def test_what_is_missing_is_said():
+    html = feature_card_html(
+        make(contexts=[], promoted=None, suppressed=None, no_logits="off the <stream>", nearest=[])
+    )
+    parsed(html)
+    assert "nowhere above 0" in html
+    assert "None: off the &lt;stream&gt;." in html
+    assert "Nearest" not in html
+
+
+@pytest.fixture
+def records():
+    cards = [make("a"), make("a", feature=4), make("b")]
+    return FeatureRecords(Provenance(), {"chosen": "by name"}, cards, {"<mean>": "it is empty"})
+
+
+def test_a_section_holds_every_dictionary(records):
+    html = cards_section(records)
+    seen = parsed(html)
+    details = [attrs for tag, attrs in seen if tag == "details"]
+    assert details == [{"open": None}, {}]
+    assert "2 features" in html
+    assert "1 feature<" in html
+    assert "&lt;mean&gt; has no cards: it is empty." in html
+    assert html.startswith("<section><h2>Features to look at</h2>")
+    assert parsed(cards_html(records))

@@ -1,0 +1,186 @@
+import json
+import math
+from dataclasses import replace
+from html import escape
+from html.parser import HTMLParser
+
+import pytest
+import torch
+
+from dictlearn.comparison.report.html import write_report
+from dictlearn.comparison.report.verdict import verdict
+from dictlearn.core.errors import StorageError
+from dictlearn.core.file_lists import LIST_FILE
+from dictlearn.core.metric import Metric
+from dictlearn.metrics.pooled import METRICS
+from dictlearn.records.results import Records
+
+
+class Page(HTMLParser):
+    """The tags, attributes and visible text of a page."""
+
+    def __init__(self, source):
+        super().__init__()
+        self.tags, self.loads, self.titles, self.texts, self.open = [], [], [], [], ""
+        self.feed(source)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.open = tag
+        found = dict(attrs)
+        self.loads += [found[key] for key in ("src", "href", "srcset", "data") if key in found]
+        self.titles.append(found.get("title", ""))
+
+    def handle_data(self, data):
+        if self.open not in ("script", "style"):
+            self.texts.append(data)
+
+
+@pytest.fixture
+def written(records, tmp_path):
+    return write_report(records, tmp_path / "deep" / "report.html", title="Toys & co")
+
+
+def test_report_is_one_file_that_loads_nothing(written):
+    page = Page(written.read_text())
+    assert page.loads == []
+    assert not {"link", "iframe", "img", "b onload"} & set(page.tags)
+    names = sorted(file.name for file in written.parent.iterdir())
+    assert names == [LIST_FILE, "report.html"]
+
+
+def test_report_embeds_plotly_once(written):
+    assert written.read_text().count("plotly.js v") == 1
+
+
+def test_report_escapes_names_and_shows_all(written, records, hostile):
+    source = written.read_text()
+    page = Page(source)
+    assert hostile not in source
+    assert escape(hostile) in source
+    assert set(records.dictionaries) <= set(page.texts)
+    assert "Toys & co" in page.texts
+
+
+def test_report_explains_metrics_and_missing_values(written):
+    page = Page(written.read_text())
+    for metric in METRICS:
+        assert any(title.startswith(metric.description) for title in page.titles)
+    assert "² the estimate has no direction" in page.texts
+    assert "the estimate has no direction" in page.titles
+
+
+def test_report_says_where_numbers_come_from(written):
+    text = " ".join(Page(written.read_text()).texts)
+    for part in ("toy", "1,200 tokens in 4 sequences of stories", "a" * 64, "b" * 64, "torch 2.6"):
+        assert part in text
+
+
+def test_report_shows_training_only_if_there_is_a_log(written, records, tmp_path):
+    assert "Training" not in Page(written.read_text()).texts
+    log = tmp_path / "log.jsonl"
+    log.write_text(json.dumps({"step": 1, "sae/loss": 1.0}) + "\n")
+    again = write_report(records, tmp_path / "again.html", training_log=log)
+    assert "Training" in Page(again.read_text()).texts
+
+
+def test_report_of_no_dictionaries_is_still_a_page(records, tmp_path):
+    empty = Records(records.provenance, records.tokens, {})
+    assert "Only baselines" in write_report(empty, tmp_path / "r.html").read_text()
+
+
+def test_report_refuses_a_path_below_a_file(records, written):
+    with pytest.raises(StorageError):
+        write_report(records, written / "report.html")
+
+
+def test_verdict_states_the_best_and_the_sparsest(records, hostile):
+    (text,) = verdict(records)
+    assert f"{hostile} recovers the largest part" in text
+    assert "0.900 ±0.000 of it at L0 16.0" in text
+    assert "The sparsest, codes, recovers 0.600 ±0.000 of it at L0 4.0." in text
+    assert "clean 2.000, zero ablation 4.000, mean ablation 3.000" in text
+    assert "(FVU 0.100 ±0.000 at L0 16.0)" in text
+    assert "codes (25.0%)" in text
+
+
+def test_verdict_never_mixes_hooks(records, make):
+    late = {"late": make("topk", spliced=3.5, hook="blocks.1.hook_mlp_out", density=(1.0,))}
+    first, second = verdict(
+        Records(records.provenance, records.tokens, records.dictionaries | late)
+    )
+    assert "late" not in first
+    assert second.startswith("At blocks.1.hook_mlp_out, late recovers 0.250 ±0.000")
+    assert "Worse than predicting the mean activation: late." in second
+
+
+def test_verdict_without_a_defined_recovery(records):
+    for record in records.dictionaries.values():
+        record.metrics["loss_recovered_zero"] = Metric(math.nan, "nothing to recover")
+    assert "not defined for any trained dictionary" in verdict(records)[0]
+
+
+def families_that_overlap(make, bits=True, spread=0.0):
+    """Two families: one recovers more at every L0 by 0.1, as surely as `spread` lets it."""
+    found = {}
+    for kind, k, spliced in (("a", 4, 2.8), ("a", 16, 2.4), ("b", 4, 3.0), ("b", 16, 2.6)):
+        record = make(kind, l0=k, spliced=spliced, fvu=0.3, seed=0)
+        sums = {name: values.repeat(4) for name, values in record.sums.items()}
+        if kind == "b":
+            sums["cross_entropy_spliced"] *= 1 + torch.tensor([spread, -spread]).repeat(8)
+        record = replace(record, sums=sums)
+        if bits:
+            record.metrics["bits"] = Metric(10.0 * k)
+        found[f"{kind}-{k}"] = record
+    return found
+
+
+def test_verdict_says_who_wins_at_an_equal_budget(records, make):
+    found = Records(records.provenance, records.tokens, families_that_overlap(make))
+    (text,) = verdict(found)
+    assert "At L0 5, a recovers most (0.632 ±0.000); b recovers 0.100 ±0.000 less." in text
+    assert "At 100 bits per token, a recovers most" in text
+    assert "one training seed" in text
+    (text,) = verdict(replace(found, dictionaries=families_that_overlap(make, False, spread=0.2)))
+    assert "no significant difference from b." in text
+    assert "bits per token" not in text
+
+
+def test_verdict_names_dead_dictionaries_while_they_are_few(records, make):
+    def said(n: int) -> str:
+        shares = [(0.0,) * (i + 1) + (0.5,) * 4 for i in range(n)]
+        found = {f"d{i}": make("sae", density=share) for i, share in enumerate(shares)}
+        return verdict(Records(records.provenance, records.tokens, found))[0]
+
+    assert "Many features of d0 (20.0%) and d1 (33.3%) were never active." in said(2)
+    assert "In 5 dictionaries many features were never active, most of all in d4 (55.6%)" in said(5)
+
+
+def test_report_shows_bits_first_where_they_are_measured(records, make, tmp_path):
+    found = Records(records.provenance, records.tokens, families_that_overlap(make))
+    texts = Page(write_report(found, tmp_path / "bits.html").read_text()).texts
+    assert texts.index("Quality against bits per token") < texts.index("Quality against sparsity")
+    assert "At equal rates" in texts
+    assert "0.632 ±0.000" in texts
+    assert "best" in texts
+
+
+def test_report_without_bits_or_overlap_shows_sparsity_alone(written):
+    texts = Page(written.read_text()).texts
+    assert "Quality against sparsity" in texts
+    assert "Quality against bits per token" not in texts
+    assert "At equal rates" not in texts
+
+
+def test_report_cells_point_out_their_intervals(written):
+    page = Page(written.read_text())
+    assert "0.750 ±0.000" in page.texts
+    assert "95 % interval 0.750 to 0.750" in page.titles
+
+
+def test_report_and_verdict_of_one_sequence_have_no_intervals(records, make, tmp_path):
+    for record in records.dictionaries.values():
+        record.sums.update({name: s[:1] for name, s in record.sums.items()})
+    assert "0.900 of it at L0 16.0" in verdict(records)[0]
+    source = write_report(records, tmp_path / "one.html").read_text()
+    assert "0.750" in Page(source).texts
