@@ -140,6 +140,22 @@ def logits_and_activations(
     return logits, rows_read(at, hooks, ids)
 
 
+@torch.no_grad()
+def firing_order(
+    model: LanguageModel, ids: Int[Tensor, "b pos"], hooks: Sequence[str]
+) -> list[str]:
+    """The hooks in the order in which a pass computes them.
+
+    Raises:
+        InputError: a hook does not exist or never fires.
+    """
+    at: dict[str, Tensor] = {}
+    with hooked(model, readers(at, hooks, stop=True)), suppress(_AllRead):
+        model(placed(ids, model))
+    require_fired(hooks, at)
+    return list(at)
+
+
 def readers(
     at: dict[str, Tensor], hooks: Sequence[str], *, stop: bool
 ) -> list[tuple[str, HookFunction]]:

@@ -60,8 +60,8 @@ class Shortcuts:
     """Attention modules that run without their table of scores."""
     head: Head | None = None
     """The unembedding, where only rows whose predictions are wanted go through it."""
-    routes: Mapping[str, Route] = field(default_factory=dict)
-    """By target, the modules whose output is remembered from the clean pass."""
+    routes: Mapping[tuple[str, ...], Route] = field(default_factory=dict)
+    """By hooks that are patched together, the modules whose output the clean pass remembers."""
 
     @property
     def names(self) -> list[str]:
@@ -84,12 +84,15 @@ def head_of(model: LanguageModel) -> Head | None:
 
 
 def routes_to(
-    model: LanguageModel, ids: Int[Tensor, "b pos"], hooks: Sequence[str]
-) -> dict[str, Route]:
-    """For each hook, what is done when it fires: the outermost modules that run once in a pass.
+    model: LanguageModel, ids: Int[Tensor, "b pos"], targets: Sequence[tuple[str, ...]]
+) -> dict[tuple[str, ...], Route]:
+    """The modules that are done before the first of each target's hooks fires.
+
+    Of modules inside each other the outermost, and only those that run once in a pass.
 
     One answer does for all blocks before: that of the last of them, whose input is not used.
     """
+    hooks = dict.fromkeys(hook for target in targets for hook in target)
     points = set(model.hook_dict.values())
     modules = [module for module in model.modules() if module not in points]
     calls = dict.fromkeys(modules, 0)
@@ -118,7 +121,10 @@ def routes_to(
     finally:
         for handle in handles:
             handle.remove()
-    return {hook: _route(model, found.get(hook, ()), calls) for hook in hooks}
+    first = {
+        target: next((found[hook] for hook in found if hook in target), []) for target in targets
+    }
+    return {target: _route(model, modules, calls) for target, modules in first.items()}
 
 
 def _route(

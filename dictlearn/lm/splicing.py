@@ -1,6 +1,6 @@
 """Spliced passes that start where they part from the clean one, for many splices of one batch."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from dictlearn.lm.attention import fused_attention
 from dictlearn.lm.forward import readers, require_fired, rows_read
 from dictlearn.lm.hooks import HookFunction, LanguageModel, hooked, placed
-from dictlearn.lm.patching import as_hook, splice
+from dictlearn.lm.patching import Patch, as_hook, splice
 from dictlearn.lm.shortcuts import Shortcuts, answering, remembering
 
 
@@ -30,7 +30,7 @@ class CleanPass:
 
 
 class Splicer:
-    """Runs `model` clean, and then again with other activations at one of `targets`.
+    """Runs `model` clean, and then again with functions at some of `hooks`.
 
     Passes are plain unless it is given `shortcuts`; `lm.trials.splicer_with_shortcuts` finds
     those that may be taken.
@@ -41,9 +41,9 @@ class Splicer:
         InputError: a hook does not exist.
     """
 
-    def __init__(self, model: LanguageModel, hooks: Sequence[str], targets: Sequence[str]) -> None:
+    def __init__(self, model: LanguageModel, hooks: Sequence[str]) -> None:
         self._model = model
-        self._hooks = tuple(dict.fromkeys([*hooks, *targets]))
+        self._hooks = tuple(dict.fromkeys(hooks))
         self._under_way: dict[str, HookFunction] = {}
         self._stack = ExitStack()
         self.shortcuts = Shortcuts()
@@ -97,17 +97,11 @@ class Splicer:
         return CleanPass(ids, index, rows_read(at, self._hooks, ids), rows, memory)
 
     @torch.no_grad()
-    def spliced(
-        self,
-        clean: CleanPass,
-        hook: str,
-        replacement: Float[Tensor, "b pos d"],
-        where: Bool[Tensor, "b pos"],
-    ) -> Float[Tensor, "m d_row"]:
-        """The rows of another pass, with `replacement` at `hook` where `where` holds.
+    def patched(self, clean: CleanPass, patches: Mapping[str, Patch]) -> Float[Tensor, "m d_row"]:
+        """The rows of another pass over the same ids, with functions at hooks.
 
         Raises:
-            InputError: a shape does not match.
+            InputError: a hook never fires, or a function returns another shape.
         """
         positions = torch.arange(clean.ids.shape[1], device=clean.ids.device)
         positions = positions.expand_as(clean.ids)
@@ -117,12 +111,25 @@ class Splicer:
             fired.add(name)
             return positions
 
-        function = as_hook(hook, [splice(replacement, where)], positions_at)
-        route = self.shortcuts.routes.get(hook, {})
+        functions = {hook: as_hook(hook, [patch], positions_at) for hook, patch in patches.items()}
+        route = self.shortcuts.routes.get(tuple(patches), {})
         with fused_attention(self.shortcuts.attention), answering(route, clean.memory):
-            rows = self._run(clean.ids, clean.index, {hook: function})
-        require_fired([hook], fired)
+            rows = self._run(clean.ids, clean.index, functions)
+        require_fired(patches, fired)
         return rows
+
+    def spliced(
+        self,
+        clean: CleanPass,
+        replacements: Mapping[str, Float[Tensor, "b pos _"]],
+        where: Bool[Tensor, "b pos"],
+    ) -> Float[Tensor, "m d_row"]:
+        """The rows of another pass, with replacements at hooks where `where` holds.
+
+        Raises:
+            InputError: a hook never fires, or a shape does not match.
+        """
+        return self.patched(clean, {hook: splice(y, where) for hook, y in replacements.items()})
 
     def _run(self, ids: Tensor, index: Tensor, functions: dict[str, HookFunction]) -> Tensor:
         """The rows of one pass, with these functions at hooks."""

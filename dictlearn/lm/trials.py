@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from jaxtyping import Float, Int
@@ -13,11 +13,14 @@ from dictlearn.core.errors import InputError
 from dictlearn.core.shortcuts import shortcuts_allowed
 from dictlearn.lm.attention import FusedAttention, fused_attention, trying_fused_attention
 from dictlearn.lm.forward import logits_and_activations
-from dictlearn.lm.hooks import LanguageModel
-from dictlearn.lm.patching import spliced_logits
+from dictlearn.lm.hooks import LanguageModel, placed
+from dictlearn.lm.patching import patched, splice
 from dictlearn.lm.shadows import nearly_equal
 from dictlearn.lm.shortcuts import Route, Shortcuts, head_of, routes_to
 from dictlearn.lm.splicing import CleanPass, Splicer
+
+Target: TypeAlias = tuple[str, ...]
+"""Hooks that are patched together."""
 
 logger = logging.getLogger(__name__)
 
@@ -27,9 +30,14 @@ _KL = 1e-6
 
 @torch.no_grad()
 def splicer_with_shortcuts(
-    model: LanguageModel, hooks: Sequence[str], targets: Sequence[str], ids: Int[Tensor, "b pos"]
+    model: LanguageModel,
+    hooks: Sequence[str],
+    targets: Sequence[tuple[str, ...]],
+    ids: Int[Tensor, "b pos"],
 ) -> Splicer:
     """A `Splicer` that takes every shortcut that holds on `ids`, the first tokens it will run on.
+
+    It reads `hooks`, and patches the hooks of one of the `targets` at a time, all together.
 
     With all of them on, and its functions at the hooks, passes have to give what plain passes
     give: at every hook and in the logits, clean and with zeros at each target; and the clean
@@ -41,9 +49,10 @@ def splicer_with_shortcuts(
         InputError: a hook does not exist, never fires, or has no vector for every token; or a
             target replaced by itself changes the predictions, even in plain passes.
     """
-    splicer = Splicer(model, hooks, targets)
-    trial = _Trial(model, splicer, list(dict.fromkeys([*hooks, *targets])), ids)
-    splicer.shortcuts = trial.find(list(dict.fromkeys(targets)))
+    targets = list(dict.fromkeys(map(tuple, targets)))
+    hooks = list(dict.fromkeys([*hooks, *(hook for target in targets for hook in target)]))
+    splicer = Splicer(model, hooks)
+    splicer.shortcuts = _Trial(model, splicer, hooks, ids).find(targets)
     return splicer
 
 
@@ -58,7 +67,7 @@ class _Trial:
         with trying_fused_attention(model) as self._attention:
             self._logits, self._at = logits_and_activations(model, ids, hooks)
 
-    def find(self, targets: list[str]) -> Shortcuts:
+    def find(self, targets: list[Target]) -> Shortcuts:
         """The shortcuts that hold together, for splices at these targets.
 
         Raises:
@@ -75,15 +84,18 @@ class _Trial:
         kept = Shortcuts()
         kept = self._extended(kept, targets, "fused attention", attention=self._attention)
         kept = self._extended(kept, targets, "an unembedding of some rows only", head=head)
-        for hook, route in self._routes(targets, kept.attention).items():
-            routes = {**kept.routes, hook: route}
-            kept = self._extended(kept, [hook], f"what is done before {hook!r}", routes=routes)
+        for target, route in self._routes(targets, kept.attention).items():
+            routes = {**kept.routes, target: route}
+            name = f"the modules before {' and '.join(target)}"
+            kept = self._extended(kept, [target], name, routes=routes)
         if self._holds(kept, targets):
             return kept
         logger.warning("shortcuts that hold one by one fail together: passes are plain")
         return Shortcuts()
 
-    def _extended(self, kept: Shortcuts, targets: list[str], what: str, **found: Any) -> Shortcuts:
+    def _extended(
+        self, kept: Shortcuts, targets: list[Target], what: str, **found: Any
+    ) -> Shortcuts:
         """`kept` with one more shortcut, if it holds."""
         tried = replace(kept, **found)
         if tried == kept or self._holds(tried, targets):
@@ -91,11 +103,11 @@ class _Trial:
         logger.warning("this model gives other results with a shortcut for %s: it is off", what)
         return kept
 
-    def _routes(self, targets: list[str], attention: FusedAttention) -> dict[str, Route]:
+    def _routes(self, targets: list[Target], attention: FusedAttention) -> dict[Target, Route]:
         with self._splicer, fused_attention(attention):
             return routes_to(self._model, self._ids, targets)
 
-    def _holds(self, shortcuts: Shortcuts, targets: Iterable[str]) -> bool:
+    def _holds(self, shortcuts: Shortcuts, targets: Iterable[Target]) -> bool:
         """Whether passes with these shortcuts give what plain ones give."""
         self._splicer.shortcuts = shortcuts
         n_steps = 1 + len(shortcuts.attention)
@@ -104,37 +116,38 @@ class _Trial:
             pairs = [(clean.at[hook], self._at[hook]) for hook in self._hooks]
             pairs.append((self._logits_of(clean.rows), self._logits.flatten(0, 1)))
             return all(nearly_equal(*pair, n_steps) for pair in pairs) and all(
-                self._holds_at(hook, clean, n_steps) for hook in targets
+                self._holds_at(target, clean, n_steps) for target in targets
             )
         except Exception:  # a model may fail in any way when parts of it do not run
             return False
 
-    def _holds_at(self, hook: str, clean: CleanPass, n_steps: int) -> bool:
-        zeros = torch.zeros_like(clean.at[hook])
-        expected = spliced_logits(self._model, self._ids, hook, zeros, self._everywhere)
-        found = self._logits_of(self._spliced(clean, hook, zeros))
+    def _holds_at(self, target: Target, clean: CleanPass, n_steps: int) -> bool:
+        zeros = {hook: torch.zeros_like(clean.at[hook]) for hook in target}
+        with patched(self._model, {hook: splice(y, self._everywhere) for hook, y in zeros.items()}):
+            expected = self._model(placed(self._ids, self._model)).flatten(0, 1)
+        found = self._logits_of(self._spliced(clean, zeros))
         # The identity comes last: what is remembered may not have been written to.
         return (
-            nearly_equal(found, expected.flatten(0, 1), n_steps, like=self._logits)
-            and self._identity_kl(hook, clean) <= _KL
+            nearly_equal(found, expected, n_steps, like=self._logits)
+            and self._identity_kl(target, clean) <= _KL
         )
 
-    def _require_identities(self, targets: Iterable[str]) -> None:
+    def _require_identities(self, targets: Iterable[Target]) -> None:
         """Check in plain passes that each target replaced by itself changes nothing."""
         self._splicer.shortcuts = Shortcuts()
         clean = self._clean()
-        for hook in targets:
-            kl = self._identity_kl(hook, clean)
+        for target in targets:
+            kl = self._identity_kl(target, clean)
             if not kl <= _KL:
                 raise InputError(
-                    f"the activation at {hook!r}, put in its own place, changes the predictions by "
-                    f"{kl:.3g} nats a token: this model computes it more than once in a pass, or "
+                    f"the activation at {' and '.join(target)}, put in its own place, changes the "
+                    f"predictions by {kl:.3g} nats a token: this model computes it more than once in a pass, or "
                     "not alone; choose another hook"
                 )
 
-    def _identity_kl(self, hook: str, clean: CleanPass) -> float:
+    def _identity_kl(self, target: Target, clean: CleanPass) -> float:
         """Divergence from the clean predictions, per token, with the clean activation in place."""
-        again = self._spliced(clean, hook, clean.at[hook])
+        again = self._spliced(clean, {hook: clean.at[hook] for hook in target})
         if torch.equal(again.nan_to_num(), clean.rows.nan_to_num()):
             return 0.0
         expected, found = (
@@ -146,9 +159,9 @@ class _Trial:
         with self._splicer:
             return self._splicer.clean(self._ids, self._everywhere)
 
-    def _spliced(self, clean: CleanPass, hook: str, replacement: Tensor) -> Tensor:
+    def _spliced(self, clean: CleanPass, replacements: dict[str, Tensor]) -> Tensor:
         with self._splicer:
-            return self._splicer.spliced(clean, hook, replacement, self._everywhere)
+            return self._splicer.spliced(clean, replacements, self._everywhere)
 
     def _logits_of(self, rows: Float[Tensor, "m d_row"]) -> Float[Tensor, "m vocab"]:
         return self._splicer.logits(rows, slice(0, self._model.cfg.d_vocab))

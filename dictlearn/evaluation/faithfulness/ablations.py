@@ -54,6 +54,6 @@ class RunningMean:
             total = y.to("cpu", torch.float64).sum(dim=0)
             self._totals[hook] = self._totals.get(hook, 0.0) + total
 
-    def references(self) -> dict[str, Reference]:
-        """The reference of every hook."""
-        return {hook: Reference(t / max(self._n, 1)) for hook, t in self._totals.items()}
+    def means(self) -> dict[str, Float[Tensor, " d"]]:
+        """The mean at every hook."""
+        return {hook: t / max(self._n, 1) for hook, t in self._totals.items()}

@@ -1,6 +1,6 @@
 """Clean passes over the tokens, and the splices that start from each."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,9 +9,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from dictlearn.core.sites import Sites
+from dictlearn.core.dictionary import FeatureDictionary
+from dictlearn.core.sites import Site
 from dictlearn.evaluation.stream.activations import ActivationBatch, ActivationStream
+from dictlearn.lm.forward import firing_order
 from dictlearn.lm.hooks import LanguageModel
+from dictlearn.lm.patching import Patch
 from dictlearn.lm.splicing import CleanPass, Splicer
 from dictlearn.lm.trials import splicer_with_shortcuts
 
@@ -49,18 +52,49 @@ class CleanBatch(ActivationBatch):
         """The sequence of each counted prediction."""
         return self.sequences[self.clean.index // self.counted.shape[1]]
 
-    def spliced(self, hook: str, rows: Float[Tensor, "n d"]) -> Float[Tensor, "m d_row"]:
-        """Unembedding inputs of the counted predictions, with `rows` spliced in at `hook`."""
-        clean = self.at[hook]
-        replacement = clean.flatten(0, 1).index_copy(0, self.index, rows.to(clean))
-        return self.splicer.spliced(self.clean, hook, replacement.view_as(clean), self.counted)
+    def spliced(self, site: Site, rows: Float[Tensor, "n d"]) -> Float[Tensor, "m d_row"]:
+        """Unembedding inputs of the counted predictions, with `rows` spliced in at `site`."""
+        replacements = {
+            hook: self._with_rows(self.at[hook], part)
+            for hook, part in zip(site.hooks, site.split(rows), strict=True)
+        }
+        return self.splicer.spliced(self.clean, replacements, self.counted)
+
+    def running(self, dictionary: FeatureDictionary) -> Float[Tensor, "m d_row"]:
+        """The same with every target of `dictionary` replaced by its estimate from that very pass.
+
+        A target's estimate is made from the sources as they are when it is reached: they see the
+        replacements that came before. Sources that come later do not matter to it.
+        """
+        source, target = dictionary.sites.source, dictionary.sites.target
+        rows = {hook: self.rows(hook) for hook in source.hooks}
+        device = dictionary.x_mean.device
+
+        def patch_at(hook: str) -> Patch:
+            def patch(y: Tensor, positions: Tensor) -> Tensor | None:
+                if hook in rows:
+                    rows[hook] = self.counted_rows(y)
+                if hook not in target.hooks:
+                    return None
+                x = torch.cat([rows[name].to(device) for name in source.hooks], dim=1)
+                y_hat = dictionary.estimate(x, dictionary.encode_sparse(x))
+                return self._with_rows(y, target.split(y_hat)[target.hooks.index(hook)])
+
+            return patch
+
+        return self.splicer.patched(self.clean, {h: patch_at(h) for h in dictionary.sites.hooks})
+
+    def _with_rows(
+        self, y: Float[Tensor, "b pos d"], rows: Float[Tensor, "n d"]
+    ) -> Float[Tensor, "b pos d"]:
+        return y.flatten(0, 1).index_copy(0, self.index, rows.to(y)).view_as(y)
 
 
 class CleanPasses:
     """Clean passes of `model` over all sequences, as often as asked for.
 
-    Sites are those of the dictionaries: what they read is kept in every batch, and where they
-    write an estimate can be spliced in.
+    What the dictionaries read is kept in every batch, and where they write an estimate can be
+    spliced in: at all hooks of a target, or at each.
 
     Raises:
         InputError: a hook does not exist, never fires, or has no vector for every token; or a
@@ -72,19 +106,35 @@ class CleanPasses:
         model: LanguageModel,
         ids: Int[Tensor, "sequence pos"],
         counted: Bool[Tensor, "sequence pos"],
-        sites: Iterable[Sites],
+        dictionaries: Iterable[FeatureDictionary],
         batch_size: int | None = None,
     ) -> None:
-        sites = list(sites)
+        dictionaries = list(dictionaries)
         self.model, self.ids, self.counted = model, ids, counted
-        self.targets = list(dict.fromkeys(s.target.hook for s in sites))
-        hooks = [hook for s in sites for hook in s.hooks]
+        sites = [d.sites for d in dictionaries]
+        self.targets = list(
+            dict.fromkeys(
+                site for s in sites for site in dict.fromkeys((s.target, *s.target.parts))
+            )
+        )
+        hooks = list(dict.fromkeys(hook for s in sites for hook in s.hooks))
+        order = firing_order(model, ids[:1, :2], hooks)
+        self._runs = {d.sites for d in dictionaries if _follows(d, order)}
+        patched = [site.hooks for site in self.targets]
+        patched += [s.hooks for s in sites if s in self._runs]
         tried = ids[: max(1, min(_TRIED[0], _TRIED[1] // model.cfg.d_vocab) // ids.shape[1])]
-        self.splicer = splicer_with_shortcuts(model, hooks, self.targets, tried)
+        self.splicer = splicer_with_shortcuts(model, hooks, patched, tried)
         attention = self.splicer.shortcuts.attention
         batch_size = batch_size or self._default_batch_size()
         self.stream = ActivationStream(model, ids, counted, batch_size, attention)
         """The same batches of sequences, read at hooks in passes that are cut short."""
+
+    def runs(self, dictionary: FeatureDictionary) -> bool:
+        """Whether estimates can be made in the spliced pass itself (`CleanBatch.running`).
+
+        So where a dictionary writes at several hooks, each after everything that it depends on.
+        """
+        return dictionary.sites in self._runs
 
     @property
     def n_batches(self) -> int:
@@ -109,3 +159,13 @@ class CleanPasses:
         clean = self.splicer.clean(self.ids[part], predicts)
         counted = counted.to(clean.ids.device)
         return CleanBatch(part, clean.ids, counted, clean.at, self.splicer, clean)
+
+
+def _follows(dictionary: FeatureDictionary, order: Sequence[str]) -> bool:
+    """Whether each of several targets comes after every source that it depends on."""
+    targets = dictionary.sites.target.hooks
+    return len(targets) > 1 and all(
+        order.index(source) < order.index(target)
+        for target in targets
+        for source in dictionary.sources_of(target)
+    )

@@ -2,9 +2,11 @@
 
 from collections.abc import Callable
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from dictlearn.core.sites import Site
 from dictlearn.evaluation.faithfulness.ablations import Reference, RunningMean
 from dictlearn.evaluation.faithfulness.clean_passes import CleanPasses
 from dictlearn.evaluation.stream.activations import ActivationBatch
@@ -21,7 +23,8 @@ class CleanTargets:
     """
 
     def __init__(self, passes: CleanPasses) -> None:
-        self._stream, self._hooks = passes.stream, passes.targets
+        self._stream, self._targets = passes.stream, passes.targets
+        self._hooks = list(dict.fromkeys(h for site in passes.targets for h in site.hooks))
         self._mean = RunningMean()
         self._kept: dict[str, Tensor] = {}
 
@@ -46,9 +49,13 @@ class CleanTargets:
         for hook, kept in self._kept.items():
             kept[batch.part] = batch.at[hook]
 
-    def references(self) -> dict[str, Reference]:
+    def references(self) -> dict[Site, Reference]:
         """The reference of each target, from the sequences read."""
-        return self._mean.references()
+        means = self._mean.means()
+        return {
+            site: Reference(torch.cat([means[hook] for hook in site.hooks]))
+            for site in self._targets
+        }
 
     def activations_of(self, sequences: Int[Tensor, " b"]) -> dict[str, Float[Tensor, "b pos _"]]:
         """The activations of these sequences at each target."""

@@ -118,7 +118,7 @@ class _Search:
         levels, counts = self._quantized.levels(acts).unique(return_counts=True)
         for level, count in zip(levels.tolist(), counts.tolist(), strict=True):
             self._levels[level] += count
-        return batch.spliced(self._base.sites.target.hook, self._quantized.estimate(x, acts))
+        return batch.spliced(self._base.sites.target, self._quantized.estimate(x, acts))
 
     def add_(self, cross_entropy: Float[Tensor, " m"]) -> None:
         """Add the loss of the spliced predictions."""

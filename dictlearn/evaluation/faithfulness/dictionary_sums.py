@@ -10,6 +10,7 @@ from torch import Tensor
 from dictlearn.core.batches import require_finite
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.metric import Metric
+from dictlearn.core.sites import Site, Sites
 from dictlearn.evaluation.faithfulness.ablations import ABLATIONS, Reference, donors
 from dictlearn.evaluation.faithfulness.clean_passes import CleanBatch, CleanPasses
 from dictlearn.evaluation.faithfulness.clean_targets import CleanTargets
@@ -42,8 +43,11 @@ class DictionarySums:
         self._donors = donors(n, seed)
         self._targets = CleanTargets(passes)
         self._n_vocab = passes.model.cfg.d_vocab
-        self._of_target = {hook: SequenceSums(n) for hook in passes.targets}
-        self._sums = {name: SequenceSums(n) for name in dictionaries}
+        self._of_target = {site: SequenceSums(n) for site in passes.targets}
+        self._targets_of = {
+            name: _named_targets(name, d.sites.target) for name, d in dictionaries.items()
+        }
+        self._sums = {row: SequenceSums(n) for rows in self._targets_of.values() for row in rows}
         self._firings = {
             name: torch.zeros(d.n_features, dtype=torch.long) for name, d in dictionaries.items()
         }
@@ -67,23 +71,30 @@ class DictionarySums:
     def records(
         self, coefficients: Mapping[str, Metric] = MappingProxyType({})
     ) -> dict[str, DictionaryRecord]:
-        """The record of every dictionary; `coefficients` are their prices where measured."""
+        """The record of every dictionary; `coefficients` are their prices where measured.
+
+        Of a dictionary with several targets, a record of all together, and one of each, which is
+        named "dictionary @ hook".
+        """
         return {
-            name: self._record(name, d, coefficients.get(name))
-            for name, d in self._dictionaries.items()
+            row: self._record(name, row, site, coefficients.get(name))
+            for name, targets in self._targets_of.items()
+            for row, site in targets.items()
         }
 
     def _record(
-        self, name: str, dictionary: FeatureDictionary, coefficients: Metric | None
+        self, name: str, row: str, target: Site, coefficients: Metric | None
     ) -> DictionaryRecord:
-        sums = self._sums[name].plus(self._of_target[dictionary.sites.target.hook])
+        dictionary = self._dictionaries[name]
+        sums = self._sums[row].plus(self._of_target[target])
         n_rows = sums["rows"].sum()
         density = self._firings[name] / n_rows.clamp_min(1)
         prices = bit_metrics(density if n_rows else None, dictionary.traits, coefficients)
         totals = {key: values.sum() for key, values in sums.items()}
+        sites = dictionary.sites
         return DictionaryRecord(
             kind=dictionary.kind,
-            sites=dictionary.sites,
+            sites=sites if target == sites.target else Sites(sites.source, target),
             n_features=dictionary.n_features,
             provenance=dictionary.provenance,
             metrics=in_order(pooled_metrics(totals, density) | prices),
@@ -91,26 +102,33 @@ class DictionarySums:
             density=density.float(),
         )
 
-    def _measure_batch(self, batch: CleanBatch, references: Mapping[str, Reference]) -> None:
+    def _measure_batch(self, batch: CleanBatch, references: Mapping[Site, Reference]) -> None:
         others = self._targets.activations_of(self._donors[batch.sequences.cpu()])
         spliced: dict[Hashable, Tensor] = {}
-        for hook, reference in references.items():
-            y = self._add_target(hook, batch, reference)
-            for name, rows in reference.ablations(y, batch.counted_rows(others[hook])):
+        for site, reference in references.items():
+            y = self._add_target(site, batch, reference)
+            given = torch.cat([batch.counted_rows(others[hook]) for hook in site.hooks], dim=1)
+            for name, rows in reference.ablations(y, given):
                 if name in self._ablations:
-                    spliced[hook, name] = batch.spliced(hook, rows)
+                    spliced[site, name] = batch.spliced(site, rows)
         for name, dictionary in self._dictionaries.items():
-            y_hat = self._add_reconstruction(name, dictionary, batch)
-            spliced[name] = batch.spliced(dictionary.sites.target.hook, y_hat)
+            y_hat = self._estimate(name, dictionary, batch)
+            estimates = _estimates(dictionary.sites.target, y_hat)
+            for row, site in self._targets_of[name].items():
+                if len(site.hooks) > 1 and self._passes.runs(dictionary):
+                    spliced[row] = batch.running(dictionary)
+                else:
+                    spliced[row] = batch.spliced(site, estimates[site])
+                self._add_error(row, batch.rows_at(site), estimates[site], batch)
         self._add_predictions(batch, spliced)
 
     def _add_target(
-        self, hook: str, batch: CleanBatch, reference: Reference
+        self, site: Site, batch: CleanBatch, reference: Reference
     ) -> Float[Tensor, "n d_out"]:
         """Add what depends on the target alone; its rows."""
-        y = batch.rows(hook)
+        y = batch.rows_at(site)
         deviation = y.double() - reference.mean.to(y.device)
-        self._of_target[hook].add_(
+        self._of_target[site].add_(
             batch.row_sequences,
             {
                 "rows": torch.ones_like(y[:, 0]),
@@ -120,26 +138,31 @@ class DictionarySums:
         )
         return y
 
-    def _add_reconstruction(
+    def _estimate(
         self, name: str, dictionary: FeatureDictionary, batch: CleanBatch
     ) -> Float[Tensor, "n d_out"]:
-        """Add what needs no language model; the estimate."""
-        y = batch.rows(dictionary.sites.target.hook)
+        """The estimate from the clean pass; the coefficients of which it is made are counted."""
         acts = batch.encode(dictionary)
-        y_hat = dictionary.estimate(batch.source_rows(dictionary), acts).to(y)
+        y_hat = dictionary.estimate(batch.source_rows(dictionary), acts)
         require_finite(y_hat, f"the estimate of dictionary {name!r}")
         self._firings[name] += acts.firing_counts().cpu()
-        self._sums[name].add_(
+        counts = {"l0": per_row.l0(acts), "l1": per_row.l1(acts)}
+        for row in self._targets_of[name]:
+            self._sums[row].add_(batch.row_sequences, counts)
+        return y_hat.to(batch.rows(dictionary.sites.target.hooks[0]))
+
+    def _add_error(
+        self, row: str, y: Float[Tensor, "n d"], y_hat: Float[Tensor, "n d"], batch: CleanBatch
+    ) -> None:
+        """Add what needs no language model."""
+        self._sums[row].add_(
             batch.row_sequences,
             {
-                "l0": per_row.l0(acts),
-                "l1": per_row.l1(acts),
                 "squared_error": per_row.squared_error(y, y_hat),
                 "cosine": per_row.cosine_similarity(y, y_hat),
                 "norm_hat": per_row.squared_norm(y_hat).sqrt(),
             },
         )
-        return y_hat
 
     def _add_predictions(
         self, batch: CleanBatch, spliced: Mapping[Hashable, Float[Tensor, "m d_row"]]
@@ -148,15 +171,15 @@ class DictionarySums:
         loss, found = compared(
             self._passes.splicer.logits, self._n_vocab, batch.clean.rows, spliced, batch.targets
         )
-        for hook, sums in self._of_target.items():
+        for site, sums in self._of_target.items():
             values = {"predictions": torch.ones_like(loss), "cross_entropy_clean": loss}
             not_measured = torch.full_like(loss, torch.nan)
             for name in ABLATIONS:
-                ablated = found.get((hook, name))
+                ablated = found.get((site, name))
                 values[f"cross_entropy_{name}"] = (
                     not_measured if ablated is None else ablated.cross_entropy
                 )
-            values["kl_zero"] = found[hook, "zero"].kl
+            values["kl_zero"] = found[site, "zero"].kl
             sums.add_(batch.prediction_sequences, values)
         for name, sums in self._sums.items():
             agreement = found[name]
@@ -168,3 +191,13 @@ class DictionarySums:
                     "top1_agreement": agreement.top1_agreement,
                 },
             )
+
+
+def _named_targets(name: str, target: Site) -> dict[str, Site]:
+    """The rows of results that a dictionary has: all its targets together, then each of several."""
+    parts = target.parts if len(target.hooks) > 1 else ()
+    return {name: target} | {f"{name} @ {part.hook}": part for part in parts}
+
+
+def _estimates(target: Site, y_hat: Float[Tensor, "n d"]) -> dict[Site, Float[Tensor, "n _"]]:
+    return {target: y_hat} | dict(zip(target.parts, target.split(y_hat), strict=True))

@@ -42,6 +42,11 @@ def evaluate(
     With `bits`, coefficients that are not binary are priced too (`evaluation.coefficients`): up to
     four more passes. Which features are active has its price either way.
 
+    A dictionary that writes at several hooks has a record of all its targets, replaced together,
+    and one of each alone, named "dictionary @ hook". Where each target comes after what it depends
+    on (cross-layer transcoders), the former is made inside the spliced pass itself, the
+    replacement model; where not (crosscoders), from the clean pass: the records say which.
+
     `ablations` says against what loss recovered is measured: "zero", and "mean" and "resample"
     unless left out to save their passes.
 
@@ -70,8 +75,7 @@ def evaluate(
             f"ablations must be 'zero' and any of {', '.join(ABLATIONS[1:])}, got {ablations!r}"
         )
     counted = tokens.counted(exclude_special=exclude_special)
-    sites = [dictionary.sites for dictionary in dictionaries.values()]
-    passes = CleanPasses(model, tokens.ids, counted, sites, batch_size)
+    passes = CleanPasses(model, tokens.ids, counted, dictionaries.values(), batch_size)
     measuring = DictionarySums(dictionaries, passes, seed, ablations)
     measuring.run(show=progress)
     found = measuring.records()
@@ -84,6 +88,11 @@ def evaluate(
         "resample_seed": seed,
         "shortcuts": passes.splicer.shortcuts.names,
     }
+    several = {n: d for n, d in dictionaries.items() if len(d.sites.target.hooks) > 1}
+    if several:
+        described["estimates"] = {
+            name: "running model" if passes.runs(d) else "clean pass" for name, d in several.items()
+        }
     return Records(provenance, described, found)
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from dictlearn.core.batches import require_finite
 from dictlearn.core.dictionary import FeatureDictionary
+from dictlearn.core.sites import Site
 from dictlearn.core.sparse_acts import SparseActs
 from dictlearn.lm.attention import FusedAttention
 from dictlearn.lm.forward import fusable_attention, reading
@@ -56,9 +57,14 @@ class ActivationBatch:
             self._rows[hook] = rows
         return self._rows[hook]
 
+    def rows_at(self, site: Site) -> Float[Tensor, "n d"]:
+        """The counted rows at a site, the activations of several hooks side by side."""
+        parts = [self.rows(hook) for hook in site.hooks]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
     def source_rows(self, dictionary: FeatureDictionary) -> Float[Tensor, "n d_in"]:
         """The counted rows that `dictionary` reads, on its device."""
-        return self.rows(dictionary.sites.source.hook).to(dictionary.x_mean.device)
+        return self.rows_at(dictionary.sites.source).to(dictionary.x_mean.device)
 
     @torch.no_grad()
     def encode(self, dictionary: FeatureDictionary) -> SparseActs:

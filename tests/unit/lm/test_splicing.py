@@ -39,7 +39,7 @@ def test_a_splice_equals_the_full_pass(model, tokens, hook):
     wanted = torch.rand(3, 10, generator=torch.Generator().manual_seed(1)) < 0.6
     where = torch.rand(3, 10, generator=torch.Generator().manual_seed(2)) < 0.7
     full, at = logits_and_activations(model, tokens, [hook])
-    with splicer_with_shortcuts(model, [hook], [hook], tokens) as splicer:
+    with splicer_with_shortcuts(model, [hook], [(hook,)], tokens) as splicer:
         clean = splicer.clean(tokens, wanted)
         torch.testing.assert_close(clean.at[hook], at[hook])
         close = {"rtol": 1e-4, "atol": 1e-4}
@@ -47,9 +47,9 @@ def test_a_splice_equals_the_full_pass(model, tokens, hook):
         for seed in range(2):
             noise = torch.randn(at[hook].shape, generator=torch.Generator().manual_seed(seed))
             expected = spliced_logits(model, tokens, hook, noise, where)[wanted]
-            rows = splicer.spliced(clean, hook, noise, where)
+            rows = splicer.spliced(clean, {hook: noise}, where)
             torch.testing.assert_close(logits_of(splicer, model, rows), expected, **close)
-        again = splicer.spliced(clean, hook, at[hook], where)
+        again = splicer.spliced(clean, {hook: at[hook]}, where)
         torch.testing.assert_close(logits_of(splicer, model, again), full[wanted], **close)
 
 
@@ -57,14 +57,14 @@ def test_the_shortcuts_are_taken_and_leave_no_trace(model, tokens):
     hook = "blocks.1.hook_mlp_out"
     before, _ = logits_and_activations(model, tokens, [hook])
     everywhere = torch.ones(3, 10, dtype=torch.bool)
-    with splicer_with_shortcuts(model, [hook], [hook], tokens) as splicer:
+    with splicer_with_shortcuts(model, [hook], [(hook,)], tokens) as splicer:
         clean = splicer.clean(tokens, everywhere)
         assert splicer.d_row == model.cfg.d_model  # no logits until they are asked for
         ran = []
         first = model.blocks[0].register_forward_hook(lambda *_: ran.append("hooks still fire"))
         attention = model.blocks[0].mlp
         handle = attention.register_forward_hook(lambda *_: ran.append("mlp 0"))
-        splicer.spliced(clean, hook, torch.zeros_like(clean.at[hook]), everywhere)
+        splicer.spliced(clean, {hook: torch.zeros_like(clean.at[hook])}, everywhere)
         first.remove()
         handle.remove()
         assert "mlp 0" not in ran
@@ -75,7 +75,7 @@ def test_the_shortcuts_are_taken_and_leave_no_trace(model, tokens):
 def test_a_wrong_shape_is_refused(model, tokens):
     hook = "blocks.0.hook_mlp_out"
     everywhere = torch.ones(3, 10, dtype=torch.bool)
-    with splicer_with_shortcuts(model, [hook], [hook], tokens) as splicer:
+    with splicer_with_shortcuts(model, [hook], [(hook,)], tokens) as splicer:
         clean = splicer.clean(tokens, everywhere)
         with pytest.raises(InputError, match="required a replacement"):
-            splicer.spliced(clean, hook, torch.zeros(3, 10, 3), everywhere)
+            splicer.spliced(clean, {hook: torch.zeros(3, 10, 3)}, everywhere)

@@ -18,7 +18,9 @@ def model(native):
 
 
 def taken(model, ids, targets=(MLP,)):
-    return splicer_with_shortcuts(model, list(targets), list(targets), ids).shortcuts.names
+    return splicer_with_shortcuts(
+        model, list(targets), [(hook,) for hook in targets], ids
+    ).shortcuts.names
 
 
 def test_all_are_taken_where_all_hold(model, ids, caplog):
@@ -39,10 +41,10 @@ def test_a_memory_of_what_depends_on_the_splice_is_not_used(model, ids, monkeypa
     """With everything after the hook remembered too, a splice would change nothing."""
     everything = {block: block for block in model.blocks}
     monkeypatch.setattr(
-        trials, "routes_to", lambda model, ids, hooks: {h: everything for h in hooks}
+        trials, "routes_to", lambda model, ids, hooks: {target: everything for target in hooks}
     )
     assert taken(model, ids) == ALL[:2]
-    assert f"what is done before {MLP!r}" in caplog.text
+    assert f"the modules before {MLP}" in caplog.text
 
 
 def test_a_head_that_is_not_the_last_is_not_split_off(model, ids, monkeypatch, caplog):
