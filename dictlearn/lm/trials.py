@@ -141,8 +141,8 @@ class _Trial:
             if not kl <= _KL:
                 raise InputError(
                     f"the activation at {' and '.join(target)}, put in its own place, changes the "
-                    f"predictions by {kl:.3g} nats a token: this model computes it more than once in a pass, or "
-                    "not alone; choose another hook"
+                    f"predictions by {kl:.3g} nats a token: this model computes it more than once "
+                    "in a pass, or not alone; choose another hook"
                 )
 
     def _identity_kl(self, target: Target, clean: CleanPass) -> float:
