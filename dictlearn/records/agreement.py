@@ -1,21 +1,18 @@
 """What a comparison of features leaves behind: how far dictionaries hold the same features."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from dictlearn.core.errors import CorruptFileError, InputError, nearest
-from dictlearn.core.files import read_json
-from dictlearn.core.own_files import OwnFiles
+from dictlearn.core.errors import InputError, nearest
 from dictlearn.core.provenance import Provenance
 from dictlearn.core.sites import Sites
+from dictlearn.records.base import SavedRecords, with_nan, without_nan
 
 if TYPE_CHECKING:
     import pandas as pd
 
-AGREEMENT_FORMAT = 1
 AGREEMENT_FILE = "agreement.json"
 SIMILARITY_BINS = 40
 """Bins of equal width from -1 to 1, for cosines and correlations."""
@@ -93,13 +90,14 @@ class FeatureSummary:
 
 
 @dataclass(frozen=True)
-class AgreementRecords:
+class AgreementRecords(SavedRecords):
     """How far several dictionaries hold the same features, each pair in both directions."""
 
-    provenance: Provenance
-    """The model and the tokens, if correlations were measured."""
-    tokens: dict[str, Any]
-    """What `Tokens.describe` says and `exclude_special`; empty without tokens."""
+    file: ClassVar[str] = AGREEMENT_FILE
+    kind: ClassVar[str] = "agreement"
+    version: ClassVar[int] = 1
+    remake: ClassVar[str] = "compare again"
+
     settings: dict[str, Any]
     """`live_only`, `matching_limit`, `ultralow`: the threshold density."""
     dictionaries: dict[str, FeatureSummary]
@@ -141,79 +139,27 @@ class AgreementRecords:
         }
         return pd.DataFrame.from_dict(rows, orient="index").rename_axis("dictionary")
 
-    def _repr_html_(self) -> str:
-        return self.to_pandas().to_html()
-
-    def save(self, folder: str | Path | OwnFiles) -> Path:
-        """Write `agreement.json` to `folder`; its path.
-
-        Raises:
-            InputError: there is such a file, and it is not one that was saved there.
-            StorageError: the folder cannot be written.
-        """
-        own = OwnFiles.of(folder)
+    def _entries(self) -> dict[str, Any]:
         summaries = {
             name: asdict(summary) | {"sites": summary.sites.to_dict()}
             for name, summary in self.dictionaries.items()
         }
-        data = {
-            "format": AGREEMENT_FORMAT,
-            "model": self.provenance.model,
-            "tokens": self.tokens,
-            "provenance": self.provenance.to_dict(),
+        return {
             "settings": self.settings,
-            "dictionaries": {name: _without_nan(entry) for name, entry in summaries.items()},
-            "pairs": [_without_nan(asdict(pair)) for pair in self.pairs],
+            "dictionaries": {name: without_nan(entry) for name, entry in summaries.items()},
+            "pairs": [without_nan(asdict(pair)) for pair in self.pairs],
         }
-        own.write_json(AGREEMENT_FILE, data)
-        return own.path / AGREEMENT_FILE
 
     @classmethod
-    def load(cls, folder: str | Path) -> "AgreementRecords":
-        """The records in `folder`.
-
-        Raises:
-            CorruptFileError: the file is absent, truncated or of another format.
-        """
-        path = Path(folder) / AGREEMENT_FILE
-        data = read_json(path)
-        if data.get("format") != AGREEMENT_FORMAT:
-            raise CorruptFileError(
-                f"{path}: required agreement format {AGREEMENT_FORMAT}, got "
-                f"{data.get('format')!r}; compare again with this version"
+    def _from_entries(
+        cls, provenance: Provenance, tokens: dict[str, Any], data: dict[str, Any], folder: Path
+    ) -> "AgreementRecords":
+        summaries = {
+            name: FeatureSummary(
+                **with_nan(entry)
+                | {"sites": Sites.from_dict(entry["sites"]), "seed": entry.get("seed")}
             )
-        try:
-            summaries = {
-                name: FeatureSummary(
-                    **_with_nan(entry)
-                    | {"sites": Sites.from_dict(entry["sites"]), "seed": entry.get("seed")}
-                )
-                for name, entry in data["dictionaries"].items()
-            }
-            pairs = [PairAgreement(**_with_nan(entry)) for entry in data["pairs"]]
-            origin = Provenance.from_dict(data["provenance"])
-            return cls(origin, data["tokens"], data["settings"], summaries, pairs)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise CorruptFileError(f"{path}: an entry is missing or malformed ({error})") from error
-
-
-def _without_nan(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """The entry with null where JSON has no `nan`, in its lists as well."""
-    plain = {k: [_plain(v) for v in x] if isinstance(x, list) else x for k, x in entry.items()}
-    return {key: _plain(value) for key, value in plain.items()}
-
-
-def _plain(value: Any) -> Any:
-    return None if isinstance(value, float) and math.isnan(value) else value
-
-
-def _with_nan(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """The entry with `nan` where JSON holds null."""
-    return {
-        key: [math.nan if v is None else v for v in value]
-        if isinstance(value, list)
-        else math.nan
-        if value is None
-        else value
-        for key, value in entry.items()
-    }
+            for name, entry in data["dictionaries"].items()
+        }
+        pairs = [PairAgreement(**with_nan(entry)) for entry in data["pairs"]]
+        return cls(provenance, tokens, data["settings"], summaries, pairs)

@@ -1,19 +1,15 @@
 """What a search for concepts leaves behind: how precisely each was found, and by what."""
 
-import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from dictlearn.core.errors import CorruptFileError
-from dictlearn.core.files import read_json
-from dictlearn.core.own_files import OwnFiles
 from dictlearn.core.provenance import Provenance
+from dictlearn.records.base import SavedRecords, with_nan, without_nan
 
 if TYPE_CHECKING:
     import pandas as pd
 
-CONCEPTS_FORMAT = 1
 CONCEPTS_FILE = "concepts.json"
 
 
@@ -57,13 +53,14 @@ class ConceptScore:
 
 
 @dataclass(frozen=True)
-class ConceptRecords:
+class ConceptRecords(SavedRecords):
     """How precisely several dictionaries, and the model's own directions, find concepts."""
 
-    provenance: Provenance
-    """The model and the tokens."""
-    tokens: dict[str, Any]
-    """What `Tokens.describe` says, and `seed` and `n_scored_sequences` of the halves."""
+    file: ClassVar[str] = CONCEPTS_FILE
+    kind: ClassVar[str] = "concepts"
+    version: ClassVar[int] = 1
+    remake: ClassVar[str] = "evaluate again"
+
     patterns: dict[str, str]
     """The pattern of every concept that is scored."""
     scores: list[ConceptScore]
@@ -76,57 +73,16 @@ class ConceptRecords:
 
         return pd.DataFrame([asdict(score) for score in self.scores])
 
-    def _repr_html_(self) -> str:
-        return self.to_pandas().to_html()
-
-    def save(self, folder: str | Path | OwnFiles) -> Path:
-        """Write `concepts.json` to `folder`; its path.
-
-        Raises:
-            InputError: there is such a file, and it is not one that was saved there.
-            StorageError: the folder cannot be written.
-        """
-        own = OwnFiles.of(folder)
-        entries = [asdict(score) for score in self.scores]
-        data = {
-            "format": CONCEPTS_FORMAT,
-            "model": self.provenance.model,
-            "tokens": self.tokens,
-            "provenance": self.provenance.to_dict(),
+    def _entries(self) -> dict[str, Any]:
+        return {
             "patterns": self.patterns,
             "left_out": self.left_out,
-            "scores": [{k: None if v != v else v for k, v in e.items()} for e in entries],
+            "scores": [without_nan(asdict(score)) for score in self.scores],
         }
-        own.write_json(CONCEPTS_FILE, data)
-        return own.path / CONCEPTS_FILE
 
     @classmethod
-    def load(cls, folder: str | Path) -> "ConceptRecords":
-        """The records in `folder`.
-
-        Raises:
-            CorruptFileError: the file is absent, truncated or of another format.
-        """
-        path = Path(folder) / CONCEPTS_FILE
-        data = read_json(path)
-        if data.get("format") != CONCEPTS_FORMAT:
-            raise CorruptFileError(
-                f"{path}: required concepts format {CONCEPTS_FORMAT}, got {data.get('format')!r}; "
-                "evaluate again with this version"
-            )
-        try:
-            return cls(
-                Provenance.from_dict(data["provenance"]),
-                data["tokens"],
-                data["patterns"],
-                [_score_from_json(entry) for entry in data["scores"]],
-                data["left_out"],
-            )
-        except (KeyError, TypeError, AttributeError) as error:
-            raise CorruptFileError(f"{path}: an entry is missing or malformed ({error})") from error
-
-
-def _score_from_json(entry: dict[str, Any]) -> ConceptScore:
-    """The score with `nan` where JSON, which has none, holds null."""
-    fields: dict[str, Any] = {k: math.nan if v is None else v for k, v in entry.items()}
-    return ConceptScore(**fields)
+    def _from_entries(
+        cls, provenance: Provenance, tokens: dict[str, Any], data: dict[str, Any], folder: Path
+    ) -> "ConceptRecords":
+        scores = [ConceptScore(**with_nan(entry)) for entry in data["scores"]]
+        return cls(provenance, tokens, data["patterns"], scores, data["left_out"])

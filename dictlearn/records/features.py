@@ -2,17 +2,14 @@
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from dictlearn.core.errors import CorruptFileError
-from dictlearn.core.files import read_json
-from dictlearn.core.own_files import OwnFiles
 from dictlearn.core.provenance import Provenance
+from dictlearn.records.base import SavedRecords
 
 if TYPE_CHECKING:
     import pandas as pd
 
-FEATURES_FORMAT = 1
 FEATURES_FILE = "features.json"
 
 
@@ -87,13 +84,14 @@ class FeatureCard:
 
 
 @dataclass(frozen=True, repr=False)
-class FeatureRecords:
+class FeatureRecords(SavedRecords):
     """Some features of several dictionaries, looked at on the same tokens of one model."""
 
-    provenance: Provenance
-    """The model and the tokens."""
-    tokens: dict[str, Any]
-    """What `Tokens.describe` says; `exclude_special`, `seed`, and `chosen`: how features were."""
+    file: ClassVar[str] = FEATURES_FILE
+    kind: ClassVar[str] = "features"
+    version: ClassVar[int] = 1
+    remake: ClassVar[str] = "describe the features again"
+
     cards: list[FeatureCard]
     left_out: dict[str, str]
     """Dictionaries without cards, and why."""
@@ -110,51 +108,15 @@ class FeatureRecords:
         names = ", ".join(dict.fromkeys(card.dictionary for card in self.cards))
         return f"FeatureRecords({len(self.cards)} cards of {names or 'no dictionary'})"
 
-    def _repr_html_(self) -> str:
-        return self.to_pandas().to_html()
-
-    def save(self, folder: str | Path | OwnFiles) -> Path:
-        """Write `features.json` to `folder`; its path.
-
-        Raises:
-            InputError: there is such a file, and it is not one that was saved there.
-            StorageError: the folder cannot be written.
-        """
-        own = OwnFiles.of(folder)
-        data = {
-            "format": FEATURES_FORMAT,
-            "model": self.provenance.model,
-            "tokens": self.tokens,
-            "provenance": self.provenance.to_dict(),
-            "left_out": self.left_out,
-            "cards": [asdict(card) for card in self.cards],
-        }
-        own.write_json(FEATURES_FILE, data)
-        return own.path / FEATURES_FILE
+    def _entries(self) -> dict[str, Any]:
+        return {"left_out": self.left_out, "cards": [asdict(card) for card in self.cards]}
 
     @classmethod
-    def load(cls, folder: str | Path) -> "FeatureRecords":
-        """The records in `folder`.
-
-        Raises:
-            CorruptFileError: the file is absent, truncated or of another format.
-        """
-        path = Path(folder) / FEATURES_FILE
-        data = read_json(path)
-        if data.get("format") != FEATURES_FORMAT:
-            raise CorruptFileError(
-                f"{path}: required features format {FEATURES_FORMAT}, got {data.get('format')!r}; "
-                "describe the features again with this version"
-            )
-        try:
-            return cls(
-                Provenance.from_dict(data["provenance"]),
-                data["tokens"],
-                [_card_from_json(entry) for entry in data["cards"]],
-                data["left_out"],
-            )
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise CorruptFileError(f"{path}: an entry is missing or malformed ({error})") from error
+    def _from_entries(
+        cls, provenance: Provenance, tokens: dict[str, Any], data: dict[str, Any], folder: Path
+    ) -> "FeatureRecords":
+        cards = [_card_from_json(entry) for entry in data["cards"]]
+        return cls(provenance, tokens, cards, data["left_out"])
 
 
 def _row(card: FeatureCard) -> tuple[Any, ...]:

@@ -1,0 +1,144 @@
+"""Records in a file: what every kind of result shares when it is saved, loaded and shown."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from dictlearn.core.errors import CorruptFileError
+from dictlearn.core.files import read_json
+from dictlearn.core.metric import Metric
+from dictlearn.core.own_files import OwnFiles
+from dictlearn.core.provenance import Provenance
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class SavedRecords(ABC):
+    """Results measured on tokens of one model, and saved as one JSON file in a folder.
+
+    A kind of result names its file, the version of its format and how to make it again, and
+    supplies `_entries` and `_from_entries`. JSON has no `nan`: a number that is undefined is
+    null in the file, and `nan` with a reason beside it in memory.
+    """
+
+    file: ClassVar[str]
+    """The name of the JSON file."""
+    kind: ClassVar[str]
+    """What a message calls the format."""
+    version: ClassVar[int]
+    """The version of the format that is written, and the only one that is read."""
+    remake: ClassVar[str]
+    """What to do about a file of another version."""
+
+    provenance: Provenance
+    """The model and the tokens."""
+    tokens: dict[str, Any]
+    """The description of the tokens (`Tokens.describe`) and the settings of the measurement."""
+
+    @abstractmethod
+    def to_pandas(self) -> "pd.DataFrame":
+        """The results as a table."""
+
+    @abstractmethod
+    def _entries(self) -> dict[str, Any]:
+        """The results as plain data, after the entries that all kinds share."""
+
+    @classmethod
+    @abstractmethod
+    def _from_entries(
+        cls, provenance: Provenance, tokens: dict[str, Any], data: dict[str, Any], folder: Path
+    ) -> Self:
+        """The records whose `_entries` are among `data`, saved in `folder`."""
+
+    def _repr_html_(self) -> str:
+        return self.to_pandas().to_html()
+
+    def save(self, folder: str | Path | OwnFiles) -> Path:
+        """Write the records to `folder`; the path of their JSON file.
+
+        Raises:
+            InputError: there is such a file, and it is not one that was saved there.
+            StorageError: the folder cannot be written.
+        """
+        own = OwnFiles.of(folder)
+        shared = {
+            "format": self.version,
+            "model": self.provenance.model,
+            "tokens": self.tokens,
+            "provenance": self.provenance.to_dict(),
+        }
+        own.write_json(self.file, shared | self._entries())
+        return own.path / self.file
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """The records in `folder`, or in the folder of the JSON file named.
+
+        Raises:
+            CorruptFileError: a file is absent, truncated or of another format.
+        """
+        path = Path(folder)
+        path = path if path.suffix == ".json" else path / cls.file
+        data = read_json(path)
+        if data.get("format") != cls.version:
+            raise CorruptFileError(
+                f"{path}: required {cls.kind} format {cls.version}, got {data.get('format')!r}; "
+                f"{cls.remake} with this version"
+            )
+        try:
+            provenance = Provenance.from_dict(data["provenance"])
+            return cls._from_entries(provenance, data["tokens"], data, path.parent)
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise CorruptFileError(f"{path}: an entry is missing or malformed ({error})") from error
+
+
+def without_nan(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """The entry with None in the place of every `nan`, in its lists as well.
+
+    >>> without_nan({"a": math.nan, "b": [1.0, math.nan]})
+    {'a': None, 'b': [1.0, None]}
+    """
+    return _replaced(entry, lambda x: isinstance(x, float) and math.isnan(x), None)
+
+
+def with_nan(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """The entry with `nan` in the place of every None, in its lists as well.
+
+    >>> with_nan({"a": None, "b": [1.0, None]})
+    {'a': nan, 'b': [1.0, nan]}
+    """
+    return _replaced(entry, lambda x: x is None, math.nan)
+
+
+def metric_to_json(metric: Metric) -> dict[str, Any]:
+    """The metric as plain data: its value, or null with the reason.
+
+    >>> metric_to_json(Metric(math.nan, "no rows were counted"))
+    {'value': None, 'reason': 'no rows were counted'}
+    """
+    if math.isfinite(metric.value):
+        return {"value": metric.value}
+    return {"value": None, "reason": metric.reason or f"not finite: {metric.value}"}
+
+
+def metric_from_json(entry: Mapping[str, Any]) -> Metric:
+    """The metric that `metric_to_json` wrote."""
+    value = entry["value"]
+    return Metric(math.nan if value is None else value, entry.get("reason", ""))
+
+
+def _replaced(
+    entry: Mapping[str, Any], chosen: Callable[[Any], bool], value: float | None
+) -> dict[str, Any]:
+    def replaced(x: Any) -> Any:
+        return value if chosen(x) else x
+
+    return {
+        key: [replaced(item) for item in x] if isinstance(x, list) else replaced(x)
+        for key, x in entry.items()
+    }

@@ -1,0 +1,69 @@
+"""Files of every kind of record: as the first version wrote them, to the byte."""
+
+import json
+import math
+import shutil
+from pathlib import Path
+
+import pytest
+
+from dictlearn.core.errors import CorruptFileError, InputError
+from dictlearn.core.metric import Metric
+from dictlearn.records.agreement import AgreementRecords
+from dictlearn.records.base import metric_from_json, metric_to_json, with_nan, without_nan
+from dictlearn.records.concepts import ConceptRecords
+from dictlearn.records.features import FeatureRecords
+from dictlearn.records.results import Records
+
+SAVED = Path(__file__).parent / "saved"
+KINDS = (Records, ConceptRecords, FeatureRecords, AgreementRecords)
+each_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.kind)
+
+
+@each_kind
+def test_files_of_the_first_version_load_and_are_written_the_same(kind, tmp_path):
+    records = kind.load(SAVED)
+    assert records.provenance.model == "toy"
+    path = records.save(tmp_path)
+    assert path == tmp_path / kind.file
+    for name in (kind.file, "sums.safetensors"):
+        if kind is Records or name == kind.file:
+            assert (tmp_path / name).read_bytes() == (SAVED / name).read_bytes()
+    assert repr(kind.load(path)) == repr(records)
+    assert "<table" in records._repr_html_()
+
+
+@each_kind
+def test_other_versions_and_broken_files_are_refused(kind, tmp_path):
+    shutil.copytree(SAVED, tmp_path, dirs_exist_ok=True)
+    path = tmp_path / kind.file
+    data = json.loads(path.read_text())
+    path.write_text(json.dumps(data | {"format": 99}))
+    with pytest.raises(CorruptFileError, match=rf"required {kind.kind} format 1, got 99; \w+"):
+        kind.load(tmp_path)
+    path.write_text(json.dumps({key: data[key] for key in ("format", "tokens", "provenance")}))
+    with pytest.raises(CorruptFileError, match="missing or malformed"):
+        kind.load(tmp_path)
+    path.write_text(json.dumps(data | {"provenance": []}))
+    with pytest.raises(CorruptFileError, match="missing or malformed"):
+        kind.load(tmp_path)
+    with pytest.raises(CorruptFileError, match="cannot be read"):
+        kind.load(tmp_path / "elsewhere")
+
+
+@each_kind
+def test_a_file_of_another_is_not_overwritten(kind, tmp_path):
+    (tmp_path / kind.file).write_text("mine")
+    with pytest.raises(InputError, match=kind.file):
+        kind.load(SAVED).save(tmp_path)
+    assert (tmp_path / kind.file).read_text() == "mine"
+
+
+def test_undefined_numbers_come_back():
+    entry = {"a": math.nan, "b": [1.0, math.nan], "c": "text", "d": 2}
+    plain = without_nan(entry)
+    assert plain == {"a": None, "b": [1.0, None], "c": "text", "d": 2}
+    assert repr(with_nan(plain)) == repr(entry)
+    for metric in (Metric(0.1 + 0.2), Metric(math.nan, "why")):
+        assert repr(metric_from_json(metric_to_json(metric))) == repr(metric)
+    assert metric_to_json(Metric(math.inf))["reason"] == "not finite: inf"
