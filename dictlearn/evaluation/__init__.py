@@ -1,1 +1,1 @@
-"""Dictionaries, a model and tokens become records."""
+"""Evaluations of dictionaries on a model and tokens; each returns records."""

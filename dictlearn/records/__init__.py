@@ -1,1 +1,1 @@
-"""Results as data: what an evaluation leaves behind."""
+"""Results of evaluations as data, saved and loaded without a model or a dictionary."""

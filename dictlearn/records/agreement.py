@@ -1,4 +1,4 @@
-"""What a comparison of features leaves behind: how far dictionaries hold the same features."""
+"""The records of `compare_features`: agreement between the features of dictionaries."""
 
 import math
 from dataclasses import asdict, dataclass, field
@@ -15,39 +15,39 @@ if TYPE_CHECKING:
 
 AGREEMENT_FILE = "agreement.json"
 SIMILARITY_BINS = 40
-"""Bins of equal width from -1 to 1, for cosines and correlations."""
+"""Number of bins of equal width from -1 to 1, for cosines and correlations."""
 LOWEST_DECADE = -8
-"""The logarithm at which histograms of density begin; lower densities are in their first bin."""
+"""The log10 density at which histograms begin; lower densities are in the first bin."""
 BINS_PER_DECADE = 4
 
 
 @dataclass(frozen=True, kw_only=True)
 class PairAgreement:
-    """How far the features of `first` are among those of `second`. `nan` where undefined.
+    """Agreement of the features of `first` with those of `second`. `nan` where undefined.
 
-    The other direction is another pair: a small dictionary may be contained in a large one.
+    The other direction is a pair of its own: a small dictionary may be contained in a large one.
     """
 
     first: str
     second: str
     mmcs: float = math.nan
-    """Mean over `first` of the largest cosine with an atom of `second`."""
+    """Mean over the atoms of `first` of the largest cosine with an atom of `second`."""
     cosine_counts: list[int] = field(default_factory=list)
-    """The histogram of these largest cosines, in `SIMILARITY_BINS`."""
+    """Histogram of these largest cosines, in `SIMILARITY_BINS` bins."""
     matched: float = math.nan
-    """Mean cosine of the best one-to-one matching; the same both ways."""
+    """Mean cosine of the best one-to-one matching; the same in both directions."""
     matched_share: float = math.nan
-    """Share of matched pairs whose cosine is above 0.9."""
+    """Fraction of matched pairs with a cosine above 0.9."""
     correlation: float = math.nan
     """Mean over live features of `first` of the largest correlation with a feature of `second`."""
     correlation_median: float = math.nan
     correlation_counts: list[int] = field(default_factory=list)
-    """The histogram of these largest correlations, in `SIMILARITY_BINS`."""
+    """Histogram of these largest correlations, in `SIMILARITY_BINS` bins."""
     reasons: dict[str, str] = field(default_factory=dict)
-    """Why "mmcs", "matched" or "correlation" is undefined."""
+    """Reasons why "mmcs", "matched" or "correlation" is undefined."""
 
     def value(self, measure: str) -> float:
-        """The number called `measure`.
+        """The value of `measure`, one of `MEASURES`.
 
         Raises:
             InputError: there is none of this name.
@@ -58,40 +58,40 @@ class PairAgreement:
 
 
 MEASURES = ("mmcs", "matched", "matched_share", "correlation", "correlation_median")
-"""The numbers of a pair."""
+"""The measures of a pair."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureSummary:
-    """What the features of one dictionary are like. `nan` where undefined."""
+    """Statistics of the features of one dictionary. `nan` where undefined."""
 
     kind: str
     sites: Sites
     n_features: int
     n_compared: int
-    """Features whose atoms are compared: all, or those that are ever active."""
+    """Number of features whose atoms are compared: all, or those that are ever active."""
     seed: int | None
-    """Of the training run. Dictionaries of one seed and size may have begun at one place, and then
-    agree for that reason as well."""
+    """The seed of the training run. Dictionaries with equal seed and size may have had the same
+    initial directions, and agree for that reason as well."""
     neurons_per_feature: list[float]
-    """Over how many basis directions of the target an atom is spread: lower quartile, median,
-    upper quartile. It says something only where that basis does."""
+    """Quartiles, over atoms, of the effective number of basis directions of the target that an
+    atom is spread over. Meaningful only where that basis is."""
     never_active_share: float = math.nan
     density_counts: list[int] = field(default_factory=list)
-    """Features that are ever active, by the logarithm of their density."""
+    """Histogram of the log10 density of the features that are ever active."""
     ultralow_share: float = math.nan
-    """Share of all features that are active, but less often than the threshold."""
+    """Fraction of all features that are active, but with a density below the threshold."""
     ultralow_cosine: float = math.nan
-    """Mean cosine of their atoms with the mean of their directions."""
+    """Mean cosine of the atoms of these features with the mean of their directions."""
     ultralow_aligned: float = math.nan
-    """Share of them for which this cosine is above 0.95."""
+    """Fraction of these features for which that cosine is above 0.95."""
     reasons: dict[str, str] = field(default_factory=dict)
-    """Why "density" or "ultralow" is undefined."""
+    """Reasons why "density" or "ultralow" is undefined."""
 
 
 @dataclass(frozen=True)
 class AgreementRecords(SavedRecords):
-    """How far several dictionaries hold the same features, each pair in both directions."""
+    """Agreement between the features of several dictionaries, each pair in both directions."""
 
     file: ClassVar[str] = AGREEMENT_FILE
     kind: ClassVar[str] = "agreement"
@@ -104,7 +104,7 @@ class AgreementRecords(SavedRecords):
     pairs: list[PairAgreement]
 
     def pair(self, first: str, second: str) -> PairAgreement:
-        """How far the features of `first` are among those of `second`.
+        """The agreement of the features of `first` with those of `second`.
 
         Raises:
             InputError: there is no such pair.
@@ -118,7 +118,7 @@ class AgreementRecords(SavedRecords):
         )
 
     def to_pandas(self) -> "pd.DataFrame":
-        """One row for each ordered pair: its numbers, without the histograms."""
+        """A table with one row for each ordered pair, without the histograms."""
         import pandas as pd
 
         columns = ("first", "second", *MEASURES)
@@ -126,7 +126,7 @@ class AgreementRecords(SavedRecords):
         return pd.DataFrame(rows, columns=list(columns))
 
     def features_to_pandas(self) -> "pd.DataFrame":
-        """One row for each dictionary: what its features are like."""
+        """A table with one row for each dictionary: the statistics of its features."""
         import pandas as pd
 
         quartiles = ("neurons_lower_quartile", "neurons_median", "neurons_upper_quartile")

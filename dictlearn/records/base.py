@@ -1,4 +1,4 @@
-"""Records in a file: what every kind of result shares when it is saved, loaded and shown."""
+"""Saving, loading and showing of records, the same for every kind of result."""
 
 import math
 from abc import ABC, abstractmethod
@@ -29,11 +29,11 @@ class SavedRecords(ABC):
     file: ClassVar[str]
     """The name of the JSON file."""
     kind: ClassVar[str]
-    """What a message calls the format."""
+    """The name of the format in messages."""
     version: ClassVar[int]
     """The version of the format that is written, and the only one that is read."""
     remake: ClassVar[str]
-    """What to do about a file of another version."""
+    """Advice to the reader of a file of another version, in the imperative."""
 
     provenance: Provenance
     """The model and the tokens."""

@@ -1,4 +1,4 @@
-"""What a search for concepts leaves behind: how precisely each was found, and by what."""
+"""The records of `evaluate_concepts`: precision of detectors of concepts."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ CONCEPTS_FILE = "concepts.json"
 
 @dataclass(frozen=True)
 class ConceptScore:
-    """How well the best candidate of one family finds one concept.
+    """The scores of the best candidate of one family as a detector of one concept.
 
     The candidate was chosen on one half of the sequences. All numbers are from the other half,
     except the naive ones, which are from the half that it was chosen on. `nan` where undefined.
@@ -23,38 +23,38 @@ class ConceptScore:
 
     concept: str
     dictionary: str
-    """The dictionary whose features, or whose recall, this is about."""
+    """The dictionary whose features are scored, or whose recall a baseline is matched to."""
     family: str
-    """Of what the candidate is one: "features", "neurons", "basis" or "pca"."""
+    """The candidate's family: "features", "neurons", "basis" or "pca"."""
     candidate: int
-    """Which one of them."""
+    """Index of the candidate in its family."""
     sign: int
-    """1 if large scores mark the concept, -1 if it is large negative ones."""
+    """1 if large scores indicate the concept, -1 if large negative ones do."""
     threshold: float
-    """The feature's score from which on tokens are taken. `nan` for the other families, whose
-    threshold follows from the feature's recall, and for features that never met the concept."""
+    """Smallest score of tokens that are predicted positive. `nan` for baselines, whose threshold
+    follows from the feature's recall, and for features without a true positive."""
     n_matches: int
-    """Tokens of the concept."""
+    """Number of tokens with the concept."""
     recall: float
-    """The feature's, at which all families are compared."""
+    """Recall of the feature, at which all families are compared."""
     precision: float
     precision_low: float
     precision_high: float
     advantage: float
-    """The feature's precision minus this one; `nan` for the feature itself."""
+    """Precision of the feature minus this precision; `nan` for the feature itself."""
     advantage_low: float
     advantage_high: float
     naive_recall: float
     naive_precision: float
     average_precision: float
-    """Of the candidate of the family with the largest one on the half chosen on."""
+    """Average precision of the family's best candidate by average precision."""
     f1: float
-    """Of the candidate and threshold of the family with the largest one on the half chosen on."""
+    """F1 of the family's best candidate and threshold by F1."""
 
 
 @dataclass(frozen=True)
 class ConceptRecords(SavedRecords):
-    """How precisely several dictionaries, and the model's own directions, find concepts."""
+    """Precision of the features of several dictionaries, and of baselines, for several concepts."""
 
     file: ClassVar[str] = CONCEPTS_FILE
     kind: ClassVar[str] = "concepts"
@@ -62,13 +62,13 @@ class ConceptRecords(SavedRecords):
     remake: ClassVar[str] = "evaluate again"
 
     patterns: dict[str, str]
-    """The pattern of every concept that is scored."""
+    """The pattern of every scored concept."""
     scores: list[ConceptScore]
     left_out: dict[str, str]
-    """Concepts, and "DICTIONARY: FAMILY", that have no scores, and why."""
+    """Concepts, and "DICTIONARY: FAMILY", without scores, each with the reason."""
 
     def to_pandas(self) -> "pd.DataFrame":
-        """One row for each concept, dictionary and family."""
+        """A table with one row for each concept, dictionary and family."""
         import pandas as pd
 
         return pd.DataFrame([asdict(score) for score in self.scores])

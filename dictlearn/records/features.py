@@ -1,4 +1,4 @@
-"""What a look at features leaves behind: where each is active, and what it writes."""
+"""The records of `describe_features`: cards of single features."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,16 +15,16 @@ FEATURES_FILE = "features.json"
 
 @dataclass(frozen=True)
 class Context:
-    """A stretch of text around a token at which a feature is strongly active."""
+    """The text around a token at which a feature is strongly active."""
 
     tokens: list[str]
-    """What each token adds to the text, spaces included."""
+    """The text of each token, spaces included."""
     activations: list[float]
     """The feature's coefficient at each of these tokens; 0 where it is not active."""
     peak: int
-    """Which of these tokens the context was chosen for."""
+    """Index, among these tokens, of the one with the peak activation."""
     sequence: int
-    """Which sequence of the tokens it comes from."""
+    """Index of the sequence that the context is from."""
 
     @property
     def strength(self) -> float:
@@ -43,7 +43,7 @@ class Context:
 
 @dataclass(frozen=True)
 class TokenWeight:
-    """A token of the vocabulary, and what one unit of a feature adds to its logit."""
+    """A token of the vocabulary, and the weight of a feature on its logit."""
 
     token: str
     weight: float
@@ -60,32 +60,32 @@ class Neighbor:
 
 @dataclass(frozen=True)
 class FeatureCard:
-    """One feature: how often and where it is active, what it writes, what is like it."""
+    """One feature: its density, top contexts, logit weights and nearest features."""
 
     dictionary: str
     feature: int
     density: float
-    """Fraction of the counted tokens at which it is active."""
+    """Fraction of counted rows in which the feature is active."""
     contexts: list[Context]
     """The strongest first."""
     promoted: list[TokenWeight] | None
-    """Tokens of the largest logit weights, the largest first; None where there are none."""
+    """Tokens with the largest logit weights, the largest first; None without logit weights."""
     suppressed: list[TokenWeight] | None
-    """Tokens of the smallest logit weights, the smallest first; None likewise."""
+    """Tokens with the smallest logit weights, the smallest first; None without logit weights."""
     no_logits: str
-    """Why there are no logit weights, or nothing."""
+    """The reason why there are no logit weights; empty if there are."""
     nearest: list[Neighbor]
-    """In each other dictionary at the same target, the features of the largest cosines."""
+    """The features with the largest cosines in each other dictionary with the same target."""
 
     @property
     def strength(self) -> float:
-        """The largest activation, or 0 where there is none."""
+        """The largest activation, or 0 without a context."""
         return self.contexts[0].strength if self.contexts else 0.0
 
 
 @dataclass(frozen=True, repr=False)
 class FeatureRecords(SavedRecords):
-    """Some features of several dictionaries, looked at on the same tokens of one model."""
+    """Cards of features of several dictionaries, made on the same tokens of one model."""
 
     file: ClassVar[str] = FEATURES_FILE
     kind: ClassVar[str] = "features"
@@ -94,10 +94,10 @@ class FeatureRecords(SavedRecords):
 
     cards: list[FeatureCard]
     left_out: dict[str, str]
-    """Dictionaries without cards, and why."""
+    """Dictionaries without cards, each with the reason."""
 
     def to_pandas(self) -> "pd.DataFrame":
-        """One row a card: how often, how strongly, where, what it writes, what is nearest."""
+        """A table with one row for each card."""
         import pandas as pd
 
         columns = ["dictionary", "feature", "density", "max_activation", "top_context",

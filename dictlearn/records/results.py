@@ -1,7 +1,7 @@
-"""What an evaluation leaves behind: enough to compare dictionaries without any model.
+"""The records of `evaluate`: metrics of dictionaries, and all that a comparison needs.
 
-A record keeps, beside the pooled metrics, the sums of every sequence they were pooled from, so
-that intervals can be computed later, and the density of every feature.
+Beside the pooled metrics, a record keeps the sums of every sequence that they were pooled from,
+so that confidence intervals can be computed later, and the density of every feature.
 """
 
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ SUMS_FILE = "sums.safetensors"
 
 @dataclass(frozen=True)
 class DictionaryRecord:
-    """One dictionary's results: its metrics, what they were pooled from, and its densities."""
+    """The results of one dictionary: its metrics, the sums behind them, and its densities."""
 
     kind: str
     sites: Sites
@@ -36,9 +36,9 @@ class DictionaryRecord:
     provenance: Provenance
     metrics: dict[str, Metric]
     sums: dict[str, Float[Tensor, " sequence"]]
-    """Named sums over the counted positions of each sequence, float64 (`metrics.pooled`)."""
+    """Named sums over the counted rows of each sequence, in float64 (`metrics.pooled.SUMS`)."""
     density: Float[Tensor, " feature"]
-    """Fraction of rows in which each feature is active."""
+    """Fraction of counted rows in which each feature is active."""
 
     @property
     def seed(self) -> int | None:
@@ -58,7 +58,7 @@ class Records(SavedRecords):
     dictionaries: dict[str, DictionaryRecord]
 
     def to_pandas(self) -> "pd.DataFrame":
-        """One row a dictionary, indexed by its name; one column a metric."""
+        """A table with one row for each dictionary and one column for each metric."""
         import pandas as pd
 
         rows = {

@@ -1,4 +1,4 @@
-"""Do dictionaries hold the same features? By the directions they write, and by when they fire."""
+"""`compare_features`: do dictionaries learn the same features, by atoms and by activations?"""
 
 from collections.abc import Mapping
 from itertools import combinations
@@ -46,28 +46,31 @@ def compare_features(
     exclude_special: bool = True,
     progress: bool = True,
 ) -> AgreementRecords:
-    """How far the dictionaries hold the same features, every pair in both directions.
+    """Agreement between the features of every two dictionaries, in both directions.
 
-    Where two write at the same target, their atoms are compared: the mean over the atoms of one
-    of the largest cosine with an atom of the other (`mean_max_cosine_similarity`), the histogram
-    of these, and the best one-to-one matching. With a model and tokens, also by activation: of
-    each live feature the largest Pearson correlation, over tokens, with a feature of the other
-    (Bricken et al. 2023, "Towards Monosemanticity", on universality). This needs no common
-    target. A feature is live if its coefficient varies over the tokens.
+    Atoms are compared where two dictionaries write at the same target. The agreement is then the
+    largest cosine of each atom with an atom of the other dictionary: its mean
+    (`mean_max_cosine_similarity`), its histogram, and the mean cosine of the best one-to-one
+    matching.
 
-    Densities, for the cluster of features below 1e-5, come from `records` where it has them,
-    else from the tokens. With `exclude_special`, special tokens are no rows.
+    Activations are compared where a model and tokens are given. The agreement is then the largest
+    Pearson correlation, over tokens, of each live feature with a feature of the other dictionary
+    (Bricken et al. 2023, "Towards Monosemanticity", on universality). The targets may differ. A
+    feature is live if its coefficient varies over the tokens.
+
+    The share of features of ultralow density (active, but in less than 1e-5 of the tokens) needs
+    densities: they come from `records` where it has them, else from the tokens.
 
     Args:
         dictionaries: two or more, by name.
-        model: the one that all were trained on.
+        model: the language model that all were trained on.
         tokens: normally of the held-out split.
-        records: what `evaluate` returned for the same dictionaries.
-        live_only: whether atoms of features that are never active are left out.
-        matching_limit: features above which two dictionaries are not matched one to one, which
-            takes time that grows with the cube.
-        exclude_special: whether special tokens are left out.
-        progress: whether to show how far it is.
+        records: the result of `evaluate` for the same dictionaries.
+        live_only: leave out the atoms of features that are never active.
+        matching_limit: largest number of features that are matched one to one; the time this
+            takes grows with its cube.
+        exclude_special: leave out special tokens (BOS, EOS, padding).
+        progress: show a progress bar.
 
     Raises:
         InputError: fewer than two dictionaries, a model without tokens or the reverse, one that
@@ -107,7 +110,7 @@ def _pair(
     matching_limit: int,
     found: Correlated | None,
 ) -> list[PairAgreement]:
-    """The agreement of two dictionaries, in both directions."""
+    """The agreement of two dictionaries, once in each direction."""
     both = [dictionaries[name] for name in names]
     reasons: dict[str, str] = {}
     matching: dict[str, Any] = {}
@@ -142,7 +145,7 @@ def _correlation(
     first: str,
     second: str,
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """The fields about correlations, or why there are none."""
+    """The fields about correlations, and the reason where they are undefined."""
     n, m = dictionaries[first].n_features, dictionaries[second].n_features
     if found is None:
         return {}, {"correlation": "needs a model and tokens"}
@@ -166,7 +169,7 @@ def _correlation(
 def _live(
     name: str, dictionary: FeatureDictionary, density: Density | None, live_only: bool
 ) -> Bool[Tensor, " feature"]:
-    """Which features have their atoms compared."""
+    """A mask of the features whose atoms are compared."""
     if not live_only or not dictionary.n_features:
         return torch.ones(dictionary.n_features, dtype=torch.bool)
     if density is None:
@@ -178,13 +181,13 @@ def _live(
 
 
 def _similarities(values: Float[Tensor, " _"]) -> list[int]:
-    """The histogram of similarities, from -1 to 1."""
+    """The histogram of similarities, in `SIMILARITY_BINS` bins from -1 to 1."""
     within = values.double().clamp(-1, 1)
     return [int(n) for n in torch.histc(within, SIMILARITY_BINS, -1, 1).tolist()]
 
 
 def _not_comparable(first: FeatureDictionary, second: FeatureDictionary) -> str:
-    """Why the atoms of two dictionaries have nothing in common; empty if they do."""
+    """The reason why two dictionaries have no atoms to compare; empty if there is none."""
     a, b = first.sites.target, second.sites.target
     if a != b:
         return f"one writes at {a.hook!r} ({a.d} wide), the other at {b.hook!r} ({b.d} wide)"
@@ -193,7 +196,7 @@ def _not_comparable(first: FeatureDictionary, second: FeatureDictionary) -> str:
 
 
 def _without_atoms(names: tuple[str, str], atoms: list[Tensor]) -> str:
-    """Which of two dictionaries has no atoms to compare; empty if both do."""
+    """The reason if one of two dictionaries has no atoms; empty if both have some."""
     empty = [repr(name) for name, some in zip(names, atoms, strict=True) if not len(some)]
     return f"{' and '.join(empty)}: no features to compare" if empty else ""
 

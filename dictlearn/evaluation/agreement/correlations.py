@@ -1,4 +1,4 @@
-"""Which features of one dictionary are active when those of another are, over tokens."""
+"""Pearson correlations, over tokens, of the features of different dictionaries."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,18 +15,18 @@ from dictlearn.evaluation.stream.activations import ActivationStream, on_cpu
 from dictlearn.lm.hooks import LanguageModel
 
 LARGEST_PAIR = 1 << 31
-"""Products of features of two dictionaries above which the two are not correlated: 16 passes."""
+"""Most pairs of features of two dictionaries that are correlated: 16 passes."""
 _PASS = 1 << 27
-"""Products summed in one pass over the tokens: 1 GB in float64."""
+"""Products summed in one pass over the tokens, at most: 1 GB in float64."""
 _BLOCK = 1 << 25
 _TOKENS_AT_ONCE = 1 << 12
 _ROUNDING = 1e-12
-"""Variance, relative to the mean square, from which on a feature counts as constant."""
+"""Largest variance, relative to the mean square, of a feature that counts as constant."""
 
 
 @dataclass(frozen=True)
 class Block:
-    """Some features of one dictionary, to be compared with all of another."""
+    """Consecutive features of dictionary `first`, to be correlated with all of `second`."""
 
     first: str
     second: str
@@ -66,12 +66,12 @@ class Moments:
 
 @dataclass(frozen=True)
 class Correlated:
-    """What a pass over the tokens has found."""
+    """Moments of every feature, and its largest correlation with each other dictionary."""
 
     moments: Mapping[str, Moments]
     largest: Mapping[tuple[str, str], Float[Tensor, " live"]]
-    """Of each live feature of the one the largest correlation with a live feature of the other;
-    without the pairs that are too large."""
+    """Largest correlation of each live feature of the first dictionary with a live feature of
+    the second; without pairs above `LARGEST_PAIR`."""
 
 
 class Correlations:
@@ -142,7 +142,7 @@ class Correlations:
         sums: Float[Tensor, "some other"],
         largest: dict[tuple[str, str], Tensor],
     ) -> None:
-        """Turn the sums of products into correlations, in place, and keep the largest both ways."""
+        """Turn sums of products into correlations, in place, and keep the largest both ways."""
         first, second = self._moments[block.first], self._moments[block.second]
         own = slice(block.start, block.stop)
         spread = first.spread[own]
@@ -160,7 +160,7 @@ class Correlations:
 
 
 def passes(widths: Mapping[str, int]) -> list[list[Block]]:
-    """Which features are compared in which pass over the tokens; always one pass at least.
+    """Blocks of features to correlate, grouped by pass over the tokens; at least one pass.
 
     >>> [[(b.first, b.second, b.stop) for b in some] for some in passes({"a": 8, "b": 4})]
     [[('a', 'b', 8)]]
@@ -196,7 +196,7 @@ def _add_products(
 
 
 def _transposed(acts: SparseActs, block: Block) -> SparseActs:
-    """The coefficients of the features of `block`: a row a feature, and tokens as features."""
+    """The coefficients of the features of `block` transposed: one row for each feature."""
     keep = (acts.indices >= block.start) & (acts.indices < block.stop)
     features, tokens = acts.indices[keep] - block.start, acts.rows()[keep]
     order = features.argsort(stable=True)

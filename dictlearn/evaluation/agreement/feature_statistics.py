@@ -1,4 +1,4 @@
-"""What the features of a dictionary are like: how spread their atoms, how rare their use."""
+"""Statistics of the features of one dictionary: spread of atoms, density, ultralow density."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ _ALIGNED = 0.95
 
 @dataclass(frozen=True)
 class Density:
-    """How often each feature is active, and in how many rows that was counted."""
+    """Fraction of counted rows in which each feature is active, and the number of those rows."""
 
     values: Float[Tensor, " feature"]
     n_rows: int
@@ -35,8 +35,8 @@ def known_densities(
     records: Records | None,
     found: Correlated | None,
 ) -> dict[str, Density]:
-    """What is known of densities: from the records, else from the tokens."""
-    known = {}
+    """The density of each dictionary, from the records where they have it, else from the tokens."""
+    densities = {}
     for name, dictionary in dictionaries.items():
         record = None if records is None else records.dictionaries.get(name)
         if record is not None:
@@ -45,22 +45,22 @@ def known_densities(
                     f"{name!r}: required records of {dictionary.n_features} features, got "
                     f"{len(record.density)}; evaluate these dictionaries"
                 )
-            known[name] = Density(record.density.cpu(), int(record.sums["rows"].sum()))
+            densities[name] = Density(record.density.cpu(), int(record.sums["rows"].sum()))
         elif found is not None and name in found.moments:
-            known[name] = Density(found.moments[name].density, found.moments[name].n)
-    return known
+            densities[name] = Density(found.moments[name].density, found.moments[name].n)
+    return densities
 
 
 def feature_summary(
     dictionary: FeatureDictionary, live: Bool[Tensor, " feature"], density: Density | None
 ) -> FeatureSummary:
-    """What the features of one dictionary are like."""
+    """The summary of one dictionary; `live` says which of its atoms are compared."""
     atoms = atoms_of(dictionary, live)
     spread = neurons_per_feature(atoms).double()
     quarters = torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64)
     quartiles = spread.nanquantile(quarters).tolist() if len(spread) else [nan] * 3
     sites = Sites(dictionary.sites.source, dictionary.sites.target)
-    known = _rarity(dictionary, density)
+    known = _density_fields(dictionary, density)
     return FeatureSummary(
         kind=dictionary.kind,
         sites=sites,
@@ -72,8 +72,8 @@ def feature_summary(
     )
 
 
-def _rarity(dictionary: FeatureDictionary, density: Density | None) -> dict[str, Any]:
-    """The fields about density, and why some of them have no value."""
+def _density_fields(dictionary: FeatureDictionary, density: Density | None) -> dict[str, Any]:
+    """The fields about density, with a reason for each that is undefined."""
     if density is None:
         reason = "needs tokens, or records of an evaluation"
         return {"reasons": {"density": reason, "ultralow": reason}}
@@ -100,5 +100,5 @@ def _rarity(dictionary: FeatureDictionary, density: Density | None) -> dict[str,
 
 
 def atoms_of(dictionary: FeatureDictionary, kept: Bool[Tensor, " feature"]) -> Tensor:
-    """The atoms of some features, on the CPU."""
+    """The atoms of the features where `kept` holds, on the CPU."""
     return dictionary.atoms.detach().cpu().float()[kept]

@@ -1,4 +1,4 @@
-"""Features to look at: where each is active, what it writes, and what is like it elsewhere."""
+"""`describe_features`: cards that show where single features are active, and their effect."""
 
 from collections.abc import Mapping, Sequence
 from operator import index
@@ -10,7 +10,7 @@ from torch import Tensor
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import InputError, nearest
 from dictlearn.core.tokens import Tokens
-from dictlearn.evaluation.cards.feature_card import Describer
+from dictlearn.evaluation.cards.feature_card import CardMaker
 from dictlearn.evaluation.cards.top_contexts import TopContexts, Windows
 from dictlearn.evaluation.stream.activations import ActivationStream
 from dictlearn.lm.hooks import LanguageModel
@@ -38,30 +38,31 @@ def describe_features(
     seed: int = 0,
     progress: bool = True,
 ) -> FeatureRecords:
-    """A card for each chosen feature: its strongest contexts, its logit weights, its neighbours.
+    """A card for each chosen feature: its top contexts, logit weights and nearest features.
 
-    One pass over the tokens serves all dictionaries. A context shows the peak of one sequence,
-    where the feature is most active in it, and of contexts of the same tokens only the strongest.
-    Between equal peaks a hash of the text decides: of a code, whose peaks are all 1, the contexts
-    are a sample. The density is over all counted tokens.
+    One pass over the tokens serves all dictionaries. A context is the text around the token of a
+    sequence at which the feature is most active. Contexts with the same tokens are shown once.
+    Ties are broken by a hash of the text: the contexts of a code, whose activations are all 1,
+    are a sample. The density is the fraction of all tokens read at which the feature is active.
 
-    Logit weights are the direct effect of the atom (`LogitMap.weights`), and there are none, with
-    the reason, where the target is not added to the residual stream. Neighbours are the features
-    of the largest cosine of atoms in every other dictionary with the same target.
+    Logit weights are the direct effect of the atom on the logits (`LogitMap.weights`). There are
+    none, and the card has the reason, where the target is not added to the residual stream.
+    Nearest features are those with the largest cosine of atoms, in every other dictionary with
+    the same target.
 
     Args:
         dictionaries: by name, all of `model`.
-        model: what the tokens are read by; its tokenizer gives the text.
+        model: the language model; its tokenizer gives the text.
         tokens: normally of the held-out split.
-        features: which features, by dictionary; dictionaries not named have no cards, and are
-            neighbours only. Or how many of each: then a sample of those that are active
-            anywhere, one drawn at random from each of so many equal parts of their order by
-            density, so that rare features are seen beside common ones.
-        n_contexts: contexts of a card, at most.
-        window: how many tokens before and after the peak are shown.
-        exclude_special: special tokens are no peaks, do not count, and end a window.
-        seed: decides the sample.
-        progress: whether to show how far it is.
+        features: the features to describe, by dictionary; dictionaries not named have no cards,
+            and only serve as other dictionaries. Or a number: then as many features of each
+            dictionary are drawn at random, one from each of as many equal groups of its active
+            features in the order of density, so that rare features are seen beside common ones.
+        n_contexts: largest number of contexts of a card.
+        window: number of tokens shown before and after the strongest.
+        exclude_special: leave out special tokens (BOS, EOS, padding); they also end a window.
+        seed: the seed of the sample.
+        progress: show a progress bar.
 
     Raises:
         InputError: a dictionary or feature does not exist, an argument is out of range, or a
@@ -84,11 +85,11 @@ def describe_features(
         name: TopContexts(dictionaries[name].n_features, n_contexts, window, named.get(name))
         for name in names
     }
-    visit = _Visit(dictionaries, model, tokens.ids, counted, window)
-    visit.fill_(tops, show=progress)
+    token_pass = _TokenPass(dictionaries, model, tokens.ids, counted, window)
+    token_pass.fill_(tops, show=progress)
     chosen = named if isinstance(features, Mapping) else _samples(tops, features, seed)
-    describer = Describer(dictionaries, model, tokens, counted, window)
-    cards = [card for name in tops for card in describer.cards(name, tops[name], chosen[name])]
+    maker = CardMaker(dictionaries, model, tokens, counted, window)
+    cards = [card for name in tops for card in maker.cards(name, tops[name], chosen[name])]
     described = tokens.describe() | {"exclude_special": exclude_special, "seed": seed}
     silent = "none of its features is active" if not named else "none was asked for"
     left_out = {name: silent for name, some in chosen.items() if not some}
@@ -96,8 +97,8 @@ def describe_features(
     return FeatureRecords(provenance, described | {"chosen": rule}, cards, left_out)
 
 
-class _Visit:
-    """The pass over the tokens, in which every dictionary sees every batch."""
+class _TokenPass:
+    """The pass over the tokens, in which every dictionary encodes every batch."""
 
     def __init__(
         self,
@@ -112,13 +113,13 @@ class _Visit:
 
     @torch.no_grad()
     def fill_(self, tops: Mapping[str, TopContexts], *, show: bool) -> None:
-        """Visit all sequences, once, and fill the contexts of these dictionaries."""
+        """Read all sequences once, and collect the top contexts of these dictionaries."""
         hooks = [self._dictionaries[name].sites.source.hook for name in tops]
         n, context = self._ids.shape
         at_once = max(1, _TOKENS_AT_ONCE // context)
         stream = ActivationStream(self._model, self._ids, self._counted, at_once)
         with (
-            progress_bar("looking at features", n, show=show) as done,
+            progress_bar("collecting contexts", n, show=show) as done,
             stream.batches(hooks) as batches,
         ):
             for batch in batches:
@@ -130,7 +131,7 @@ class _Visit:
 
 
 def _samples(tops: Mapping[str, TopContexts], n: int, seed: int) -> dict[str, list[int]]:
-    """One feature from each of `n` equal parts of the active ones in order of their density."""
+    """One feature from each of `n` equal groups of the active features in order of density."""
     found: dict[str, list[int]] = {}
     for name, top in tops.items():
         generator = torch.Generator().manual_seed(seed)

@@ -1,4 +1,4 @@
-"""Cards of features: what was found of each in a pass, put into words and numbers."""
+"""Cards of features, from the top contexts that a pass over the tokens collected."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,15 +18,15 @@ from dictlearn.records.features import Context, FeatureCard, TokenWeight
 from dictlearn.text.concepts import token_texts, vocabulary_texts
 
 N_LOGITS = 10
-"""Promoted, and suppressed, tokens of a card."""
+"""Number of promoted tokens of a card, and of suppressed ones."""
 N_NEAREST = 3
-"""Nearest features of a card in each other dictionary."""
+"""Number of nearest features of a card in each other dictionary."""
 _LEAD = 8  # tokens read before a window: the first of a text lacks its space, or half a character
 
 
 @dataclass(frozen=True)
-class Describer:
-    """Makes cards of features that have been looked at on some tokens of `model`."""
+class CardMaker:
+    """Makes the cards of features whose top contexts on these tokens are known."""
 
     dictionaries: Mapping[str, FeatureDictionary]
     model: LanguageModel
@@ -36,7 +36,7 @@ class Describer:
 
     @torch.no_grad()
     def cards(self, name: str, top: TopContexts, features: Sequence[int]) -> list[FeatureCard]:
-        """The cards of these features of one dictionary."""
+        """The cards of these features of the dictionary `name`."""
         dictionary = self.dictionaries[name]
         extremes, no_logits = self._logits(dictionary, features)
         atoms = dictionary.atoms[list(features)]
@@ -46,7 +46,7 @@ class Describer:
                 dictionary=name,
                 feature=feature,
                 density=_short(top.firings[feature] / max(top.n_rows, 1)),
-                contexts=[self._context(place, values) for place, values in top.of(feature)],
+                contexts=[self._context(token, values) for token, values in top.of(feature)],
                 promoted=promoted,
                 suppressed=suppressed,
                 no_logits=no_logits,
@@ -58,7 +58,7 @@ class Describer:
         ]
 
     def _at_the_same_target(self, name: str) -> dict[str, FeatureDictionary]:
-        """The other dictionaries that write to where this one does."""
+        """The other dictionaries with the same target."""
         target = self.dictionaries[name].sites.target
         return {
             other: dictionary
@@ -66,9 +66,9 @@ class Describer:
             if other != name and is_same_hook(self.model, target.hook, dictionary.sites.target.hook)
         }
 
-    def _context(self, place: int, values: Sequence[float]) -> Context:
-        """The text around a place, counted along all sequences."""
-        sequence, position = divmod(place, self.tokens.ids.shape[1])
+    def _context(self, token: int, values: Sequence[float]) -> Context:
+        """The context around a token, given by its index along all sequences."""
+        sequence, position = divmod(token, self.tokens.ids.shape[1])
         counted = self.counted[sequence].tolist()
         first = end = position
         while first > 0 and counted[first - 1]:
@@ -89,7 +89,7 @@ class Describer:
     def _logits(
         self, dictionary: FeatureDictionary, features: Sequence[int]
     ) -> tuple[list[tuple[list[TokenWeight] | None, list[TokenWeight] | None]], str]:
-        """The promoted and suppressed tokens of each feature, and why there are none."""
+        """The promoted and suppressed tokens of each feature, or the reason why there are none."""
         none: list[tuple[list[TokenWeight] | None, list[TokenWeight] | None]]
         none = [(None, None)] * len(features)
         target = dictionary.sites.target
@@ -123,5 +123,5 @@ class Describer:
 
 
 def _short(value: float | Tensor) -> float:
-    """The number to six digits, as many as anyone reads: files stay small."""
+    """The number to six significant digits, so that files stay small."""
     return float(f"{float(value):.6g}")

@@ -1,4 +1,4 @@
-"""Features of one dictionary beside those of others that write to the same place."""
+"""Nearest features, by the cosine of atoms, in other dictionaries with the same target."""
 
 from collections.abc import Mapping
 
@@ -18,8 +18,8 @@ def nearest_atoms(
 ) -> tuple[Float[Tensor, "k _"], Int[Tensor, "k _"]]:
     """The cosines and indices of the `n` atoms nearest to each direction, the nearest first.
 
-    Atoms are taken some at a time, so that at most a few thousand cosines per direction are held
-    at once. An atom or direction of zeros has cosine 0 with everything.
+    Atoms are compared in blocks, so that at most a few thousand cosines per direction are in
+    memory. An atom or direction of zeros has cosine 0 with everything.
 
     >>> nearest_atoms(torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 1.0], [5.0, 0.0]]), 1)
     (tensor([[1.]]), tensor([[1]]))
@@ -41,7 +41,7 @@ def nearest_atoms(
 def neighbors(
     directions: Float[Tensor, "k d"], others: Mapping[str, FeatureDictionary], n: int
 ) -> list[list[Neighbor]]:
-    """For each direction, the `n` nearest features of every one of these dictionaries."""
+    """The `n` nearest features of each direction, in every one of these dictionaries."""
     found: list[list[Neighbor]] = [[] for _ in directions]
     for name, dictionary in others.items():
         if not dictionary.n_features:

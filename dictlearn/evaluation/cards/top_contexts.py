@@ -1,4 +1,4 @@
-"""The strongest contexts of every feature, from one pass: no matrix of tokens by features."""
+"""The top contexts of every feature, from one pass, without a matrix of tokens by features."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -11,26 +11,26 @@ from torch.nn.functional import pad
 
 from dictlearn.core.sparse_acts import SparseActs
 
-_OFF = -2  # the run of a place outside the block; a place that is not counted has -1
+_OFF = -2  # the run of a position outside the block; a position that is not counted has -1
 
 
 @dataclass(frozen=True)
 class Windows:
-    """The windows around all positions of a batch of sequences, and which rows they hold.
+    """Windows of tokens around every position of a batch of sequences.
 
-    A window ends where its block does, and at positions that are not counted: it lies within one
-    document if blocks hold whole documents.
+    A window ends where its sequence does, and at positions that are not counted: it lies within
+    one document if sequences hold whole documents.
     """
 
     first: int
-    """The place of the first position, counted along all sequences."""
+    """Index of the first position of the batch, along all sequences."""
     context: int
     index: Int[np.ndarray, " n"]
-    """The position of each counted row, counted along the batch."""
-    rows: Int[np.ndarray, "place offset"]
-    """The counted row at each offset from a position, or -1 outside the window."""
-    keys: Int[np.ndarray, " place"]
-    """Equal where the windows hold equal tokens, up to collisions of 64-bit hashes."""
+    """Index of the position of each counted row, along the batch."""
+    rows: Int[np.ndarray, "position offset"]
+    """Counted row at each offset from a position, or -1 outside the window."""
+    keys: Int[np.ndarray, " position"]
+    """64-bit hash of the tokens in each window."""
 
     @classmethod
     def of(
@@ -40,7 +40,7 @@ class Windows:
         window: tuple[int, int],
         first: int,
     ) -> "Windows":
-        """The windows of `window` tokens before and after each position."""
+        """Windows of `window` tokens before and after each position."""
         width = sum(window) + 1
         runs = torch.where(counted, (~counted).cumsum(dim=1), -1)
         row = torch.where(counted, counted.flatten().cumsum(0).view_as(ids) - 1, -1)
@@ -56,11 +56,11 @@ class Windows:
 
 @dataclass(frozen=True)
 class _Peaks:
-    """Peaks of features, each with its window."""
+    """The positions at which features are most active in a sequence, with their windows."""
 
     feature: Int[np.ndarray, " m"]
     value: Float[np.ndarray, " m"]
-    place: Int[np.ndarray, " m"]
+    position: Int[np.ndarray, " m"]
     key: Int[np.ndarray, " m"]
     window: Float[np.ndarray, "m offset"]
 
@@ -72,8 +72,8 @@ class _Peaks:
         return _Peaks(*(np.concatenate(pair) for pair in pairs))
 
     def best(self, n: int) -> "_Peaks":
-        """The `n` strongest of each feature, in order; of equal windows only the strongest."""
-        peaks = self[np.lexsort((self.place, self.key, -self.value, self.feature))]
+        """The `n` strongest of each feature, in order; windows with equal tokens count once."""
+        peaks = self[np.lexsort((self.position, self.key, -self.value, self.feature))]
         by_key = np.lexsort((peaks.key, peaks.feature))  # stable: the strongest stays first
         distinct = np.zeros(len(by_key), dtype=bool)
         distinct[by_key] = _first_of(peaks.feature[by_key], peaks.key[by_key])
@@ -84,10 +84,11 @@ class _Peaks:
 
 
 class TopContexts:
-    """The strongest contexts of the features of one dictionary, from distinct sequences.
+    """The top contexts of the features of one dictionary, each from another sequence.
 
-    The peak of a sequence is where the feature is most active, if it is above 0. A hash of their
-    windows decides between equal peaks: it has no favourites, and needs no order of visits.
+    The peak of a sequence is the position at which the feature is most active, if its coefficient
+    is positive there. Ties are broken by the hash of the window, so the result does not depend on
+    the order of batches.
     """
 
     def __init__(
@@ -98,11 +99,11 @@ class TopContexts:
         features: Sequence[int] | None = None,
     ) -> None:
         self.firings = torch.zeros(n_features, dtype=torch.long)
-        """In how many rows each feature is active."""
+        """Number of counted rows in which each feature is active."""
         self.n_rows = 0
         self._n = n_contexts
         self._floor = np.zeros(n_features, dtype=np.float32)
-        """What a peak has to reach to be among the strongest."""
+        """Smallest coefficient with which a peak is among the strongest, for each feature."""
         if features is not None:
             self._floor[:] = np.inf
             self._floor[list(features)] = 0
@@ -111,23 +112,25 @@ class TopContexts:
         self._kept = _Peaks(none, np.zeros(0, dtype=np.float32), none, none, offsets)
 
     def add_(self, acts: SparseActs, windows: Windows) -> None:
-        """Take in the coefficients of the counted rows of a batch."""
+        """Update with the coefficients of the counted rows of a batch."""
         self.firings += acts.firing_counts().cpu()
         self.n_rows += len(acts)
         row, feature = acts.rows().cpu().numpy(), acts.indices.cpu().numpy()
         value = acts.values.detach().float().cpu().numpy()
         strong = np.flatnonzero((value > 0) & (value >= self._floor[feature]))
-        place = windows.index[row[strong]]
-        sequence = place // windows.context
-        order = np.lexsort((windows.keys[place], -value[strong], sequence, feature[strong]))
+        position = windows.index[row[strong]]
+        sequence = position // windows.context
+        order = np.lexsort((windows.keys[position], -value[strong], sequence, feature[strong]))
         strong, sequence = strong[order], sequence[order]
         peak = strong[_first_of(feature[strong], sequence)]
         if not len(peak):
             return
-        place = windows.index[row[peak]]
-        found = _at(row, feature, value, windows.rows[place], feature[peak])
+        position = windows.index[row[peak]]
+        found = _at(row, feature, value, windows.rows[position], feature[peak])
         self._merge(
-            _Peaks(feature[peak], value[peak], windows.first + place, windows.keys[place], found)
+            _Peaks(
+                feature[peak], value[peak], windows.first + position, windows.keys[position], found
+            )
         )
 
     def _merge(self, peaks: _Peaks) -> None:
@@ -141,9 +144,9 @@ class TopContexts:
         self._kept = self._kept[~changes].joined(best)
 
     def of(self, feature: int) -> list[tuple[int, list[float]]]:
-        """The place of each peak of a feature and its window, the strongest first."""
+        """Index along all sequences, and window, of each peak of a feature, the strongest first."""
         mine = self._kept[self._kept.feature == feature]
-        return list(zip(mine.place.tolist(), mine.window.tolist(), strict=True))
+        return list(zip(mine.position.tolist(), mine.window.tolist(), strict=True))
 
 
 def _at(
@@ -153,7 +156,7 @@ def _at(
     rows: Int[np.ndarray, "m offset"],
     features: Int[np.ndarray, " m"],
 ) -> Float[np.ndarray, "m offset"]:
-    """The coefficients of `features` at `rows`, 0 where they are not active or there is no row."""
+    """The coefficients of `features` at `rows`; 0 where inactive, or where the row is -1."""
     n_features = int(feature.max()) + 1
     wanted = np.zeros(n_features, dtype=bool)
     wanted[features] = True
@@ -167,7 +170,7 @@ def _at(
 
 
 def _first_of(*keys: np.ndarray) -> np.ndarray:
-    """Where a row of sorted keys differs from the one before."""
+    """A mask of the rows of sorted keys that differ from the row before."""
     first = np.ones(len(keys[0]), dtype=bool)
     first[1:] = np.any([key[1:] != key[:-1] for key in keys], axis=0)
     return first

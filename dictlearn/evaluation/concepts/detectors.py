@@ -1,4 +1,4 @@
-"""What may stand for a concept: features, neurons, directions. And which of them does it best."""
+"""Scores of tokens that may detect a concept, and the best detectors of each family."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -15,25 +15,25 @@ _SCORES_AT_ONCE = 1 << 22
 
 
 class Detectors(ABC):
-    """Each of `width` scores with both signs: candidate i, and candidate i + width its opposite."""
+    """A family of `width` scores with both signs: candidate i + width is candidate i negated."""
 
     width: int
 
     @abstractmethod
     def rankings(self) -> Iterator[tuple[int, Ranking]]:
-        """All candidates, ranked some at a time, with the index of the first of them."""
+        """Rankings of the tokens by all candidates in blocks, with the index of the first."""
 
     @abstractmethod
     def scores(self, candidate: int) -> Float[Tensor, " n"]:
-        """What the candidate gives each token."""
+        """The score of each token."""
 
     def signed(self, candidate: int) -> tuple[int, int]:
-        """Which score the candidate is, and with which sign."""
+        """The index of the score without its sign, and the sign."""
         return candidate % self.width, 1 if candidate < self.width else -1
 
 
 class FeatureDetectors(Detectors):
-    """The coefficients of a dictionary, and what is negative of them: at rest, both are 0."""
+    """The positive and the negative parts of the coefficients of a dictionary."""
 
     def __init__(self, acts: SparseActs) -> None:
         self.width = acts.n_features
@@ -52,7 +52,7 @@ class FeatureDetectors(Detectors):
 
 
 class DirectionDetectors(Detectors):
-    """Scores that every token has, and their negatives."""
+    """Dense scores, such as projections onto directions, and their negatives."""
 
     def __init__(self, columns: Float[Tensor, "n d"]) -> None:
         self.width = columns.shape[1]
@@ -73,30 +73,30 @@ class DirectionDetectors(Detectors):
 
 @dataclass
 class Best:
-    """The largest value met so far, and whose it is."""
+    """The largest value so far, and the candidate that has it."""
 
     value: float = -inf
     candidate: int = -1
     threshold: float = nan
-    """Of a best F1: the score from which on tokens are taken."""
+    """Smallest score of the tokens that are predicted positive, where the value is an F1."""
 
     def update_(self, values: Float[Tensor, " candidate"], first: int) -> int | None:
-        """Take in the values of candidates from `first` on; the place of a new best among them."""
-        place = int(values.argmax())
-        if values[place] <= self.value:
+        """Update with the values of candidates from `first` on; the index of a new best in them."""
+        index = int(values.argmax())
+        if values[index] <= self.value:
             return None
-        self.value, self.candidate = float(values[place]), first + place
-        return place
+        self.value, self.candidate = float(values[index]), first + index
+        return index
 
 
 @dataclass
 class Choice:
-    """The candidates of one family that are best for one concept, each by another measure."""
+    """The best candidates of one family for one concept, by each measure."""
 
     average_precision: Best = field(default_factory=Best)
     f1: Best = field(default_factory=Best)
     precision: dict[float, Best] = field(default_factory=dict)
-    """By the recall at which precision is taken."""
+    """By recall: the candidate with the largest precision at it."""
 
 
 def choose(
@@ -104,16 +104,16 @@ def choose(
     labels: Bool[Tensor, "concept n"],
     recalls: Sequence[Sequence[float]] | None = None,
 ) -> list[Choice]:
-    """The best candidates for each concept, at the recalls wanted for that concept."""
+    """The best candidates for each concept, at the recalls given for that concept."""
     wanted = recalls if recalls is not None else [()] * len(labels)
     choices = [Choice(precision={recall: Best() for recall in some}) for some in wanted]
     for first, ranking in candidates.rankings():
         for choice, of_concept in zip(choices, labels, strict=True):
             curves = ranking.against(of_concept)
             choice.average_precision.update_(curves.average_precision(), first)
-            place = choice.f1.update_(curves.best_f1(), first)
-            if place is not None:
-                choice.f1.threshold = curves.best_f1_threshold(place)
+            index = choice.f1.update_(curves.best_f1(), first)
+            if index is not None:
+                choice.f1.threshold = curves.best_f1_threshold(index)
             for recall, best in choice.precision.items():
                 best.update_(curves.precision_at(recall), first)
     return choices

@@ -1,7 +1,7 @@
-"""How precisely features find concepts, beside the model's own neurons and directions.
+"""`evaluate_concepts`: the precision of features as detectors of concepts, beside baselines.
 
-The experiment of Tamkin, Taufeeque and Goodman 2023, "Codebook Features", figure 6, with what it
-takes to believe the result: choosing on one half, scoring on the other.
+The experiment of Tamkin, Taufeeque and Goodman 2023, "Codebook Features", figure 6, with held-out
+scoring: detectors are chosen on one half of the text and scored on the other.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,29 +36,31 @@ def evaluate_concepts(
     seed: int = 0,
     progress: bool = True,
 ) -> ConceptRecords:
-    """How precisely the features of each dictionary find each concept, beside other candidates.
+    """The precision with which features detect each concept, beside that of baselines.
 
-    The sequences are halved at random. On one half, the feature and threshold with the best F1
-    are chosen for each concept, and of every other family the candidate with the best precision
-    at the recall of that feature: the hidden neurons of the MLP in the target's layer, the basis
-    directions of the target, and its principal components, each with both signs. On the other
-    half their precision is taken at the recall that the feature has there, matched exactly.
+    The sequences are split into random halves. On the first half, the feature and threshold with
+    the best F1 are chosen for each concept. From each baseline family, the candidate with the
+    best precision at the recall of that feature is chosen. The families are the hidden neurons
+    of the MLP in the target's layer, the basis directions of the target, and its principal
+    components, each with both signs. On the second half, all are scored by their precision at
+    the recall that the feature has there, matched exactly.
 
-    Intervals hold 95 % of resamples of the scored sequences, with recall matched in each. They
-    say how the numbers of the chosen candidates vary with the text, not with the choice.
+    Intervals are 95 % bootstrap intervals over the sequences of the second half, with recall
+    matched in each resample. They say how the scores of the chosen candidates vary with the
+    text, not how the choice varies.
 
-    Tokens in blocks of whole documents (`load_tokens`) keep a document from lying in both halves,
-    unless it is longer than a block. Special tokens have no part in it.
+    Tokens in blocks of whole documents (`load_tokens`) keep a document from being in both halves,
+    unless it is longer than a block. Special tokens are left out.
 
     Args:
         dictionaries: by name, all of `model`.
-        model: what the tokens are read by; its tokenizer gives the text.
+        model: the language model; its tokenizer gives the text.
         tokens: normally of the held-out split.
-        concepts: what to look for.
+        concepts: the concepts, each defined by a pattern.
         min_matches: concepts with fewer matching tokens in either half are left out.
-        n_resamples: resamples behind each interval.
-        seed: decides the halves and the resamples.
-        progress: whether to show how far it is.
+        n_resamples: number of bootstrap resamples for each interval.
+        seed: the seed of the halves and of the resamples.
+        progress: show a progress bar.
 
     Raises:
         InputError: there is no dictionary, no concept with enough matches, fewer than four
@@ -78,8 +80,8 @@ def evaluate_concepts(
     weights = bootstrap_weights(scoring.n_sequences, n_resamples, seed)
     scores: list[ConceptScore] = []
     targets = {name: d.sites.target.hook for name, d in dictionaries.items()}
-    with progress_bar("finding concepts", len(targets), show=progress) as done:
-        for hook, families in scoring.others.items():
+    with progress_bar("scoring concepts", len(targets), show=progress) as done:
+        for hook, families in scoring.baselines.items():
             names = [name for name, target in targets.items() if target == hook]
             if NEURONS not in families:
                 missing = f"no MLP with known weights in the layer of {hook!r}"
@@ -95,7 +97,7 @@ def evaluate_concepts(
 def _checked(
     dictionaries: Mapping[str, FeatureDictionary], model: LanguageModel, tokens: Tokens
 ) -> Provenance:
-    """The origin of activations of `model`, on which all dictionaries may be used."""
+    """The provenance of `model`, checked to be that of all dictionaries."""
     if not isinstance(dictionaries, Mapping) or not any(
         dictionary.n_features for dictionary in dictionaries.values()
     ):
@@ -121,7 +123,7 @@ def _frequent(
     parts: Sequence[Int[Tensor, " _"]],
     min_matches: int,
 ) -> tuple[Bool[Tensor, "kept b pos"], list[str], dict[str, str]]:
-    """The labels and names of concepts with enough matches, and why the others are left out."""
+    """Labels and names of concepts with enough matches; for the others, the reason."""
     counts = torch.stack([labels[:, part].sum(dim=(1, 2)) for part in parts])
     enough = counts.amin(dim=0) >= max(min_matches, 1)
     left_out = {

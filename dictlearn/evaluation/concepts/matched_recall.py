@@ -27,7 +27,7 @@ def compare_families(
     concepts: Sequence[str],
     weights: Float[Tensor, "resample sequence"],
 ) -> list[ConceptScore]:
-    """The scores of the dictionaries `names`, whose target is `hook`, and of their rivals."""
+    """The scores of the dictionaries `names`, all with the target `hook`, and of baselines."""
     features = {name: choose(choosing.features[name], choosing.labels) for name in names}
     recalls = {
         name: [_use(choosing, i, choosing.features[name], c.f1).recall for i, c in enumerate(some)]
@@ -36,9 +36,9 @@ def compare_families(
     wanted = [
         [recalls[name][i] for name in names if recalls[name][i]] for i in range(len(concepts))
     ]
-    rivals = {
+    baselines = {
         family: choose(candidates, choosing.labels, wanted)
-        for family, candidates in choosing.others[hook].items()
+        for family, candidates in choosing.baselines[hook].items()
     }
     scores = []
     for i, concept in enumerate(concepts):
@@ -50,14 +50,14 @@ def compare_families(
             at = _Comparison(scoring, i, concept, name, use, of_feature, recall, weights)
             naive = _use(choosing, i, choosing.features[name], choice.f1).precision
             scores.append(at.of_feature(candidates, choice, naive))
-            for family, choices in rivals.items():
-                scores.append(at.of_rival(family, scoring.others[hook][family], choices[i]))
+            for family, choices in baselines.items():
+                scores.append(at.of_baseline(family, scoring.baselines[hook][family], choices[i]))
     return scores
 
 
 @dataclass(frozen=True)
 class _Use:
-    """A candidate with a threshold, applied to the tokens of a half."""
+    """The predictions of a candidate with a threshold on the tokens of a half."""
 
     hits: Float[Tensor, " sequence"]
     taken: int
@@ -77,7 +77,7 @@ class _Use:
 
 
 def _use(half: Half, concept: int, candidates: Detectors, best: Best) -> _Use:
-    """What the candidate takes from its threshold on."""
+    """The predictions of the candidate: positive from its threshold on."""
     labels = half.labels[concept]
     taken = candidates.scores(best.candidate) >= best.threshold
     hits = torch.bincount(half.sequences[taken & labels], minlength=half.n_sequences)
@@ -88,8 +88,8 @@ def _use(half: Half, concept: int, candidates: Detectors, best: Best) -> _Use:
 class _Comparison:
     """One concept and one dictionary on the scored half, at the recall of its feature there.
 
-    The precision of the feature and of its rivals is read off their curves in one way, so that
-    none gains by where its threshold lies between two matches.
+    The precision of the feature is interpolated on its precision-recall curve like that of the
+    baselines, so that none gains by the position of its threshold between two matches.
     """
 
     half: Half
@@ -99,28 +99,28 @@ class _Comparison:
     feature: _Use
     feature_scores: Float[Tensor, " n"]
     naive_recall: float
-    """The feature's recall on the half that it was chosen on."""
+    """Recall of the feature on the half that it was chosen on."""
     weights: Float[Tensor, "resample sequence"]
 
     def of_feature(self, candidates: Detectors, choice: Choice, naive: float) -> ConceptScore:
-        """The score of the feature itself, whose precision was `naive` where it was chosen."""
+        """The score of the feature itself; `naive` is its precision on the half chosen on."""
         best = replace(choice.f1, value=naive)
         return self._score(FEATURES, candidates, choice, best, self._own, (nan, nan, nan))
 
-    def of_rival(self, family: str, candidates: Detectors, choice: Choice) -> ConceptScore:
-        """The score of the candidate of another family that was best at the feature's recall."""
+    def of_baseline(self, family: str, candidates: Detectors, choice: Choice) -> ConceptScore:
+        """The score of the baseline of one family that was best at the feature's recall."""
         unmatched = Best(nan, choice.average_precision.candidate)
         best = choice.precision.get(self.naive_recall, unmatched)
-        own, rival = self._own, self._at_recall(candidates.scores(best.candidate))
-        advantage = (own[0] - rival[0], *central(own[1] - rival[1], _CONFIDENCE))
-        return self._score(family, candidates, choice, best, rival, advantage)
+        own, other = self._own, self._at_recall(candidates.scores(best.candidate))
+        advantage = (own[0] - other[0], *central(own[1] - other[1], _CONFIDENCE))
+        return self._score(family, candidates, choice, best, other, advantage)
 
     @cached_property
     def _own(self) -> tuple[float, Float[Tensor, " resample"]]:
         return self._at_recall(self.feature_scores)
 
     def _at_recall(self, scores: Float[Tensor, " n"]) -> tuple[float, Float[Tensor, " resample"]]:
-        """The precision at the feature's recall, and in each resample at its recall there."""
+        """The precision at the feature's recall, and that in each resample."""
         labels, hits = self.half.labels[self.index], self.weights @ self.feature.hits
         if self.feature.recall == 0:
             return nan, torch.full_like(hits, nan)
@@ -137,7 +137,7 @@ class _Comparison:
         precision: tuple[float, Float[Tensor, " resample"]],
         advantage: tuple[float, float, float],
     ) -> ConceptScore:
-        """The score of the candidate `best` at precision, and of those best by other measures."""
+        """The score of a family: `precision` of candidate `best`, and its best AP and F1."""
         labels = self.half.labels[self.index]
         by_average = candidates.scores(choice.average_precision.candidate).unsqueeze(1)
         average = Ranking.from_dense(by_average).against(labels).average_precision()

@@ -1,4 +1,4 @@
-"""All candidates for concepts, on each half of the sequences."""
+"""The detectors of all families, evaluated on each half of the sequences."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -25,16 +25,16 @@ _TOKENS_AT_ONCE = 1 << 13
 
 @dataclass(frozen=True)
 class Half:
-    """All candidates, on the tokens of one half of the sequences."""
+    """Labels and detectors on the tokens of one half of the sequences."""
 
     labels: Bool[Tensor, "concept n"]
     sequences: Int[Tensor, " n"]
-    """The sequence of each token, counted within the half."""
+    """Index of the sequence of each token, within the half."""
     n_sequences: int
     features: Mapping[str, Detectors]
-    """By dictionary."""
-    others: Mapping[str, Mapping[str, Detectors]]
-    """By the hook of a target, then by family."""
+    """The features of each dictionary."""
+    baselines: Mapping[str, Mapping[str, Detectors]]
+    """Directions of the model at the hook of each target, by family."""
 
 
 def halves(
@@ -44,7 +44,7 @@ def halves(
     labels: Bool[Tensor, "concept b pos"],
     parts: Sequence[Int[Tensor, " _"]],
 ) -> list[Half]:
-    """The half of every part of the sequences; principal components are those of the first.
+    """The detectors on every part of the sequences, with principal components of the first.
 
     Raises:
         NonFiniteError: activations hold NaN or infinity.
@@ -58,24 +58,24 @@ def halves(
     for part in parts:
         ordinary = tokens.ordinary[part]
         rows = _rows(model, tokens.ids[part], ordinary, hooks)
-        others: dict[str, dict[str, Detectors]] = {}
+        baselines: dict[str, dict[str, Detectors]] = {}
         for hook in targets:
             y = rows[hook]
             if hook not in components:
                 components[hook] = torch.linalg.eigh(y.T.double().cov()).eigenvectors.to(y)
-            others[hook] = {
+            baselines[hook] = {
                 BASIS: DirectionDetectors(y),
                 PCA: DirectionDetectors(y @ components[hook].flip(1)),
             }
             if hook in mlps:
                 hidden = _hidden(mlps[hook], rows[mlps[hook].source.hook])
-                others[hook] = {NEURONS: DirectionDetectors(hidden)} | others[hook]
+                baselines[hook] = {NEURONS: DirectionDetectors(hidden)} | baselines[hook]
         features = {
             name: FeatureDetectors(_encoded(dictionary, rows[dictionary.sites.source.hook]))
             for name, dictionary in dictionaries.items()
         }
         sequences = ordinary.nonzero()[:, 0]
-        found.append(Half(labels[:, part][:, ordinary], sequences, len(part), features, others))
+        found.append(Half(labels[:, part][:, ordinary], sequences, len(part), features, baselines))
     return found
 
 
@@ -97,7 +97,7 @@ def _rows(
 
 @torch.no_grad()
 def _encoded(dictionary: FeatureDictionary, x: Float[Tensor, "n d"]) -> SparseActs:
-    """The coefficients of all rows, on the CPU."""
+    """The coefficients of `x`, encoded in blocks, on the CPU."""
     parts = [
         dictionary.encode_sparse(some.to(dictionary.x_mean.device))
         for some in x.split(_TOKENS_AT_ONCE)

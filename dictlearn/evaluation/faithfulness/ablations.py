@@ -1,4 +1,4 @@
-"""Reference points below which no estimate should fall: what replaces a target when it is cut."""
+"""Zero, mean and resample ablation of a target: the reference points of loss recovered."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -8,32 +8,32 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 ABLATIONS = ("zero", "mean", "resample")
-"""What may take the place of a target, by the names that `Reference.ablations` gives them."""
+"""The names of the ablations, in the order of `Reference.ablations`."""
 
 
 @dataclass(frozen=True)
 class Reference:
-    """What the whole evaluation set says about one target: its mean over counted rows."""
+    """The mean activation at one target, over the counted rows of the whole evaluation set."""
 
     mean: Float[Tensor, " d"]
 
     def ablations(
         self, y: Float[Tensor, "n d"], others: Float[Tensor, "n d"]
     ) -> Iterator[tuple[str, Float[Tensor, "n d"]]]:
-        """The name of each ablation, and the rows that take the place of `y`.
+        """The name of each ablation, and the rows that replace `y`.
 
-        "zero" writes zeros, "mean" the mean over the evaluation set, "resample" the
-        activations of `others`: real ones, but of the same position in another sequence.
+        "zero" writes zeros, "mean" the mean over the evaluation set, "resample" the rows of
+        `others`: activations at the same positions of another sequence.
         """
         rows = (torch.zeros_like(y), self.mean.to(y).expand_as(y), others.to(y))
         return zip(ABLATIONS, rows, strict=True)
 
 
 def donors(n_sequences: int, seed: int) -> Int[Tensor, " sequence"]:
-    """For each sequence the one whose activations it gets under resample ablation.
+    """The index of the sequence whose activations replace those of each, in resample ablation.
 
-    A shift by an amount drawn from `seed`: no sequence gets its own (unless it is alone), each
-    gives once, and neither the batch size nor the dictionaries in company matter.
+    A cyclic shift by an amount drawn from `seed`: no sequence gets its own activations (unless it
+    is the only one), and the pairing does not depend on batch size or dictionaries.
     """
     generator = torch.Generator().manual_seed(seed)
     shift = int(torch.randint(1, max(n_sequences, 2), (), generator=generator))
@@ -48,7 +48,7 @@ class RunningMean:
         self._n = 0
 
     def add_(self, rows: Mapping[str, Float[Tensor, "n _"]]) -> None:
-        """Take in aligned rows at several hooks."""
+        """Update with aligned rows at several hooks."""
         self._n += len(next(iter(rows.values())))
         for hook, y in rows.items():
             total = y.to("cpu", torch.float64).sum(dim=0)

@@ -1,4 +1,4 @@
-"""Clean passes over the tokens, and the splices that start from each."""
+"""Clean forward passes over the tokens, and spliced passes that start from them."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,10 +19,10 @@ from dictlearn.lm.splicing import CleanPass, Splicer
 from dictlearn.lm.trials import splicer_with_shortcuts
 
 _ON_CPU = (1 << 11, 1 << 23)
-"""Tokens of a batch, and numbers in the rows of a pass (32 MB in float32), at most."""
+"""Most tokens in a batch, and most numbers in its unembedding inputs (32 MB in float32)."""
 _ELSEWHERE = (1 << 14, 1 << 28)
 _TRIED = (1 << 11, 1 << 27)
-"""Tokens of the first batch on which shortcuts are tried, and numbers in their logits, at most."""
+"""Most tokens on which shortcuts are tried, and most numbers in their logits."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class CleanBatch(ActivationBatch):
 
     @cached_property
     def targets(self) -> Int[Tensor, " m"]:
-        """The next tokens that are counted."""
+        """The tokens to predict."""
         return self.clean.ids[:, 1:][self.counted[:, 1:]]
 
     @cached_property
@@ -127,7 +127,7 @@ class CleanPasses:
         attention = self.splicer.shortcuts.attention
         batch_size = batch_size or self._default_batch_size()
         self.stream = ActivationStream(model, ids, counted, batch_size, attention)
-        """The same batches of sequences, read at hooks in passes that are cut short."""
+        """The same batches, in forward passes that are cut short at the hooks read."""
 
     def runs(self, dictionary: FeatureDictionary) -> bool:
         """Whether estimates can be made in the spliced pass itself (`CleanBatch.running`).
@@ -138,7 +138,7 @@ class CleanPasses:
 
     @property
     def n_batches(self) -> int:
-        """Batches of one pass over all sequences."""
+        """Number of batches of one pass over all sequences."""
         return len(self.stream.parts)
 
     def _default_batch_size(self) -> int:
@@ -148,7 +148,7 @@ class CleanPasses:
 
     @contextmanager
     def batches(self) -> Iterator[Iterator[CleanBatch]]:
-        """Within, the clean pass over each batch; splices start from it while it is at hand."""
+        """Within, the clean pass over each batch, from which spliced passes can start."""
         with self.splicer:
             yield map(self._clean_batch, self.stream.parts)
 

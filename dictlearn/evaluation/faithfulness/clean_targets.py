@@ -1,4 +1,4 @@
-"""Clean activations at the targets over the whole set: their means, and those of any sequence."""
+"""Clean activations at the targets of an evaluation: their means, and those of any sequence."""
 
 from collections.abc import Callable
 
@@ -12,14 +12,14 @@ from dictlearn.evaluation.faithfulness.clean_passes import CleanPasses
 from dictlearn.evaluation.stream.activations import ActivationBatch
 
 KEPT_BYTES = 1 << 30
-"""A gigabyte: clean activations at the targets are kept if they fit."""
+"""Memory for the clean activations at the targets: a gigabyte."""
 
 
 class CleanTargets:
-    """Clean activations at the targets of `passes`: means over counted rows, and any sequence's.
+    """Clean activations at the targets of `passes`.
 
-    Sequences are read once, in order. Their activations are kept where those of the whole set
-    fit into `KEPT_BYTES`, and computed again when asked for where they do not.
+    All sequences are read once, in order. Their activations are kept if those of the whole set
+    fit into `KEPT_BYTES`, and computed again on demand otherwise.
     """
 
     def __init__(self, passes: CleanPasses) -> None:
@@ -42,7 +42,7 @@ class CleanTargets:
                 done(i + 1)
 
     def _keep(self, batch: ActivationBatch) -> None:
-        """Keep the activations of a batch, where those of the whole set fit."""
+        """Keep the activations of a batch if those of the whole set fit."""
         n = len(self._stream.ids)
         if batch.part.start == 0 and sum(y[0].nbytes for y in batch.at.values()) * n <= KEPT_BYTES:
             self._kept = {hook: y.new_empty(n, *y.shape[1:]) for hook, y in batch.at.items()}

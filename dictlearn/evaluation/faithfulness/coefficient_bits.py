@@ -1,7 +1,8 @@
-"""What coefficients cost: the coarsest steps at which a dictionary is worth almost the same.
+"""The cost of coefficients in bits, at the coarsest quantization that keeps loss recovered.
 
-A step is tried by splicing in what the quantised dictionary writes (`core.quantized`). All
-dictionaries are searched together, so that each pass over the tokens runs the clean model once.
+A quantization step is tried by splicing in the estimate of the quantized dictionary
+(`core.quantized`). The steps of all dictionaries are searched together, so that each pass over
+the tokens runs the clean model once.
 """
 
 import math
@@ -25,7 +26,7 @@ from dictlearn.records.results import DictionaryRecord
 LADDER = tuple(2.0**i for i in range(1, -6, -1))
 """Steps in units of the root mean square contribution of an active coefficient, coarsest first."""
 KEPT = 0.99
-"""Part of the loss recovered (zero ablation) that a step must keep."""
+"""Fraction of the loss recovered (zero ablation) that a step must keep."""
 N_PASSES = 1 + math.ceil(math.log2(len(LADDER) + 1))
 
 _TOO_COARSE = f"even steps of 2^-5 of the mean contribution keep less than {KEPT:.0%} of the loss"
@@ -40,22 +41,20 @@ def coefficient_costs(
     *,
     show: bool,
 ) -> dict[str, Metric]:
-    """What the coefficients of every dictionary that is not binary cost, in bits per token.
+    """The bits per token of the coefficients of every dictionary that is not binary.
 
     The step is the coarsest of `LADDER` that keeps `KEPT` of the loss recovered in `records`,
-    found by bisection in three passes: it keeps enough, and the next coarser one does not. Where
-    a coarser one yet does again, by luck, it is not looked for. `nan` with the reason where even
-    the finest step keeps less, or where nothing is recovered.
+    found by bisection in three passes: it keeps enough, and the next coarser one does not. The
+    bisection assumes that coarser steps keep less. `nan` with the reason where even the finest
+    step keeps too little, or where no loss is recovered.
     """
-    prices = {
-        name: _known(records[name]) for name, d in dictionaries.items() if not d.traits.binary
-    }
-    found = {name: price for name, price in prices.items() if price is not None}
+    costs = {name: _known(records[name]) for name, d in dictionaries.items() if not d.traits.binary}
+    found = {name: cost for name, cost in costs.items() if cost is not None}
     searches = {
-        name: _Search(dictionaries[name], records[name]) for name in prices if name not in found
+        name: _Search(dictionaries[name], records[name]) for name in costs if name not in found
     }
     n = passes.n_batches
-    with progress_bar("pricing coefficients", N_PASSES * n, show=show) as done:
+    with progress_bar("quantizing coefficients", N_PASSES * n, show=show) as done:
         for i in range(N_PASSES):
             under_way = {name: s for name, s in searches.items() if s.start_pass_()}
             if not under_way:
@@ -66,11 +65,11 @@ def coefficient_costs(
                     done(i * n + j + 1)
             for search in under_way.values():
                 search.end_pass_()
-    return found | {name: search.price for name, search in searches.items()}
+    return found | {name: search.cost for name, search in searches.items()}
 
 
 def _known(record: DictionaryRecord) -> Metric | None:
-    """The price where it follows without a search."""
+    """The cost where it follows without a search."""
     part = record.metrics["loss_recovered_zero"]
     if record.sums["l0"].sum() == 0:
         return Metric(0.0)
@@ -80,26 +79,26 @@ def _known(record: DictionaryRecord) -> Metric | None:
 
 
 class _Search:
-    """The search for one dictionary's step: first its contributions, then a rung a pass."""
+    """The search for the step of one dictionary: contributions first, then one step a pass."""
 
     def __init__(self, dictionary: FeatureDictionary, record: DictionaryRecord) -> None:
         self._base = dictionary
         self._sums = {name: sums.sum().item() for name, sums in record.sums.items()}
         self._l0 = record.metrics["l0"].value
         self._needed = KEPT * record.metrics["loss_recovered_zero"].value
-        self._low, self._high = 0, len(LADDER)  # the first rung that is fine enough lies between
-        self.price = Metric(math.nan, _TOO_COARSE)
+        self._low, self._high = 0, len(LADDER)  # the first step that is fine enough lies between
+        self.cost = Metric(math.nan, _TOO_COARSE)
         self._mean_square: float | None = None
         self._norms = torch.linalg.vector_norm(dictionary.atoms, dim=1)
         self._squares = 0.0
         self._quantized: Quantized | None = None
 
     def start_pass_(self) -> bool:
-        """Whether there is anything left to try."""
+        """Start a pass; False if the search has ended."""
         self._levels: Counter[int] = Counter()
         self._cross_entropy = 0.0
         if self._mean_square == 0:
-            self.price = Metric(0.0)  # no atom: every level is the same
+            self.cost = Metric(0.0)  # no atom: every level is the same
             return False
         if self._mean_square is not None and self._low < self._high:
             step = LADDER[(self._low + self._high) // 2] * math.sqrt(self._mean_square)
@@ -107,7 +106,7 @@ class _Search:
         return self._low < self._high
 
     def spliced(self, batch: CleanBatch) -> Float[Tensor, "m d_row"] | None:
-        """What the model makes of the quantised estimate; None while no step is known."""
+        """Unembedding inputs with the quantized estimate spliced in; None in the first pass."""
         x = batch.source_rows(self._base)
         if self._quantized is None:
             acts = batch.encode(self._base)
@@ -121,11 +120,11 @@ class _Search:
         return batch.spliced(self._base.sites.target, self._quantized.estimate(x, acts))
 
     def add_(self, cross_entropy: Float[Tensor, " m"]) -> None:
-        """Add the loss of the spliced predictions."""
+        """Add the losses of the spliced predictions."""
         self._cross_entropy += cross_entropy.double().sum().item()
 
     def end_pass_(self) -> None:
-        """Draw the conclusion from a pass."""
+        """Narrow the search by the losses of a pass."""
         if self._mean_square is None:
             self._mean_square = self._squares / self._sums["l0"]
             return
@@ -134,7 +133,7 @@ class _Search:
         if recovered(zero, self._cross_entropy, clean) >= self._needed:
             self._high = middle
             counts = torch.tensor(list(self._levels.values()))
-            self.price = Metric(coefficient_bits(self._l0, counts))
+            self.cost = Metric(coefficient_bits(self._l0, counts))
         else:
             self._low = middle + 1
 

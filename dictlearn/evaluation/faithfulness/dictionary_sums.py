@@ -1,4 +1,4 @@
-"""One evaluation under way: the passes over the tokens, and what is summed in each."""
+"""The sums of reconstruction and prediction quantities of every dictionary in an evaluation."""
 
 from collections.abc import Collection, Hashable, Mapping
 from types import MappingProxyType
@@ -24,10 +24,10 @@ from dictlearn.records.results import DictionaryRecord
 
 
 class DictionarySums:
-    """Fills the sums of every dictionary, batch by batch.
+    """The sums of every dictionary, filled batch by batch, and the records made of them.
 
-    What depends on the target alone, the clean and the ablated model among it, is summed once a
-    target, however many dictionaries write there.
+    Quantities that depend on the target alone (its variance, the losses of the clean and of the
+    ablated model) are summed once for each target, however many dictionaries write there.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class DictionarySums:
         self._donors = donors(n, seed)
         self._targets = CleanTargets(passes)
         self._n_vocab = passes.model.cfg.d_vocab
-        self._of_target = {site: SequenceSums(n) for site in passes.targets}
+        self._target_sums = {site: SequenceSums(n) for site in passes.targets}
         self._targets_of = {
             name: _named_targets(name, d.sites.target) for name, d in dictionaries.items()
         }
@@ -71,7 +71,7 @@ class DictionarySums:
     def records(
         self, coefficients: Mapping[str, Metric] = MappingProxyType({})
     ) -> dict[str, DictionaryRecord]:
-        """The record of every dictionary; `coefficients` are their prices where measured.
+        """The record of every dictionary; `coefficients` is their cost in bits, if measured.
 
         Of a dictionary with several targets, a record of all together, and one of each, which is
         named "dictionary @ hook".
@@ -86,10 +86,10 @@ class DictionarySums:
         self, name: str, row: str, target: Site, coefficients: Metric | None
     ) -> DictionaryRecord:
         dictionary = self._dictionaries[name]
-        sums = self._sums[row].plus(self._of_target[target])
+        sums = self._sums[row].plus(self._target_sums[target])
         n_rows = sums["rows"].sum()
         density = self._firings[name] / n_rows.clamp_min(1)
-        prices = bit_metrics(density if n_rows else None, dictionary.traits, coefficients)
+        bits = bit_metrics(density if n_rows else None, dictionary.traits, coefficients)
         totals = {key: values.sum() for key, values in sums.items()}
         sites = dictionary.sites
         return DictionaryRecord(
@@ -97,7 +97,7 @@ class DictionarySums:
             sites=sites if target == sites.target else Sites(sites.source, target),
             n_features=dictionary.n_features,
             provenance=dictionary.provenance,
-            metrics=in_order(pooled_metrics(totals, density) | prices),
+            metrics=in_order(pooled_metrics(totals, density) | bits),
             sums=sums,
             density=density.float(),
         )
@@ -128,7 +128,7 @@ class DictionarySums:
         """Add what depends on the target alone; its rows."""
         y = batch.rows_at(site)
         deviation = y.double() - reference.mean.to(y.device)
-        self._of_target[site].add_(
+        self._target_sums[site].add_(
             batch.row_sequences,
             {
                 "rows": torch.ones_like(y[:, 0]),
@@ -167,11 +167,11 @@ class DictionarySums:
     def _add_predictions(
         self, batch: CleanBatch, spliced: Mapping[Hashable, Float[Tensor, "m d_row"]]
     ) -> None:
-        """Add how the spliced models predict: by name of a dictionary, or target and ablation."""
+        """Add the predictions of spliced models, keyed by dictionary or by target and ablation."""
         loss, found = compared(
             self._passes.splicer.logits, self._n_vocab, batch.clean.rows, spliced, batch.targets
         )
-        for site, sums in self._of_target.items():
+        for site, sums in self._target_sums.items():
             values = {"predictions": torch.ones_like(loss), "cross_entropy_clean": loss}
             not_measured = torch.full_like(loss, torch.nan)
             for name in ABLATIONS:

@@ -1,4 +1,4 @@
-"""Dictionaries side by side: the same tokens, the same tensors, one clean pass for all."""
+"""`evaluate`: metrics of several dictionaries, on the same tokens and the same tensors."""
 
 import warnings
 from collections.abc import Collection, Mapping
@@ -28,11 +28,12 @@ def evaluate(
     ablations: Collection[str] = ABLATIONS,
     progress: bool = True,
 ) -> Records:
-    """The records of `dictionaries`, all measured on the same tokens of `model`.
+    """The records of `dictionaries`, all evaluated on the same tokens of `model`.
 
-    For every batch of sequences the model runs once clean; each dictionary's estimate, made
-    from that pass, is then spliced in at its target. All reported numbers are ratios of sums
-    over the whole set (`metrics.pooled`); `docs/results.md` defines them.
+    For every batch of sequences, the model runs once without changes. Each dictionary's estimate,
+    made from that pass, is then spliced in at its target, and the model runs again. All metrics
+    are ratios of sums over the whole evaluation set (`metrics.pooled`); `docs/results.md` defines
+    them.
 
     With `exclude_special`, special tokens are neither replaced nor counted as rows, and
     predictions of special tokens are not counted. `seed` pairs sequences for the resample
@@ -76,12 +77,12 @@ def evaluate(
         )
     counted = tokens.counted(exclude_special=exclude_special)
     passes = CleanPasses(model, tokens.ids, counted, dictionaries.values(), batch_size)
-    measuring = DictionarySums(dictionaries, passes, seed, ablations)
-    measuring.run(show=progress)
-    found = measuring.records()
+    sums = DictionarySums(dictionaries, passes, seed, ablations)
+    sums.run(show=progress)
+    found = sums.records()
     if bits:
-        prices = coefficient_costs(dictionaries, found, passes, show=progress)
-        found = measuring.records(prices)
+        costs = coefficient_costs(dictionaries, found, passes, show=progress)
+        found = sums.records(costs)
     provenance = origin.on(tokens, exclude_special=exclude_special)
     described = tokens.describe() | {
         "exclude_special": exclude_special,

@@ -1,4 +1,4 @@
-"""Sums per sequence: what metrics are pooled from, now or later under a bootstrap."""
+"""Sums per sequence, from which metrics are pooled, and resampled in a bootstrap."""
 
 from collections.abc import Mapping
 
@@ -10,13 +10,13 @@ from dictlearn.metrics.pooled import SUMS
 
 
 class SequenceSums:
-    """The sums of `metrics.pooled.SUMS` for every sequence; those not added to are zero."""
+    """The sums named in `metrics.pooled.SUMS` for every sequence, zero until added to."""
 
     def __init__(self, n_sequences: int) -> None:
         self._sums = {name: torch.zeros(n_sequences, dtype=torch.float64) for name in SUMS}
 
     def add_(self, sequences: Int[Tensor, " n"], values: Mapping[str, Float[Tensor, " n"]]) -> None:
-        """Add values, one a row, to the sums of these names of the sequence that owns the row."""
+        """Add values, one for each row, to the sums of these names of the row's sequence."""
         owners = sequences.cpu()
         for name, column in values.items():
             self._sums[name].index_add_(0, owners, column.to("cpu", torch.float64))
