@@ -1,4 +1,4 @@
-"""A TOML file that says which dictionaries to train, and how: `dictlearn train --recipe`."""
+"""TOML files that describe dictionaries to train, for `dictlearn train --config`."""
 
 import tomllib
 from collections.abc import Mapping
@@ -14,10 +14,10 @@ _SECTIONS = ("fit", "dictionaries")
 
 
 def read_config_file(path: str | Path) -> tuple[dict[str, DictionaryConfig], FitConfig]:
-    """The configs by name and the run that a recipe describes.
+    """The dictionary configs by name, and the training config, from a TOML file.
 
-    A recipe has a section `[fit]` with fields of `FitConfig`, and one section
-    `[dictionaries.NAME]` per dictionary, with its `kind` and fields of that kind's config.
+    The file has a section `[fit]` with fields of `FitConfig`, and one section
+    `[dictionaries.NAME]` per dictionary, with its `kind` and the fields of that kind's config.
 
     Raises:
         InputError: the file is absent or not TOML, or has no dictionaries.
@@ -47,7 +47,7 @@ def _config(name: str, entry: Any, path: str | Path) -> DictionaryConfig:
 
 
 def parse_value(text: str) -> Any:
-    """A number, boolean, list or string written as in TOML, quotes optional.
+    """The value of a TOML number, boolean, list or string; quotes are optional.
 
     >>> parse_value("32"), parse_value("1e-3"), parse_value("true"), parse_value("cosine")
     (32, 0.001, True, 'cosine')

@@ -1,4 +1,4 @@
-"""The main job: four families and their baselines on one MLP of the built-in model."""
+"""The demo: four kinds of dictionary and baselines on one MLP of the built-in model."""
 
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ from dictlearn.training.config import FitConfig
 
 @dataclass(frozen=True)
 class DemoSize:
-    """How much the demo does; the default takes minutes on two cores."""
+    """Sizes of the demo; the default takes minutes on two cores."""
 
     train_tokens: int = 500_000
     held_out_tokens: int = 40_000
@@ -29,7 +29,7 @@ class DemoSize:
 
 
 def learned_kinds(n_features: int) -> dict[str, DictionaryConfig]:
-    """One dictionary per family, of equal size, near 32 active features (8 codes)."""
+    """One dictionary per kind, of equal size, with about 32 active features (8 codes)."""
     return {
         "codebook": CodebookConfig(n_codes=n_features, k=8),
         "sae": SAEConfig(n_features=n_features, l1_coefficient=1.25e-2),
@@ -47,10 +47,9 @@ BASELINES: dict[str, DictionaryConfig] = {
 
 
 def demo_study(*, layer: int = 0, seed: int = 0, size: DemoSize | None = None) -> Study:
-    """A codebook, an L1 autoencoder, a top-k autoencoder and a transcoder on one MLP.
+    """A study of a codebook, an L1 SAE, a top-k SAE and a transcoder on one MLP.
 
-    For every L0 that one of them reaches, rounded up, there is a random dictionary of as many
-    active features.
+    For the L0 of each, rounded up, there is a random dictionary with as many active features.
     """
     size = size or DemoSize()
     learned = learned_kinds(size.n_features)

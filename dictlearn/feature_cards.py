@@ -1,4 +1,4 @@
-"""A feature of a dictionary on the screen: a model and tokens become a card."""
+"""Cards of single features: top activating contexts, logit weights and similar features."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from dictlearn.records.features import FeatureCard, FeatureRecords
 
 @dataclass(frozen=True, repr=False)
 class Shown:
-    """Cards that a notebook shows as HTML, and a terminal as text."""
+    """Feature cards, displayed as HTML in a notebook and as text in a terminal."""
 
     records: FeatureRecords
 
@@ -34,20 +34,20 @@ def show(
     tokens: Tokens,
     **options: Any,
 ) -> Shown:
-    """The cards of one feature, or of several, of a dictionary.
+    """The cards of one or several features of a dictionary.
 
-    Of several dictionaries by name, the first is the one whose features are shown, and the others
-    are where its neighbours are looked for.
+    If several dictionaries are given, the cards are of the first one, and the others are searched
+    for similar features.
 
     Args:
-        dictionary: one, or some by name.
+        dictionary: a dictionary, or several by name.
         features: the index of a feature, or several.
-        model: what the dictionary was trained on.
-        tokens: where contexts are looked for.
-        options: what `describe_features` takes beside, such as `n_contexts` and `window`.
+        model: the model that the dictionary was trained on.
+        tokens: the text in which contexts are searched.
+        options: further arguments of `describe_features`, such as `n_contexts` and `window`.
 
     Raises:
-        InputError: a feature does not exist, or what `describe_features` refuses.
+        InputError: a feature does not exist, or `describe_features` rejects an argument.
     """
     if isinstance(dictionary, FeatureDictionary):
         kind = dictionary.kind

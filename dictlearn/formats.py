@@ -1,7 +1,4 @@
-"""Dictionaries on disk, in our format or in another library's.
-
-This is where `dictionaries/` and `interop/` meet; the former does not know the latter.
-"""
+"""Loading and saving dictionaries, in the format of this package or of another library."""
 
 import re
 from collections.abc import Sequence
@@ -22,14 +19,14 @@ def load(
 ) -> FeatureDictionary:
     """The dictionary that was saved to `path`, by `save` or by another library.
 
-    `saelens:PATH`, `dictionary_learning:PATH`, `sparsify:PATH` and `circuit_tracer:PATH` read
-    their files into a kind of ours that encodes and decodes equally. `sites` then say where it
-    sits, if not where the files do. Without a prefix, `path` is a folder that `save` wrote, and
-    `kinds` are the config classes of kinds that are the caller's own.
+    `saelens:PATH`, `dictionary_learning:PATH`, `sparsify:PATH` and `circuit_tracer:PATH` read the
+    files of that library and return an equivalent dictionary; `sites` override the hook points in
+    the files. Without a prefix, `path` is a folder written by `save`, and `kinds` are the config
+    classes of custom kinds.
 
     Raises:
         CorruptFileError: a file is absent, truncated, or does not fit its config.
-        InputError: the format or the kind is unknown, or nothing of ours computes the same.
+        InputError: the format or the kind is unknown, or no kind here is equivalent.
     """
     prefixed = None if Path(path).exists() else _PREFIXED.fullmatch(str(path))
     if prefixed is not None:
@@ -46,11 +43,11 @@ def save(dictionary: FeatureDictionary, path: str | Path, *, format: str | None 
     """Write `dictionary` to the folder `path`, and return the path to load it from.
 
     With `format` ("saelens", "dictionary_learning", "sparsify" or "circuit_tracer") it is written
-    for that library, on raw activations: means and scales are folded into the weights. What
-    belongs to training is then lost, so keep ours beside it.
+    for that library, with means and scales folded into the weights. Training state and config are
+    not included, so keep a copy in the format of this package.
 
     Raises:
-        InputError: the format is unknown or cannot express the dictionary, or it has no `config`.
+        InputError: the format is unknown or cannot represent the dictionary, or it has no `config`.
         StorageError: the folder cannot be written.
     """
     if format is None:

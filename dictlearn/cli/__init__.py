@@ -1,4 +1,4 @@
-"""The command line: parses, calls, prints."""
+"""The command line."""
 
 import sys
 
@@ -28,18 +28,18 @@ app.command()(kinds)
 app.command()(harvest)
 app.command(
     context_settings=_OTHER_OPTIONS,
-    epilog="Every other option is a field of the kind: dictlearn kinds KIND lists them.",
+    epilog="All other options are hyperparameters of the kind; `dictlearn kinds KIND` lists them.",
 )(train)
 app.command()(evaluate)
 app.command()(compare)
 app.command(
     context_settings=_OTHER_OPTIONS,
-    epilog="Every other option is a parameter of the study: --model FOLDER --n-seeds 2",
+    epilog="All other options are parameters of the study, such as --model FOLDER --n-seeds 2.",
 )(bench)
 
 
 def main() -> None:
-    """Run the command line; an error of ours ends it with a message and exit status 2."""
+    """Run the command line; a `DictLearnError` is printed and gives exit status 2."""
     try:
         app()
     except DictLearnError as error:

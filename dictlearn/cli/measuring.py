@@ -1,29 +1,38 @@
-"""Commands from dictionaries to results."""
+"""Commands that evaluate dictionaries and compare results."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from dictlearn.cli.terminal import ModelName, TextSource, WholeDocuments, console, show
+from dictlearn.cli.terminal import (
+    Context,
+    IncludeSpecial,
+    ModelName,
+    Split,
+    TextSource,
+    WholeDocuments,
+    say,
+    show,
+)
 from dictlearn.core.own_files import OwnFiles
 
 
 def evaluate(
     dictionaries: Annotated[
-        list[Path], typer.Argument(help="Folders of dictionaries, or folders of such folders.")
+        list[Path], typer.Argument(help="Folders of dictionaries, or folders that contain them.")
     ],
-    out: Annotated[Path, typer.Option(help="Folder for results.json and report.html.")],
+    out: Annotated[Path, typer.Option(help="Output folder for results.json and report.html.")],
     model: ModelName = "builtin:stories",
     text: TextSource = "builtin:stories",
-    tokens: Annotated[int, typer.Option(help="Tokens to evaluate on.")] = 40_000,
-    split: Annotated[str, typer.Option(help="train or held_out.")] = "held_out",
-    context: Annotated[int | None, typer.Option(help="Tokens a block; the model's own.")] = None,
+    tokens: Annotated[int, typer.Option(help="Number of tokens to evaluate on.")] = 40_000,
+    split: Split = "held_out",
+    context: Context = None,
     whole_documents: WholeDocuments = False,
-    include_special: Annotated[bool, typer.Option(help="Count special tokens too.")] = False,
-    bits: Annotated[bool, typer.Option(help="Price coefficients: 4 more passes.")] = False,
+    include_special: IncludeSpecial = False,
+    bits: Annotated[bool, typer.Option(help="Compute bits per token; 4 more passes.")] = False,
 ) -> None:
-    """Measure dictionaries side by side on the same held-out tokens."""
+    """Evaluate dictionaries on the same held-out tokens."""
     from dictlearn.comparison.report.html import REPORT_FILE, report_html
     from dictlearn.dictionaries.files import load_all
     from dictlearn.evaluation.faithfulness.evaluate import evaluate as run
@@ -43,16 +52,16 @@ def evaluate(
     records.save(own)
     own.write_text(REPORT_FILE, report_html(records))
     show(records)
-    console.print(f"results: {out / RESULTS_FILE}\nreport:  {out / REPORT_FILE}", highlight=False)
+    say(f"results: {out / RESULTS_FILE}\nreport:  {out / REPORT_FILE}")
 
 
 def compare(
-    runs: Annotated[list[Path], typer.Argument(help="Folders with results.json.")],
+    runs: Annotated[list[Path], typer.Argument(help="Folders with a results.json.")],
     out: Annotated[
-        Path | None, typer.Option(help="Write a report of all runs: an HTML file, or its folder.")
+        Path | None, typer.Option(help="HTML file, or folder, to write a report of all runs to.")
     ] = None,
 ) -> None:
-    """Put the results of several runs in one table; refuses runs that are not comparable."""
+    """Show the results of several runs in one table, if they are comparable."""
     from dictlearn.comparison.report.html import REPORT_FILE, write_report
     from dictlearn.comparison.runs import combine, load_run
 
@@ -63,4 +72,4 @@ def compare(
     show(records)
     if out is not None:
         path = out if out.suffix and not out.is_dir() else out / REPORT_FILE
-        console.print(f"report: {write_report(records, path)}", highlight=False)
+        say(f"report: {write_report(records, path)}")

@@ -1,4 +1,4 @@
-"""Commands that run a whole comparison: the demo, and the studies of a benchmark file."""
+"""Commands that run complete comparisons: the demo and benchmark studies."""
 
 import inspect
 import runpy
@@ -9,9 +9,17 @@ from typing import Annotated, Any
 
 import torch
 import typer
+from rich.markup import escape
 from rich.table import Table
 
-from dictlearn.cli.terminal import Overwrite, console, leftover_fields, show
+from dictlearn.cli.terminal import (
+    Overwrite,
+    Seed,
+    console,
+    leftover_fields,
+    say,
+    show,
+)
 from dictlearn.core.errors import InputError, nearest
 from dictlearn.studies.study import Study
 
@@ -19,13 +27,11 @@ STUDIES_FILE = Path("benchmarks/studies.py")
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for results.json and report.html.")] = Path(
-        "runs/demo"
-    ),
-    layer: Annotated[int, typer.Option(help="Which MLP of the built-in model.")] = 0,
-    seed: Annotated[int, typer.Option(help="Seed of the stream and of every dictionary.")] = 0,
+    out: Annotated[Path, typer.Option(help="Output folder.")] = Path("runs/demo"),
+    layer: Annotated[int, typer.Option(help="Layer of the MLP in the built-in model.")] = 0,
+    seed: Seed = 0,
 ) -> None:
-    """Train four families and their baselines on one MLP of the built-in model (minutes)."""
+    """Train and evaluate four kinds of dictionary and baselines on the built-in model (minutes)."""
     from dictlearn.demo import demo_study
     from dictlearn.studies.folder import name_of_run
 
@@ -38,30 +44,31 @@ def demo(
 
 def bench(
     context: typer.Context,
-    name: Annotated[str | None, typer.Argument(help="Run this study; lists them unless given.")] = (
+    name: Annotated[str | None, typer.Argument(help="Study to run; lists all if not given.")] = (
         None
     ),
     studies: Annotated[
-        Path, typer.Option(help="Python file with a dict STUDIES of functions by name.")
+        Path,
+        typer.Option(help="Python file with a dict STUDIES of functions by name."),
     ] = STUDIES_FILE,
-    out: Annotated[Path | None, typer.Option(help="Folder of the run; runs/NAME unless set.")] = (
-        None
-    ),
+    out: Annotated[Path | None, typer.Option(help="Output folder; by default runs/NAME.")] = (None),
     images: Annotated[
-        str | None, typer.Option(help="Write the main figures as svg, png or pdf files too.")
+        str | None,
+        typer.Option(help="Also write the main figures as svg, png or pdf files."),
     ] = None,
-    describe: Annotated[bool, typer.Option(help="Say what would be run, and stop.")] = False,
+    describe: Annotated[bool, typer.Option(help="Describe the study without running it.")] = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Run a benchmark study: every family, size, seed or site of it, to one report.
+    """Run a benchmark study: train and evaluate all its dictionaries, and write a report.
 
-    A run that was interrupted continues when the same command is given again.
+    To continue an interrupted run, repeat the command.
     """
     known = _studies(studies)
     if name is None:
-        table = Table("study", "what it asks", box=None, pad_edge=False)
+        table = Table("study", "question", box=None, pad_edge=False)
         for key, function in known.items():
-            table.add_row(key, inspect.cleandoc(function.__doc__ or "").split("\n\n")[0])
+            question = inspect.cleandoc(function.__doc__ or "").split("\n\n")[0]
+            table.add_row(escape(key), escape(question))
         console.print(table)
         return
     if name not in known:
@@ -107,7 +114,7 @@ def _made(name: str, function: Callable[..., Study], given: dict[str, Any]) -> S
 
 
 def _require_type(name: str, key: str, value: object, wanted: object) -> None:
-    """Check what was given for a parameter that says that it is a number, a text or a truth."""
+    """Check the type of a value, if its parameter is annotated as a number, string or bool."""
     if wanted not in (bool, int, float, str):
         return
     fits = (float, int) if wanted is float else wanted
@@ -117,7 +124,7 @@ def _require_type(name: str, key: str, value: object, wanted: object) -> None:
         )
 
 
-_TYPES = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+_TYPES = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
 
 def _run(
@@ -138,4 +145,4 @@ def _run(
     for label, path in {
         "results": out / RESULTS_FILE, "report": out / REPORT_FILE, "page": page
     }.items():  # fmt: skip
-        console.print(f"{label + ':':9}{path}", highlight=False)
+        say(f"{label + ':':9}{path}")

@@ -1,4 +1,4 @@
-"""What the commands share: the terminal, options, and how results are shown."""
+"""Terminal output and options that several commands share."""
 
 import os
 from typing import Annotated, Any
@@ -15,19 +15,32 @@ if not console.is_terminal:  # a log or a pipe has no width: leave tables whole
 console.quiet = os.environ.get("RANK", "0") != "0"  # torchrun: the first process speaks for all
 
 ModelName = Annotated[
-    str, typer.Option("--model", help="builtin:stories, a Hugging Face id, or such a folder.")
+    str, typer.Option("--model", help="builtin:stories, a Hugging Face id, or a local folder.")
 ]
 TextSource = Annotated[
     str,
     typer.Option(
         "--text",
-        help="builtin:stories, a .txt/.jsonl/.parquet file (or a folder of them), or hf:DATASET.",
+        help="builtin:stories, a .txt, .jsonl or .parquet file, a folder of these, or hf:DATASET.",
     ),
 ]
 WholeDocuments = Annotated[
-    bool, typer.Option(help="Never open a block in the middle of a document; fill blocks up.")
+    bool, typer.Option(help="Do not split documents between blocks; pad blocks instead.")
 ]
-Overwrite = Annotated[bool, typer.Option(help="Replace what is there.")]
+Overwrite = Annotated[
+    bool, typer.Option(help="Replace the files of an earlier run in the output folder.")
+]
+Context = Annotated[
+    int | None, typer.Option(help="Tokens per block; by default the model's context, at most 1024.")
+]
+Split = Annotated[str, typer.Option(help="Split of the text: train or held_out.")]
+IncludeSpecial = Annotated[bool, typer.Option(help="Include special tokens (BOS, EOS, padding).")]
+Seed = Annotated[int, typer.Option(help="Random seed of the data order and of the dictionaries.")]
+
+
+def say(text: str) -> None:
+    """Print `text` as it is: brackets are not markup, and numbers are not highlighted."""
+    console.print(text, highlight=False, markup=False)
 
 
 def show(records: Records) -> None:
@@ -38,7 +51,7 @@ def show(records: Records) -> None:
 
 
 def leftover_fields(arguments: list[str]) -> dict[str, Any]:
-    """Leftover `--some-field value` pairs as config fields."""
+    """Config fields from the remaining `--some-field value` pairs."""
     from dictlearn.config_files import parse_value
 
     fields = {}

@@ -1,17 +1,22 @@
-"""Commands from text to dictionaries."""
+"""Commands that harvest activations and train dictionaries."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from dictlearn.cli.terminal import (
+    Context,
+    IncludeSpecial,
     ModelName,
     Overwrite,
+    Seed,
+    Split,
     TextSource,
     WholeDocuments,
-    console,
     leftover_fields,
+    say,
 )
 from dictlearn.core.errors import ConfigError, InputError
 from dictlearn.core.kinds import DictionaryConfig
@@ -19,20 +24,20 @@ from dictlearn.core.sites import Sites
 
 
 def harvest(
-    out: Annotated[Path, typer.Option(help="Folder for the activations.")],
+    out: Annotated[Path, typer.Option(help="Output folder for the activations.")],
     model: ModelName = "builtin:stories",
     text: TextSource = "builtin:stories",
-    hook: Annotated[str | None, typer.Option(help="Read and write this hook point.")] = None,
-    mlp: Annotated[int | None, typer.Option(help="Read and write the MLP of this layer.")] = None,
-    tokens: Annotated[int, typer.Option(help="Training tokens to run.")] = 500_000,
-    split: Annotated[str, typer.Option(help="train or held_out.")] = "train",
-    context: Annotated[int | None, typer.Option(help="Tokens a block; the model's own.")] = None,
-    dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
+    hook: Annotated[str | None, typer.Option(help="Hook point to read.")] = None,
+    mlp: Annotated[int | None, typer.Option(help="Layer of the MLP to read.")] = None,
+    tokens: Annotated[int, typer.Option(help="Number of tokens.")] = 500_000,
+    split: Split = "train",
+    context: Context = None,
+    dtype: Annotated[str, typer.Option(help="Storage type: float32 or bfloat16.")] = "float32",
     whole_documents: WholeDocuments = False,
-    include_special: Annotated[bool, typer.Option(help="Keep rows of special tokens.")] = False,
+    include_special: IncludeSpecial = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Run text through a model and keep the activations at a hook point or an MLP."""
+    """Run text through a model and store the activations at a hook point or an MLP."""
     from dictlearn.harvesting import harvest as run
     from dictlearn.lm.loading import load_model
     from dictlearn.text.tokens import load_tokens
@@ -47,29 +52,36 @@ def harvest(
         loaded, blocks, sites, out, dtype=dtype, exclude_special=not include_special,
         overwrite=overwrite,
     )  # fmt: skip
-    console.print(f"{store.n_rows:,} rows at {sites} in {out}", highlight=False)
+    say(f"{store.n_rows:,} rows at {sites} in {out}")
 
 
 def train(
     context: typer.Context,
-    activations: Annotated[Path, typer.Argument(help="Folder that harvest wrote.")],
-    out: Annotated[Path, typer.Option(help="Folder for dictionaries, log and checkpoint.")],
-    recipe: Annotated[
-        Path | None, typer.Option(help="TOML file: [fit] and one [dictionaries.NAME] each.")
+    activations: Annotated[Path, typer.Argument(help="Folder written by `dictlearn harvest`.")],
+    out: Annotated[Path, typer.Option(help="Output folder for dictionaries, log and checkpoint.")],
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config",
+            "--recipe",
+            help=escape(
+                "TOML file with a section [fit] and a section [dictionaries.NAME] per dictionary."
+            ),
+        ),
     ] = None,
-    kind: Annotated[str | None, typer.Option(help="Train one dictionary of this kind.")] = None,
-    steps: Annotated[int, typer.Option(help="Batches.")] = 2000,
-    batch_size: Annotated[int, typer.Option(help="Rows in a batch.")] = 4096,
-    learning_rate: Annotated[float | None, typer.Option(help="The kind's own unless set.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the stream and of the dictionary.")] = 0,
+    kind: Annotated[str | None, typer.Option(help="Kind of dictionary to train.")] = None,
+    steps: Annotated[int, typer.Option(help="Number of training steps.")] = 2000,
+    batch_size: Annotated[int, typer.Option(help="Tokens per batch.")] = 4096,
+    learning_rate: Annotated[float | None, typer.Option(help="By default the kind's own.")] = None,
+    seed: Seed = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …")] = "cpu",
-    nproc: Annotated[int, typer.Option(help="Processes here that divide each batch.")] = 1,
-    shard_features: Annotated[bool, typer.Option(help="Divide features instead.")] = False,
+    nproc: Annotated[int, typer.Option(help="Processes that each batch is split over.")] = 1,
+    shard_features: Annotated[bool, typer.Option(help="Split features instead.")] = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Train one dictionary (--kind sae --n-features 4096) or many (--recipe runs.toml).
+    """Train one dictionary (--kind sae --n-features 4096) or several (--config runs.toml).
 
-    A killed run continues where its last checkpoint was when the same command is given again.
+    To continue an interrupted run from its last checkpoint, repeat the command.
     """
     from dictlearn.activations.store import ActivationStore
     from dictlearn.config_files import read_config_file
@@ -78,15 +90,15 @@ def train(
     from dictlearn.training.config import FitConfig
     from dictlearn.training.fit import fit
 
-    if (recipe is None) == (kind is None):
-        raise InputError("train needs either --kind with its fields, or --recipe FILE")
+    if (config is None) == (kind is None):
+        raise InputError("train needs either --kind with its fields, or --config FILE")
     fields = leftover_fields(context.args)
     configs: dict[str, DictionaryConfig]
-    if recipe is not None:
+    if config is not None:
         given = [*fields, *(name for name in _RUN if _was_given(context, name))]
         if given:
-            raise ConfigError(f"--recipe says it all, so leave out {', '.join(given)}")
-        configs, fit_config = read_config_file(recipe)
+            raise ConfigError(f"--config contains all settings, so leave out {', '.join(given)}")
+        configs, fit_config = read_config_file(config)
     else:
         assert kind is not None
         configs = {kind: config_class(kind).from_dict(fields)}
@@ -97,7 +109,7 @@ def train(
     store = ActivationStore.open(activations)
     launch(nproc, fit, configs, store, fit_config, out=out, overwrite=overwrite)
     for name in configs:
-        console.print(f"{name}: {out / name}", highlight=False)
+        say(f"{name}: {out / name}")
 
 
 def _sites(model: object, hook: str | None, mlp: int | None) -> Sites:
@@ -111,7 +123,7 @@ def _sites(model: object, hook: str | None, mlp: int | None) -> Sites:
 
 
 _RUN = ("steps", "batch_size", "learning_rate", "seed", "device", "shard_features")
-"""Options of `train` that a recipe has in its section [fit]."""
+"""Options of `train` that a config file has in its section [fit]."""
 
 
 def _was_given(context: typer.Context, name: str) -> bool:

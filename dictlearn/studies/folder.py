@@ -1,4 +1,4 @@
-"""What the folder of a run says about the study in it."""
+"""The description of a study in the folder of its run: writing, checking and continuing."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -31,14 +31,14 @@ def begin(
     *,
     overwrite: bool,
 ) -> None:
-    """Write down the study that is run in a folder, or check that it is the one begun there.
+    """Write the description of a study to its folder, or check the one that is there.
 
-    `source` gives the model and the tokens that numbers come from. Where a run goes on, they have
-    to be the same; other code is written down beside that which began. What is overwritten is what
-    the list of the folder names.
+    `source` returns the provenance of model and tokens. A continued run must have the same; if
+    the code has changed, its version is recorded in addition. With `overwrite`, the files in the
+    folder's list of files are removed.
 
     Raises:
-        InputError: the folder holds a run of another study, or files in the way of this one.
+        InputError: the folder holds a run of another study, or conflicting files.
     """
     if os.path.lexists(own.path / STUDY_FILE) and not overwrite:
         _go_on(own, described, source)
@@ -51,13 +51,13 @@ def begin(
 
 
 def name_of_run(folder: str | Path) -> str | None:
-    """The name of the study whose run `folder` holds, if any."""
+    """The name of the study in `folder`, or None."""
     path = Path(folder) / STUDY_FILE
     return str(_begun(path)["study"].get("name")) if path.exists() else None
 
 
 def origin(begun: Mapping[str, Any]) -> str:
-    """The seeds and the code that the numbers of a run come from, in a line."""
+    """One line with the seeds and the version of the code of a run."""
     code = "; continued with ".join(
         _code_text(part) for part in (begun, *begun.get("continued", ()))
     )
@@ -72,14 +72,14 @@ def _code_text(part: Mapping[str, Any]) -> str:
 def _begun(path: Path) -> dict[str, Any]:
     data = read_json(path)
     if not isinstance(data.get("study"), dict):
-        raise CorruptFileError(f"{path}: says of no study; choose another folder")
+        raise CorruptFileError(f"{path}: does not describe a study; choose another folder")
     return data
 
 
 def _go_on(
     own: OwnFiles, described: Mapping[str, Any], source: Callable[[], dict[str, Any]]
 ) -> None:
-    """Check that the run in the folder is of this study, and write down what goes on with it."""
+    """Check that the folder holds a run of this study, and record that it is continued."""
     begun = _begun(own.path / STUDY_FILE)
     _require_same(own.path, "study", begun["study"], described)
     unfinished = not all((own.path / part).exists() for part in (RESULTS_FILE, REPORT_FILE))
@@ -94,7 +94,7 @@ def _go_on(
 
 
 def _adopt(own: OwnFiles, begun: Mapping[str, Any]) -> None:
-    """List what a version without lists wrote of the same study, and is written again."""
+    """Register files of the same study that a version without file lists wrote."""
     own.adopt(STUDY_FILE)
     title = f"<title>{escape(begun['study']['question'])}</title>"
     for name, mark in {REPORT_FILE: title, PAGE_FILE: origin(begun)}.items():
@@ -104,12 +104,12 @@ def _adopt(own: OwnFiles, begun: Mapping[str, Any]) -> None:
 
 
 def _code() -> dict[str, Any]:
-    """The code that numbers come from."""
+    """The versions of the libraries and the revision of the code."""
     return {"versions": library_versions(), "revision": code_revision()}
 
 
 def _continued(begun: dict[str, Any], code: dict[str, Any]) -> dict[str, Any]:
-    """What was begun, and that `code` goes on with it, unless that is known."""
+    """The description with `code` added to the versions that continued it, if it is new."""
     later = begun.get("continued", [])
     if code in [{key: begun.get(key) for key in code}, *later]:
         return begun
@@ -127,7 +127,7 @@ def _require_same(
 
 
 def _require_room(own: OwnFiles, described: Mapping[str, Any], *, overwrite: bool) -> None:
-    """Nothing is adopted, and nothing is removed, but what a study into this folder wrote."""
+    """Check that the folder holds no files other than those that may be overwritten."""
     found = [
         part
         for part in _parts(described)
@@ -141,7 +141,7 @@ def _require_room(own: OwnFiles, described: Mapping[str, Any], *, overwrite: boo
 
 
 def _parts(described: Mapping[str, Any]) -> list[str]:
-    """The names of everything that a study so described writes, `study.json` last."""
+    """The names of all files and folders that the study writes, `study.json` last."""
     files = [RESULTS_FILE, SUMS_FILE, CONCEPTS_FILE, AGREEMENT_FILE, FEATURES_FILE, REPORT_FILE]
     files += [PAGE_FILE, IMAGES]
     return [*files, "dictionaries", "baselines", "activations", *described["places"], STUDY_FILE]

@@ -16,14 +16,14 @@ from dictlearn.studies.folder import IMAGES, PAGE_FILE, STUDY, STUDY_FILE, origi
 def write_page(
     folder: str | Path, *, about: Iterable[str] = (), image_format: str | None = None
 ) -> Path:
-    """The path of the page, written to the folder of a finished study.
+    """The path of the Markdown page, written to the folder of a finished study.
 
-    With an `image_format` ("svg", "png" or "pdf"), the figures are files in `images/` beside it.
+    With an `image_format` ("svg", "png" or "pdf"), the figures are written to `images/` too.
 
     Raises:
         CorruptFileError: the study is not finished.
-        InputError: no such format, or files in the way that the study did not write.
-        StorageError: there is nothing to draw image files with.
+        InputError: unknown format, or conflicting files that the study did not write.
+        StorageError: kaleido or a browser, which draw the images, are missing.
     """
     folder = Path(folder)
     study, own = read_json(folder / STUDY_FILE), OwnFiles(folder, STUDY)

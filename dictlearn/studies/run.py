@@ -1,4 +1,4 @@
-"""A study, run: harvest once, train every seed, measure everything together, report."""
+"""Running a study: harvesting, training, evaluation and the report."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -42,20 +42,20 @@ from dictlearn.training.progress import LOG_FILE
 
 R = TypeVar("R", Records, ConceptRecords, AgreementRecords, FeatureRecords)
 _BATCHES_OF_A_BASELINE = 100
-"""Batches from which baselines are fitted: with fewer, a mean costs more than the mean should."""
+"""Number of batches that baselines are fitted to; fewer give a biased mean ablation."""
 
 
 def run_study(study: Study, out: str | Path, *, overwrite: bool = False) -> Records:
-    """The records of `study`, written to the folder `out` with everything they come from.
+    """The records of `study`, after running it in the folder `out`.
 
-    The folder gets the study and its origin (`study.json`: configs, seeds, versions, the revision
-    of the repository), the activations, the dictionaries, `results.json`, what a closer look at
-    the inspected ones found, and `report.html`. A part that is there already is not made again,
-    so a run that was interrupted continues when it is called again. With `overwrite`, the files
-    of a run that is there are removed before, and no others.
+    The folder contains `study.json` (configs, seeds, library versions and the revision of the
+    code), the activations, the dictionaries, `results.json`, the analyses of the inspected
+    dictionaries and `report.html`. Existing parts are not computed again, so an interrupted run
+    continues when the function is called again. With `overwrite`, the files of an earlier run are
+    removed first, and no others.
 
     Raises:
-        InputError: the folder holds a run of another study, or files in the way of this one.
+        InputError: the folder holds a run of another study, or conflicting files.
         StorageError: the folder cannot be written.
     """
     run = _Run(study, OwnFiles.of(out, STUDY))
@@ -75,7 +75,7 @@ def run_study(study: Study, out: str | Path, *, overwrite: bool = False) -> Reco
 
 @dataclass(frozen=True)
 class _Run:
-    """One study in one folder. Models, tokens and dictionaries are there when asked for."""
+    """One study in one folder; models, tokens and dictionaries are loaded on demand."""
 
     study: Study
     own: OwnFiles
@@ -86,11 +86,11 @@ class _Run:
         return self.own.path
 
     def begin(self, *, overwrite: bool) -> None:
-        """Write down what is run, or check that it is what was begun here."""
+        """Write `study.json`, or check that it describes the same study."""
         begin(self.own, self.study.to_dict(), self._source, overwrite=overwrite)
 
     def _source(self) -> dict[str, Any]:
-        """The model and the tokens that numbers come from; every place is found in the model."""
+        """The provenance of model and tokens, after checking that the model has every place."""
         for place in self.study.places:
             place.sites(self.model)
         return {
@@ -100,7 +100,7 @@ class _Run:
         }
 
     def results(self) -> Records:
-        """Every dictionary of the study on the same held-out tokens."""
+        """The metrics of every dictionary, on the same held-out tokens."""
         return self._kept(
             RESULTS_FILE,
             Records,
@@ -108,7 +108,7 @@ class _Run:
         )
 
     def concepts(self) -> ConceptRecords | None:
-        """What concepts the inspected dictionaries of the first seed find, and how precisely."""
+        """The precision of the inspected dictionaries of the first seed at detecting concepts."""
         if not self.study.inspected:
             return None
         return self._kept(
@@ -118,7 +118,7 @@ class _Run:
         )
 
     def agreement(self) -> AgreementRecords | None:
-        """How far the inspected dictionaries agree, of the first two seeds; None if it is one."""
+        """The similarity of the inspected dictionaries of two seeds; None if there is only one."""
         if len(self.study.inspected) * len(self.study.seeds[:2]) < 2:
             return None
         return self._kept(
@@ -148,12 +148,12 @@ class _Run:
         }
 
     def _kept(self, file: str, kind: type[R], make: Callable[[], R]) -> R:
-        """What `file` holds, after it was made if it is not there."""
+        """The content of `file`, which is computed first if it does not exist."""
         if not (self.folder / file).exists():
             make().save(self.own)
         return kind.load(self.folder)
 
-    # What the parts work with
+    # Inputs of the parts
 
     @cached_property
     def model(self) -> LanguageModel:
@@ -162,19 +162,19 @@ class _Run:
 
     @cached_property
     def train(self) -> Tokens:
-        """The tokens to learn from."""
+        """The training tokens."""
         study = self.study
         return load_tokens(study.text, self.model, split="train", n_tokens=study.train_tokens)
 
     @cached_property
     def held_out(self) -> Tokens:
-        """The tokens to measure on."""
+        """The evaluation tokens."""
         study = self.study
         return load_tokens(study.text, self.model, split="held_out", n_tokens=study.held_out_tokens)
 
     @cached_property
     def documents(self) -> Tokens:
-        """Whole documents to look for concepts in."""
+        """Held-out tokens in whole documents, for the evaluation of concepts."""
         study = self.study
         return load_tokens(
             study.text, self.model, split="held_out", n_tokens=study.concept_tokens,
@@ -183,7 +183,7 @@ class _Run:
 
     @cached_property
     def dictionaries(self) -> dict[str, FeatureDictionary]:
-        """Every dictionary of the study, trained where it is not there yet."""
+        """All dictionaries of the study, trained if they do not exist yet."""
         found: dict[str, FeatureDictionary] = {}
         for place in self.study.places:
             learned: dict[str, FeatureDictionary] = {}
@@ -204,7 +204,7 @@ class _Run:
         configs: Mapping[str, DictionaryConfig],
         run: FitConfig,
     ) -> dict[str, FeatureDictionary]:
-        """The dictionaries in `folder`, after they were trained if they are not there."""
+        """The dictionaries in `folder`, trained first if they do not exist yet."""
         if not configs:
             return {}
         done = all((folder / name / CONFIG_FILE).exists() for name in configs)
@@ -228,10 +228,7 @@ class _Run:
     def _randoms(
         self, place: Place, learned: Mapping[str, FeatureDictionary]
     ) -> dict[str, DictionaryConfig]:
-        """A random dictionary for each L0 that the learned ones have on held-out rows, rounded up.
-
-        What sparsity alone buys.
-        """
+        """A random dictionary for each L0 of the learned ones on held-out tokens, rounded up."""
         n_features = self.study.randoms_with
         if n_features is None:
             return {}
@@ -244,7 +241,7 @@ class _Run:
         return {f"random_k{k}": RandomConfig(n_features=n_features, k=k) for k in sorted(found)}
 
     def _inspected(self, n_seeds: int) -> dict[str, FeatureDictionary]:
-        """The dictionaries to look at closely, of the first place and the first seeds."""
+        """The inspected dictionaries of the first place and the first seeds."""
         place = self.study.places[0]
         names = (
             self._at(name, place, seed)
@@ -253,10 +250,10 @@ class _Run:
         )
         return {name: self.dictionaries[name] for name in names}
 
-    # Where the parts are, and what they are called
+    # Folders and names of the parts
 
     def _written(self, folder: Path, run: str) -> Path:
-        """`folder` of this one, listed as what a `run` of this study writes to."""
+        """`folder`, registered as the output of a `run` of this study."""
         return self.own.folder(*folder.relative_to(self.folder).parts, run=run).path
 
     def _place(self, place: Place) -> Path:

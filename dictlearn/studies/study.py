@@ -1,4 +1,4 @@
-"""What a study compares, on what, and how it is measured: everything but where it is written."""
+"""Description of a study: dictionaries, hook points, data, training and evaluation."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -15,16 +15,16 @@ from dictlearn.training.config import FitConfig
 
 
 class Place(ABC):
-    """Where in a model the dictionaries of a study sit."""
+    """A location in a model, at which the dictionaries of a study are trained."""
 
     @abstractmethod
     def sites(self, model: LanguageModel) -> Sites:
-        """The sites there."""
+        """The source and target site in `model`."""
 
 
 @dataclass(frozen=True)
 class MLP(Place):
-    """What the MLP of a layer reads and writes."""
+    """The input and output of the MLP of a layer."""
 
     layer: int
 
@@ -37,7 +37,7 @@ class MLP(Place):
 
 @dataclass(frozen=True)
 class Hook(Place):
-    """One hook point, read and written."""
+    """One hook point, as both source and target."""
 
     hook: str
 
@@ -50,20 +50,20 @@ class Hook(Place):
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """A comparison, described completely: the same description gives the same numbers.
+    """A complete description of a comparison; equal descriptions give equal numbers.
 
-    Every dictionary of `learned` is trained at every place with every seed, all of one seed over
-    the same batches. `baselines` are fitted once a place. All are evaluated together, on the same
+    Each dictionary of `learned` is trained at each place with each seed, and all with the same
+    seed on the same batches. `baselines` are fitted once per place. All are evaluated on the same
     held-out tokens.
     """
 
     name: str
     question: str
-    """What the study asks, in a sentence."""
+    """The question of the study, in one sentence."""
     learned: Mapping[str, DictionaryConfig]
     baselines: Mapping[str, DictionaryConfig]
     fit: FitConfig
-    """The run of one seed; the seed in it is replaced."""
+    """The training config of each seed; its seed is replaced."""
     places: tuple[Place, ...]
     seeds: tuple[int, ...] = (0,)
     model: str = "builtin:stories"
@@ -71,17 +71,17 @@ class Study:
     train_tokens: int = 500_000
     held_out_tokens: int = 40_000
     randoms_with: int | None = None
-    """Features of random dictionaries, one for each L0 that a learned dictionary has, rounded
-    up; none if unset."""
+    """Number of features of the random dictionaries, of which there is one for each L0 of a
+    learned dictionary, rounded up; None for no random dictionaries."""
     bits: bool = False
-    """Whether coefficients are quantised, for a price in bits per token."""
+    """Whether coefficients are quantized, to measure bits per token."""
     inspected: tuple[str, ...] = ()
-    """Learned dictionaries, by name, that are looked at closely: what concepts they find, how far
-    they agree with each other and between seeds, and cards of some features."""
+    """Names of learned dictionaries to analyse further: precision at detecting concepts,
+    similarity to each other and between seeds, and cards of some features."""
     n_cards: int = 6
-    """Features of each inspected dictionary that get a card."""
+    """Number of feature cards for each inspected dictionary."""
     concept_tokens: int = 20_000
-    """Held-out tokens in which concepts are looked for."""
+    """Number of held-out tokens on which concepts are evaluated."""
 
     def __post_init__(self) -> None:
         if not self.learned or not self.places or not self.seeds:
@@ -109,7 +109,7 @@ class Study:
                 )
 
     def to_dict(self) -> dict[str, Any]:
-        """The description as JSON: what decides the numbers of a run."""
+        """The description as JSON: all settings that affect the results."""
         described = {k: v for k, v in vars(self).items() if isinstance(v, str | int | None)}
         return described | {
             "fit": self.fit.to_dict(),

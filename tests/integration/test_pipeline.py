@@ -176,7 +176,7 @@ def run_commands(monkeypatch, capsys, folder, model, text, n_tokens):
     cli(monkeypatch, "train", store, "--kind", "topk_sae", "--n-features", 64, "--k=4", *train,
         "--out", one)  # fmt: skip
     (folder / "recipe.toml").write_text(RECIPE)
-    cli(monkeypatch, "train", store, "--recipe", folder / "recipe.toml", "--out", many)
+    cli(monkeypatch, "train", store, "--config", folder / "recipe.toml", "--out", many)
     capsys.readouterr()
     measure = ["--tokens", 3000, "--whole-documents", *source]
     cli(monkeypatch, "evaluate", one, "--out", folder / "run1", *measure)
