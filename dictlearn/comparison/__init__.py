@@ -1,1 +1,1 @@
-"""Records become tables, figures and one report; no model and no dictionary is needed."""
+"""Statistics, tables, figures and reports, computed from records alone."""

@@ -1,4 +1,4 @@
-"""Runs on disk: loaded, checked to be comparable, and put side by side."""
+"""Loading the records of runs, and combining those that are comparable."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ def load_run(path: str | Path) -> Records:
     """The records of a run: `path` is its folder, or the `results.json` in it.
 
     Raises:
-        InputError: there is no run; the message names the nearest ones around `path`.
+        InputError: there is no run; the message suggests similar names.
         CorruptFileError: a file of the run is truncated or of another format.
     """
     path = Path(path)
@@ -28,15 +28,15 @@ def load_run(path: str | Path) -> Records:
 
 
 def combine(runs: Mapping[str, Records]) -> Records:
-    """The records of several runs, by name, as one.
+    """The records of several runs, given by name, combined into one.
 
-    A dictionary keeps its name, unless another run has one of that name: then each becomes
-    `run/name`. The model and tokens of the first run stand for all, as they must be the same.
+    Dictionaries keep their names; those whose name occurs in several runs become `run/name`. Model
+    and tokens are taken from the first run, since they must be the same in all.
 
     Raises:
-        InputError: no run is given, or two names agree even with their runs' names.
-        ProvenanceError: the tokens, the model or the treatment of special tokens differ, so that
-            numbers of one run cannot be compared with those of another.
+        InputError: no run is given, or two dictionaries have the same name and run name.
+        ProvenanceError: the runs are not comparable, because the tokens, the model, the treatment
+            of special tokens or the seed of resample ablation differ.
     """
     if not runs:
         raise InputError("required at least one run to combine, got none")
@@ -55,7 +55,7 @@ def combine(runs: Mapping[str, Records]) -> Records:
 
 
 def comparison_frame(records: Records) -> pd.DataFrame:
-    """One row a dictionary: kind, hook, n_features and seed, then one column a metric."""
+    """One row per dictionary: kind, hook, n_features and seed, then one column per metric."""
     columns = {
         name: (record.kind, str(record.sites), record.n_features, record.seed)
         for name, record in records.dictionaries.items()
@@ -79,7 +79,7 @@ def _require_comparable(first: str, reference: Records, run: str, records: Recor
 
 
 def _identity(records: Records) -> dict[str, object]:
-    """What must agree; a model without a fingerprint is known by its name only."""
+    """The properties that comparable runs share; a model without a hash is identified by name."""
     origin = records.provenance
     return {
         "tokens.hash": records.tokens["hash"],

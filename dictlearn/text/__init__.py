@@ -1,1 +1,1 @@
-"""From a corpus to fixed-length blocks of tokens, split by content and hashed."""
+"""Corpora as fixed-length blocks of tokens, split by document and hashed."""

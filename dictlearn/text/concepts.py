@@ -1,4 +1,4 @@
-"""Concepts that a pattern defines: which tokens of a text are commas, names, first words."""
+"""Concepts defined by regular expressions, such as commas or names, and their tokens."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -18,8 +18,8 @@ from dictlearn.core.tokens import Tokens
 class Concept:
     """A name and the regular expression (of Python's `re`) that defines it.
 
-    The place of a match is where its first group begins, or the match itself in a pattern without
-    groups; so what stands before the group is context.
+    The position of a match is the start of its first group, or of the whole match if the pattern
+    has no groups; text before the group is context.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Concept:
             ) from error
 
     def places(self, text: str) -> list[int]:
-        """The positions in `text` of all matches that take up at least one character.
+        """The positions in `text` of all non-empty matches.
 
         >>> Concept("year", r"\\bin (\\d{4})").places("in 1984 and in 1990")
         [3, 15]
@@ -48,15 +48,15 @@ class Concept:
 def concept_labels(
     tokens: Tokens, tokenizer: Any, concepts: Sequence[Concept]
 ) -> Bool[Tensor, "concept b pos"]:
-    """Where in `tokens` each concept is: at the tokens that hold the place of a match.
+    """Whether each token is at the position of a match of each concept.
 
-    The text that is searched is what lies between special tokens: with blocks of whole documents
-    (`load_tokens`), one document. No match crosses a special token or a block, and special tokens
-    have no label. A character that is spread over several tokens belongs to the last of them,
-    where a model that reads on knows it.
+    The text between special tokens is searched; with blocks of whole documents (`load_tokens`),
+    this is one document. Matches do not cross special tokens or blocks, and special tokens have no
+    labels. A character that is spread over several tokens belongs to the last of them, at which
+    the model has read it completely.
 
     Raises:
-        InputError: two concepts have one name, or the tokenizer is not a fast one.
+        InputError: two concepts have the same name, or the tokenizer is not a fast one.
     """
     names = [concept.name for concept in concepts]
     if repeated := sorted({name for name in names if names.count(name) > 1}):
@@ -76,9 +76,10 @@ def concept_labels(
 
 
 def token_texts(ids: Sequence[int], tokenizer: Any) -> list[str]:
-    """What each token adds to the text when tokens are read one by one, spaces included.
+    """The text that each token adds when tokens are decoded one by one, including spaces.
 
-    A token that ends in the middle of a character adds nothing until another completes it.
+    A token that ends within a character adds nothing; the character belongs to the token that
+    completes it.
 
     Raises:
         InputError: the tokenizer is not one of the fast ones, of the library `tokenizers`.
@@ -95,9 +96,9 @@ def token_texts(ids: Sequence[int], tokenizer: Any) -> list[str]:
 
 
 def vocabulary_texts(ids: Sequence[int], tokenizer: Any) -> list[str]:
-    """What each token is in the middle of a text, by itself: " the" keeps its space.
+    """The text of each token in the middle of a sentence, such as " the" with its space.
 
-    A token that is no whole character by itself has the tokenizer's own name for it.
+    For tokens that are not a complete character, the name of the token in the vocabulary.
 
     Raises:
         InputError: the tokenizer is not one of the fast ones, of the library `tokenizers`.
@@ -110,7 +111,7 @@ def vocabulary_texts(ids: Sequence[int], tokenizer: Any) -> list[str]:
 def _runs(
     ids: Int[Tensor, " pos"], ordinary: Bool[Tensor, " pos"]
 ) -> Iterator[tuple[int, list[int]]]:
-    """The stretches of ordinary tokens, each with the position of its first."""
+    """Runs of non-special tokens, each with the position of its first token."""
     edges = torch.cat([ordinary.new_zeros(1), ordinary, ordinary.new_zeros(1)]).int().diff()
     begins, ends = (edges == 1).nonzero()[:, 0].tolist(), (edges == -1).nonzero()[:, 0].tolist()
     return ((b, ids[b:e].tolist()) for b, e in zip(begins, ends, strict=True))
@@ -208,4 +209,4 @@ DEFAULT_CONCEPTS: tuple[Concept, ...] = (
     Concept("year in brackets", r"\((?:[^()]{0,20}\D)?((?:1[0-9]|20)\d\d)\b"),
     Concept("escaped punctuation", r" (@)[-,.]@ "),
 )  # fmt: skip
-"""Concepts of stories, articles and code; those with too few matches in a text are left out."""
+"""Concepts for stories, articles and code."""

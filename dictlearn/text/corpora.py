@@ -1,4 +1,4 @@
-"""Documents from wherever they are kept: the built-in corpus, local files, Hugging Face."""
+"""Documents of the built-in corpus, of local files and of Hugging Face data sets."""
 
 import gzip
 import json
@@ -23,29 +23,29 @@ _SUFFIXES = (".txt", ".jsonl", ".txt.xz", ".txt.gz", ".jsonl.xz", ".jsonl.gz", "
 
 
 def documents(source: str | Path) -> Iterator[str]:
-    """The documents of `source`, one by one; those without any text are left out.
+    """The non-empty documents of `source`, one by one.
 
-    * `builtin:stories`: the corpus that comes with the package;
-    * `.txt`: documents end at a line `<|endoftext|>`; in a file without such a line, every
-      paragraph (text between blank lines) is a document;
-    * `.jsonl`: on each line a string, or an object with a "text" field;
+    * `builtin:stories`: the corpus included in the package;
+    * `.txt`: documents are separated by lines `<|endoftext|>`, or, in a file without such a line,
+      by blank lines;
+    * `.jsonl`: a string, or an object with a "text" field, on each line;
     * `.parquet`: the column "text";
-    * a folder: all such files in it, by name; other files are passed over;
-    * `hf:NAME` or `hf:NAME:CONFIG`: the "train" split of a dataset on the Hugging Face hub,
-      streamed, its column "text".
+    * a folder: all files of these types in it, in alphabetical order;
+    * `hf:NAME` or `hf:NAME:CONFIG`: the column "text" of the "train" split of a data set on the
+      Hugging Face hub, streamed.
 
-    Nothing is read ahead, so a source may be larger than memory.
+    Documents are read lazily, so a source may be larger than memory.
 
     Raises:
-        InputError: the source is unknown or absent (at once), or holds no text or no column
+        InputError: the source is unknown or absent (immediately), or has no text or no column
             "text" (when read).
-        CorruptFileError: a file is truncated, or a line of it is not as above (when read).
+        CorruptFileError: a file is truncated or malformed (when read).
     """
     return _not_empty(_read(source), source)
 
 
 def source_name(source: str | Path) -> str:
-    """`source` as it is recorded: of a local path, only the last part."""
+    """The name of `source` in records; for local paths, the last component."""
     return str(source) if _is_scheme(source) else Path(source).expanduser().resolve().name
 
 

@@ -1,4 +1,4 @@
-"""Tokens of a text: documents split by content, joined, and cut into blocks of one length."""
+"""Tokenized documents, split by content and packed into blocks of equal length."""
 
 import hashlib
 from collections.abc import Iterable, Iterator
@@ -17,7 +17,7 @@ from dictlearn.text.corpora import documents, source_name
 
 SPLITS = ("train", "held_out")
 LONGEST_CONTEXT = 1024
-"""The longest block unless `context` asks for more: longer ones rarely change a dictionary."""
+"""Largest default block length; longer blocks rarely affect a dictionary."""
 _BATCH_CHARACTERS = 1 << 18
 
 
@@ -30,25 +30,24 @@ def load_tokens(
     context: int | None = None,
     whole_documents: bool = False,
 ) -> Tokens:
-    """Packed blocks of `split` of `source`, tokenised as `model` reads them.
+    """Packed blocks of tokens of one split of `source`, with the tokenizer of `model`.
 
-    Every document belongs to one split by its own content (`split_of`), so "train" and
-    "held_out" never share one. Documents are joined into one stream with a separator before
-    each (the BOS token; EOS where there is no BOS; nothing where there is neither). The stream
-    is cut into blocks of `context` tokens that all start with the separator; the incomplete
-    tail is dropped. Special tokens spelled out in the text stay ordinary text.
+    The split of a document follows from its content (`split_of`), so "train" and "held_out" share
+    no document. Documents are joined into one stream, each preceded by a separator (the BOS token;
+    EOS if there is no BOS; nothing if there is neither). The stream is cut into blocks of
+    `context` tokens that all start with the separator; an incomplete last block is dropped.
+    Special tokens that are spelled out in the text are tokenized as plain text.
 
     Args:
-        source: what `documents` accepts.
-        model: anything with a Hugging Face `tokenizer` and with `cfg.n_ctx`.
+        source: a source of `documents`.
+        model: an object with a Hugging Face `tokenizer` and with `cfg.n_ctx`.
         split: "train" (about nine documents in ten) or "held_out".
-        n_tokens: whole blocks are taken until they hold this many ordinary tokens, and
-            nothing is read after that; None takes the whole split.
-        context: tokens a block; the model's `n_ctx` unless given, but at most 1024.
-        whole_documents: blocks hold whole documents and are filled up with separators, which
-            count nowhere. No token then lacks the beginning of its document, which a block
-            that opens in the middle of one withholds (only documents longer than a block are
-            cut). The price is the filling.
+        n_tokens: blocks are read until they contain this many non-special tokens; None reads the
+            whole split.
+        context: tokens per block; by default the model's `n_ctx`, but at most 1024.
+        whole_documents: blocks contain whole documents and are padded with separators, which are
+            special tokens. Every token then has the beginning of its document as context, except
+            in documents longer than a block, which are cut. The cost is the padding.
 
     Raises:
         InputError: an argument is out of range, the model has no tokenizer, the text is
@@ -76,7 +75,7 @@ def load_tokens(
 
 
 def split_of(text: str) -> str:
-    """The split of a document: "held_out" for one in ten, by the hash of its content.
+    """The split of a document by the hash of its content: "held_out" for one in ten.
 
     The first 8 bytes of the SHA-256 of its UTF-8 text, as a big-endian number, decide: a
     multiple of 10 is held out.
@@ -138,7 +137,7 @@ def _separator(tokenizer: Any) -> list[int]:
 
 
 def _whole(texts: Iterable[str], tokenizer: Any, context: int) -> Iterator[np.ndarray]:
-    """Blocks of whole documents, each led by the separator; separators fill up the rest."""
+    """Blocks of whole documents, each preceded by the separator and padded with separators."""
     separator = _separator(tokenizer)
     if not separator:
         raise InputError(
@@ -159,7 +158,7 @@ def _whole(texts: Iterable[str], tokenizer: Any, context: int) -> Iterator[np.nd
 
 
 def _cut_anywhere(texts: Iterable[str], tokenizer: Any, context: int) -> Iterator[np.ndarray]:
-    """Blocks of one running stream of documents, each led by the separator."""
+    """Blocks of a stream of documents, each starting with the separator."""
     separator = _separator(tokenizer)
     stream: list[int] = []
     for batch in _batches(texts):
@@ -169,9 +168,9 @@ def _cut_anywhere(texts: Iterable[str], tokenizer: Any, context: int) -> Iterato
 
 
 def _cut(stream: list[int], separator: list[int], context: int) -> list[np.ndarray]:
-    """Whole blocks, removed from the front of `stream` and each led by the separator.
+    """Complete blocks, each starting with the separator; their tokens are removed from `stream`.
 
-    A separator that comes first in a block is that block's own: it is not doubled.
+    If a block begins with a document, its separator is not repeated.
     """
     blocks = []
     n_text = context - len(separator)

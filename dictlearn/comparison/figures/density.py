@@ -1,4 +1,4 @@
-"""How often features are active: one histogram a dictionary."""
+"""Histograms of feature density, one per dictionary."""
 
 import math
 from html import escape
@@ -17,12 +17,12 @@ BINS_PER_DECADE = 6
 
 
 def density_figure(records: Records) -> go.Figure:
-    """One histogram a dictionary of log10 feature density, trained ones first, on one axis.
+    """One histogram of log10 feature density per dictionary, on a common axis.
 
-    Density is the fraction of counted tokens in which a feature is active. Features that were
-    never active have no logarithm; the heading above each histogram counts them. Heights are
-    scaled to each histogram's own highest bar. Dictionaries without features are left out, and
-    where there are many, those of all training seeds but the first.
+    Density is the fraction of tokens on which a feature is active. Dead features have no
+    logarithm; the heading of each histogram gives their number. Heights are scaled to the highest
+    bar of each histogram. Trained dictionaries come first. Dictionaries without features are left
+    out; if there are many dictionaries, so are all training seeds but the first.
     """
     learned = trained(records)
     if len(learned) > MOST_NAMES:

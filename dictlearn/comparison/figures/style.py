@@ -1,7 +1,8 @@
-"""How a dictionary looks in every figure: one colour a kind, one symbol a dictionary.
+"""Colours and symbols of dictionaries, the same in every figure.
 
-The colours are those of Okabe and Ito (2008), told apart with colour-blind eyes; baselines are
-grey. Figures have no background and mid-grey text, so they read on white and on black.
+Each kind has a colour and each dictionary a symbol. The colours are those of Okabe and Ito (2008),
+which are suitable for colour-blind readers; baselines are grey. Figures have a transparent
+background and mid-grey text, so they are legible on light and on dark pages.
 """
 
 import math
@@ -28,7 +29,7 @@ _BASELINE_SYMBOLS = (
 _DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 
 MOST_NAMES = 16
-"""Dictionaries that a figure names one by one; of more, a legend names the kinds."""
+"""Largest number of dictionaries that are named individually; above it, legends list kinds."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Look:
 
 
 def looks(records: Records) -> dict[str, Look]:
-    """The look of every dictionary: colours go to trained kinds in order of appearance."""
+    """The look of each dictionary; trained kinds get colours in order of appearance."""
     families = Counter(r.kind for r in records.dictionaries.values() if not is_baseline(r))
     palette: dict[str, str] = {}
     seen: Counter[str] = Counter()
@@ -60,7 +61,7 @@ def looks(records: Records) -> dict[str, Look]:
 
 
 def default_looks(names: Iterable[str]) -> dict[str, Look]:
-    """One colour a name, where nothing else is known of the dictionaries."""
+    """One colour per name, for dictionaries whose kinds are not known."""
     return {name: _look(_cyclic(COLOURS, i), _SYMBOLS, 0) for i, name in enumerate(names)}
 
 
@@ -73,7 +74,7 @@ def _cyclic(values: tuple[str, ...], index: int) -> str:
 
 
 def styled(figure: go.Figure, height: int) -> go.Figure:
-    """The figure with the house's type, grid, margins and a legend on top."""
+    """The figure with common fonts, grid and margins, and the legend on top."""
     figure.update_layout(
         height=height,
         margin={"l": 58, "r": 14, "t": 14, "b": 52},
@@ -105,9 +106,9 @@ def styled(figure: go.Figure, height: int) -> go.Figure:
 
 
 def log_axis(values: list[float]) -> dict[str, Any]:
-    """A logarithmic axis around positive `values`, with ticks where people look for them.
+    """A logarithmic axis for positive `values`.
 
-    Ticks are at 1, 2 and 5 times powers of ten, or at these powers alone where there are many.
+    Ticks are at 1, 2 and 5 times powers of ten, or at powers of ten only if there are many.
     """
     if not values:
         return {"type": "log"}

@@ -1,4 +1,4 @@
-"""Training logs: read from JSONL, drawn as curves."""
+"""Training curves from JSONL logs."""
 
 import json
 import math
@@ -14,13 +14,13 @@ from dictlearn.comparison.figures.style import Look, default_looks, log_axis, st
 from dictlearn.core.errors import CorruptFileError
 
 QUANTITIES: Mapping[str, str] = {"loss": "loss", "fvu": "FVU", "l0": "L0", "dead": "dead"}
-"""What is drawn, one panel each, if a log has it."""
+"""Quantities that have a panel each, with their axis titles."""
 
 
 def read_training_log(path: str | Path) -> list[dict[str, Any]]:
-    """The objects of a JSONL training log, one a line.
+    """The rows of a JSONL training log.
 
-    A last line that is cut short, as an interrupted run leaves it, is left out.
+    An incomplete last line, as left by an interrupted run, is ignored.
 
     Raises:
         CorruptFileError: the file cannot be read, or another line is not a JSON object.
@@ -48,11 +48,11 @@ def read_training_log(path: str | Path) -> list[dict[str, Any]]:
 def training_figure(
     logs: Mapping[str, list[dict[str, Any]]], style: Mapping[str, Look] | None = None
 ) -> go.Figure:
-    """Loss, FVU, L0 and dead features against training steps, one curve a dictionary.
+    """Loss, FVU, L0 and dead features against the training step, one curve per dictionary.
 
-    A row of a log has `step`, and `NAME/loss` and so on for every dictionary that it tells of.
-    With several logs, a dictionary is called `log/NAME`. A click in the legend hides or shows
-    one in all panels. `style` gives dictionaries the looks that they have in other figures.
+    A row of a log has `step`, and `NAME/loss` and so on for each dictionary. With several logs,
+    dictionaries are named `log/NAME`. Clicking in the legend hides or shows a dictionary in all
+    panels. `style` sets the colours, to match other figures.
     """
     curves = _curves(logs)
     names = list(dict.fromkeys(name for name, _ in curves))
@@ -84,7 +84,7 @@ def training_figure(
 def _curves(
     logs: Mapping[str, list[dict[str, Any]]],
 ) -> dict[tuple[str, str], dict[int, float]]:
-    """The finite values of every (dictionary, quantity), by step; a repeated step's last counts."""
+    """The finite values of each dictionary and quantity by step; the last of a step counts."""
     curves: dict[tuple[str, str], dict[int, float]] = {}
     for log, rows in logs.items():
         for row in sorted((row for row in rows if "step" in row), key=lambda row: row["step"]):

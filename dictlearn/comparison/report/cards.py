@@ -1,4 +1,4 @@
-"""Cards of features as HTML: text shaded by activation, logit weights as bars, neighbours."""
+"""Feature cards as HTML: contexts shaded by activation, logit weights and similar features."""
 
 from collections.abc import Sequence
 from html import escape
@@ -12,7 +12,7 @@ from dictlearn.records.features import (
     TokenWeight,
 )
 
-# Shades are see-through, so that they do on white and on black, in a report and in a notebook.
+# Shades are transparent, so that they suit light and dark backgrounds.
 CARDS_STYLE = """
 .cards { display: grid; gap: 14px; margin: 14px 0; }
 .card { border: 1px solid rgba(128, 134, 145, 0.3); border-radius: 8px; padding: 12px 16px 14px;
@@ -49,14 +49,14 @@ _VISIBLE = {"\n": "↵", "\t": "⇥", "\r": "␍", "\u00a0": "⍽", "\u200b": "�
 
 
 def feature_card_html(card: FeatureCard) -> str:
-    """The card as an HTML element; it is made for `CARDS_STYLE`, and readable without."""
+    """The card as an HTML element, to be used with `CARDS_STYLE`."""
     facts = f"active at {_percent(card.density)} of tokens"
     if card.contexts:
         facts += f", up to {_number(card.strength)}"
     strongest = max((abs(a) for c in card.contexts for a in c.activations), default=0.0)
     contexts = "".join(_context(context, strongest) for context in card.contexts)
     if not contexts:
-        contexts = '<li class="none">It is nowhere above 0 in these tokens.</li>'
+        contexts = '<li class="none">Not active on these tokens.</li>'
     return (
         f'<article class="card"><h3>{escape(card.dictionary)} {card.feature}</h3>'
         f'<p class="facts">{escape(facts)}</p><ol class="contexts">{contexts}</ol>'
@@ -65,21 +65,21 @@ def feature_card_html(card: FeatureCard) -> str:
 
 
 def cards_html(records: FeatureRecords) -> str:
-    """All cards with their style, for a notebook."""
+    """All cards with their style sheet, for a notebook."""
     cards = "".join(map(feature_card_html, records.cards))
     left_out = "".join(note(f"{name}: {why}.") for name, why in records.left_out.items())
     return f'<style>{CARDS_STYLE}</style><div class="cards">{cards}</div>{left_out}'
 
 
 def cards_section(records: FeatureRecords) -> str:
-    """A section of a report with the cards of every dictionary, the first of them unfolded."""
+    """The report's section with the cards of all dictionaries; those of the first are expanded."""
     text = (
-        "The strongest contexts of each feature, at most one from each sequence. The shade of a "
-        "token is the feature's activation there (pointing at it gives the number), relative to "
-        "the largest of the card; the token underlined is the peak. Orange is positive, blue "
-        "negative. Promoted and suppressed tokens are those of the largest and smallest logit "
-        "weights: the direct effect of the feature on the logits, without what later layers "
-        f"make of it. Features: {records.tokens.get('chosen', 'by name')}."
+        "Top activating contexts of each feature, at most one per sequence. The shade of a token "
+        "is the activation of the feature, relative to the largest on the card; hover for the "
+        "number. The token with the maximum is underlined. Orange is positive, blue negative. "
+        "Promoted and suppressed tokens have the largest and smallest logit weights: the direct "
+        "effect of the feature on the logits, not including later layers. Features: "
+        f"{records.tokens.get('chosen', 'by name')}."
     )
     parts: list[str] = []
     for name in dict.fromkeys(card.dictionary for card in records.cards):
@@ -118,7 +118,7 @@ def _context(context: Context, strongest: float) -> str:
 
 
 def _shown(token: str) -> str:
-    """The text of a token, escaped, with what cannot be seen made visible and a little pale."""
+    """The escaped text of a token, with invisible characters replaced by pale symbols."""
     if token and not token.strip(" "):
         return " " if len(token) == 1 else f"<i>{'·' * len(token)}</i>"
     return "".join(f"<i>{_VISIBLE[c]}</i>" if c in _VISIBLE else _printable(c) for c in token)
@@ -149,7 +149,7 @@ def _weights(heading: str, kind: str, weights: Sequence[TokenWeight], largest: f
 
 
 def _token(token: str) -> str:
-    """A token by itself, whose space in front is as visible as a line break."""
+    """The escaped text of a single token, with a visible leading space."""
     if not token.startswith(" "):
         return _shown(token)
     return f"<i>·</i>{_shown(token[1:])}"

@@ -1,4 +1,4 @@
-"""One HTML file that says how the dictionaries compare."""
+"""The report of a comparison as one HTML file."""
 
 from collections.abc import Mapping
 from html import escape
@@ -29,7 +29,7 @@ from dictlearn.records.features import FeatureRecords
 from dictlearn.records.results import DictionaryRecord, Records
 
 REPORT_FILE = "report.html"
-"""Its usual name, beside `results.json`."""
+"""The usual name of the report, next to `results.json`."""
 DEFAULT_TITLE = "Dictionaries compared"
 
 
@@ -43,14 +43,14 @@ def write_report(
     agreement: AgreementRecords | None = None,
     features: FeatureRecords | None = None,
 ) -> Path:
-    """The path of the report: one HTML file with its figures and scripts inside, whole or absent.
+    """The path of the report, after writing it as one self-contained HTML file.
 
-    It opens without a network. Training curves are shown if a JSONL `training_log` is given, or
-    several by the name of their run; what concepts were found, how far dictionaries agree and what
-    their features are like, if there are records of that.
+    It needs no network. Training curves are included if a JSONL `training_log` is given, or
+    several by name of the run; concepts, similarity of dictionaries and feature cards are
+    included if their records are given.
 
     Raises:
-        InputError: there is such a file, and it is no report that was written there.
+        InputError: there is a file at `path` that was not written as a report.
         StorageError: the file cannot be written.
         CorruptFileError: the training log cannot be read.
     """
@@ -105,7 +105,7 @@ def _header(records: Records, title: str) -> str:
     tokens, model = records.tokens, records.provenance.model or "an unnamed model"
     n_trained, n_baselines = len(trained(records)), len(baselines(records))
     hooks = ", ".join(dict.fromkeys(str(r.sites) for r in records.dictionaries.values()))
-    special = "left out" if records.provenance.exclude_special else "included"
+    special = "excluded" if records.provenance.exclude_special else "included"
     about = (
         f"{n_trained} trained dictionaries and {n_baselines} baselines on {model} at {hooks}, all "
         f"evaluated on the same {tokens['n_tokens']:,} tokens in {tokens['n_sequences']:,} "
@@ -132,8 +132,8 @@ def _tiles(records: Records) -> str:
 
 def _densities(records: Records) -> str:
     text = (
-        "How often each feature is active: a bar counts features, on a logarithmic axis of the "
-        "fraction of tokens. Bars are scaled to the highest of each dictionary."
+        "Histograms of feature density, the fraction of tokens on which a feature is active, on a "
+        "logarithmic axis. Heights are scaled to the highest bar of each dictionary."
     )
     return section("Feature densities", note(text), plot(density_figure(records), "density"))
 
@@ -148,11 +148,13 @@ def _provenance(records: Records) -> str:
         "versions": _versions(origin),
     }
     lines = "".join(f"<p><b>{k}</b> {escape(v)}</p>" for k, v in facts.items())
-    headings = [f'<th class="text">{h}</th>' for h in ("sites", "seed", "trained on", "versions")]
+    headings = [
+        f'<th class="text">{h}</th>' for h in ("hook points", "seed", "trained on", "versions")
+    ]
     rows = [_origin(name, record) for name, record in records.dictionaries.items()]
     inside = html_table(['<th class="name">dictionary</th>', *headings], rows)
     return (
-        f'<footer class="soft">{lines}<details><summary>Where each dictionary comes from'
+        f'<footer class="soft">{lines}<details><summary>Provenance of each dictionary'
         f"</summary>{inside}</details></footer>"
     )
 

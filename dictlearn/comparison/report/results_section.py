@@ -1,4 +1,4 @@
-"""The table of a report: every dictionary, every metric."""
+"""The report's table of all dictionaries and all metrics."""
 
 import math
 from html import escape
@@ -21,17 +21,19 @@ from dictlearn.metrics.bootstrap import Interval
 from dictlearn.records.results import DictionaryRecord, Records
 
 WITH_INTERVAL = frozenset({"fraction_variance_unexplained", "loss_recovered_zero"})
-"""Metrics whose cells show an interval; those of others are found by pointing."""
+"""Metrics whose cells show the interval; for others it is shown on hover."""
 
 
 def results_section(records: Records) -> str:
-    """The table of all metrics as a section of the page; cells point out their intervals."""
+    """The section with the table of all metrics."""
     footnotes = Footnotes()
     headings = [_heading("dictionary", "ascending", "", "name")]
     headings += [_heading("kind", "ascending", "", "text"), _heading("features", "descending")]
     for metric in REPORTED:
         first = "descending" if metric.better == "higher" else "ascending"
-        direction = "" if metric.better == "neither" else f" The {metric.better}, the better."
+        direction = (
+            "" if metric.better == "neither" else f" {metric.better.capitalize()} is better."
+        )
         headings.append(_heading(LABELS[metric.name], first, metric.description + direction))
     ordered = {**trained(records), **baselines(records)}
     spread = intervals_of(records, LABELS)
@@ -40,10 +42,10 @@ def results_section(records: Records) -> str:
         for name, record in ordered.items()
     ]
     text = (
-        "Baselines are grey. The table scrolls sideways; a click on a heading sorts, and pointing "
-        "at one says what it means. CE is next-token cross-entropy, KL the divergence from the "
-        "clean model, both in nats. FVU is the fraction of variance unexplained. ± is half of the "
-        "95 % interval over sequences; pointing at a number shows its ends."
+        "Baselines are grey. The table scrolls horizontally. Click a heading to sort by it, hover "
+        "over it for its definition. CE is the next-token cross-entropy, KL the divergence from "
+        "the clean model, both in nats. FVU is the fraction of variance unexplained. ± is half the "
+        "width of the 95 % interval over sequences; hover over a number for the interval."
     )
     reasons = "".join(note(line) for line in footnotes.lines())
     return section("Every dictionary", note(text), html_table(headings, rows), reasons)

@@ -1,4 +1,4 @@
-"""Families of dictionaries: one kind at one pair of sites, as curves over a rate."""
+"""Families of dictionaries (one kind at one pair of sites), as curves over a rate."""
 
 import math
 from collections.abc import Iterable
@@ -9,10 +9,10 @@ from dictlearn.core.errors import InputError
 from dictlearn.records.results import DictionaryRecord, Records
 
 RATES: dict[str, str] = {"l0": "L0: active features per token", "bits": "bits per token"}
-"""What a dictionary spends, and how it is called on an axis."""
+"""Rates, with their axis titles."""
 
 Curve: TypeAlias = tuple[str, ...]
-"""Names of dictionaries in order of their rate."""
+"""Names of dictionaries, ordered by rate."""
 
 
 def require_rate(rate: str) -> None:
@@ -26,11 +26,12 @@ def require_rate(rate: str) -> None:
 
 
 def families(records: Records, rate: str) -> dict[str, list[Curve]]:
-    """The curves of every family, by a label: its kind, and its sites where that is not enough.
+    """The curves of every family, by label.
 
-    A family is one kind at one pair of sites; whatever else differs varies along its curves. Each
-    training seed with two rates or more makes a curve, and seeds with one are left out; where no
-    seed has two, all together make one. Dictionaries whose rate is 0 or undefined are left out.
+    A family is all dictionaries of one kind at one pair of sites; all other settings may vary
+    along a curve. There is one curve per training seed that has at least two rates; if no seed
+    has, all dictionaries form one curve. Dictionaries with rate 0 or undefined are left out. The
+    label is the kind, followed by the sites if the kind occurs at several.
     """
     members: dict[tuple[str, str], list[str]] = {}
     for name, record in records.dictionaries.items():
@@ -56,7 +57,7 @@ def _curves(records: Records, names: Iterable[str], rate: str) -> list[Curve]:
 
 
 def by_target(records: Records) -> dict[str, Records]:
-    """The records of every hook that is replaced, apart: losses compare only within one."""
+    """The records of each replaced hook; losses are comparable only within one."""
     found: dict[str, dict[str, DictionaryRecord]] = {}
     for name, record in records.dictionaries.items():
         found.setdefault(record.sites.target.hook, {})[name] = record

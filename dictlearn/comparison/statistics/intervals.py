@@ -1,8 +1,8 @@
-"""How sure a comparison is: intervals, paired differences and their p-values, from records alone.
+"""Bootstrap intervals, paired differences and their p-values, from records alone.
 
-Tokens of one context depend on one another, so what is resampled is whole sequences: every metric
-is a ratio of sums over sequences (`metrics.pooled`), and a resample is another weight for each
-sequence. All dictionaries of a run get the same weights, which pairs them.
+Tokens within a sequence are dependent, so whole sequences are resampled. Every metric is a ratio
+of sums over sequences (`metrics.pooled`), so a resample is a vector of weights for the sequences.
+All dictionaries of a run get the same weights, which makes comparisons paired.
 """
 
 import math
@@ -68,10 +68,10 @@ def sign_flip_p_value(
     n_resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> float:
-    """How often a difference at least as large arises when the two are exchangeable.
+    """The two-sided p-value of a paired sign-flip test of equal metrics.
 
-    In every resample each sequence swaps the two dictionaries with probability 1/2. Two-sided,
-    at least `1 / (n_resamples + 1)`, and 1 for two copies of one dictionary.
+    In each resample, the two dictionaries are swapped in every sequence with probability 1/2. The
+    p-value is at least `1 / (n_resamples + 1)`, and 1 for two copies of one dictionary.
     """
     n = len(next(iter(first.values())))
     generator = torch.Generator().manual_seed(seed)
@@ -86,7 +86,7 @@ def sign_flip_p_value(
     )
     if not observed.isfinite():
         return float("nan")
-    # Sums in another order round differently: what is equal up to that counts as equal.
+    # Sums in another order round differently; equality up to rounding counts as equality.
     slack = 1e-12 * observed.abs().clamp_min(1.0)
     extreme = (flipped.abs() >= observed.abs() - slack).sum().item()
     return (extreme + 1) / (n_resamples + 1)
@@ -95,13 +95,14 @@ def sign_flip_p_value(
 def over_seeds(
     paired: Interval, first: Sequence[float], second: Sequence[float], confidence: float = 0.95
 ) -> tuple[Interval, float]:
-    """A difference of two means over training seeds: its interval and two-sided p-value.
+    """Interval and two-sided p-value of a difference of two means over training seeds.
 
-    `paired` is the difference with the interval of paired resamples, which holds seeds fixed;
-    `first` and `second` are the values of the seeds. What the means vary by over sequences and
-    over seeds adds up; the quantiles are those of Welch 1947, "The Generalization of `Student's'
-    Problem when Several Different Population Variances are Involved", where the resamples count
-    as many. Without any variation `paired` stands, with p = 1 for two equal values and 0 if not.
+    `paired` is the difference with its bootstrap interval over sequences, for fixed seeds;
+    `first` and `second` are the values for each seed. The variances over sequences and over seeds
+    are added, and the degrees of freedom are those of Welch 1947, "The Generalization of
+    `Student's' Problem when Several Different Population Variances are Involved", with infinitely
+    many for the variance over sequences. If all variances are 0, the result is `paired`, with
+    p = 1 for equal values and p = 0 otherwise.
     """
     from scipy.stats import norm, t
 
@@ -119,11 +120,11 @@ def over_seeds(
 
 
 def holm(p_values: Mapping[Key, float], n_comparisons: int | None = None) -> dict[Key, float]:
-    """The p-values of a family of comparisons, adjusted so that all hold together.
+    """The p-values corrected for multiple comparisons.
 
-    Holm 1979, "A Simple Sequentially Rejective Multiple Test Procedure". Undefined ones stay so
-    and do not count. Where these are some of `n_comparisons` that might have been made, picked
-    by what they showed, the rest counts as if it had smaller p-values.
+    Holm 1979, "A Simple Sequentially Rejective Multiple Test Procedure". Undefined p-values stay
+    undefined and are not counted. If the comparisons were selected from `n_comparisons` by their
+    results, the others are treated as if they had smaller p-values.
 
     >>> holm({"a": 0.01, "b": 0.04, "c": 0.03})
     {'a': 0.03, 'b': 0.06, 'c': 0.06}
@@ -140,10 +141,10 @@ def holm(p_values: Mapping[Key, float], n_comparisons: int | None = None) -> dic
 def intervals_frame(
     records: Records, *, confidence: float = 0.95, n_resamples: int = RESAMPLES, seed: int = 0
 ) -> pd.DataFrame:
-    """One row for each dictionary and metric: `value`, `low`, `high`, sampling error only.
+    """One row per dictionary and metric, with `value` and the ends `low`, `high` of its interval.
 
-    Metrics that are no function of sequences' sums (the dead fraction) are left out. How results
-    vary over training seeds is another question, which needs several runs.
+    Intervals are for the sampling of text; the variation over training seeds needs several runs.
+    Metrics that are not a function of per-sequence sums (the dead fraction) are left out.
     """
     rows = {}
     weights = resamples(records, n_resamples, seed)
@@ -157,9 +158,9 @@ def intervals_frame(
 
 
 def intervals_of(records: Records, metrics: Iterable[str]) -> dict[str, dict[str, Interval]]:
-    """For each of the metrics, the 95 % interval of every dictionary by name.
+    """The 95 % interval of every dictionary, for each metric.
 
-    None where there is none to have: of metrics that are not resampled, and with one sequence.
+    Empty for metrics that are not resampled, and if there is only one sequence.
     """
     known = {m.name: m for m in METRICS if m.resampled} if can_resample(records) else {}
     weights = resamples(records) if known else torch.empty(0)
@@ -173,7 +174,7 @@ def intervals_of(records: Records, metrics: Iterable[str]) -> dict[str, dict[str
 
 
 def can_resample(records: Records) -> bool:
-    """Whether there are sequences to resample: two at least, of one dictionary at least."""
+    """Whether any dictionary has at least two sequences."""
     return any(len(record.sums["rows"]) > 1 for record in records.dictionaries.values())
 
 
@@ -186,9 +187,9 @@ def differences_frame(
     n_resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Every other dictionary minus `reference`: `value`, `low`, `high`, `p`, `p_holm`.
+    """Differences between the other dictionaries and `reference`, paired over sequences.
 
-    Paired on sequences; `p` is that of `sign_flip_p_value`, `p_holm` holds for all rows together.
+    Columns `value`, `low`, `high`, `p` (`sign_flip_p_value`) and `p_holm`, corrected for all rows.
 
     Raises:
         InputError: there is no such dictionary or metric.
@@ -212,20 +213,20 @@ def differences_frame(
 def resamples(
     records: Records, n_resamples: int = RESAMPLES, seed: int = 0
 ) -> Float[Tensor, "resample sequence"]:
-    """The weights of the sequences of `records`, the same for all dictionaries.
+    """Bootstrap weights for the sequences of `records`, shared by all dictionaries.
 
     Raises:
-        InputError: there is one sequence only.
+        InputError: there is only one sequence.
     """
     record = next(iter(records.dictionaries.values()))
     return bootstrap_weights(len(record.sums["rows"]), n_resamples, seed)
 
 
 def resampled_metric(name: str) -> PooledMetric:
-    """The metric of this name, if it follows from the sums of sequences.
+    """The metric with this name, if it is a function of per-sequence sums.
 
     Raises:
-        InputError: it does not, or there is none.
+        InputError: it is not, or there is no such metric.
     """
     known = {m.name: m for m in METRICS if m.resampled}
     if name not in known:

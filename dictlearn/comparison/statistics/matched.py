@@ -1,4 +1,4 @@
-"""Families of dictionaries at an equal rate: who is better at the same L0, or the same bits."""
+"""Comparison of families of dictionaries at equal rates, L0 or bits per token."""
 
 import math
 import statistics
@@ -28,13 +28,13 @@ from dictlearn.metrics.pooled import PooledMetric
 from dictlearn.records.results import Records
 
 MATCHED = ("loss_recovered_zero", "fraction_variance_unexplained")
-"""What is compared unless asked otherwise."""
+"""Metrics compared by default."""
 INDEX = ["hook", "metric", "at", "family"]
 COLUMNS = ["value", "low", "high", "seed_sd", "n_seeds", "difference", "difference_low",
            "difference_high", "p", "p_holm", "reason"]  # fmt: skip
 N_VALUES = 4
 _FLIPS_A_PAIR = 100
-"""Of the p-values of pairs, of which none is below 1 / flips: all together stay at 0.01."""
+"""Sign flips per pair of families, so that the corrected p-values can be as small as 0.01."""
 
 Sums = Mapping[str, Float[Tensor, " sequence"]]
 
@@ -50,25 +50,25 @@ def matched_frame(
 ) -> pd.DataFrame:
     """Metrics of every family of dictionaries, interpolated to equal rates.
 
-    One row for each hook, metric, value of the rate `at` and family (`families`). By default the
-    values are a few round numbers in the range that most families share, two at least.
+    One row for each hook, metric, value of the rate `at` and family (`families`). The default
+    values are a few round numbers in the range that most families share, at least two.
 
-    * **The rule.** Between the two dictionaries of a curve that are next to it in rate, a metric
-      is linear in the logarithm of the rate; where several have one rate, their mean counts.
-      Nothing is extrapolated: outside the range that all curves of a family share there is `nan`
-      and a reason. A metric's denominator belongs to the target alone, so that sums are what is
-      interpolated, sequence by sequence, and then resampled like those of one dictionary.
-    * `value`: the mean over the curves, one a training seed. `low`, `high`: its 95 % interval
-      when sequences are resampled, the same for all families, with seeds and rates held fixed.
-    * `seed_sd`, `n_seeds`: the standard deviation over seeds, which that interval leaves out.
-    * `difference`: this family minus the best at this value, paired on sequences. Its interval
-      and `p` hold for other sequences and other training seeds (`over_seeds`); where a family has
-      one seed, for other sequences only (`sign_flip_p_value`).
-    * `p_holm`: holds together for all pairs of families at all values of one hook and metric,
-      as it must where the best is picked on the same tokens.
+    * **Interpolation.** Between neighbouring dictionaries of a curve, a metric is linear in the
+      logarithm of the rate; dictionaries with the same rate are averaged. There is no
+      extrapolation: outside the range shared by all curves of a family, the value is `nan`, with a
+      reason. All dictionaries with one target have the same denominator, so the per-sequence sums
+      are interpolated, and then resampled like those of a single dictionary.
+    * `value`: the mean over curves, one per training seed. `low`, `high`: its 95 % bootstrap
+      interval over sequences, with the same resamples for all families, and seeds and rates fixed.
+    * `seed_sd`, `n_seeds`: the standard deviation over seeds, not included in that interval.
+    * `difference`: this family minus the best one at this rate, paired over sequences. Its
+      interval and `p` include the variation over sequences and training seeds (`over_seeds`), or
+      over sequences only if a family has one seed (`sign_flip_p_value`).
+    * `p_holm`: corrected for all pairs of families at all values of one hook and metric, because
+      the best family is selected on the same tokens.
 
     Raises:
-        InputError: no such rate, or a metric that sequences are not resampled for.
+        InputError: unknown rate, or a metric that is not a function of per-sequence sums.
     """
     require_rate(at)
     measures = [resampled_metric(name) for name in metrics]
@@ -110,11 +110,11 @@ class Family:
 
     @property
     def range(self) -> tuple[float, float]:
-        """The lowest and the highest rate that all curves reach; the former above if none."""
+        """The lowest and highest rate shared by all curves; low > high if there is none."""
         return max(map(min, self.curves)), min(map(max, self.curves))
 
     def missing(self, rate: float) -> str:
-        """Why there is no value at `rate`; empty where there is one."""
+        """The reason why there is no value at `rate`; empty if there is one."""
         low, high = self.range
         if low <= rate <= high:
             return ""
@@ -128,7 +128,7 @@ class Family:
 
 
 def _points(records: Records, curve: Curve, rate: str) -> dict[float, Sums]:
-    """The sums at each rate of a curve, lowest first; means where several have one rate."""
+    """The sums at each rate of a curve in ascending order, averaged over equal rates."""
     by_rate: dict[float, list[Sums]] = {}
     for name in curve:
         record = records.dictionaries[name]
@@ -154,10 +154,10 @@ def _interpolated(curve: dict[float, Sums], rate: float) -> Sums:
 
 
 def shared_values(found: Iterable[Family]) -> list[float]:
-    """Round rates, 1, 2 and 5 times powers of ten, that as many families as possible reach.
+    """Round rates (1, 2 and 5 times powers of ten) within the range of most families.
 
-    At most `N_VALUES`, evenly apart, where the most families have a value; none where there
-    are not two families to compare.
+    At most `N_VALUES`, evenly spaced, among those at which the largest number of families has a
+    value; empty if that number is below two.
 
     >>> low, high = ({1.0: {}, 30.0: {}}, {4.0: {}, 100.0: {}})
     >>> shared_values([Family([low]), Family([high])])
@@ -179,7 +179,7 @@ def shared_values(found: Iterable[Family]) -> list[float]:
 
 @dataclass(frozen=True)
 class _Drawn:
-    """How sequences are resampled: the same way for all that is compared."""
+    """The resampling of sequences, shared by all families."""
 
     weights: Float[Tensor, "resample sequence"]
     n_flips: int
@@ -189,7 +189,7 @@ class _Drawn:
 def _rows(
     found: Mapping[str, Family], metric: PooledMetric, rate: float, drawn: _Drawn
 ) -> dict[str, dict[str, Any]]:
-    """The row of every family at one rate."""
+    """The rows of all families at one rate."""
     reasons = {name: family.missing(rate) for name, family in found.items()}
     seeds = {name: found[name].at(rate) for name, reason in reasons.items() if not reason}
     sums = {name: _mean(curves) for name, curves in seeds.items()}
