@@ -1,8 +1,8 @@
 # %% [markdown]
 # # Compare families
 #
-# A codebook, a sparse autoencoder and a transcoder on one MLP: the same activations, the same
-# batches, the same held-out tokens, so that the numbers can be compared. Small sizes, less than a
+# A codebook, a sparse autoencoder and a transcoder on one MLP, with the same activations, batches
+# and held-out tokens, so that the numbers are comparable. The sizes are small, for less than a
 # minute on one core; the last section says what to change.
 
 # %%
@@ -17,9 +17,9 @@ held_out = dl.load_tokens("builtin:stories", model, split="held_out", n_tokens=4
 activations = dl.harvest(model, train, dl.mlp_sites(model, 1))
 
 # %% [markdown]
-# One harvest serves all: a transcoder reads what the MLP reads, the others read and write what it
-# writes. Principal components, the mean and the MLP's own neurons stand beside them. Without such
-# baselines no number below means much.
+# All are trained on one harvest: the transcoder maps the input of the MLP to its output, the others
+# reconstruct the output. Principal components, the mean and the MLP's own neurons are baselines,
+# without which the numbers below are hard to interpret.
 
 # %%
 configs = {
@@ -35,8 +35,9 @@ dictionaries = dl.fit(configs, activations, dl.FitConfig(steps=200, batch_size=5
 # %% [markdown]
 # ## The table
 #
-# Sparsity stands beside quality: L0 is the number of active features of a token. A code is only on
-# or off, where a feature of the others has a strength too: equal L0 is not an equal price.
+# Read sparsity and quality together. L0 is the number of active features per token. A code is either
+# on or off, while the features of the others also have a magnitude, so at equal L0 a codebook uses
+# fewer bits; `dl.evaluate(..., bits=True)` measures these.
 
 # %%
 records = dl.evaluate(dictionaries, model, held_out)
@@ -44,8 +45,8 @@ columns = ["l0", "dead_fraction", "fraction_variance_unexplained", "loss_recover
 records.to_pandas()[columns]
 
 # %% [markdown]
-# Intervals come from resampled sequences. Differences are paired, sequence by sequence, which
-# tells apart what two separate intervals leave open.
+# Confidence intervals are from a bootstrap over sequences. Differences are paired over sequences,
+# which is more sensitive than comparing two separate intervals.
 
 # %%
 intervals_frame(records).loc["codes"]
@@ -56,22 +57,22 @@ differences_frame(records, "loss_recovered_zero", reference="pca")
 # %% [markdown]
 # ## The figure
 #
-# Left and up is better: fewer active features, more of the loss recovered.
+# Upper left is better: fewer active features, more of the loss recovered.
 
 # %%
 sparsity_figure(records, "loss_recovered_zero")
 
 # %% [markdown]
-# The same and more in one HTML file that opens without a network. The records themselves can be
-# saved and compared later without any model: `records.save("runs/families")`.
+# The report is one HTML file that needs no network. The records can be saved with
+# `records.save("runs/families")` and compared later without a model.
 
 # %%
 write_report(records, "runs/families.html")
 
 # %% [markdown]
-# ## Larger
+# ## Larger experiments
 #
-# One point a family is not a comparison: families differ in how quality falls with sparsity. Train
-# each at several sparsities (`k=4, 8, 16, 32`) and several seeds (`FitConfig(seed=...)`), with
-# 500,000 tokens and 2,000 steps or more, and evaluate on 50,000 held-out tokens. `dl.fit` takes as
-# many configs as memory has room for, and the figure then shows curves.
+# For a fair comparison, train each family at several sparsity levels (`k=4, 8, 16, 32`) and with
+# several seeds (`FitConfig(seed=...)`), on at least 500,000 tokens for at least 2,000 steps, and
+# evaluate on 50,000 held-out tokens. `dl.fit` trains as many configs together as fit in memory, and
+# the figure then shows curves.

@@ -1,8 +1,9 @@
 # %% [markdown]
 # # Inspect a feature
 #
-# Find the feature that stands for a concept, look at where it is active and what it writes, and
-# see what another dictionary has in its place. Less than a minute on one core.
+# Find the feature that best detects a concept, look at its top activating contexts and its effect on
+# the logits, and compare it with the most similar feature of another dictionary. Takes less than a
+# minute on one core.
 
 # %%
 import dictlearn as dl
@@ -20,10 +21,10 @@ configs = {
 dictionaries = dl.fit(configs, activations, dl.FitConfig(steps=200, batch_size=512))
 
 # %% [markdown]
-# ## Find it
+# ## Find a feature
 #
-# A concept is a regular expression. Features and thresholds are chosen on one half of the held-out
-# sequences and scored on the other, beside the best of the model's own neurons.
+# A concept is a regular expression. Features and thresholds are selected on one half of the held-out
+# sequences and scored on the other half, as are the best of the model's own neurons.
 
 # %%
 concepts = [
@@ -37,12 +38,12 @@ scores = scores[scores.family.isin(["features", "neurons"])]
 scores[["concept", "dictionary", "family", "candidate", "recall", "precision", "precision_low"]]
 
 # %% [markdown]
-# ## Look at it
+# ## Its card
 #
-# The feature of the first dictionary that finds speech verbs best. A card shows its strongest
-# contexts, at most one from each sequence, shaded by how active it is; the tokens that it promotes
-# and suppresses, by its direct effect on the logits; and the features of the other dictionary
-# whose directions are nearest.
+# This is the feature of the first dictionary that detects speech verbs best. Its card shows the top
+# activating contexts, at most one per sequence, shaded by activation; the tokens that it promotes and
+# suppresses by its direct effect on the logits; and the features of the other dictionary with the
+# most similar decoder directions.
 
 # %%
 best = scores.query("dictionary == 'topk' and concept == 'speech verb' and family == 'features'")
@@ -51,15 +52,15 @@ card = dl.show(dictionaries, feature, model, held_out, n_contexts=8)
 card
 
 # %% [markdown]
-# The strongest contexts flatter a feature: they say nothing of where it is weakly active. Its
-# precision and recall above do. And a direct effect is only a part of what it does: later layers
-# read it too.
+# Top activating contexts make a feature look more specific than it is, since they do not show weak
+# activations; precision and recall above include them. The direct effect on the logits does not
+# include effects through later layers.
 
 # %% [markdown]
-# ## Look at its neighbour
+# ## Its most similar feature
 #
-# A high cosine says that the two write in the same direction, not that they are active together:
-# look at both.
+# A high cosine similarity means that the two features write in the same direction, not that they are
+# active on the same tokens, so look at both.
 
 # %%
 neighbor = card.records.cards[0].nearest[0]
@@ -67,10 +68,10 @@ other = {neighbor.dictionary: dictionaries[neighbor.dictionary], **dictionaries}
 dl.show(other, neighbor.feature, model, held_out, n_contexts=4)
 
 # %% [markdown]
-# ## Look at many
+# ## A sample of features
 #
-# Features that were looked for are no fair picture of a dictionary. A sample, drawn by the same
-# rule from every dictionary and spread over how often features are active, is fairer.
+# Hand-picked features do not represent a dictionary. Here is a sample, stratified by density and drawn
+# in the same way from every dictionary.
 
 # %%
 sample = dl.describe_features(dictionaries, model, held_out, 4, n_contexts=4)
@@ -78,8 +79,8 @@ sample.save("runs/features")
 sample
 
 # %% [markdown]
-# ## Larger
+# ## Larger experiments
 #
-# With 500,000 training tokens and 2,000 steps features get clearer; with 200,000 held-out tokens
-# rare ones have contexts at all. `describe_features` keeps only the best contexts of each feature,
-# so that neither the tokens nor the width of a dictionary has to fit in memory as a table.
+# With 500,000 training tokens and 2,000 steps, features become more interpretable; with 200,000
+# held-out tokens, rare features have contexts too. `describe_features` keeps only the top contexts of
+# each feature, so memory does not grow with the number of tokens.

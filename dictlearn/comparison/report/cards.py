@@ -56,7 +56,7 @@ def feature_card_html(card: FeatureCard) -> str:
     strongest = max((abs(a) for c in card.contexts for a in c.activations), default=0.0)
     contexts = "".join(_context(context, strongest) for context in card.contexts)
     if not contexts:
-        contexts = '<li class="none">Not active on these tokens.</li>'
+        contexts = '<li class="none">No positive activation on these tokens.</li>'
     return (
         f'<article class="card"><h3>{escape(card.dictionary)} {card.feature}</h3>'
         f'<p class="facts">{escape(facts)}</p><ol class="contexts">{contexts}</ol>'

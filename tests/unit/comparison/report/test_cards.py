@@ -84,7 +84,7 @@ def test_what_is_missing_is_said():
         make(contexts=[], promoted=None, suppressed=None, no_logits="off the <stream>", nearest=[])
     )
     parsed(html)
-    assert "nowhere above 0" in html
+    assert "No positive activation" in html
     assert "None: off the &lt;stream&gt;." in html
     assert "Nearest" not in html
 
