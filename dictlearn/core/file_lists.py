@@ -19,7 +19,7 @@ from typing import Any
 from dictlearn.core.errors import CorruptFileError
 from dictlearn.core.files import atomic_path, read_json, sha256, write_json
 
-LIST_FILE = ".dictlearn-files"
+LIST_FILE = "dictlearn.files"
 _FORMAT = 1
 
 FileList = dict[str, Any]

@@ -33,7 +33,8 @@ def trying_fused_attention(model: LanguageModel) -> Iterator[FusedAttention]:
     """
     found: FusedAttention = {}
     equal: dict[nn.Module, bool] = {}
-    attention = (getattr(block, "attn", None) for block in getattr(model, "blocks", ()))
+    blocks = () if _caps_scores(model) else getattr(model, "blocks", ())
+    attention = (getattr(block, "attn", None) for block in blocks)
     fused = {module: _fused(module, model.cfg.n_heads) for module in attention if _has_maps(module)}
 
     def compare(module: nn.Module) -> Callable[..., Any]:
@@ -54,13 +55,21 @@ def trying_fused_attention(model: LanguageModel) -> Iterator[FusedAttention]:
 
 
 def _gives_the_same(
-    forward: Callable[..., Any], expected: Any, args: tuple, kwargs: dict[str, Any]
+    forward: Callable[..., Any], expected: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> bool:
     try:
         found = forward(*args, **kwargs)
         return isinstance(expected, tuple) and nearly_equal(found[0], expected[0])
     except Exception:  # what is not such attention may fail in any way
         return False
+
+
+def _caps_scores(model: LanguageModel) -> bool:
+    """Whether the config says so: a loose cap is within the rounding of half precision."""
+    configs = (model.cfg, getattr(getattr(model, "original_model", None), "config", None))
+    names = ("attn_scores_soft_cap", "attn_logit_softcapping")
+    caps = (getattr(config, name, None) for config in configs for name in names)
+    return any(isinstance(cap, int | float) and cap > 0 for cap in caps)
 
 
 @contextmanager

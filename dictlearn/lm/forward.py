@@ -76,13 +76,24 @@ def reading(
         yield read
 
 
+def varied(ids: Int[Tensor, "b pos"], model: LanguageModel) -> Int[Tensor, "b_2 pos"]:
+    """`ids` and two sequences of random tokens, of the same length.
+
+    For trials: what a shortcut would change does not show where all tokens of a sequence are equal.
+    """
+    generator = torch.Generator().manual_seed(0)
+    random = torch.randint(model.cfg.d_vocab, (2, ids.shape[1]), generator=generator)
+    return torch.cat([ids, random.to(ids)])
+
+
 @torch.no_grad()
 def fusable_attention(
     model: LanguageModel, ids: Int[Tensor, "b pos"], hooks: Sequence[str]
 ) -> FusedAttention:
     """The attention modules that `reading` at these hooks may run fused, found out on `ids`.
 
-    Give real tokens, in blocks of the length that will be read. Each module is tried alone
+    Give real tokens, in blocks of the length that will be read; random ones are added, since real
+    ones may all be alike. Each module is tried alone
     (`trying_fused_attention`) and then all together, by what they give at the hooks; where that
     differs, a line in the log says so, and all run as ever.
 
@@ -91,6 +102,7 @@ def fusable_attention(
     """
     if not shortcuts_allowed():
         return {}
+    ids = varied(ids, model)
     with trying_fused_attention(model) as attention, reading(model, hooks) as read:
         expected = read(ids)
     if not attention:

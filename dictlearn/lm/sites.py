@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 from einops import rearrange
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from dictlearn.core.errors import InputError, nearest
 from dictlearn.core.sites import ACTIVATION_FUNCTIONS, MLPWeights, Site, Sites
@@ -71,6 +71,7 @@ def require_sites(model: LanguageModel, users: Mapping[str, Sites]) -> None:
         InputError: a hook does not exist (the nearest names are suggested), never fires, or has
             another width.
     """
+    require_deterministic(model)
     names = hook_names(model)
     wanted = [
         (user, part) for user, at in users.items() for part in (*at.source.parts, *at.target.parts)
@@ -88,6 +89,20 @@ def require_sites(model: LanguageModel, users: Mapping[str, Sites]) -> None:
             raise InputError(
                 f"{user} was made for width {part.d} at {part.hook!r}, and this model has width "
                 f"{width} there; use the model it belongs to, or make the sites from this one"
+            )
+
+
+def require_deterministic(model: LanguageModel) -> None:
+    """Check that two passes of `model` over the same tokens give the same.
+
+    Raises:
+        InputError: it is in training mode and has dropout.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Dropout) and module.training and module.p > 0:
+            raise InputError(
+                f"required a model in evaluation mode, got one with dropout at work ({name}, "
+                f"p = {module.p}); call model.eval()"
             )
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from dictlearn.core.errors import InputError
 from dictlearn.core.shortcuts import shortcuts_allowed
 from dictlearn.lm.attention import FusedAttention, fused_attention, trying_fused_attention
-from dictlearn.lm.forward import logits_and_activations
+from dictlearn.lm.forward import logits_and_activations, varied
 from dictlearn.lm.hooks import LanguageModel, placed
 from dictlearn.lm.patching import patched, splice
 from dictlearn.lm.shadows import nearly_equal
@@ -25,7 +25,8 @@ Target: TypeAlias = tuple[str, ...]
 logger = logging.getLogger(__name__)
 
 _KL = 1e-6
-"""Nats by which the identity may change the predictions: rounding, where sums are reordered."""
+"""Nats by which the identity may change the predictions in float32: rounding, where sums are
+reordered, as TransformerLens does in a normalisation that someone writes into."""
 
 
 @torch.no_grad()
@@ -62,10 +63,12 @@ class _Trial:
     def __init__(
         self, model: LanguageModel, splicer: Splicer, hooks: list[str], ids: Int[Tensor, "b pos"]
     ) -> None:
+        ids = varied(ids, model)
         self._model, self._splicer, self._hooks, self._ids = model, splicer, hooks, ids
         self._everywhere = torch.ones_like(ids, dtype=torch.bool)
         with trying_fused_attention(model) as self._attention:
             self._logits, self._at = logits_and_activations(model, ids, hooks)
+        self._most_kl = max(_KL, 8 * torch.finfo(self._logits.dtype).eps ** 2)
 
     def find(self, targets: list[Target]) -> Shortcuts:
         """The shortcuts that hold together, for splices at these targets.
@@ -129,7 +132,7 @@ class _Trial:
         # The identity comes last: what is remembered may not have been written to.
         return (
             nearly_equal(found, expected, n_steps, like=self._logits)
-            and self._identity_kl(target, clean) <= _KL
+            and self._identity_kl(target, clean) <= self._most_kl
         )
 
     def _require_identities(self, targets: Iterable[Target]) -> None:
@@ -137,8 +140,14 @@ class _Trial:
         self._splicer.shortcuts = Shortcuts()
         clean = self._clean()
         for target in targets:
-            kl = self._identity_kl(target, clean)
-            if not kl <= _KL:
+            try:
+                kl = self._identity_kl(target, clean)
+            except (AttributeError, RuntimeError, TypeError, ValueError) as error:
+                raise InputError(
+                    f"this model fails when the activation at {' and '.join(target)} is replaced "
+                    f"({error!r:.200}); choose another hook"
+                ) from error
+            if not kl <= self._most_kl:
                 raise InputError(
                     f"the activation at {' and '.join(target)}, put in its own place, changes the "
                     f"predictions by {kl:.3g} nats a token: this model computes it more than once "

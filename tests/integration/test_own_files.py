@@ -14,7 +14,7 @@ from dictlearn.demo import DemoSize
 from dictlearn.studies.run import run_study
 from dictlearn.studies.study import MLP, Hook, Study
 
-LIST = ".dictlearn-files"
+LIST = "dictlearn.files"
 STUDY_OF_TWO = """
 import dictlearn as dl
 from dictlearn.studies.study import MLP, Study

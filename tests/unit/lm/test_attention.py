@@ -85,6 +85,20 @@ def test_other_attention_runs_as_ever(loaded):
     assert fusable_attention(loaded(capped), IDS, [LAST]) == {}
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_loose_cap_is_seen_in_every_precision(loaded, dtype):
+    """Gemma 2's default of 50 hardly shows on the scores of a small model."""
+    model = loaded(transformers.Gemma2Config(**GROUPED, head_dim=8)).to(dtype)
+    assert fusable_attention(model, IDS, [LAST]) == {}
+
+
+def test_sequences_of_equal_tokens_prove_nothing(loaded):
+    """Attention to equal tokens is the same with any window."""
+    model = loaded(transformers.MistralConfig(**GROUPED, sliding_window=8))
+    constant = torch.arange(2, 10)[:, None].expand(8, 40)
+    assert fusable_attention(model, constant, [LAST]) == {}
+
+
 def test_what_only_a_varied_sequence_shows_is_seen(loaded):
     """Norms of queries and keys, which change nothing where all values are equal."""
     qwen = transformers.Qwen3Config(**GROUPED, head_dim=8)

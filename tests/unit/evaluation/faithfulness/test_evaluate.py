@@ -89,6 +89,24 @@ def test_neurons_and_others_of_a_model_in_another_precision(native, tokens, dtyp
     assert metrics(records, "neurons")["fraction_variance_unexplained"] <= rounding
 
 
+def test_a_model_with_dropout_at_work_is_refused(native, tokens, sites):
+    model = native()
+    model.blocks[0].register_module("dropout", torch.nn.Dropout(0.3))
+    identity = {"identity": IdentityConfig().build(sites.at_target())}
+    evaluate(identity, model.eval(), tokens)
+    with pytest.raises(InputError, match=r"call model\.eval\(\)"):
+        evaluate(identity, model.train(), tokens)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.filterwarnings("ignore:A forward hook edited hook_scale:UserWarning")
+def test_hooks_inside_a_normalisation_in_half_precision(native, tokens, dtype):
+    model = native().to(dtype)
+    hook = hook_sites(model, "blocks.1.ln1.hook_normalized")
+    records = evaluate({"identity": IdentityConfig().build(hook)}, model, tokens)
+    assert metrics(records, "identity")["kl"] == pytest.approx(0, abs=1e-2)
+
+
 def test_zero_scores_zero_against_zero_ablation(model, tokens, sites):
     records = evaluate({"zero": Affine(sites.at_target(), scale=0.0)}, model, tokens)
     found = metrics(records, "zero")
