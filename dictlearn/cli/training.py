@@ -1,7 +1,8 @@
 """Commands that harvest activations and train dictionaries."""
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
@@ -21,6 +22,9 @@ from dictlearn.cli.terminal import (
 from dictlearn.core.errors import ConfigError, InputError
 from dictlearn.core.kinds import DictionaryConfig
 from dictlearn.core.sites import Sites
+
+if TYPE_CHECKING:
+    from dictlearn.training.config import FitConfig
 
 
 def harvest(
@@ -84,32 +88,39 @@ def train(
     To continue an interrupted run from its last checkpoint, repeat the command.
     """
     from dictlearn.activations.store import ActivationStore
-    from dictlearn.config_files import read_config_file
     from dictlearn.dictionaries.registry import config_class
     from dictlearn.distributed.launching import launch
     from dictlearn.training.config import FitConfig
     from dictlearn.training.fit import fit
 
-    if (config is None) == (kind is None):
-        raise InputError("train needs either --kind with its fields, or --config FILE")
     fields = leftover_fields(context.args)
     configs: dict[str, DictionaryConfig]
-    if config is not None:
-        given = [*fields, *(name for name in _RUN if _was_given(context, name))]
-        if given:
-            raise ConfigError(f"--config contains all settings, so leave out {', '.join(given)}")
-        configs, fit_config = read_config_file(config)
-    else:
-        assert kind is not None
+    if config is not None and kind is None:
+        configs, fit_config = _from_file(config, context, fields)
+    elif kind is not None and config is None:
         configs = {kind: config_class(kind).from_dict(fields)}
         fit_config = FitConfig(
             steps=steps, batch_size=batch_size, learning_rate=learning_rate, seed=seed,
             device=device, shard_features=shard_features,
         )  # fmt: skip
+    else:
+        raise InputError("train needs either --kind with its fields, or --config FILE")
     store = ActivationStore.open(activations)
     launch(nproc, fit, configs, store, fit_config, out=out, overwrite=overwrite)
     for name in configs:
         say(f"{name}: {out / name}")
+
+
+def _from_file(
+    config: Path, context: typer.Context, fields: Iterable[str]
+) -> "tuple[dict[str, DictionaryConfig], FitConfig]":
+    """The configs in a file, after checking that no option overrides it."""
+    from dictlearn.config_files import read_config_file
+
+    given = [*fields, *(name for name in _RUN if _was_given(context, name))]
+    if given:
+        raise ConfigError(f"--config contains all settings, so leave out {', '.join(given)}")
+    return read_config_file(config)
 
 
 def _sites(model: object, hook: str | None, mlp: int | None) -> Sites:

@@ -35,9 +35,9 @@ dictionaries = dl.fit(configs, activations, dl.FitConfig(steps=200, batch_size=5
 # %% [markdown]
 # ## The table
 #
-# Read sparsity and quality together. L0 is the number of active features per token. A code is either
-# on or off, while the features of the others also have a magnitude, so at equal L0 a codebook uses
-# fewer bits; `dl.evaluate(..., bits=True)` measures these.
+# Read sparsity and quality together. L0 is the number of active features per token. A code is
+# either on or off, while the features of the others also have a magnitude, so at equal L0 a
+# codebook uses fewer bits; `dl.evaluate(..., bits=True)` measures these.
 
 # %%
 records = dl.evaluate(dictionaries, model, held_out)

@@ -1,9 +1,9 @@
 # %% [markdown]
 # # Inspect a feature
 #
-# Find the feature that best detects a concept, look at its top activating contexts and its effect on
-# the logits, and compare it with the most similar feature of another dictionary. Takes less than a
-# minute on one core.
+# Find the feature that best detects a concept, look at its top activating contexts and its effect
+# on the logits, and compare it with the most similar feature of another dictionary. Takes less
+# than a minute on one core.
 
 # %%
 import dictlearn as dl
@@ -23,8 +23,8 @@ dictionaries = dl.fit(configs, activations, dl.FitConfig(steps=200, batch_size=5
 # %% [markdown]
 # ## Find a feature
 #
-# A concept is a regular expression. Features and thresholds are selected on one half of the held-out
-# sequences and scored on the other half, as are the best of the model's own neurons.
+# A concept is a regular expression. Features and thresholds are selected on one half of the
+# held-out sequences and scored on the other half, as are the best of the model's own neurons.
 
 # %%
 concepts = [
@@ -40,10 +40,10 @@ scores[["concept", "dictionary", "family", "candidate", "recall", "precision", "
 # %% [markdown]
 # ## Its card
 #
-# This is the feature of the first dictionary that detects speech verbs best. Its card shows the top
-# activating contexts, at most one per sequence, shaded by activation; the tokens that it promotes and
-# suppresses by its direct effect on the logits; and the features of the other dictionary with the
-# most similar decoder directions.
+# This is the feature of the first dictionary that detects speech verbs best. Its card shows the
+# top activating contexts, at most one per sequence, shaded by activation; the tokens that it
+# promotes and suppresses by its direct effect on the logits; and the features of the other
+# dictionary with the most similar decoder directions.
 
 # %%
 best = scores.query("dictionary == 'topk' and concept == 'speech verb' and family == 'features'")
@@ -59,8 +59,8 @@ card
 # %% [markdown]
 # ## Its most similar feature
 #
-# A high cosine similarity means that the two features write in the same direction, not that they are
-# active on the same tokens, so look at both.
+# A high cosine similarity means that the two features write in the same direction, not that they
+# are active on the same tokens, so look at both.
 
 # %%
 neighbor = card.records.cards[0].nearest[0]
@@ -70,8 +70,8 @@ dl.show(other, neighbor.feature, model, held_out, n_contexts=4)
 # %% [markdown]
 # ## A sample of features
 #
-# Hand-picked features do not represent a dictionary. Here is a sample, stratified by density and drawn
-# in the same way from every dictionary.
+# Hand-picked features do not represent a dictionary. Here is a sample, stratified by density and
+# drawn in the same way from every dictionary.
 
 # %%
 sample = dl.describe_features(dictionaries, model, held_out, 4, n_contexts=4)
@@ -82,5 +82,5 @@ sample
 # ## Larger experiments
 #
 # With 500,000 training tokens and 2,000 steps, features become more interpretable; with 200,000
-# held-out tokens, rare features have contexts too. `describe_features` keeps only the top contexts of
-# each feature, so memory does not grow with the number of tokens.
+# held-out tokens, rare features have contexts too. `describe_features` keeps only the top
+# contexts of each feature, so memory does not grow with the number of tokens.

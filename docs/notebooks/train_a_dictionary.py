@@ -10,8 +10,8 @@ import dictlearn as dl
 from dictlearn.lm.hooks import hook_names
 
 # %% [markdown]
-# The model can be the built-in one, a Hugging Face id, a local folder, or a TransformerLens model that
-# is already loaded. Hook points have the names that TransformerLens gives them.
+# The model can be the built-in one, a Hugging Face id, a local folder, or a TransformerLens model
+# that is already loaded. Hook points have the names that TransformerLens gives them.
 
 # %%
 model = dl.load_model("builtin:stories")
@@ -26,9 +26,9 @@ train = dl.load_tokens("builtin:stories", model, n_tokens=40_000)
 held_out = dl.load_tokens("builtin:stories", model, split="held_out", n_tokens=4_000)
 
 # %% [markdown]
-# Harvest the activations at one hook point. With `out="runs/resid2"` they are stored on disk, so that
-# the model does not have to run again. For a transcoder, use `dl.mlp_sites(model, 2)` instead of
-# `hook_sites`: it gives the input and the output of the MLP.
+# Harvest the activations at one hook point. With `out="runs/resid2"` they are stored on disk, so
+# that the model does not have to run again. For a transcoder, use `dl.mlp_sites(model, 2)`
+# instead of `hook_sites`: it gives the input and the output of the MLP.
 
 # %%
 sites = dl.hook_sites(model, "blocks.2.hook_resid_post")
@@ -43,9 +43,9 @@ config = dl.TopKSAEConfig(n_features=512, k=16)
 dictionary = dl.fit(config, activations, dl.FitConfig(steps=300, batch_size=512))
 
 # %% [markdown]
-# Evaluate the fraction of variance unexplained and the loss recovered when the reconstruction replaces
-# the activation. Compare with a baseline: 16 active features per token should be better than 16
-# principal components.
+# Evaluate the fraction of variance unexplained and the loss recovered when the reconstruction
+# replaces the activation. Compare with a baseline: 16 active features per token should be better
+# than 16 principal components.
 
 # %%
 pca = dl.fit(dl.PCAConfig(k=16), activations, dl.FitConfig(steps=100, batch_size=512))
@@ -73,8 +73,8 @@ assert again(rows.x).equal(dictionary(rows.x))
 # %% [markdown]
 # ## Larger experiments
 #
-# * **Tokens**: 500,000 for a first experiment, tens of millions for a paper. `out=` stores activations
-#   on disk; without it, `dl.harvest` computes them during training.
+# * **Tokens**: 500,000 for a first experiment, tens of millions for a paper. `out=` stores
+#   activations on disk; without it, `dl.harvest` computes them during training.
 # * **Steps**: at least 2,000 with a batch size of 1,024; the default learning rates are chosen for
 #   this.
 # * **Features**: 8 to 32 times the width of the hook point.

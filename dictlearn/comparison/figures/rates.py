@@ -61,18 +61,7 @@ def rate_distortion_figure(
     figure = go.Figure()
     on_axis = Records(records.provenance, records.tokens, marks)
     _add_curves(figure, on_axis, (rate, quality), style)
-    spread = intervals_of(on_axis, [quality])[quality]
-    crowded = len(marks) > MOST_NAMES
-    told: set[str] = set()
-    for name, record in marks.items():
-        mark = _mark(name, record, (rate, quality), style[name], limits)
-        mark.update(error_y=_bar(spread.get(name), mark.y[0]))
-        if crowded:
-            mark.update(
-                name=record.kind, legendgroup=record.kind, showlegend=record.kind not in told
-            )
-            told.add(record.kind)
-        figure.add_trace(mark)
+    _add_marks(figure, on_axis, (rate, quality), style, limits)
     _add_references(figure, lines, limits, quality)
     axis = log_axis([value_of(record, rate) for record in marks.values()])
     figure.update_xaxes(title=RATES[rate], **axis)
@@ -135,6 +124,26 @@ def _add_curves(
                     hoverinfo="skip", opacity=0.6,
                     line={"color": style[names[0]].colour, "width": 1},
                 )  # fmt: skip
+
+
+def _add_marks(
+    figure: go.Figure,
+    marks: Records,
+    axes: tuple[str, str],
+    style: dict[str, Look],
+    limits: tuple[float, float] | None,
+) -> None:
+    spread = intervals_of(marks, [axes[1]])[axes[1]]
+    crowded = len(marks.dictionaries) > MOST_NAMES
+    in_legend: set[str] = set()
+    for name, record in marks.dictionaries.items():
+        mark = _mark(name, record, axes, style[name], limits)
+        mark.update(error_y=_bar(spread.get(name), mark.y[0]))
+        if crowded:
+            kind = record.kind
+            mark.update(name=kind, legendgroup=kind, showlegend=kind not in in_legend)
+            in_legend.add(kind)
+        figure.add_trace(mark)
 
 
 def _mark(

@@ -79,17 +79,8 @@ def matched_frame(
         n_flips = max(n_resamples, _FLIPS_A_PAIR * len(chosen) * math.comb(len(found), 2))
         drawn = _Drawn(resamples(group, n_resamples, seed), n_flips, seed)
         for metric in measures:
-            part: dict[tuple, dict[str, Any]] = {}
-            for value in chosen:
-                for name, row in _rows(found, metric, value, drawn).items():
-                    part[hook, metric.name, value, name] = row
-            per_value = Counter(key[2] for key, row in part.items() if "difference" in row)
-            n_pairs = sum(math.comb(n, 2) for n in per_value.values())
-            p_values = {key: row["p"] for key, row in part.items() if "p" in row}
-            adjusted = holm(p_values, n_pairs)
-            for key, p in adjusted.items():
-                part[key]["p_holm"] = p
-            rows |= part
+            part = _corrected(found, metric, chosen, drawn)
+            rows |= {(hook, metric.name, *key): row for key, row in part.items()}
     frame = pd.DataFrame([{"reason": ""} | row for row in rows.values()], columns=COLUMNS)
     return frame.set_index(pd.MultiIndex.from_tuples(rows, names=INDEX) if rows else _EMPTY)
 
@@ -184,6 +175,23 @@ class _Drawn:
     weights: Float[Tensor, "resample sequence"]
     n_flips: int
     seed: int
+
+
+def _corrected(
+    found: Mapping[str, Family], metric: PooledMetric, values: Iterable[float], drawn: _Drawn
+) -> dict[tuple[float, str], dict[str, Any]]:
+    """The rows of all families at all rates, with p-values corrected for all pairs of families."""
+    rows = {
+        (value, name): row
+        for value in values
+        for name, row in _rows(found, metric, value, drawn).items()
+    }
+    per_value = Counter(value for (value, _), row in rows.items() if "difference" in row)
+    n_pairs = sum(math.comb(n, 2) for n in per_value.values())
+    p_values = {key: row["p"] for key, row in rows.items() if "p" in row}
+    for key, p in holm(p_values, n_pairs).items():
+        rows[key]["p_holm"] = p
+    return rows
 
 
 def _rows(
