@@ -14,27 +14,7 @@ from dictlearn.records.results import DictionaryRecord, Records
 BASELINE_KINDS = frozenset({"neurons", "identity", "mean", "random", "pca", "ica", "kmeans"})
 """Kinds that are baselines; all others count as trained. Only `is_baseline` reads this."""
 
-LABELS: Mapping[str, str] = {
-    "l0": "L0",
-    "l1": "L1",
-    "support_bits": "support bits",
-    "code_bits": "code bits",
-    "coefficient_bits": "coefficient bits",
-    "bits": "bits",
-    "dead_fraction": "dead",
-    "fraction_variance_unexplained": "FVU",
-    "explained_variance": "explained variance",
-    "cosine": "cosine",
-    "norm_ratio": "norm ratio",
-    "cross_entropy_clean": "CE clean",
-    "cross_entropy_spliced": "CE spliced",
-    "loss_recovered_zero": "loss recovered vs zero",
-    "loss_recovered_mean": "loss recovered vs mean",
-    "loss_recovered_resample": "loss recovered vs resample",
-    "kl": "KL",
-    "kl_recovered_zero": "KL recovered vs zero",
-    "top1_agreement": "top-1 agreement",
-}
+LABELS: Mapping[str, str] = {metric.name: metric.label for metric in REPORTED}
 """Column headings and axis titles."""
 
 KEY_METRICS = (

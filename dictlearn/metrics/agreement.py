@@ -1,7 +1,7 @@
-"""How far two sets of directions are the same set, and how far a direction is a neuron.
+"""Similarity of two sets of directions, and the spread of a direction over basis directions.
 
-Cosines keep their sign: a feature that writes the opposite is another feature. A zero row has no
-direction and a cosine of 0 with everything.
+Cosines are signed: opposite directions are different features. A zero row has no direction, and
+a cosine of 0 with everything.
 """
 
 import torch
@@ -12,13 +12,13 @@ from torch.nn.functional import normalize
 from dictlearn.core.errors import InputError
 
 _CHUNK = 4096
-"""Rows of `atoms` compared at once: 4096 x 131,072 cosines are 2 GB."""
+"""Rows of `atoms` compared in one block: 4096 x 131,072 cosines are 2 GB."""
 
 
 def max_cosine_similarity(
     atoms: Float[Tensor, "feature d"], others: Float[Tensor, "other d"]
 ) -> Float[Tensor, " feature"]:
-    """For each of `atoms` its cosine with the most similar of `others`.
+    """The cosine of each of `atoms` with the most similar of `others`.
 
     In [-1, 1]; 1 where `others` contains the direction.
 
@@ -35,11 +35,11 @@ def max_cosine_similarity(
 def mean_max_cosine_similarity(
     atoms: Float[Tensor, "feature d"], others: Float[Tensor, "other d"]
 ) -> Float[Tensor, ""]:
-    """How well `others` represent `atoms`: the mean of `max_cosine_similarity` over `atoms`.
+    """The mean over `atoms` of the largest cosine with one of `others` (MMCS).
 
     `mean_i max_j cos(atoms_i, others_j)` (Sharkey et al. 2022, "Taking features out of
-    superposition with sparse autoencoders"). Not symmetric: with the true directions first it
-    says how many were found; with the learned ones first, how many of those are true.
+    superposition with sparse autoencoders"). Not symmetric: with the true directions first it is
+    a recall, with the learned ones first a precision.
 
     Raises:
         InputError: the widths differ, or there is nothing to compare with.
@@ -80,10 +80,10 @@ def matched_cosine_similarity(
 
 
 def cosine_with_mean_direction(atoms: Float[Tensor, "feature d"]) -> Float[Tensor, " feature"]:
-    """Each atom's cosine with the mean of the directions of all.
+    """The cosine of each atom with the mean of all directions.
 
-    Near 1 if all are nearly one direction, as rarely active features of an autoencoder can be.
-    0 where directions cancel.
+    Near 1 if all directions are nearly the same, as those of rarely active features of an
+    autoencoder can be. 0 where directions cancel.
 
     Raises:
         InputError: there are no directions.
@@ -97,10 +97,10 @@ def cosine_with_mean_direction(atoms: Float[Tensor, "feature d"]) -> Float[Tenso
 
 
 def neurons_per_feature(atoms: Float[Tensor, "feature d"]) -> Float[Tensor, " feature"]:
-    """Over how many basis directions each atom is spread: `1 / sum_i (|w_i| / sum_j |w_j|)^2`.
+    """The effective number of basis directions of each atom: `1 / sum_i (|w_i| / sum_j |w_j|)^2`.
 
-    From 1 (a single neuron) to d (all alike); the inverse Simpson index of the absolute weights.
-    `nan` for a zero row.
+    From 1 (one basis direction) to d (all with equal weight); the inverse Simpson index of the
+    absolute weights. `nan` for a zero row.
 
     >>> neurons_per_feature(torch.tensor([[0.0, -3.0], [1.0, 1.0]])).tolist()
     [1.0, 2.0]

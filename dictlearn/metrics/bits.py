@@ -1,8 +1,9 @@
-"""What coefficients cost in bits per token: which features are active, and how much.
+"""The cost of coefficients in bits per token: of which features are active, and of their values.
 
-One code of 10,000 and one real-valued feature both have L0 1, and not the same price. Bits put
-them on one axis: the expected length of a code that a decoder with the dictionary, the densities
-and the frequencies of levels could read back. These tables themselves are not counted.
+One code of 10,000 and one real-valued feature both have L0 1, and cost different numbers of bits.
+Bits put them on one axis: the expected length of a message from which a decoder that has the
+dictionary, the densities and the frequencies of levels reads the coefficients. The tables that
+the decoder has are not counted.
 """
 
 import math
@@ -16,22 +17,31 @@ from torch import Tensor
 from dictlearn.core.dictionary import Traits
 from dictlearn.core.errors import InputError
 from dictlearn.core.metric import Metric
-from dictlearn.metrics.pooled import METRICS, ReportedMetric
+from dictlearn.metrics.pooled import METRICS, MetricSpec
 
-BITS: tuple[ReportedMetric, ...] = (
-    ReportedMetric("support_bits", "lower", "Bits per token that say which features are active."),
-    ReportedMetric("code_bits", "lower", "Bits per token of codes that are written as numbers."),
-    ReportedMetric(
-        "coefficient_bits", "lower",
-        "Bits per token of the coefficients, at the coarsest steps that keep 99 % of the loss "
-        "recovered.",
+BITS: tuple[MetricSpec, ...] = (
+    MetricSpec(
+        name="support_bits", label="support bits", unit="bits per token", better="lower",
+        description="Bits per token that say which features are active.",
     ),
-    ReportedMetric("bits", "lower", "Bits per token: support and coefficients together."),
+    MetricSpec(
+        name="code_bits", label="code bits", unit="bits per token", better="lower",
+        description="Bits per token of codes that are written as numbers.",
+    ),
+    MetricSpec(
+        name="coefficient_bits", label="coefficient bits", unit="bits per token", better="lower",
+        description="Bits per token of the coefficients, at the coarsest steps that keep 99 % of "
+        "the loss recovered.",
+    ),
+    MetricSpec(
+        name="bits", label="bits", unit="bits per token", better="lower",
+        description="Bits per token: support and coefficients together.",
+    ),
 )  # fmt: skip
-"""The prices, in the order of tables."""
+"""The costs in bits, in the order of tables."""
 
-REPORTED: tuple[ReportedMetric, ...] = (*METRICS[:2], *BITS, *METRICS[2:])
-"""Every number of a record, in order: L0 and bits first, since quality means little without."""
+REPORTED: tuple[MetricSpec, ...] = (*METRICS[:2], *BITS, *METRICS[2:])
+"""Every reported metric, in the order of tables: L0 and bits first, then quality."""
 
 NOT_MEASURED = "measured only with bits=True"
 NOT_CODES = "its features are not codes, so there is no number to write"
@@ -39,7 +49,7 @@ _NO_ROWS = "no rows were counted"
 
 
 def entropy(counts: Float[Tensor, " symbol"] | Int[Tensor, " symbol"]) -> float:
-    """The entropy in bits of symbols that occur in proportion to `counts`; 0 where none does.
+    """The entropy in bits of symbols with frequencies in proportion to `counts`; 0 without any.
 
     `-sum_i q_i log2 q_i` with `q = counts / sum(counts)`. From 0 to log2 of the symbols.
 
@@ -54,11 +64,11 @@ def entropy(counts: Float[Tensor, " symbol"] | Int[Tensor, " symbol"]) -> float:
 
 
 def support_bits(density: Float[Tensor, " feature"]) -> float:
-    """The bits per token that say which features are active, each coded by itself.
+    """The bits per token that say which features are active, with features coded independently.
 
     `sum_j h(p_j)`, `h(p) = -p log2 p - (1 - p) log2(1 - p)`, with `p` the density of a feature:
-    the length of an ideal code for independent features, valid for every dictionary, and more
-    than is needed where features depend on one another. At least 0; lower is better.
+    the length of an ideal code for independent features. It is valid for every dictionary, and
+    an upper bound where features depend on one another. At least 0; lower is better.
 
     >>> support_bits(torch.tensor([0.5, 0.5, 1.0, 0.0]))
     2.0
@@ -88,9 +98,10 @@ def code_entropy(density: Float[Tensor, " feature"], k: int, n_groups: int) -> f
     probability `k! prod q_i`, so this is the length of a code that can be read back (the
     multinomial bound), and for k = 1 exactly the entropy of the codes.
 
-    Where rows choose fewer than k codes, a filler takes the places left, and of `log2 k!` only the
-    part `sum(density) / k` is taken off: as a function of the number chosen the gain is concave,
-    so the price is never understated. At least 0; where all rows choose k, at most `code_bits`.
+    Where rows choose fewer than k codes, an additional symbol stands for each code not chosen, and
+    only the part `sum(density) / k` of `log2 k!` is subtracted: the saving is concave in the
+    number chosen, so the cost is never understated. At least 0; where all rows choose k, at most
+    `code_bits`.
 
     Raises:
         InputError: the groups do not divide the features.
@@ -115,8 +126,8 @@ def code_entropy(density: Float[Tensor, " feature"], k: int, n_groups: int) -> f
 def coefficient_bits(l0: float, level_counts: Int[Tensor, " level"]) -> float:
     """The bits per token of quantised coefficients: `l0 * H(levels)`.
 
-    `level_counts` says how often each level occurs among active coefficients, signs kept apart
-    and all features pooled: one table of frequencies serves the whole dictionary.
+    `level_counts` is the number of active coefficients with each level. Levels are signed, and
+    all features share one table of frequencies.
 
     >>> coefficient_bits(3.0, torch.tensor([5, 5]))
     3.0
@@ -129,12 +140,13 @@ def bit_metrics(
 ) -> dict[str, Metric]:
     """The metrics of `BITS`, in order.
 
-    `density` is None where no rows were counted; `coefficients` is what the coefficients cost,
-    None where nobody measured it. Binary coefficients cost nothing; where so many of them are 1
-    at most, they are codes, and their support is priced as such.
+    `density` is None where there are no counted rows. `coefficients` is the cost of the
+    coefficients, None where it was not measured. Binary coefficients cost nothing. If in addition
+    the number of active features is bounded, they are codes, and `support_bits` is the entropy of
+    the codes.
 
-    >>> price = bit_metrics(torch.full((8,), 1 / 8), Traits(binary=True, max_active=1))
-    >>> {name: metric.value for name, metric in price.items()}
+    >>> bits = bit_metrics(torch.full((8,), 1 / 8), Traits(binary=True, max_active=1))
+    >>> {name: metric.value for name, metric in bits.items()}
     {'support_bits': 3.0, 'code_bits': 3.0, 'coefficient_bits': 0.0, 'bits': 3.0}
     """
     if density is None:
@@ -145,13 +157,13 @@ def bit_metrics(
         groups, k = traits.n_groups, traits.max_active // traits.n_groups
         fixed = Metric(code_bits(density.numel() // groups, k, groups))
         support = code_entropy(density, k, groups)
-    price = coefficients or Metric(math.nan, NOT_MEASURED)
+    cost = coefficients or Metric(math.nan, NOT_MEASURED)
     if traits.binary:
-        price = Metric(0.0)
-    total = Metric(support + price.value, price.reason)
-    return dict(zip((m.name for m in BITS), (Metric(support), fixed, price, total), strict=True))
+        cost = Metric(0.0)
+    total = Metric(support + cost.value, cost.reason)
+    return dict(zip((m.name for m in BITS), (Metric(support), fixed, cost, total), strict=True))
 
 
 def in_order(metrics: Mapping[str, Metric]) -> dict[str, Metric]:
-    """The metrics in the order of `REPORTED`."""
+    """The same metrics, in the order of `REPORTED`."""
     return {metric.name: metrics[metric.name] for metric in REPORTED}

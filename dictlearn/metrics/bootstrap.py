@@ -1,4 +1,4 @@
-"""The bootstrap over sequences: how a number varies when other sequences are drawn."""
+"""The bootstrap over sequences: the variation of a metric under resampling of sequences."""
 
 from typing import NamedTuple
 
@@ -9,11 +9,11 @@ from torch import Tensor
 from dictlearn.core.errors import InputError
 
 RESAMPLES = 4000
-"""Resamples behind an interval or a p-value unless said otherwise."""
+"""Default number of resamples for an interval or a p-value."""
 
 
 class Interval(NamedTuple):
-    """A value with the ends of its interval, in the metric's own units."""
+    """A value with the ends of its confidence interval, in units of the metric."""
 
     value: float
     low: float
@@ -23,10 +23,10 @@ class Interval(NamedTuple):
 def bootstrap_weights(
     n_sequences: int, n_resamples: int = RESAMPLES, seed: int = 0
 ) -> Float[Tensor, "resample sequence"]:
-    """How often each sequence is drawn in each resample: `n_sequences` draws with replacement.
+    """The number of times that each sequence is drawn in each resample, with replacement.
 
     Raises:
-        InputError: fewer than two sequences, which say nothing about how they vary.
+        InputError: there are fewer than two sequences.
     """
     if n_sequences < 2:
         raise InputError(
@@ -41,9 +41,9 @@ def bootstrap_weights(
 
 
 def central(resampled: Float[Tensor, " resample"], confidence: float) -> tuple[float, float]:
-    """The ends between which the middle `confidence` of the resampled values lie.
+    """The quantiles that enclose the middle fraction `confidence` of the resampled values.
 
-    `nan` where a value is.
+    `nan` if a value is `nan`.
 
     >>> central(torch.arange(101.0), 0.5)
     (25.0, 75.0)

@@ -1,4 +1,4 @@
-"""What every metric asks of its two tensors: one shape, and enough precision."""
+"""Checks of the two tensors that a metric compares: equal shapes, and enough precision."""
 
 import torch
 from torch import Tensor

@@ -1,8 +1,8 @@
-"""The reported metrics, each a ratio of sums over the whole evaluation set.
+"""Declarations of the metrics that are ratios of sums over the whole evaluation set.
 
-An evaluation fills the sums of `SUMS` for every sequence; adding them up gives totals, and every
-metric is the quotient of two totals (or of differences of totals). So a long sequence weighs as
-much as its tokens do, nothing is clipped, and resampling sequences means resampling sums.
+An evaluation computes the sums in `SUMS` for every sequence. Added up they are totals, and every
+metric is a ratio of two totals (or of differences of totals). Hence each token has equal weight,
+nothing is clipped, and a bootstrap over sequences resamples sums.
 """
 
 import math
@@ -36,32 +36,39 @@ SUMS: Mapping[str, str] = {
     "kl_zero": "KL(clean || zeros spliced in)",
     "top1_agreement": "predictions in which the clean and the spliced model agree",
 }
-"""What is summed over the counted positions of each sequence; losses are in nats."""
+"""The sums over the counted rows or predictions of each sequence; losses are in nats."""
 
 
-@dataclass(frozen=True)
-class ReportedMetric:
-    """One number of a record: its name, which direction is better, and what it says."""
+@dataclass(frozen=True, kw_only=True)
+class MetricSpec:
+    """The declaration of a reported metric, the only one: tables and figures read it."""
 
     name: str
+    """The key of the metric in records."""
+    label: str
+    """The heading of its column, and the title of its axis."""
+    unit: str
+    """"none" for a number without one."""
     better: Literal["lower", "higher", "neither"]
+    """The direction that is better."""
     description: str
+    """One sentence."""
 
 
-@dataclass(frozen=True)
-class PooledMetric(ReportedMetric):
-    """One metric: `numerator / denominator`, each a sum or a difference `a - b` of sums."""
+@dataclass(frozen=True, kw_only=True)
+class PooledMetric(MetricSpec):
+    """A metric that is a ratio of sums: `numerator / denominator`, each `a` or `a - b`."""
 
     numerator: str
     denominator: str
     undefined: str
-    """Why there is no value where the denominator vanishes."""
+    """The reason why there is no value where the denominator is zero."""
     resampled: bool = True
-    """Whether it follows from the sums of sequences, so that resampling them gives intervals."""
+    """True if it follows from sums over sequences, so that a bootstrap gives intervals."""
 
     @property
     def sums(self) -> frozenset[str]:
-        """The sums that it takes."""
+        """The names of the sums that the metric needs."""
         return frozenset(f"{self.numerator} - {self.denominator}".split(" - "))
 
     def __call__(self, totals: Mapping[str, Tensor]) -> Tensor:
@@ -90,62 +97,105 @@ _NO_VARIANCE = "the target is constant, so there is no variance to explain"
 _NO_LOSS = "the ablation does not change the cross-entropy, so there is nothing to recover"
 
 METRICS: tuple[PooledMetric, ...] = (
-    PooledMetric("l0", "lower", "Active features per token.", "l0", "rows", _NO_ROWS),
-    PooledMetric("l1", "lower", "Absolute coefficients per token.", "l1", "rows", _NO_ROWS),
     PooledMetric(
-        "dead_fraction", "lower", "Fraction of features active on no token of the evaluation.",
-        "dead_features", "features", "no rows or no features were counted", resampled=False,
+        name="l0", label="L0", unit="features per token", better="lower",
+        description="Active features per token.",
+        numerator="l0", denominator="rows",
+        undefined=_NO_ROWS,
     ),
     PooledMetric(
-        "fraction_variance_unexplained", "lower", "Squared error over variance: the mean gets 1.",
-        "squared_error", "variance", _NO_VARIANCE,
+        name="l1", label="L1", unit="units of the coefficients", better="lower",
+        description="Absolute coefficients per token.",
+        numerator="l1", denominator="rows",
+        undefined=_NO_ROWS,
     ),
     PooledMetric(
-        "explained_variance", "higher", "One minus the fraction of variance unexplained.",
-        "variance - squared_error", "variance", _NO_VARIANCE,
-    ),
-    PooledMetric("cosine", "higher", "Mean cosine of estimate and target.",
-                 "cosine", "rows", _NO_ROWS),
-    PooledMetric(
-        "norm_ratio", "neither", "Summed norms of the estimates over those of the targets.",
-        "norm_hat", "norm", "every target is zero",
+        name="dead_fraction", label="dead", unit="fraction", better="lower",
+        description="Fraction of features active on no token of the evaluation.",
+        numerator="dead_features", denominator="features",
+        undefined="no rows or no features were counted", resampled=False,
     ),
     PooledMetric(
-        "cross_entropy_clean", "lower", "Next-token loss of the clean model, in nats.",
-        "cross_entropy_clean", "predictions", _NO_PREDICTIONS,
+        name="fraction_variance_unexplained", label="FVU", unit="fraction", better="lower",
+        description="Squared error over variance: the mean gets 1.",
+        numerator="squared_error", denominator="variance",
+        undefined=_NO_VARIANCE,
     ),
     PooledMetric(
-        "cross_entropy_spliced", "lower", "Next-token loss with the estimate spliced in, in nats.",
-        "cross_entropy_spliced", "predictions", _NO_PREDICTIONS,
+        name="explained_variance", label="explained variance", unit="fraction", better="higher",
+        description="One minus the fraction of variance unexplained.",
+        numerator="variance - squared_error", denominator="variance",
+        undefined=_NO_VARIANCE,
     ),
     PooledMetric(
-        "loss_recovered_zero", "higher", "Part of the loss of zero ablation that is recovered.",
-        "cross_entropy_zero - cross_entropy_spliced", "cross_entropy_zero - cross_entropy_clean",
-        _NO_LOSS,
+        name="cosine", label="cosine", unit="none", better="higher",
+        description="Mean cosine of estimate and target.",
+        numerator="cosine", denominator="rows",
+        undefined=_NO_ROWS,
     ),
     PooledMetric(
-        "loss_recovered_mean", "higher", "Part of the loss of mean ablation that is recovered.",
-        "cross_entropy_mean - cross_entropy_spliced", "cross_entropy_mean - cross_entropy_clean",
-        _NO_LOSS,
+        name="norm_ratio", label="norm ratio", unit="none", better="neither",
+        description="Summed norms of the estimates over those of the targets.",
+        numerator="norm_hat", denominator="norm",
+        undefined="every target is zero",
     ),
     PooledMetric(
-        "loss_recovered_resample", "higher",
-        "Part of the loss of resample ablation that is recovered.",
-        "cross_entropy_resample - cross_entropy_spliced",
-        "cross_entropy_resample - cross_entropy_clean", _NO_LOSS,
-    ),
-    PooledMetric("kl", "lower", "KL(clean || spliced) per prediction, in nats.",
-                 "kl", "predictions", _NO_PREDICTIONS),
-    PooledMetric(
-        "kl_recovered_zero", "higher", "Part of the KL divergence of zero ablation recovered.",
-        "kl_zero - kl", "kl_zero", "zero ablation does not change the predictions",
+        name="cross_entropy_clean", label="CE clean", unit="nats per prediction", better="lower",
+        description="Next-token loss of the clean model, in nats.",
+        numerator="cross_entropy_clean", denominator="predictions",
+        undefined=_NO_PREDICTIONS,
     ),
     PooledMetric(
-        "top1_agreement", "higher", "Fraction of predictions whose first token is unchanged.",
-        "top1_agreement", "predictions", _NO_PREDICTIONS,
+        name="cross_entropy_spliced", label="CE spliced",
+        unit="nats per prediction", better="lower",
+        description="Next-token loss with the estimate spliced in, in nats.",
+        numerator="cross_entropy_spliced", denominator="predictions",
+        undefined=_NO_PREDICTIONS,
+    ),
+    PooledMetric(
+        name="loss_recovered_zero", label="loss recovered vs zero",
+        unit="fraction", better="higher",
+        description="Part of the loss of zero ablation that is recovered.",
+        numerator="cross_entropy_zero - cross_entropy_spliced",
+        denominator="cross_entropy_zero - cross_entropy_clean",
+        undefined=_NO_LOSS,
+    ),
+    PooledMetric(
+        name="loss_recovered_mean", label="loss recovered vs mean",
+        unit="fraction", better="higher",
+        description="Part of the loss of mean ablation that is recovered.",
+        numerator="cross_entropy_mean - cross_entropy_spliced",
+        denominator="cross_entropy_mean - cross_entropy_clean",
+        undefined=_NO_LOSS,
+    ),
+    PooledMetric(
+        name="loss_recovered_resample", label="loss recovered vs resample",
+        unit="fraction", better="higher",
+        description="Part of the loss of resample ablation that is recovered.",
+        numerator="cross_entropy_resample - cross_entropy_spliced",
+        denominator="cross_entropy_resample - cross_entropy_clean",
+        undefined=_NO_LOSS,
+    ),
+    PooledMetric(
+        name="kl", label="KL", unit="nats per prediction", better="lower",
+        description="KL(clean || spliced) per prediction, in nats.",
+        numerator="kl", denominator="predictions",
+        undefined=_NO_PREDICTIONS,
+    ),
+    PooledMetric(
+        name="kl_recovered_zero", label="KL recovered vs zero", unit="fraction", better="higher",
+        description="Part of the KL divergence of zero ablation recovered.",
+        numerator="kl_zero - kl", denominator="kl_zero",
+        undefined="zero ablation does not change the predictions",
+    ),
+    PooledMetric(
+        name="top1_agreement", label="top-1 agreement", unit="fraction", better="higher",
+        description="Fraction of predictions whose first token is unchanged.",
+        numerator="top1_agreement", denominator="predictions",
+        undefined=_NO_PREDICTIONS,
     ),
 )  # fmt: skip
-"""Every reported metric, in the order of tables."""
+"""The metrics that are ratios of sums, in the order of tables."""
 
 
 def pooled_metrics(

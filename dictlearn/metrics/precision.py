@@ -1,12 +1,15 @@
-"""How well scores single out the tokens of a concept, for many candidates at once.
+"""Precision and recall of scores as detectors of a concept, for many candidates at once.
 
-A candidate gives every token a score, and every score is a threshold: the tokens that score at
-least as much are taken. Precision is the share of matching tokens among those taken, recall the
-share of taken tokens among those that match. Tokens with one score are taken together. Between
-two successive thresholds that add matches, precision at a given recall is that of using one of
-them at random, in the proportion that gives this recall on average (Davis and Goadrich 2006, "The
-Relationship Between Precision-Recall and ROC Curves", section 4): attainable, and monotone in the
-number of tokens taken.
+A candidate gives every token a score. With a threshold, the tokens with at least that score are
+predicted positive, those with equal scores together. Precision is the fraction of predicted
+positives that are true, recall the fraction of true positives that are predicted. Between two
+successive thresholds that add true positives, precision at a given recall is that of choosing one
+of the two at random, in the proportion that gives this recall on average (Davis and Goadrich
+2006, "The Relationship Between Precision-Recall and ROC Curves", section 4): attainable, and
+monotone in the number of predicted positives.
+
+In names, *matches* are the tokens with the concept, *hits* are matches that are predicted
+positive, and *taken* are all tokens that are predicted positive.
 """
 
 from dataclasses import dataclass
@@ -21,22 +24,22 @@ from dictlearn.core.sparse_acts import SparseActs
 
 @dataclass(frozen=True)
 class Ranking:
-    """Tokens in falling order of their score, candidate by candidate: sorted once, for any labels.
+    """Tokens in descending order of their score, for each candidate; sorted once for all labels.
 
-    Tokens without an entry tie below all entries of their candidate.
+    Tokens without an entry have equal scores, below all entries of their candidate.
     """
 
     rows: Int[Tensor, " entry"]
     """The token of each entry."""
     scores: Float[Tensor, " entry"]
     taken: Int[Tensor, " entry"]
-    """How many tokens score at least as much, for the same candidate."""
+    """Number of tokens with at least this score, for the same candidate."""
     offsets: Int[Tensor, " candidate_plus_1"]
     n_rows: int
 
     @classmethod
     def from_dense(cls, scores: Float[Tensor, "n candidate"]) -> "Ranking":
-        """The ranking in which every token has a score, of any sign."""
+        """The ranking by scores that every token has, of any sign."""
         ordered, rows = scores.T.contiguous().sort(dim=1, descending=True)
         n, n_candidates = scores.shape
         offsets = torch.arange(n_candidates + 1) * n
@@ -44,7 +47,7 @@ class Ranking:
 
     @classmethod
     def from_sparse(cls, acts: SparseActs) -> "Ranking":
-        """The ranking of coefficients that are positive where they are not zero.
+        """The ranking by sparse coefficients that are positive or zero.
 
         Raises:
             InputError: a coefficient is negative, which would rank below the zeros.
@@ -68,7 +71,7 @@ class Ranking:
         offsets: Int[Tensor, " candidate_plus_1"],
         n_rows: int,
     ) -> "Ranking":
-        """The ranking of entries in their final order: counts what each one takes with it."""
+        """The ranking of entries in their final order; counts the tokens taken at each."""
         new = torch.ones(len(scores) + 1, dtype=torch.bool)  # where a tie begins; and the end
         torch.ne(scores[1:], scores[:-1], out=new[1:-1])
         new[offsets] = True
@@ -96,15 +99,15 @@ class Ranking:
 
 @dataclass(frozen=True)
 class Curves:
-    """Precision-recall curves of many candidates: one step for each matching token with an entry.
+    """Precision-recall curves of many candidates, with one step for each match with an entry.
 
-    A curve ends by taking every token, at recall 1, where the tokens without an entry join in.
+    A curve ends at recall 1, where every token is taken, those without an entry included.
     """
 
     hits: Int[Tensor, " step"]
-    """Matching tokens that score at least as much."""
+    """Number of matches with at least this score."""
     taken: Int[Tensor, " step"]
-    """Tokens that score at least as much."""
+    """Number of tokens with at least this score."""
     scores: Float[Tensor, " step"]
     offsets: Int[Tensor, " candidate_plus_1"]
     n_matches: int
@@ -114,7 +117,7 @@ class Curves:
         """The precision at the score of each matching token, averaged over matching tokens.
 
         Equal to the sum over thresholds of precision times the gain in recall. From 0 to 1; for
-        scores without information it is the share of matching tokens.
+        uninformative scores it is the fraction of tokens that match.
         """
         sums = self._zeros().index_add_(0, self._candidates(), self.hits / self.taken.double())
         absent = self.n_matches - self.offsets.diff()
@@ -123,12 +126,12 @@ class Curves:
     def best_f1(self) -> Float[Tensor, " candidate"]:
         """The largest harmonic mean of precision and recall over thresholds at entries.
 
-        Taking the tokens without an entry as well is no use of a candidate. 0 if it has no hits.
+        The threshold that takes all tokens is left out. 0 for a candidate without hits.
         """
         return self._zeros().scatter_reduce_(0, self._candidates(), self._f1(), "amax")
 
     def best_f1_threshold(self, candidate: int) -> float:
-        """The score from which on tokens are taken at the best F1; `nan` without any hits."""
+        """The threshold of the best F1; `nan` for a candidate without hits."""
         part = slice(*self.offsets[candidate : candidate + 2].tolist())
         f1 = self._f1()[part]
         return self.scores[part][f1.argmax()].item() if len(f1) else float("nan")
@@ -172,10 +175,10 @@ def resampled_precision(
     weights: Float[Tensor, "resample sequence"],
     hits: Float[Tensor, " resample"],
 ) -> Float[Tensor, " resample"]:
-    """The precision of one candidate in each resample of sequences, where it makes `hits` hits.
+    """The precision of one candidate in each resample of sequences, at `hits` hits.
 
-    The threshold moves in every resample, so that recall stays matched exactly to that of whatever
-    made as many hits in the same resample; `nan` where there are none.
+    The threshold is chosen anew in every resample, so that recall is matched exactly to that of
+    the detector that had `hits` hits in the same resample; `nan` where `hits` is 0.
     """
     ranking = Ranking.from_dense(scores.unsqueeze(1))
     order, taken = ranking.rows, ranking.taken

@@ -1,9 +1,9 @@
-"""Next-token predictions of many models beside those of one, without tables of probabilities.
+"""Next-token predictions of spliced models compared with the clean one, in tiles of logits.
 
-The numbers are those of `metrics.rows`, for logits that are made from narrower rows (what the
-unembedding reads) when they are needed: a tile of them, some rows by some tokens, is compared
-with the same tile of the clean model while both are in the cache. All that is held in full are
-the clean logits of one block of rows.
+The quantities are those of `metrics.rows`. Logits are computed from narrower rows (the inputs of
+the unembedding) on demand: a tile of them, some rows by some tokens, is compared with the same
+tile of the clean model while both are in the cache. Only the clean logits of one block of rows
+are in memory in full.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,18 +18,18 @@ from dictlearn.metrics.inputs import precise, require_paired
 from dictlearn.metrics.rows import kl_divergence
 
 Logits: TypeAlias = Callable[[Tensor, slice], Tensor]
-"""From rows and a range of tokens to the logits of those: [n, d] -> [n, tokens]."""
+"""A function of rows and a range of tokens that returns logits: [n, d] -> [n, tokens]."""
 
 Key = TypeVar("Key")
 
 _TILE_ON_CPU = (512, 512)
-"""Rows and tokens: a megabyte in float32, and enough of both for a fast product."""
+"""Rows and tokens of a tile: a megabyte in float32, and a fast matrix product."""
 _TILE = (2048, 8192)
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How each row of logits fares on its target token, and beside the clean row; in float64."""
+    """Cross-entropy of each row of logits, and its agreement with the clean row, in float64."""
 
     cross_entropy: Float[Tensor, " n"]
     kl: Float[Tensor, " n"]
@@ -43,7 +43,7 @@ def compared(
     others: Mapping[Key, Float[Tensor, "n d"]],
     targets: Int[Tensor, " n"],
 ) -> tuple[Float[Tensor, " n"], dict[Key, Agreement]]:
-    """The cross-entropy of the clean model in float64, and how each of the others agrees with it.
+    """The cross-entropy of the clean model in float64, and the agreement of the others with it.
 
     `logits(rows, tokens)` gives the logits of a range of the `n_vocab` tokens. Each row is
     measured as by `rows.cross_entropy`, `rows.kl_divergence` and `rows.top1_agreement` on full
@@ -76,20 +76,20 @@ def _ranges(n: int, size: int) -> list[slice]:
 
 
 @dataclass(frozen=True)
-class _Places:
-    """The rows whose token of a kind lies in a tile, and in which of its columns."""
+class _Positions:
+    """The rows with a chosen token in a tile, and the column of the tile that holds it."""
 
     row: Int[Tensor, " some"]
     column: Int[Tensor, " some"]
 
 
-def _places(chosen: Int[Tensor, " n"], tokens: slice) -> _Places:
+def _positions(chosen: Int[Tensor, " n"], tokens: slice) -> _Positions:
     row = ((chosen >= tokens.start) & (chosen < tokens.stop)).nonzero()[:, 0]
-    return _Places(row, chosen[row] - tokens.start)
+    return _Positions(row, chosen[row] - tokens.start)
 
 
 class _Scan:
-    """Rows of logits whose tiles pass by: what remains of them in the end."""
+    """Statistics of rows of logits, updated tile by tile."""
 
     def __init__(self, n: int, device: torch.device) -> None:
         self._highest: list[Tensor] = []
@@ -101,9 +101,9 @@ class _Scan:
         """1.0 where the clean model's top token comes first in its tile."""
 
     def add_(
-        self, tile: Float[Tensor, "n k"], memory: Float[Tensor, "n k"], targets: _Places
+        self, tile: Float[Tensor, "n k"], memory: Float[Tensor, "n k"], targets: _Positions
     ) -> None:
-        """See the next tile; `memory` is written to."""
+        """Update with the next tile; `memory` is overwritten."""
         self._highest.append(tile.amax(dim=1))
         self._within.append(torch.log_softmax(tile, dim=1, out=memory).amax(dim=1))
         self._target[targets.row] = tile[targets.row, targets.column].double()
@@ -124,7 +124,7 @@ class _Scan:
 
 
 class _Block:
-    """Some rows of the clean model: their logits in tiles, and what the others need of them."""
+    """A block of rows of the clean model: its logits in tiles, and statistics of them."""
 
     def __init__(
         self,
@@ -135,7 +135,7 @@ class _Block:
     ) -> None:
         self._logits, self._tokens, self._rows = logits, tokens, rows
         self._tiles = [precise(logits(rows, part)) for part in tokens]
-        self._targets = [_places(targets, part) for part in tokens]
+        self._targets = [_positions(targets, part) for part in tokens]
         self._clean = _Scan(len(rows), rows.device)
         tops = []
         for tile, places, part in zip(self._tiles, self._targets, tokens, strict=True):
@@ -143,14 +143,14 @@ class _Block:
             tops.append(tile.argmax(dim=1) + part.start)
         self._top_tile = self._clean.highest_tile()
         top = torch.stack(tops).gather(0, self._top_tile[None])[0]
-        self._tops = [_places(top, part) for part in tokens]
+        self._tops = [_positions(top, part) for part in tokens]
 
     def cross_entropy(self) -> Float[Tensor, " n"]:
-        """That of the clean model."""
+        """The cross-entropy of the clean model."""
         return self._clean.cross_entropy()
 
     def compared(self, others: Mapping[Key, Float[Tensor, "n d"]]) -> dict[Key, Tensor]:
-        """Cross-entropy, divergence and agreement of the same rows of other models."""
+        """Cross-entropy, KL divergence and top-1 agreement of the same rows of other models."""
         scans = {name: _Scan(len(rows), rows.device) for name, rows in others.items()}
         normalizer = self._clean.log_normalizer()
         mass = torch.zeros_like(normalizer)

@@ -1,6 +1,6 @@
-"""How well an estimate matches its target, over all rows given: for notebooks.
+"""Reconstruction metrics over the rows given, for use in notebooks and own code.
 
-An evaluation pools the same definitions over its whole token set (`metrics.pooled`).
+An evaluation pools the same quantities over its whole token set (`metrics.pooled`).
 """
 
 from jaxtyping import Float
@@ -38,24 +38,6 @@ def fraction_variance_unexplained(
         )
     mean = y.mean(dim=0).expand_as(y)
     return squared_error(y, y_hat).sum() / squared_error(y, mean).sum()
-
-
-def explained_variance(
-    y: Float[Tensor, "n d_out"], y_hat: Float[Tensor, "n d_out"]
-) -> Float[Tensor, ""]:
-    """`1 - fraction_variance_unexplained(y, y_hat)`.
-
-    1.0 for a perfect estimate, 0.0 for the mean of `y`, below 0 for worse. Higher is better.
-
-    Raises:
-        InputError: the shapes differ, or `y` is constant across rows.
-
-    >>> import torch
-    >>> y = torch.tensor([[0.0, 1.0], [2.0, 1.0]])
-    >>> explained_variance(y, y).item()
-    1.0
-    """
-    return 1 - fraction_variance_unexplained(y, y_hat)
 
 
 def norm_ratio(y: Float[Tensor, "n d_out"], y_hat: Float[Tensor, "n d_out"]) -> Float[Tensor, ""]:

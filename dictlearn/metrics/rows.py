@@ -1,6 +1,6 @@
-"""One number per row: what an evaluation sums over tokens.
+"""Quantities of single rows, which an evaluation sums over tokens.
 
-Every function reduces over the last axis only, and leaves the rows apart.
+Every function reduces over the last axis only, and returns one number for each row.
 """
 
 import torch

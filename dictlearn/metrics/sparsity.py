@@ -1,4 +1,4 @@
-"""How often features fire."""
+"""Density of features and the fraction of dead features, over the rows given."""
 
 from jaxtyping import Float
 from torch import Tensor
@@ -24,9 +24,9 @@ def feature_density(acts: SparseActs) -> Float[Tensor, " feature"]:
 
 
 def dead_fraction(density: Float[Tensor, " feature"]) -> Float[Tensor, ""]:
-    """The fraction of features whose density is exactly 0: active in none of the rows counted.
+    """The fraction of features whose density is exactly 0 (dead features).
 
-    In [0, 1], lower is better. It falls as more rows are counted, so compare it only between
+    In [0, 1], lower is better. It decreases with the number of rows, so compare it only between
     evaluations on the same tokens.
 
     Raises:

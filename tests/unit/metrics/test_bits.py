@@ -2,6 +2,8 @@
 
 import itertools
 import math
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -110,7 +112,17 @@ def test_a_dictionary_without_features_costs_nothing():
     assert set(found.values()) == {0.0}
 
 
-def test_prices_stand_beside_l0():
+def test_the_documentation_has_the_units_and_directions_that_are_declared():
+    page = (Path(__file__).parents[3] / "docs" / "results.md").read_text("utf-8")
+    rows = re.findall(
+        r"^\| `(\w+)` \| .* \| ([^|]+) \| [^|]+ \| (lower|higher|neither) \|$", page, re.M
+    )
+    assert rows == [(metric.name, metric.unit, metric.better) for metric in REPORTED]
+    assert len({metric.label for metric in REPORTED}) == len(REPORTED)
+    assert all(metric.description.endswith(".") for metric in REPORTED)
+
+
+def test_bits_stand_beside_l0():
     names = [metric.name for metric in REPORTED]
     assert names[:3] == ["l0", "l1", "support_bits"]
     assert len(set(names)) == len(names)
