@@ -60,8 +60,8 @@ def evaluate(
     _require_fitting(dictionaries, model)
     origin = model_provenance(model)
     for name, dictionary in dictionaries.items():
-        dictionary.provenance.require_same_model(origin, name)
         trained_on = dictionary.provenance
+        trained_on.require_same_model(origin, name)
         if trained_on.text_hash == tokens.hash or trained_on.split == tokens.split == "train":
             warnings.warn(
                 f"{name!r} was trained on text of this split: evaluate on the held-out split",
@@ -69,12 +69,7 @@ def evaluate(
             )
     if batch_size is not None and batch_size < 1:
         raise InputError(f"batch_size must be at least 1 sequence, got {batch_size}")
-    if isinstance(ablations, str):
-        ablations = (ablations,)
-    if "zero" not in ablations or not set(ablations) <= set(ABLATIONS):
-        raise InputError(
-            f"ablations must be 'zero' and any of {', '.join(ABLATIONS[1:])}, got {ablations!r}"
-        )
+    ablations = _known_ablations(ablations)
     counted = tokens.counted(exclude_special=exclude_special)
     passes = CleanPasses(model, tokens.ids, counted, dictionaries.values(), batch_size)
     sums = DictionarySums(dictionaries, passes, seed, ablations)
@@ -95,6 +90,16 @@ def evaluate(
             name: "running model" if passes.runs(d) else "clean pass" for name, d in several.items()
         }
     return Records(provenance, described, found)
+
+
+def _known_ablations(ablations: Collection[str]) -> Collection[str]:
+    """The ablations, checked to be known and to include "zero"; one may be given by its name."""
+    ablations = (ablations,) if isinstance(ablations, str) else ablations
+    if "zero" not in ablations or not set(ablations) <= set(ABLATIONS):
+        raise InputError(
+            f"ablations must be 'zero' and any of {', '.join(ABLATIONS[1:])}, got {ablations!r}"
+        )
+    return ablations
 
 
 def _require_fitting(dictionaries: Mapping[str, FeatureDictionary], model: LanguageModel) -> None:

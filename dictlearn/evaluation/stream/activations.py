@@ -80,7 +80,8 @@ class ActivationStream:
     """Activations of `model` over all sequences, in batches, as often as asked for.
 
     Attention runs fused where that gave the same activations on the first batch, at the same
-    hooks. Which modules may run so can also be given, where it is known from another trial.
+    hooks. Of a single batch there is no trial, which would cost more than it saves. The modules
+    that may run fused can also be given, where they are known from another trial.
     """
 
     def __init__(
@@ -119,7 +120,7 @@ class ActivationStream:
             return read(self.ids[sequences.cpu()])
 
     def _attention_at(self, hooks: Sequence[str]) -> FusedAttention:
-        if self._attention is not None or not self.parts:
+        if self._attention is not None or len(self.parts) < 2:
             return self._attention or {}
         key = tuple(hooks)
         if key not in self._fusable:

@@ -89,8 +89,11 @@ def test_attention_is_tried_once_for_the_same_hooks(model, ids, monkeypatch):
         with stream.batches(hooks) as batches:
             next(batches)
     assert tried == [(2, tuple(HOOKS)), (2, tuple(HOOKS[:1]))]
-    with ActivationStream(model, ids, ids > 0, 2, attention={}).batches(HOOKS) as batches:
-        next(batches)
+    known = ActivationStream(model, ids, ids > 0, 2, attention={})
+    single = ActivationStream(model, ids, ids > 0, 7)
+    for stream in (known, single):
+        with stream.batches(HOOKS) as batches:
+            next(batches)
     assert len(tried) == 2
 
 
