@@ -94,7 +94,8 @@ class Correlations:
         self._passes = passes(widths)
         widest = max(widths.values(), default=1)
         at_once = max(1, min(_TOKENS_AT_ONCE, _BLOCK // widest) // ids.shape[1])
-        self._stream = ActivationStream(model, ids, counted, at_once)
+        hooks = [d.sites.source.hook for d in self._dictionaries.values()]
+        self._stream = ActivationStream(model, ids, counted, hooks, at_once)
 
     @property
     def n_batches(self) -> int:
@@ -117,7 +118,7 @@ class Correlations:
                 for block, width in zip(blocks, widths, strict=True)
             ]
             used = self._used(blocks, every=number == 0)
-            with self._stream.batches([d.sites.source.hook for d in used.values()]) as batches:
+            with self._stream.batches() as batches:
                 for batch in batches:
                     acts = {name: on_cpu(batch.encode(d)) for name, d in used.items()}
                     if number == 0:

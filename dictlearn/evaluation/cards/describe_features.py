@@ -4,8 +4,6 @@ from collections.abc import Mapping, Sequence
 from operator import index
 
 import torch
-from jaxtyping import Bool, Int
-from torch import Tensor
 
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import InputError, nearest
@@ -85,8 +83,10 @@ def describe_features(
         name: TopContexts(dictionaries[name].n_features, n_contexts, window, named.get(name))
         for name in names
     }
-    token_pass = _TokenPass(dictionaries, model, tokens.ids, counted, window)
-    token_pass.fill_(tops, show=progress)
+    at_once = max(1, _TOKENS_AT_ONCE // tokens.ids.shape[1])
+    hooks = [dictionaries[name].sites.source.hook for name in names]
+    stream = ActivationStream(model, tokens.ids.cpu(), counted.cpu(), hooks, at_once)
+    _collect_(tops, dictionaries, stream, window, show=progress)
     chosen = named if isinstance(features, Mapping) else _samples(tops, features, seed)
     maker = CardMaker(dictionaries, model, tokens, counted, window)
     cards = [card for name in tops for card in maker.cards(name, tops[name], chosen[name])]
@@ -97,37 +97,26 @@ def describe_features(
     return FeatureRecords(provenance, described | {"chosen": rule}, cards, left_out)
 
 
-class _TokenPass:
-    """The pass over the tokens, in which every dictionary encodes every batch."""
-
-    def __init__(
-        self,
-        dictionaries: Mapping[str, FeatureDictionary],
-        model: LanguageModel,
-        ids: Int[Tensor, "b pos"],
-        counted: Bool[Tensor, "b pos"],
-        window: tuple[int, int],
-    ) -> None:
-        self._dictionaries, self._model = dictionaries, model
-        self._ids, self._counted, self._window = ids.cpu(), counted.cpu(), window
-
-    @torch.no_grad()
-    def fill_(self, tops: Mapping[str, TopContexts], *, show: bool) -> None:
-        """Read all sequences once, and collect the top contexts of these dictionaries."""
-        hooks = [self._dictionaries[name].sites.source.hook for name in tops]
-        n, context = self._ids.shape
-        at_once = max(1, _TOKENS_AT_ONCE // context)
-        stream = ActivationStream(self._model, self._ids, self._counted, at_once)
-        with (
-            progress_bar("collecting contexts", n, show=show) as done,
-            stream.batches(hooks) as batches,
-        ):
-            for batch in batches:
-                first = batch.part.start * context
-                windows = Windows.of(batch.ids, batch.counted, self._window, first)
-                for name, top in tops.items():
-                    top.add_(batch.encode(self._dictionaries[name]), windows)
-                done(batch.part.stop)
+@torch.no_grad()
+def _collect_(
+    tops: Mapping[str, TopContexts],
+    dictionaries: Mapping[str, FeatureDictionary],
+    stream: ActivationStream,
+    window: tuple[int, int],
+    *,
+    show: bool,
+) -> None:
+    """Read all sequences once, and fill the top contexts of these dictionaries."""
+    n, context = stream.ids.shape
+    with (
+        progress_bar("collecting contexts", n, show=show) as done,
+        stream.batches() as batches,
+    ):
+        for batch in batches:
+            windows = Windows.of(batch.ids, batch.counted, window, batch.part.start * context)
+            for name, top in tops.items():
+                top.add_(batch.encode(dictionaries[name]), windows)
+            done(batch.part.stop)
 
 
 def _samples(tops: Mapping[str, TopContexts], n: int, seed: int) -> dict[str, list[int]]:

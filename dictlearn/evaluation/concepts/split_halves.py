@@ -86,9 +86,10 @@ def _rows(
     hooks: Sequence[str],
 ) -> dict[str, Float[Tensor, "n _"]]:
     """The activations of ordinary tokens, on the CPU."""
-    stream = ActivationStream(model, ids, ordinary, default_batch_size(model, ids.shape[1]))
+    batch_size = default_batch_size(model, ids.shape[1])
+    stream = ActivationStream(model, ids, ordinary, hooks, batch_size)
     parts: dict[str, list[Tensor]] = {hook: [] for hook in hooks}
-    with stream.batches(hooks) as batches:
+    with stream.batches() as batches:
         for batch in batches:
             for hook, rows in parts.items():
                 rows.append(batch.rows(hook).float().cpu())

@@ -112,11 +112,7 @@ class CleanPasses:
         dictionaries = list(dictionaries)
         self.model, self.ids, self.counted = model, ids, counted
         sites = [d.sites for d in dictionaries]
-        self.targets = list(
-            dict.fromkeys(
-                site for s in sites for site in dict.fromkeys((s.target, *s.target.parts))
-            )
-        )
+        self.targets = list(dict.fromkeys(t for s in sites for t in (s.target, *s.target.parts)))
         hooks = list(dict.fromkeys(hook for s in sites for hook in s.hooks))
         order = firing_order(model, ids[:1, :2], hooks)
         self._runs = {d.sites for d in dictionaries if _follows(d, order)}
@@ -126,8 +122,9 @@ class CleanPasses:
         self.splicer = splicer_with_shortcuts(model, hooks, patched, tried)
         attention = self.splicer.shortcuts.attention
         batch_size = batch_size or self._default_batch_size()
-        self.stream = ActivationStream(model, ids, counted, batch_size, attention)
-        """The same batches, in forward passes that are cut short at the hooks read."""
+        written = [hook for site in self.targets for hook in site.hooks]
+        self.stream = ActivationStream(model, ids, counted, written, batch_size, attention)
+        """The same batches at the targets, in forward passes that are cut short there."""
 
     def runs(self, dictionary: FeatureDictionary) -> bool:
         """Whether estimates can be made in the spliced pass itself (`CleanBatch.running`).

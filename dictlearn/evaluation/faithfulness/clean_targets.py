@@ -24,7 +24,6 @@ class CleanTargets:
 
     def __init__(self, passes: CleanPasses) -> None:
         self._stream, self._targets = passes.stream, passes.targets
-        self._hooks = list(dict.fromkeys(h for site in passes.targets for h in site.hooks))
         self._mean = RunningMean()
         self._kept: dict[str, Tensor] = {}
 
@@ -35,9 +34,9 @@ class CleanTargets:
             InputError: an activation is not of shape [b, pos, ...].
             NonFiniteError: one holds NaN or infinity; the sequences are named.
         """
-        with self._stream.batches(self._hooks) as batches:
+        with self._stream.batches() as batches:
             for i, batch in enumerate(batches):
-                self._mean.add_({hook: batch.rows(hook) for hook in self._hooks})
+                self._mean.add_({hook: batch.rows(hook) for hook in batch.at})
                 self._keep(batch)
                 done(i + 1)
 
@@ -61,4 +60,4 @@ class CleanTargets:
         """The activations of these sequences at each target."""
         if self._kept:
             return {hook: y[sequences.to(y.device)] for hook, y in self._kept.items()}
-        return self._stream.activations_of(sequences, self._hooks)
+        return self._stream.activations_of(sequences)

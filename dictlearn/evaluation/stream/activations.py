@@ -7,7 +7,7 @@ evaluation: every ordinary token does, and special tokens (BOS, EOS, padding) do
 `exclude_special=False`.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -77,7 +77,7 @@ class ActivationBatch:
 
 
 class ActivationStream:
-    """Activations of `model` over all sequences, in batches, as often as asked for.
+    """Activations of `model` at `hooks` over all sequences, in batches, as often as asked for.
 
     Attention runs fused where that gave the same activations on the first batch, at the same
     hooks. Of a single batch there is no trial, which would cost more than it saves. The modules
@@ -89,43 +89,39 @@ class ActivationStream:
         model: LanguageModel,
         ids: Int[Tensor, "sequence pos"],
         counted: Bool[Tensor, "sequence pos"],
+        hooks: Iterable[str],
         batch_size: int,
         attention: FusedAttention | None = None,
     ) -> None:
-        self.ids = ids
-        self._model, self._counted, self._attention = model, counted, attention
-        self._fusable: dict[tuple[str, ...], FusedAttention] = {}
+        self.ids, self.hooks = ids, list(dict.fromkeys(hooks))
+        self._model, self._counted, self._known = model, counted, attention
         n = len(ids)
         self.parts = [slice(i, min(i + batch_size, n)) for i in range(0, n, batch_size)]
 
     @contextmanager
-    def batches(self, hooks: Sequence[str]) -> Iterator[Iterator[ActivationBatch]]:
+    def batches(self) -> Iterator[Iterator[ActivationBatch]]:
         """Within, one pass over all sequences; the model is untouched after the end.
 
         Raises:
             InputError: a hook does not exist, never fires, or is not of shape [b, pos, ...].
         """
-        hooks = list(dict.fromkeys(hooks))
-        with reading(self._model, hooks, self._attention_at(hooks)) as read:
+        with reading(self._model, self.hooks, self._attention) as read:
             yield (
                 ActivationBatch(part, self.ids[part], self._counted[part], read(self.ids[part]))
                 for part in self.parts
             )
 
-    def activations_of(
-        self, sequences: Int[Tensor, " b"], hooks: Sequence[str]
-    ) -> dict[str, Float[Tensor, "b pos _"]]:
+    def activations_of(self, sequences: Int[Tensor, " b"]) -> dict[str, Float[Tensor, "b pos _"]]:
         """The activations of these sequences, in a pass of their own."""
-        with reading(self._model, hooks, self._attention_at(hooks)) as read:
+        with reading(self._model, self.hooks, self._attention) as read:
             return read(self.ids[sequences.cpu()])
 
-    def _attention_at(self, hooks: Sequence[str]) -> FusedAttention:
-        if self._attention is not None or len(self.parts) < 2:
-            return self._attention or {}
-        key = tuple(hooks)
-        if key not in self._fusable:
-            self._fusable[key] = fusable_attention(self._model, self.ids[self.parts[0]], hooks)
-        return self._fusable[key]
+    @cached_property
+    def _attention(self) -> FusedAttention:
+        """The attention modules that run fused."""
+        if self._known is not None or len(self.parts) < 2:
+            return self._known or {}
+        return fusable_attention(self._model, self.ids[self.parts[0]], self.hooks)
 
 
 def on_cpu(acts: SparseActs) -> SparseActs:

@@ -47,9 +47,9 @@ def test_batches_hold_the_counted_rows_of_one_plain_pass(model, ids, batch_size)
     counted = ids > 4
     expected = activations_at(model, ids, HOOKS)
     dictionary = Halves(hook_sites(model, HOOKS[0]))
-    stream = ActivationStream(model, ids, counted, batch_size)
+    stream = ActivationStream(model, ids, counted, [*HOOKS, HOOKS[0]], batch_size)
     for _ in range(2):
-        with stream.batches([*HOOKS, HOOKS[0]]) as found:
+        with stream.batches() as found:
             batches = list(found)
         assert len(batches) == len(stream.parts) == -(-7 // batch_size)
         for hook in HOOKS:
@@ -58,24 +58,24 @@ def test_batches_hold_the_counted_rows_of_one_plain_pass(model, ids, batch_size)
         acts = torch.cat([on_cpu(batch.encode(dictionary)).to_dense() for batch in batches])
         torch.testing.assert_close(acts, dictionary.encode(expected[HOOKS[0]][counted]))
     chosen = torch.tensor([5, 0])
-    found = stream.activations_of(chosen, HOOKS)
+    found = stream.activations_of(chosen)
     torch.testing.assert_close(found[HOOKS[1]], expected[HOOKS[1]][chosen])
 
 
 def test_no_function_stays_at_a_hook_when_a_pass_is_abandoned(model, ids):
     before = functions_left(model)
-    stream = ActivationStream(model, ids, ids > 0, 2)
-    with stream.batches(HOOKS) as batches:
+    stream = ActivationStream(model, ids, ids > 0, HOOKS, 2)
+    with stream.batches() as batches:
         next(batches)
         assert functions_left(model) > before
     assert functions_left(model) == before
-    with suppress(RuntimeError), stream.batches(HOOKS) as batches:
+    with suppress(RuntimeError), stream.batches() as batches:
         next(batches)
         raise RuntimeError("stop")
     assert functions_left(model) == before
 
 
-def test_attention_is_tried_once_for_the_same_hooks(model, ids, monkeypatch):
+def test_attention_is_tried_once_on_the_first_of_several_batches(model, ids, monkeypatch):
     tried = []
     plain = activations.fusable_attention
 
@@ -84,21 +84,21 @@ def test_attention_is_tried_once_for_the_same_hooks(model, ids, monkeypatch):
         return plain(model, some, hooks)
 
     monkeypatch.setattr(activations, "fusable_attention", counting)
-    stream = ActivationStream(model, ids, ids > 0, 2)
-    for hooks in (HOOKS, HOOKS[:1], HOOKS):
-        with stream.batches(hooks) as batches:
+    stream = ActivationStream(model, ids, ids > 0, HOOKS, 2)
+    for _ in range(2):
+        with stream.batches() as batches:
             next(batches)
-    assert tried == [(2, tuple(HOOKS)), (2, tuple(HOOKS[:1]))]
-    known = ActivationStream(model, ids, ids > 0, 2, attention={})
-    single = ActivationStream(model, ids, ids > 0, 7)
+    assert tried == [(2, tuple(HOOKS))]
+    known = ActivationStream(model, ids, ids > 0, HOOKS, 2, attention={})
+    single = ActivationStream(model, ids, ids > 0, HOOKS, 7)
     for stream in (known, single):
-        with stream.batches(HOOKS) as batches:
+        with stream.batches() as batches:
             next(batches)
-    assert len(tried) == 2
+    assert len(tried) == 1
 
 
 def test_shortcuts_can_be_switched_off(model, ids):
-    with without_shortcuts(), ActivationStream(model, ids, ids > 0, 7).batches(HOOKS) as batches:
+    with without_shortcuts(), ActivationStream(model, ids, ids > 0, HOOKS, 7).batches() as batches:
         plain = next(batches).at
     expected = activations_at(model, ids, HOOKS)
     for hook in HOOKS:
@@ -111,8 +111,8 @@ def test_activations_that_are_not_finite_are_named(native, ids):
         model.embed.W_E[7] = torch.inf
     ids = torch.ones_like(ids)
     ids[4, 3] = 7
-    stream = ActivationStream(model, ids, ids > 0, 2)
-    with stream.batches(["hook_embed"]) as batches:
+    stream = ActivationStream(model, ids, ids > 0, ["hook_embed"], 2)
+    with stream.batches() as batches:
         first, second, third, _ = batches
     assert first.rows("hook_embed").isfinite().all()
     assert second.rows("hook_embed").isfinite().all()
@@ -121,5 +121,5 @@ def test_activations_that_are_not_finite_are_named(native, ids):
 
 
 def test_no_sequences_are_no_batches(model, ids):
-    with ActivationStream(model, ids[:0], ids[:0] > 0, 2).batches(HOOKS) as batches:
+    with ActivationStream(model, ids[:0], ids[:0] > 0, HOOKS, 2).batches() as batches:
         assert list(batches) == []
