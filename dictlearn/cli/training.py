@@ -1,6 +1,6 @@
 """Commands that harvest activations and train dictionaries."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,7 +19,7 @@ from dictlearn.cli.terminal import (
     leftover_fields,
     say,
 )
-from dictlearn.core.errors import ConfigError, InputError
+from dictlearn.core.errors import ConfigError, InputError, nearest
 from dictlearn.core.kinds import DictionaryConfig
 from dictlearn.core.sites import Sites
 
@@ -31,8 +31,12 @@ def harvest(
     out: Annotated[Path, typer.Option(help="Output folder for the activations.")],
     model: ModelName = "builtin:stories",
     text: TextSource = "builtin:stories",
-    hook: Annotated[str | None, typer.Option(help="Hook point to read.")] = None,
-    mlp: Annotated[int | None, typer.Option(help="Layer of the MLP to read.")] = None,
+    hook: Annotated[
+        list[str] | None, typer.Option(help="Hook point to read; may be repeated.")
+    ] = None,
+    mlp: Annotated[
+        list[int] | None, typer.Option(help="Layer of an MLP to read; may be repeated.")
+    ] = None,
     tokens: Annotated[int, typer.Option(help="Number of tokens.")] = 500_000,
     split: Split = "train",
     context: Context = None,
@@ -41,13 +45,16 @@ def harvest(
     include_special: IncludeSpecial = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Run text through a model and store the activations at a hook point or an MLP."""
+    """Run text through a model and store the activations at hook points or MLPs.
+
+    Several are read in one pass: --mlp 0 --mlp 1.
+    """
     from dictlearn.harvesting import harvest as run
     from dictlearn.lm.loading import load_model
     from dictlearn.text.tokens import load_tokens
 
     loaded = load_model(model)
-    sites = _sites(loaded, hook, mlp)
+    sites = _sites(loaded, hook or (), mlp or ())
     blocks = load_tokens(
         text, loaded, split=split, n_tokens=tokens, context=context,
         whole_documents=whole_documents,
@@ -56,7 +63,7 @@ def harvest(
         loaded, blocks, sites, out, dtype=dtype, exclude_special=not include_special,
         overwrite=overwrite,
     )  # fmt: skip
-    say(f"{store.n_rows:,} rows at {sites} in {out}")
+    say(f"{store.n_rows:,} rows at {', '.join(map(str, sites))} in {out}")
 
 
 def train(
@@ -74,6 +81,13 @@ def train(
         ),
     ] = None,
     kind: Annotated[str | None, typer.Option(help="Kind of dictionary to train.")] = None,
+    at: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Hook point to train at, of several harvested; repeated, or 'all', for a "
+            "dictionary at each."
+        ),
+    ] = None,
     steps: Annotated[int, typer.Option(help="Number of training steps.")] = 2000,
     batch_size: Annotated[int, typer.Option(help="Tokens per batch.")] = 4096,
     learning_rate: Annotated[float | None, typer.Option(help="By default the kind's own.")] = None,
@@ -94,19 +108,22 @@ def train(
     from dictlearn.training.fit import fit
 
     fields = leftover_fields(context.args)
+    store = ActivationStore.open(activations)
     configs: dict[str, DictionaryConfig]
+    sites: dict[str, Sites] = {}
     if config is not None and kind is None:
         configs, fit_config = _from_file(config, context, fields)
     elif kind is not None and config is None:
-        configs = {kind: config_class(kind).from_dict(fields)}
+        found = _at(kind, config_class(kind).from_dict(fields), store.sites, at or ())
+        configs = {name: made for name, (made, _) in found.items()}
+        sites = {name: place for name, (_, place) in found.items() if place is not None}
         fit_config = FitConfig(
             steps=steps, batch_size=batch_size, learning_rate=learning_rate, seed=seed,
             device=device, shard_features=shard_features,
         )  # fmt: skip
     else:
         raise InputError("train needs either --kind with its fields, or --config FILE")
-    store = ActivationStore.open(activations)
-    launch(nproc, fit, configs, store, fit_config, out=out, overwrite=overwrite)
+    launch(nproc, fit, configs, store, fit_config, sites=sites, out=out, overwrite=overwrite)
     for name in configs:
         say(f"{name}: {out / name}")
 
@@ -123,18 +140,33 @@ def _from_file(
     return read_config_file(config)
 
 
-def _sites(model: object, hook: str | None, mlp: int | None) -> Sites:
+def _sites(model: object, hooks: Sequence[str], mlps: Sequence[int]) -> list[Sites]:
     from dictlearn.lm.sites import hook_sites, mlp_sites
 
-    if hook is not None and mlp is None:
-        return hook_sites(model, hook)
-    if mlp is not None and hook is None:
-        return mlp_sites(model, mlp)
-    raise InputError("harvest needs either --hook NAME or --mlp LAYER")
+    found = [hook_sites(model, hook) for hook in hooks]
+    found += [mlp_sites(model, layer) for layer in mlps]
+    if not found:
+        raise InputError("harvest needs --hook NAME or --mlp LAYER, or several of them")
+    return found
 
 
-_RUN = ("steps", "batch_size", "learning_rate", "seed", "device", "shard_features")
-"""Options of `train` that a config file has in its section [fit]."""
+def _at(
+    kind: str, config: DictionaryConfig, offered: Sequence[Sites], hooks: Sequence[str]
+) -> dict[str, tuple[DictionaryConfig, Sites | None]]:
+    """The dictionaries of one kind by name, and where each sits; None where the kind chooses."""
+    if not hooks:
+        return {kind: (config, None)}
+    by_target = {str(sites.target): sites for sites in offered}
+    wanted = list(by_target) if hooks == ["all"] else hooks
+    for hook in wanted:
+        if hook not in by_target:
+            raise InputError(f"nothing was harvested at {hook!r}; {nearest(hook, by_target)}")
+    single = len(wanted) == 1
+    return {kind if single else f"{kind}-{hook}": (config, by_target[hook]) for hook in wanted}
+
+
+_RUN = ("at", "steps", "batch_size", "learning_rate", "seed", "device", "shard_features")
+"""Options of `train` that have no meaning beside a config file."""
 
 
 def _was_given(context: typer.Context, name: str) -> bool:

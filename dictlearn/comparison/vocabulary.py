@@ -11,9 +11,6 @@ from dictlearn.metrics.bootstrap import Interval
 from dictlearn.records.agreement import FeatureSummary
 from dictlearn.records.results import DictionaryRecord, Records
 
-BASELINE_KINDS = frozenset({"neurons", "identity", "mean", "random", "pca", "ica", "kmeans"})
-"""Kinds that are baselines; all others count as trained. Only `is_baseline` reads this."""
-
 LABELS: Mapping[str, str] = {metric.name: metric.label for metric in REPORTED}
 """Column headings and axis titles."""
 
@@ -37,7 +34,7 @@ _SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 def is_baseline(record: DictionaryRecord | FeatureSummary) -> bool:
     """Whether the dictionary of this record is a baseline."""
-    return record.kind in BASELINE_KINDS
+    return record.baseline
 
 
 def trained(records: Records) -> dict[str, DictionaryRecord]:

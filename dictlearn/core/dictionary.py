@@ -49,6 +49,8 @@ class FeatureDictionary(nn.Module, ABC):
     """The config that built it; required for saving."""
     kind: str = ""
     """The name of its kind, set when a config builds it; of a class of its own, the class's."""
+    baseline: bool = False
+    """Whether its kind is a baseline, likewise."""
     provenance: Provenance
     _FINAL: ClassVar = ("encode", "encode_sparse", "decode", "estimate", "forward", "scores",
                         "skip", "atoms", "bias")  # fmt: skip

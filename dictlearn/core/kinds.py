@@ -41,7 +41,9 @@ class DictionaryConfig(Config, ABC, Generic[D]):
     """The hyper-parameters of one kind of dictionary."""
 
     kind: ClassVar[str]
-    """The name in files, recipes and on the command line."""
+    """The name in files and on the command line."""
+    baseline: ClassVar[bool] = False
+    """Whether it is a reference for others, such as the mean, and no method of its own."""
 
     def sites(self, offered: Sites) -> Sites:
         """Where a dictionary of this kind sits, given the sites offered.
@@ -65,7 +67,7 @@ class DictionaryConfig(Config, ABC, Generic[D]):
     def build(self, sites: Sites, *, seed: int = 0) -> D:
         """A fresh dictionary at `sites`, initialised from `seed` alone."""
         dictionary = self._build(sites, seed)
-        dictionary.kind = self.kind
+        dictionary.kind, dictionary.baseline = self.kind, self.baseline
         if dictionary.config is None:
             dictionary.config = self
         return dictionary

@@ -95,7 +95,8 @@ def load(path: str | Path, kinds: Sequence[type[DictionaryConfig]] = ()) -> Feat
     except RuntimeError as error:
         message = f"{folder / WEIGHTS_FILE}: does not fit {CONFIG_FILE} ({error})"
         raise CorruptFileError(message) from error
-    dictionary.config, dictionary.kind = config, config.kind
+    dictionary.config = config
+    dictionary.kind, dictionary.baseline = config.kind, config.baseline
     dictionary.provenance = provenance
     return dictionary.eval()
 

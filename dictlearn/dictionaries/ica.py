@@ -56,6 +56,7 @@ class ICAConfig(ClosedFormConfig[ICA]):
     """Independent components, with the k largest coefficients of each row on request."""
 
     kind = "ica"
+    baseline = True
     n_features: int | None = None
     """Components; as many as dimensions unless set."""
     k: int | None = None

@@ -33,6 +33,7 @@ class IdentityConfig(ClosedFormConfig[Identity]):
     """The activation as its own code."""
 
     kind = "identity"
+    baseline = True
 
     def _build(self, sites: Sites, seed: int) -> Identity:
         """The identity at `sites`."""

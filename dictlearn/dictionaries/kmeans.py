@@ -51,6 +51,7 @@ class KMeansConfig(ClosedFormConfig[KMeans]):
     """k-means centres as codes."""
 
     kind = "kmeans"
+    baseline = True
     n_features: int
     """Number of centres."""
     max_rows: int = 32_768

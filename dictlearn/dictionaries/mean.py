@@ -36,6 +36,7 @@ class MeanConfig(ClosedFormConfig[Mean]):
     """The mean activation, whatever the input."""
 
     kind = "mean"
+    baseline = True
 
     def _build(self, sites: Sites, seed: int) -> Mean:
         """A mean of zero at `sites`, until it is learned."""

@@ -89,6 +89,7 @@ class NeuronsConfig(ClosedFormConfig[FeatureDictionary]):
     """The neurons of the MLP between source and target, or of the target's own basis."""
 
     kind = "neurons"
+    baseline = True
     act_name: str | None = None
     """The MLP's non-linearity; filled in when the neurons are built."""
 

@@ -45,6 +45,7 @@ class PCAConfig(ClosedFormConfig[PCA]):
     """Principal components, with the k largest coefficients of each row on request."""
 
     kind = "pca"
+    baseline = True
     n_features: int | None = None
     """Components; as many as dimensions unless set."""
     k: int | None = None

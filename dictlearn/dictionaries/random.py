@@ -58,6 +58,7 @@ class RandomConfig(ClosedFormConfig[Random]):
     """Random directions, of which the k with the largest projection are used."""
 
     kind = "random"
+    baseline = True
     n_features: int
     """Number of directions."""
     k: int

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from dictlearn.core.errors import InputError, nearest
 from dictlearn.core.provenance import Provenance
 from dictlearn.core.sites import Sites
-from dictlearn.records.base import SavedRecords, with_nan, without_nan
+from dictlearn.records.base import FORMER_BASELINES, SavedRecords, with_nan, without_nan
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -85,6 +85,8 @@ class FeatureSummary:
     """Mean cosine of the atoms of these features with the mean of their directions."""
     ultralow_aligned: float = math.nan
     """Fraction of these features for which that cosine is above 0.95."""
+    baseline: bool = False
+    """Whether its kind is a baseline."""
     reasons: dict[str, str] = field(default_factory=dict)
     """Reasons why "density" or "ultralow" is undefined."""
 
@@ -158,6 +160,7 @@ class AgreementRecords(SavedRecords):
             name: FeatureSummary(
                 **with_nan(entry)
                 | {"sites": Sites.from_dict(entry["sites"]), "seed": entry.get("seed")}
+                | {"baseline": entry.get("baseline", entry["kind"] in FORMER_BASELINES)}
             )
             for name, entry in data["dictionaries"].items()
         }

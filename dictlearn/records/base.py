@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+FORMER_BASELINES = frozenset({"neurons", "identity", "mean", "random", "pca", "ica", "kmeans"})
+"""The baselines among the kinds of files written before records said so themselves."""
+
+
 @dataclass(frozen=True)
 class SavedRecords(ABC):
     """Results measured on tokens of one model, and saved as one JSON file in a folder.

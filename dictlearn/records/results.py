@@ -17,7 +17,7 @@ from dictlearn.core.metric import Metric
 from dictlearn.core.own_files import OwnFiles
 from dictlearn.core.provenance import Provenance
 from dictlearn.core.sites import Sites
-from dictlearn.records.base import SavedRecords, metric_from_json, metric_to_json
+from dictlearn.records.base import FORMER_BASELINES, SavedRecords, metric_from_json, metric_to_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,6 +39,8 @@ class DictionaryRecord:
     """Named sums over the counted rows of each sequence, in float64 (`metrics.pooled.SUMS`)."""
     density: Float[Tensor, " feature"]
     """Fraction of counted rows in which each feature is active."""
+    baseline: bool = False
+    """Whether its kind is a baseline."""
 
     @property
     def seed(self) -> int | None:
@@ -93,6 +95,7 @@ class Records(SavedRecords):
                     "sites": record.sites.to_dict(),
                     "n_features": record.n_features,
                     "seed": record.seed,
+                    "baseline": record.baseline,
                     "provenance": record.provenance.to_dict(),
                     "metrics": {key: metric_to_json(m) for key, m in record.metrics.items()},
                 }
@@ -127,4 +130,5 @@ def _record_from_json(
             if path[0] == "sums" and path[2] == name
         },
         density=tensors[f"density/{name}"],
+        baseline=entry.get("baseline", entry["kind"] in FORMER_BASELINES),
     )

@@ -67,6 +67,7 @@ def feature_summary(
         n_features=dictionary.n_features,
         n_compared=len(atoms),
         seed=dictionary.provenance.seed,
+        baseline=dictionary.baseline,
         neurons_per_feature=quartiles,
         **known,
     )

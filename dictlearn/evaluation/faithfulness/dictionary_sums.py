@@ -100,6 +100,7 @@ class DictionarySums:
             metrics=in_order(pooled_metrics(totals, density) | bits),
             sums=sums,
             density=density.float(),
+            baseline=dictionary.baseline,
         )
 
     def _measure_batch(self, batch: CleanBatch, references: Mapping[Site, Reference]) -> None:

@@ -9,6 +9,7 @@ import torch
 from dictlearn.core.metric import Metric
 from dictlearn.core.provenance import Provenance
 from dictlearn.core.sites import Site, Sites
+from dictlearn.dictionaries.registry import KINDS
 from dictlearn.metrics.pooled import SUMS, pooled_metrics
 from dictlearn.records.agreement import (
     SIMILARITY_BINS,
@@ -31,6 +32,8 @@ TOKENS = {
     "source": "stories", "split": "held_out", "hash": "b" * 64, "n_tokens": 1200,
     "n_sequences": 4, "context": 301, "exclude_special": True,
 }  # fmt: skip
+
+BASELINES = {kind.kind for kind in KINDS if kind.baseline}
 
 
 def make_record(
@@ -56,7 +59,8 @@ def make_record(
     metrics = pooled_metrics({name: s.sum() for name, s in sums.items()}, densities)
     sites = Sites(Site(source or hook, 24), Site(hook, 24))
     origin = ORIGIN if seed is None else ORIGIN.with_seed(seed)
-    return DictionaryRecord(kind, sites, len(density), origin, metrics, sums, densities)
+    baseline = kind in BASELINES
+    return DictionaryRecord(kind, sites, len(density), origin, metrics, sums, densities, baseline)
 
 
 @pytest.fixture
@@ -147,7 +151,7 @@ def pair(first, second, mmcs):
 def summary(kind, seed=None, **fields):
     return FeatureSummary(
         kind=kind, sites=HERE, n_features=7, n_compared=7, seed=seed,
-        neurons_per_feature=[1.0, 2.0, 3.0], **fields,
+        neurons_per_feature=[1.0, 2.0, 3.0], baseline=kind in BASELINES, **fields,
     )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 from pathlib import Path
 
@@ -22,13 +23,17 @@ each_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.kind)
 
 @each_kind
 def test_files_of_the_first_version_load_and_are_written_the_same(kind, tmp_path):
+    """But for a line: whether a dictionary is a baseline followed from its kind."""
     records = kind.load(SAVED)
     assert records.provenance.model == "toy"
     path = records.save(tmp_path)
     assert path == tmp_path / kind.file
     for name in (kind.file, "sums.safetensors"):
         if kind is Records or name == kind.file:
-            assert (tmp_path / name).read_bytes() == (SAVED / name).read_bytes()
+            written = (tmp_path / name).read_bytes()
+            if name.endswith(".json"):
+                written = re.sub(rb',\n *"baseline": (true|false)', b"", written)
+            assert written == (SAVED / name).read_bytes()
     assert repr(kind.load(path)) == repr(records)
     assert "<table" in records._repr_html_()
 
