@@ -190,7 +190,7 @@ def _not_comparable(first: FeatureDictionary, second: FeatureDictionary) -> str:
     """The reason why two dictionaries have no atoms to compare; empty if there is none."""
     a, b = first.sites.target, second.sites.target
     if a != b:
-        return f"one writes at {a.hook!r} ({a.d} wide), the other at {b.hook!r} ({b.d} wide)"
+        return f"one writes at {str(a)!r} ({a.d} wide), the other at {str(b)!r} ({b.d} wide)"
     hashes = {d.provenance.model_hash for d in (first, second)} - {""}
     return "they were trained on different models" if len(hashes) > 1 else ""
 

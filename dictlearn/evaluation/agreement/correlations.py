@@ -94,7 +94,7 @@ class Correlations:
         self._passes = passes(widths)
         widest = max(widths.values(), default=1)
         at_once = max(1, min(_TOKENS_AT_ONCE, _BLOCK // widest) // ids.shape[1])
-        hooks = [d.sites.source.hook for d in self._dictionaries.values()]
+        hooks = [hook for d in self._dictionaries.values() for hook in d.sites.source.hooks]
         self._stream = ActivationStream(model, ids, counted, hooks, at_once)
 
     @property

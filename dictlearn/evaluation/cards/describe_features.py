@@ -84,7 +84,7 @@ def describe_features(
         for name in names
     }
     at_once = max(1, _TOKENS_AT_ONCE // tokens.ids.shape[1])
-    hooks = [dictionaries[name].sites.source.hook for name in names]
+    hooks = [hook for name in names for hook in dictionaries[name].sites.source.hooks]
     stream = ActivationStream(model, tokens.ids.cpu(), counted.cpu(), hooks, at_once)
     _collect_(tops, dictionaries, stream, window, show=progress)
     chosen = named if isinstance(features, Mapping) else _samples(tops, features, seed)

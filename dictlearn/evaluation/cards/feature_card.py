@@ -9,6 +9,7 @@ from torch import Tensor
 
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import InputError
+from dictlearn.core.sites import Site
 from dictlearn.core.tokens import Tokens
 from dictlearn.evaluation.cards.nearest_atoms import neighbors
 from dictlearn.evaluation.cards.top_contexts import TopContexts
@@ -63,8 +64,14 @@ class CardMaker:
         return {
             other: dictionary
             for other, dictionary in self.dictionaries.items()
-            if other != name and is_same_hook(self.model, target.hook, dictionary.sites.target.hook)
+            if other != name and self._is_same(target, dictionary.sites.target)
         }
+
+    def _is_same(self, target: Site, other: Site) -> bool:
+        """Whether two sites are at the same hooks, which have aliases."""
+        return len(target.hooks) == len(other.hooks) and all(
+            is_same_hook(self.model, *pair) for pair in zip(target.hooks, other.hooks, strict=True)
+        )
 
     def _context(self, token: int, values: Sequence[float]) -> Context:
         """The context around a token, given by its index along all sequences."""
@@ -93,14 +100,15 @@ class CardMaker:
         none: list[tuple[list[TokenWeight] | None, list[TokenWeight] | None]]
         none = [(None, None)] * len(features)
         target = dictionary.sites.target
-        reason = why_not_in_stream(self.model, target.hook, target.d)
-        if reason:
-            return none, reason
+        for part in target.parts:
+            if reason := why_not_in_stream(self.model, part.hook, part.d):
+                return none, reason
         try:
             logits = logit_map(self.model)
         except InputError as error:
             return none, str(error)
         atoms = dictionary.atoms[list(features)].to(logits.gain.device)
+        atoms = torch.stack(target.split(atoms)).sum(dim=0)  # all are added to the one stream
         largest = self._largest(logits, atoms)
         smallest = [
             [TokenWeight(w.token, -w.weight) for w in weights]

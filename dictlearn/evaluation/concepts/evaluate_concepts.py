@@ -79,14 +79,14 @@ def evaluate_concepts(
     choosing, scoring = halves(dictionaries, model, tokens, labels, parts)
     weights = bootstrap_weights(scoring.n_sequences, n_resamples, seed)
     scores: list[ConceptScore] = []
-    targets = {name: d.sites.target.hook for name, d in dictionaries.items()}
+    targets = {name: d.sites.target for name, d in dictionaries.items()}
     with progress_bar("scoring concepts", len(targets), show=progress) as done:
-        for hook, families in scoring.baselines.items():
-            names = [name for name, target in targets.items() if target == hook]
+        for target, families in scoring.baselines.items():
+            names = [name for name, at in targets.items() if at == target]
             if NEURONS not in families:
-                missing = f"no MLP with known weights in the layer of {hook!r}"
+                missing = f"no MLP with known weights in the layer of {str(target)!r}"
                 left_out |= {f"{name}: {NEURONS}": missing for name in names}
-            scores += compare_families(choosing, scoring, names, hook, kept, weights)
+            scores += compare_families(choosing, scoring, names, target, kept, weights)
             done(len({score.dictionary for score in scores}))
     described = tokens.describe() | {"seed": seed, "n_scored_sequences": scoring.n_sequences}
     patterns = {c.name: c.pattern for c in concepts if c.name in kept}

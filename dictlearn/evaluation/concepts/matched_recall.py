@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from dictlearn.core.sites import Site
 from dictlearn.evaluation.concepts.detectors import Best, Choice, Detectors, choose
 from dictlearn.evaluation.concepts.split_halves import Half
 from dictlearn.metrics.bootstrap import central
@@ -23,11 +24,11 @@ def compare_families(
     choosing: Half,
     scoring: Half,
     names: Sequence[str],
-    hook: str,
+    target: Site,
     concepts: Sequence[str],
     weights: Float[Tensor, "resample sequence"],
 ) -> list[ConceptScore]:
-    """The scores of the dictionaries `names`, all with the target `hook`, and of baselines."""
+    """The scores of the dictionaries `names`, all with this target, and of baselines."""
     features = {name: choose(choosing.features[name], choosing.labels) for name in names}
     recalls = {
         name: [_use(choosing, i, choosing.features[name], c.f1).recall for i, c in enumerate(some)]
@@ -38,7 +39,7 @@ def compare_families(
     ]
     baselines = {
         family: choose(candidates, choosing.labels, wanted)
-        for family, candidates in choosing.baselines[hook].items()
+        for family, candidates in choosing.baselines[target].items()
     }
     scores = []
     for i, concept in enumerate(concepts):
@@ -51,7 +52,7 @@ def compare_families(
             naive = _use(choosing, i, choosing.features[name], choice.f1).precision
             scores.append(at.of_feature(candidates, choice, naive))
             for family, choices in baselines.items():
-                scores.append(at.of_baseline(family, scoring.baselines[hook][family], choices[i]))
+                scores.append(at.of_baseline(family, scoring.baselines[target][family], choices[i]))
     return scores
 
 

@@ -8,9 +8,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from dictlearn.core.batches import Rows
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import InputError
-from dictlearn.core.sites import Sites
+from dictlearn.core.sites import Site, Sites
 from dictlearn.core.sparse_acts import SparseActs
 from dictlearn.core.tokens import Tokens
 from dictlearn.evaluation.concepts.detectors import Detectors, DirectionDetectors, FeatureDetectors
@@ -33,8 +34,8 @@ class Half:
     n_sequences: int
     features: Mapping[str, Detectors]
     """The features of each dictionary."""
-    baselines: Mapping[str, Mapping[str, Detectors]]
-    """Directions of the model at the hook of each target, by family."""
+    baselines: Mapping[Site, Mapping[str, Detectors]]
+    """Directions of the model at each target, by family."""
 
 
 def halves(
@@ -49,29 +50,30 @@ def halves(
     Raises:
         NonFiniteError: activations hold NaN or infinity.
     """
-    targets = dict.fromkeys(d.sites.target.hook for d in dictionaries.values())
-    mlps = {hook: sites for hook in targets if (sites := _mlp_of_layer(model, hook)) is not None}
-    used = [*(d.sites for d in dictionaries.values()), *mlps.values()]
+    targets = dict.fromkeys(d.sites.target for d in dictionaries.values())
+    mlps = {target: _mlps_of_layers(model, target) for target in targets}
+    used = [*(d.sites for d in dictionaries.values()), *(s for some in mlps.values() for s in some)]
     hooks = list(dict.fromkeys(hook for sites in used for hook in sites.hooks))
-    components: dict[str, Float[Tensor, "d d"]] = {}
+    components: dict[Site, Float[Tensor, "d d"]] = {}
     found = []
     for part in parts:
         ordinary = tokens.ordinary[part]
         rows = _rows(model, tokens.ids[part], ordinary, hooks)
-        baselines: dict[str, dict[str, Detectors]] = {}
-        for hook in targets:
-            y = rows[hook]
-            if hook not in components:
-                components[hook] = torch.linalg.eigh(y.T.double().cov()).eigenvectors.to(y)
-            baselines[hook] = {
+        baselines: dict[Site, dict[str, Detectors]] = {}
+        for target in targets:
+            y = rows.joined(target)
+            if target not in components:
+                components[target] = torch.linalg.eigh(y.T.double().cov()).eigenvectors.to(y)
+            baselines[target] = {
                 BASIS: DirectionDetectors(y),
-                PCA: DirectionDetectors(y @ components[hook].flip(1)),
+                PCA: DirectionDetectors(y @ components[target].flip(1)),
             }
-            if hook in mlps:
-                hidden = _hidden(mlps[hook], rows[mlps[hook].source.hook])
-                baselines[hook] = {NEURONS: DirectionDetectors(hidden)} | baselines[hook]
+            if mlps[target]:
+                hidden = [_hidden(mlp, rows.joined(mlp.source)) for mlp in mlps[target]]
+                neurons = DirectionDetectors(torch.cat(hidden, dim=1))
+                baselines[target] = {NEURONS: neurons} | baselines[target]
         features = {
-            name: FeatureDetectors(_encoded(dictionary, rows[dictionary.sites.source.hook]))
+            name: FeatureDetectors(_encoded(dictionary, rows.joined(dictionary.sites.source)))
             for name, dictionary in dictionaries.items()
         }
         sequences = ordinary.nonzero()[:, 0]
@@ -84,7 +86,7 @@ def _rows(
     ids: Int[Tensor, "b pos"],
     ordinary: Bool[Tensor, "b pos"],
     hooks: Sequence[str],
-) -> dict[str, Float[Tensor, "n _"]]:
+) -> Rows:
     """The activations of ordinary tokens, on the CPU."""
     batch_size = default_batch_size(model, ids.shape[1])
     stream = ActivationStream(model, ids, ordinary, hooks, batch_size)
@@ -93,7 +95,7 @@ def _rows(
         for batch in batches:
             for hook, rows in parts.items():
                 rows.append(batch.rows(hook).float().cpu())
-    return {hook: torch.cat(rows) for hook, rows in parts.items()}
+    return Rows({hook: torch.cat(rows) for hook, rows in parts.items()})
 
 
 @torch.no_grad()
@@ -113,6 +115,12 @@ def _hidden(sites: Sites, x: Float[Tensor, "n d"]) -> Float[Tensor, "n hidden"]:
     assert mlp is not None
     x = x.to(mlp.W_in)
     return torch.cat([mlp.hidden(some).float().cpu() for some in x.split(_TOKENS_AT_ONCE)])
+
+
+def _mlps_of_layers(model: LanguageModel, target: Site) -> list[Sites]:
+    """The MLPs in the layers of a target's hooks; none unless there is one for each."""
+    found = [_mlp_of_layer(model, hook) for hook in target.hooks]
+    return [sites for sites in found if sites is not None] if None not in found else []
 
 
 def _mlp_of_layer(model: LanguageModel, hook: str) -> Sites | None:
