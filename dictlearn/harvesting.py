@@ -22,7 +22,7 @@ from dictlearn.core.tokens import Tokens
 from dictlearn.lm.forward import default_batch_size, fusable_attention, reading
 from dictlearn.lm.hooks import LanguageModel
 from dictlearn.lm.identity import model_provenance
-from dictlearn.lm.sites import require_sites
+from dictlearn.lm.sites import require_readable, require_sites
 from dictlearn.progress import progress as progress_bar
 
 _TRIED = 1 << 10
@@ -54,6 +54,7 @@ def harvest(
         StorageError: the folder cannot be written, or the disk is too small.
         NonFiniteError: the model gave NaN or infinity; the shard and row are named.
     """
+    require_readable(model, tokens)
     offered = (sites,) if isinstance(sites, Sites | Site | str) else tuple(sites)
     if not offered or not all(isinstance(s, Sites) for s in offered):
         raise InputError(

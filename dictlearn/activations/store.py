@@ -138,6 +138,20 @@ def estimated_bytes(sites: Sequence[Sites], n_rows: int, dtype: torch.dtype) -> 
     return n_rows * _row_bytes(hook_widths(sites), dtype) + mlp_bytes
 
 
+def require_no_store(out: str | Path, *, overwrite: bool) -> None:
+    """Check that the folder `out` holds no store, or that it may be replaced.
+
+    Raises:
+        InputError: it holds one.
+    """
+    own = OwnFiles(Path(out), "harvest")
+    if not overwrite and own.lists(MANIFEST_FILE) and (own.path / MANIFEST_FILE).exists():
+        raise InputError(
+            f"{own.path} holds a store already; choose another folder, or replace that one "
+            "(overwrite=True, --overwrite)"
+        )
+
+
 def write_store(
     out: str | Path,
     batches: Iterable[Rows],
@@ -168,10 +182,9 @@ def write_store(
             f"required one of {', '.join(DTYPES)} and at least 1 row, got {dtype} and {n_rows}"
         )
     n_bytes = estimated_bytes(sites, n_rows, dtype)
+    require_no_store(out, overwrite=overwrite)
     own = OwnFiles.of(out, "harvest")
     folder = own.path
-    if own.lists(MANIFEST_FILE) and (folder / MANIFEST_FILE).exists() and not overwrite:
-        raise InputError(f"{folder} holds a store already; pass overwrite=True to replace it")
     n_shards = -(-n_rows // _shard_rows(sites, dtype))
     own.require(MANIFEST_FILE, *map(_mlp_file, range(len(sites))))
     own.require(*map(_shard_file, range(n_shards)))

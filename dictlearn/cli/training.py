@@ -49,10 +49,12 @@ def harvest(
 
     Several are read in one pass: --mlp 0 --mlp 1.
     """
+    from dictlearn.activations.store import require_no_store
     from dictlearn.harvesting import harvest as run
     from dictlearn.lm.loading import load_model
     from dictlearn.text.tokens import load_tokens
 
+    require_no_store(out, overwrite=overwrite)  # before the model is loaded
     loaded = load_model(model)
     sites = _sites(loaded, hook or (), mlp or ())
     blocks = load_tokens(
@@ -108,21 +110,21 @@ def train(
     from dictlearn.training.fit import fit
 
     fields = leftover_fields(context.args)
-    store = ActivationStore.open(activations)
     configs: dict[str, DictionaryConfig]
-    sites: dict[str, Sites] = {}
     if config is not None and kind is None:
         configs, fit_config = _from_file(config, context, fields)
     elif kind is not None and config is None:
-        found = _at(kind, config_class(kind).from_dict(fields), store.sites, at or ())
-        configs = {name: made for name, (made, _) in found.items()}
-        sites = {name: place for name, (_, place) in found.items() if place is not None}
+        configs = {kind: config_class(kind).from_dict(fields)}
         fit_config = FitConfig(
             steps=steps, batch_size=batch_size, learning_rate=learning_rate, seed=seed,
             device=device, shard_features=shard_features,
         )  # fmt: skip
     else:
         raise InputError("train needs either --kind with its fields, or --config FILE")
+    store = ActivationStore.open(activations)
+    sites = _at(store.sites, kind or "", at or ())
+    if sites:
+        configs = dict.fromkeys(sites, configs[kind or ""])
     launch(nproc, fit, configs, store, fit_config, sites=sites, out=out, overwrite=overwrite)
     for name in configs:
         say(f"{name}: {out / name}")
@@ -150,19 +152,15 @@ def _sites(model: object, hooks: Sequence[str], mlps: Sequence[int]) -> list[Sit
     return found
 
 
-def _at(
-    kind: str, config: DictionaryConfig, offered: Sequence[Sites], hooks: Sequence[str]
-) -> dict[str, tuple[DictionaryConfig, Sites | None]]:
-    """The dictionaries of one kind by name, and where each sits; None where the kind chooses."""
-    if not hooks:
-        return {kind: (config, None)}
+def _at(offered: Sequence[Sites], kind: str, hooks: Sequence[str]) -> dict[str, Sites]:
+    """The sites with these targets, by names for dictionaries of one kind there."""
     by_target = {str(sites.target): sites for sites in offered}
-    wanted = list(by_target) if hooks == ["all"] else hooks
+    wanted = list(by_target) if list(hooks) == ["all"] else hooks
     for hook in wanted:
         if hook not in by_target:
             raise InputError(f"nothing was harvested at {hook!r}; {nearest(hook, by_target)}")
     single = len(wanted) == 1
-    return {kind if single else f"{kind}-{hook}": (config, by_target[hook]) for hook in wanted}
+    return {kind if single else f"{kind}-{hook}": by_target[hook] for hook in wanted}
 
 
 _RUN = ("at", "steps", "batch_size", "learning_rate", "seed", "device", "shard_features")

@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from dictlearn.core.errors import InputError
+
 
 @dataclass(frozen=True)
 class Tokens:
@@ -22,6 +24,15 @@ class Tokens:
     split: str
     hash: str
     """SHA-256 of the ids and of the block length."""
+
+    def __post_init__(self) -> None:
+        ids, ordinary = self.ids, self.ordinary
+        if ids.ndim != 2 or ids.dtype != torch.long or ordinary.shape != ids.shape:
+            raise InputError(
+                "required ids as whole numbers (torch.long) of shape [sequence, position] and a "
+                f"mask of the same shape, got {ids.dtype} of shape {tuple(ids.shape)} and a mask "
+                f"of shape {tuple(ordinary.shape)}"
+            )
 
     def __len__(self) -> int:
         return self.ids.shape[0]

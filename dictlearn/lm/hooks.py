@@ -27,6 +27,19 @@ def is_same_hook(model: LanguageModel, name: str, other: str) -> bool:
     return name == other or (name in points and points[name] is points.get(other))
 
 
+def require_hooks(model: object) -> None:
+    """Check that `model` is a language model with TransformerLens hooks.
+
+    Raises:
+        InputError: it is something else.
+    """
+    if not all(hasattr(model, needed) for needed in ("hook_dict", "hooks", "cfg")):
+        raise InputError(
+            "required a model with TransformerLens hooks (load_model, TransformerBridge, "
+            f"HookedTransformer), got {type(model).__name__}; wrap it with TransformerBridge"
+        )
+
+
 def require_hook(model: LanguageModel, name: str) -> None:
     """Check that `model` has a hook of this name.
 

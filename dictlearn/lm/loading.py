@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 
 from dictlearn.core.errors import CorruptFileError, InputError, nearest
 from dictlearn.core.files import read_json, read_tensors
-from dictlearn.lm.hooks import LanguageModel
+from dictlearn.lm.hooks import LanguageModel, require_hooks
 
 BUILTIN_MODELS = MappingProxyType(
     {"builtin:stories": "a small GPT trained on short children's stories; needs no network"}
@@ -40,7 +40,8 @@ def load_model(
         CorruptFileError: the files of the built-in model are absent or damaged.
     """
     if not isinstance(name, str | Path):
-        return _with_hooks(name)
+        require_hooks(name)
+        return name
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     dtype = dtype or torch.float32
     if str(name).startswith("builtin:"):
@@ -48,15 +49,6 @@ def load_model(
     else:
         model = _boot_transformers(_resolved(name), device, dtype)
     return model.eval().requires_grad_(False)
-
-
-def _with_hooks(model: LanguageModel) -> LanguageModel:
-    if not all(hasattr(model, needed) for needed in ("hook_dict", "hooks", "cfg")):
-        raise InputError(
-            "required a model's name or a model with TransformerLens hooks (TransformerBridge, "
-            f"HookedTransformer), got {type(model).__name__}; wrap it with TransformerBridge"
-        )
-    return model
 
 
 def _boot_builtin(name: str, device: str | torch.device, dtype: torch.dtype) -> LanguageModel:

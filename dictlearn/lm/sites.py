@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from dictlearn.core.errors import InputError, nearest
 from dictlearn.core.sites import ACTIVATION_FUNCTIONS, MLPWeights, Site, Sites
+from dictlearn.core.tokens import Tokens
 from dictlearn.lm.forward import reading
-from dictlearn.lm.hooks import LanguageModel, hook_names
+from dictlearn.lm.hooks import LanguageModel, hook_names, require_hooks
 
 _SAME_FUNCTION = {"gelu_fast": "gelu_new", "gelu_pytorch_tanh": "gelu_new", "swish": "silu"}
 
@@ -90,6 +91,34 @@ def require_sites(model: LanguageModel, users: Mapping[str, Sites]) -> None:
                 f"{user} was made for width {part.d} at {part.hook!r}, and this model has width "
                 f"{width} there; use the model it belongs to, or make the sites from this one"
             )
+
+
+def require_readable(model: LanguageModel, tokens: Tokens) -> None:
+    """Check that `model` can read `tokens`.
+
+    Raises:
+        InputError: one of them is something else, there are no tokens, one is not in the
+            vocabulary, or a sequence is longer than the model's context.
+    """
+    require_hooks(model)
+    if not isinstance(tokens, Tokens):
+        raise InputError(
+            f"required Tokens, as load_tokens(source, model) returns, got {type(tokens).__name__}"
+        )
+    if not tokens.ids.numel():
+        raise InputError(f"required at least 1 token, got ids of shape {tuple(tokens.ids.shape)}")
+    least, most = int(tokens.ids.min()), int(tokens.ids.max())
+    if least < 0 or most >= model.cfg.d_vocab:
+        raise InputError(
+            f"required token ids from 0 to {model.cfg.d_vocab - 1}, the vocabulary of this model, "
+            f"got {least} to {most}; make the tokens with this model's tokenizer"
+        )
+    n_ctx = getattr(model.cfg, "n_ctx", None)
+    if n_ctx and tokens.ids.shape[1] > n_ctx:
+        raise InputError(
+            f"required sequences of at most {n_ctx} tokens, the context of this model, got "
+            f"{tokens.ids.shape[1]}; pass context={n_ctx} to load_tokens"
+        )
 
 
 def require_deterministic(model: LanguageModel) -> None:

@@ -122,7 +122,8 @@ def _require_same(
     if changed := differences(begun, now):
         raise InputError(
             f"{folder} holds a run of another study: its {what} differs in {', '.join(changed)}; "
-            "choose another folder, or overwrite that run (overwrite=True, --overwrite)"
+            "choose another folder, or overwrite that run (overwrite=True, --overwrite) once what "
+            "you have edited there is moved away"
         )
 
 

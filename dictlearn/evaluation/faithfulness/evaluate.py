@@ -12,7 +12,7 @@ from dictlearn.evaluation.faithfulness.coefficient_bits import coefficient_costs
 from dictlearn.evaluation.faithfulness.dictionary_sums import DictionarySums
 from dictlearn.lm.hooks import LanguageModel
 from dictlearn.lm.identity import model_provenance
-from dictlearn.lm.sites import require_sites
+from dictlearn.lm.sites import require_readable, require_sites
 from dictlearn.records.results import Records
 
 
@@ -57,6 +57,7 @@ def evaluate(
         ProvenanceError: a dictionary was trained on another model.
         NonFiniteError: activations or an estimate hold NaN or infinity.
     """
+    require_readable(model, tokens)
     _require_fitting(dictionaries, model)
     origin = model_provenance(model)
     for name, dictionary in dictionaries.items():
@@ -67,8 +68,8 @@ def evaluate(
                 f"{name!r} was trained on text of this split: evaluate on the held-out split",
                 stacklevel=2,
             )
-    if batch_size is not None and batch_size < 1:
-        raise InputError(f"batch_size must be at least 1 sequence, got {batch_size}")
+    if batch_size is not None and not (isinstance(batch_size, int) and batch_size >= 1):
+        raise InputError(f"batch_size must be a whole number of sequences, got {batch_size!r}")
     ablations = _known_ablations(ablations)
     counted = tokens.counted(exclude_special=exclude_special)
     passes = CleanPasses(model, tokens.ids, counted, dictionaries.values(), batch_size)
@@ -95,7 +96,11 @@ def evaluate(
 def _known_ablations(ablations: Collection[str]) -> Collection[str]:
     """The ablations, checked to be known and to include "zero"; one may be given by its name."""
     ablations = (ablations,) if isinstance(ablations, str) else ablations
-    if "zero" not in ablations or not set(ablations) <= set(ABLATIONS):
+    if (
+        not isinstance(ablations, Collection)
+        or "zero" not in ablations
+        or not set(ablations) <= set(ABLATIONS)
+    ):
         raise InputError(
             f"ablations must be 'zero' and any of {', '.join(ABLATIONS[1:])}, got {ablations!r}"
         )

@@ -1,12 +1,15 @@
+from dataclasses import replace
+
 import pytest
 import torch
 import transformers
 
 from dictlearn.core.errors import InputError
 from dictlearn.core.sites import Site, Sites
+from dictlearn.core.tokens import Tokens
 from dictlearn.lm.forward import activations_at
 from dictlearn.lm.loading import load_model
-from dictlearn.lm.sites import hook_sites, mlp_sites
+from dictlearn.lm.sites import hook_sites, mlp_sites, require_readable
 
 DEPRECATED = "ignore:HookedTransformer is deprecated:DeprecationWarning"
 
@@ -133,3 +136,27 @@ def test_attention_patterns_are_not_sites(native, n_heads: int) -> None:
 def test_unknown_hook(native) -> None:
     with pytest.raises(InputError, match="did you mean"):
         hook_sites(native(), "blocks.0.hook_mlp_outt")
+
+
+@pytest.mark.untyped
+def test_tokens_that_a_model_cannot_read_are_refused(native):
+    model = native()
+    ids = torch.randint(40, (3, 12))
+    tokens = Tokens(ids, ids != 0, source="", split="", hash="")
+    require_readable(model, tokens)
+    for wrong, words in (
+        (replace(tokens, ids=ids + 30), "from 0 to 39, the vocabulary"),
+        (
+            replace(tokens, ids=ids.repeat(1, 2), ordinary=ids.repeat(1, 2) != 0),
+            "at most 12 tokens",
+        ),
+        (replace(tokens, ids=ids[:0], ordinary=ids[:0] != 0), "at least 1 token"),
+        (ids, "required Tokens, as load_tokens"),
+    ):
+        with pytest.raises(InputError, match=words):
+            require_readable(model, wrong)
+    with pytest.raises(InputError, match="required a model with TransformerLens hooks"):
+        require_readable("builtin:stories", tokens)
+    for shape in (ids[0], ids.float()):
+        with pytest.raises(InputError, match="whole numbers"):
+            Tokens(shape, shape != 0, source="", split="", hash="")
