@@ -5,6 +5,7 @@ import torch
 
 import dictlearn as dl
 from dictlearn.core.errors import InputError, StorageError
+from dictlearn.core.file_lists import LIST_FILE
 
 KINDS = {
     "sae": dl.SAEConfig(n_features=10),
@@ -169,7 +170,7 @@ def test_a_failed_write_leaves_no_config(scrambled, tmp_path, monkeypatch):
 def test_files_of_another_library_are_not_overwritten(scrambled, tmp_path, format):
     ours = scrambled(KINDS["topk"])
     made = dl.save(ours, tmp_path / "made", format=format)
-    for file in (p.name for p in made.iterdir() if not p.name.startswith(".")):
+    for file in (p.name for p in made.iterdir() if p.name != LIST_FILE):
         (tmp_path / file).mkdir()
         (tmp_path / file / file).write_text("theirs")
         with pytest.raises(InputError, match=f"{file} is not a file that an export wrote"):
