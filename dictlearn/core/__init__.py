@@ -1,1 +1,1 @@
-"""The contract every other room speaks: sites, dictionaries, sparse coefficients, records."""
+"""Types and interfaces of all modules: sites, dictionaries, sparse coefficients, batches."""

@@ -1,4 +1,4 @@
-"""What training reads: rows of activations, computed from (seed, step) and never popped."""
+"""Rows of activations to train on, computed from (seed, step) and not taken from a buffer."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ class Rows:
         return next(iter(self.at.values())).shape[0]
 
     def of(self, rank: int, world_size: int) -> "Rows":
-        """Every `world_size`-th row, from row `rank` on: those of one process."""
+        """Every `world_size`-th row from row `rank` on: the share of one process."""
         part = slice(rank, None, world_size)
         return Rows({hook: x[part].contiguous() for hook, x in self.at.items()})
 
@@ -69,18 +69,18 @@ class Activations(ABC):
     @property
     @abstractmethod
     def provenance(self) -> Provenance:
-        """Where the activations come from."""
+        """The provenance of the activations."""
 
     @abstractmethod
     def rows(self, seed: int, step: int, n: int) -> Rows:
         """The `n` shuffled rows of step `step`: the same for the same arguments, always."""
 
     def rows_of(self, rank: int, world_size: int, seed: int, step: int, n: int) -> Rows:
-        """The rows of one process among the `n` of a step; override it only to read no others."""
+        """The rows of one process among the `n` of a step; override it to read only those."""
         return self.rows(seed, step, n).of(rank, world_size)
 
     def locate(self, seed: int, step: int, n: int, row: int) -> str:
-        """Where row `row` of a batch came from, in words for an error message."""
+        """A description of the origin of row `row` of a batch, for error messages."""
         return f"row {row} of the batch of step {step}"
 
     def select(self, sites: Sites) -> "Activations":
@@ -152,8 +152,8 @@ class SelectedActivations(Activations):
 def first_bad_row(x: Float[Tensor, "n d"]) -> int | None:
     """The first row of `x` that holds NaN or infinity, or None.
 
-    One reduction decides the common case: a sum is finite only if every term is (an overflow
-    of finite terms is sorted out by the row-wise test).
+    One reduction covers the common case, since a finite sum has finite terms only. (The sum of
+    finite terms may overflow, so the test by row follows.)
     """
     if torch.isfinite(x.sum()):
         return None

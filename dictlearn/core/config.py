@@ -13,7 +13,7 @@ C = TypeVar("C", bound="Config")
 
 
 class _NamesChecked(ABCMeta):
-    """Refuses a misspelt, missing or wrongly typed field with a `ConfigError` that names it."""
+    """Rejects a misspelt, missing or wrongly typed field with a `ConfigError` that names it."""
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         valid = [f.name for f in fields(cls)]  # type: ignore[arg-type]
@@ -38,7 +38,7 @@ class _NamesChecked(ABCMeta):
 
 @dataclass(frozen=True, kw_only=True)
 class Config(metaclass=_NamesChecked):
-    """Base of every configuration: unknown names and bad values are refused at once."""
+    """Base of every configuration; unknown names and bad values are rejected on construction."""
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON values."""
@@ -81,7 +81,7 @@ class Config(metaclass=_NamesChecked):
 
 
 def _matches(value: object, hint: Any) -> bool:
-    """Whether `value` is what a field declares; a whole number will do where a float is asked."""
+    """Whether `value` has the declared type of a field; an integer is accepted as a float."""
     arms = get_args(hint)
     if get_origin(hint) in (Union, UnionType):
         return any(_matches(value, arm) for arm in arms)

@@ -1,4 +1,4 @@
-"""The one interface: a feature dictionary reads activations and writes an estimate.
+"""The interface of all methods: a feature dictionary maps activations to an estimate.
 
 Every method in scope has an affine decoder, so methods differ in two ways only: how `encode`
 picks coefficients, and how parameters are learned (`core.learning`).
@@ -21,13 +21,13 @@ from dictlearn.core.sparse_acts import SparseActs
 
 @dataclass(frozen=True)
 class Traits:
-    """What `encode` promises about every row of coefficients."""
+    """Promises about every row of coefficients."""
 
     nonnegative: bool = False
     binary: bool = False
     max_active: int | None = None
     n_groups: int = 1
-    """Features come in so many runs of equal length; each has its equal share of `max_active`."""
+    """Number of equal contiguous groups of features; `max_active` is divided equally among them."""
 
 
 class FeatureDictionary(nn.Module, ABC):
@@ -48,9 +48,9 @@ class FeatureDictionary(nn.Module, ABC):
     config: Config | None = None
     """The config that built it; required for saving."""
     kind: str = ""
-    """The name of its kind, set when a config builds it; of a class of its own, the class's."""
+    """Name of its kind, set by the config that builds it; else the name of the class."""
     baseline: bool = False
-    """Whether its kind is a baseline, likewise."""
+    """Whether its kind is a baseline, set by the config that builds it."""
     provenance: Provenance
     _FINAL: ClassVar = ("encode", "encode_sparse", "decode", "estimate", "forward", "scores",
                         "skip", "atoms", "bias")  # fmt: skip
@@ -76,13 +76,13 @@ class FeatureDictionary(nn.Module, ABC):
         self.y_scale: Tensor
         for name, site in (("x", sites.source), ("y", sites.target)):
             self.register_buffer(f"{name}_mean", torch.zeros(site.d))
-            # One number, or one a dimension where hooks differ in scale.
+            # One number, or one per dimension where several hooks have scales of their own.
             one = torch.ones(() if len(site.hooks) == 1 else site.d)
             self.register_buffer(f"{name}_scale", one)
 
-    # What a kind supplies
+    # Supplied by a kind
 
-    if TYPE_CHECKING:  # a property at run time would keep kinds from registering a tensor here
+    if TYPE_CHECKING:  # at run time, a property would prevent kinds from registering a tensor here
 
         @property
         def _atoms(self) -> Float[Tensor, "feature d_out"]: ...
@@ -97,7 +97,7 @@ class FeatureDictionary(nn.Module, ABC):
     def _scores(
         self, z: Float[Tensor, "n d_in"], features: Int[Tensor, " m"]
     ) -> Float[Tensor, "n m"]:
-        """What `scores` returns; override it where something else than `_encode` decides."""
+        """The result of `scores`; override it where coefficients do not decide what is active."""
         return self._encode(z)[:, features]
 
     def _write(self, acts: Float[Tensor, "*b feature"] | SparseActs) -> Float[Tensor, "*b d_out"]:
@@ -113,10 +113,10 @@ class FeatureDictionary(nn.Module, ABC):
         return getattr(self, "_bias", 0.0)
 
     def sources_of(self, target: str) -> tuple[str, ...]:
-        """The hooks on which the estimate at the hook `target` depends; all, unless a kind says."""
+        """The hooks on which the estimate at the hook `target` depends; all by default."""
         return self.sites.source.hooks
 
-    # What everyone uses
+    # Public interface
 
     @final
     def encode(self, x: Float[Tensor, "*b d_in"]) -> Float[Tensor, "*b feature"]:
@@ -145,8 +145,8 @@ class FeatureDictionary(nn.Module, ABC):
     ) -> Float[Tensor, "n m"]:
         """The scores of `features`: the quantity whose size decides whether a feature is active.
 
-        The pre-activation where there is one, the similarity of a code, and the coefficient where
-        coefficients follow from nothing else. In standardized units, and differentiable in `x`
+        The pre-activation of a linear kind, the similarity to a code, and otherwise the coefficient
+        itself. In standardized units, and differentiable in `x`
         everywhere, also where a feature is inactive or its coefficient is 0 or 1.
 
         Raises:
@@ -180,7 +180,7 @@ class FeatureDictionary(nn.Module, ABC):
     def estimate(
         self, x: Float[Tensor, "*b d_in"], acts: Float[Tensor, "*b feature"] | SparseActs
     ) -> Float[Tensor, "*b d_out"]:
-        """`decode(acts)` plus `skip(x)`: the estimate of the target when `acts` are at hand."""
+        """`decode(acts)` plus `skip(x)`: the estimate of the target, given its coefficients."""
         y_hat = self.decode(acts)
         skipped = self.skip(x)
         return y_hat if skipped is None else y_hat + skipped
@@ -193,13 +193,13 @@ class FeatureDictionary(nn.Module, ABC):
     @property
     @final
     def atoms(self) -> Float[Tensor, "feature d_out"]:
-        """The feature directions, one a row, in raw activation units per unit coefficient."""
+        """The feature directions, one per row, in raw activation units per unit coefficient."""
         return self.y_scale * self._atoms
 
     @property
     @final
     def bias(self) -> Float[Tensor, " d_out"]:
-        """What is written when every coefficient is zero, in raw activation units."""
+        """The estimate when every coefficient is zero, in raw activation units."""
         return self.y_scale * self._standardized_bias + self.y_mean
 
     # Units
@@ -211,9 +211,9 @@ class FeatureDictionary(nn.Module, ABC):
         y_mean: Float[Tensor, " d_out"],
         y_scale: Float[Tensor, "*#d_out"],
     ) -> None:
-        """Set the units in which the kind sees its source (`x`) and its target (`y`).
+        """Set the mean and scale by which source (`x`) and target (`y`) are standardized.
 
-        A scale is one number, or where a site has several hooks one a dimension, constant at each.
+        A scale is one number, or, at a site of several hooks, one per dimension, constant by hook.
         """
         for name, value in (
             ("x_mean", x_mean), ("x_scale", x_scale), ("y_mean", y_mean), ("y_scale", y_scale)

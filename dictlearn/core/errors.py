@@ -1,6 +1,6 @@
 """Every error the package raises on purpose.
 
-A message says what was required, what arrived, and what to do about it.
+A message says what is required, what was given, and what to do about it.
 """
 
 from collections.abc import Iterable
@@ -20,7 +20,7 @@ class ConfigError(InputError):
 
 
 class ProvenanceError(DictLearnError):
-    """Two things that must come from the same model, hook or text do not."""
+    """Two objects that must share a model, a hook or a text do not."""
 
 
 class NonFiniteError(DictLearnError):
@@ -32,7 +32,7 @@ class CorruptFileError(DictLearnError):
 
 
 class StorageError(DictLearnError, OSError):
-    """A folder cannot be written, or the disk is too small for what is asked."""
+    """A folder cannot be written, or the disk is too small."""
 
 
 class ContractError(DictLearnError, AssertionError):
@@ -40,7 +40,7 @@ class ContractError(DictLearnError, AssertionError):
 
 
 class ProcessError(DictLearnError, RuntimeError):
-    """Another process of the same run failed, or does not answer."""
+    """Another process of the same run failed, or does not respond."""
 
 
 def nearest(name: str, valid: Iterable[str], n: int = 3) -> str:

@@ -1,11 +1,11 @@
-"""The list in a folder of what runs wrote there: names, and hashes, but no paths.
+"""The list of the files that runs wrote to a folder: names and hashes, but no paths.
 
 {"format": 1, "mark": "0a1b2c3d", "runs": {"study": {
     "files": {"results.json": [{"sha256": "…", "bytes": 7, "mtime_ns": 1}]},
     "folders": {"activations": {"run": "harvest", "made": true}}}}}
 
-A file may have two versions, while one takes the place of the other; null instead says that it
-grows. `mark` is in the names of temporary files.
+A file has two versions while one replaces the other, and null while it is appended to.
+`mark` is in the names of temporary files.
 """
 
 import re
@@ -23,11 +23,11 @@ LIST_FILE = "dictlearn.files"
 _FORMAT = 1
 
 FileList = dict[str, Any]
-"""A list, as JSON has it."""
+"""A list in its JSON form."""
 
 
 def is_file_name(name: object) -> bool:
-    """Whether `name` can be a file's of ours in a folder: no path on any system, not the list's.
+    """Whether `name` is valid for a listed file: a path on no system, and not the list itself.
 
     >>> [is_file_name(name) for name in ("mlp0", "../mlp0", "a/b", "C:\\\\b", "..", "")]
     [True, False, False, False, False, False]
@@ -42,7 +42,7 @@ def is_file_name(name: object) -> bool:
 
 @dataclass(frozen=True)
 class Version:
-    """The bytes of a file, and what tells without reading them that they are the same."""
+    """The hash of a file, with the size and time that show an unchanged file without reading it."""
 
     sha256: str
     bytes: int
@@ -50,12 +50,12 @@ class Version:
 
     @classmethod
     def of(cls, path: Path) -> "Version":
-        """That of the file `path`, which is read."""
+        """The version of the file `path`, which is read."""
         status = path.stat()
         return cls(sha256(path), status.st_size, status.st_mtime_ns)
 
     def is_in(self, path: Path) -> bool:
-        """Whether `path` is a file, and no link, with these bytes; read if it was touched."""
+        """Whether `path` is a regular file with this content; read only if its time has changed."""
         status = path.lstat()
         return (
             stat.S_ISREG(status.st_mode)
@@ -101,7 +101,7 @@ def _check(data: FileList) -> None:
 
 
 def write_list(folder: Path, data: FileList) -> None:
-    """Write the list of `folder`; remove it if no run has anything there."""
+    """Write the list of `folder`; remove it if no run has files there."""
     path = folder / LIST_FILE
     if data["runs"]:
         write_json(path, data, partial(atomic_path, suffix=f".{data['mark']}.part"))

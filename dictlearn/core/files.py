@@ -1,4 +1,4 @@
-"""Files that are whole or absent: atomic writes, and reads that name what is broken."""
+"""Atomic writes, and reads whose errors name the damaged file."""
 
 import hashlib
 import json
@@ -17,12 +17,12 @@ from torch import Tensor
 from dictlearn.core.errors import CorruptFileError, StorageError
 
 Opener = Callable[[Path], AbstractContextManager[Path]]
-"""Gives a temporary path for a path, whose place it takes if the block succeeds."""
+"""A context manager: a temporary path, which is renamed to the given one on success."""
 
 
 @contextmanager
 def atomic_path(path: Path, suffix: str = ".part") -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place only if the block succeeds."""
+    """A temporary path beside `path`, renamed to it if the block succeeds."""
     part = None
     try:
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=suffix, dir=path.parent)
@@ -43,20 +43,20 @@ def atomic_path(path: Path, suffix: str = ".part") -> Iterator[Path]:
 
 
 def _umask() -> int:
-    """The mask that ordinary new files get: a temporary file is private, its successor is not."""
+    """The permissions of an ordinary new file: temporary files are private, final ones are not."""
     mask = os.umask(0)
     os.umask(mask)
     return mask
 
 
 def write_text(path: Path, text: str, opened: Opener = atomic_path) -> None:
-    """Write `text` to `path` as a whole."""
+    """Write `text` to `path` atomically."""
     with opened(path) as part:
         part.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, data: dict[str, Any], opened: Opener = atomic_path) -> None:
-    """Write `data` to `path` as a whole; `nan` and infinity are refused, as JSON has neither."""
+    """Write `data` to `path` atomically; `nan` and infinity are errors, since JSON has neither."""
     text = json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     write_text(path, text, opened)
 
@@ -84,7 +84,7 @@ def write_tensors(
     metadata: dict[str, str],
     opened: Opener = atomic_path,
 ) -> None:
-    """Write named tensors to a safetensors file as a whole."""
+    """Write named tensors to a safetensors file atomically."""
     whole = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
     with opened(path) as part:
         save_file(whole, part, metadata=metadata)

@@ -17,11 +17,11 @@ D = TypeVar("D", bound=FeatureDictionary, covariant=True)
 
 @dataclass(frozen=True)
 class Resampling:
-    """When and how dead features are resampled: seeded anew from rows of data.
+    """Schedule and distribution by which dead features are re-initialized from rows of data.
 
     At each of `steps`, and each multiple of `every`, a feature that has not fired in the last
-    `window` steps takes the place of one row out of `n_rows` fresh ones, drawn with
-    probability proportional to its loss to the power `loss_power` (2: Bricken et al. 2023,
+    `window` steps is re-initialized on one of `n_rows` fresh rows, drawn with probability
+     proportional to its loss to the power `loss_power` (2: Bricken et al. 2023,
     "Neuron Resampling"; 0: uniform).
     """
 
@@ -43,20 +43,20 @@ class DictionaryConfig(Config, ABC, Generic[D]):
     kind: ClassVar[str]
     """The name in files and on the command line."""
     baseline: ClassVar[bool] = False
-    """Whether it is a reference for others, such as the mean, and no method of its own."""
+    """Whether it is a reference such as the mean, and not a method."""
 
     def sites(self, offered: Sites) -> Sites:
-        """Where a dictionary of this kind sits, given the sites offered.
+        """The sites of a dictionary of this kind, given the sites offered.
 
-        An autoencoder reads and writes the target, so that every kind replaces one tensor;
-        transcoders override this and take the sites as they are.
+        An autoencoder reads and writes the target, so that all kinds replace the same tensor;
+        transcoders override this and return the sites unchanged.
         """
         return offered.at_target()
 
     def among(self, offered: Sequence[Sites]) -> Sites:
-        """Where a dictionary of this kind sits, given everything that was harvested.
+        """The sites of a dictionary of this kind, given all sites that were harvested.
 
-        A kind that reads or writes at several hooks overrides this to join what is offered.
+        A kind that reads or writes several hooks overrides this to join the sites offered.
 
         Raises:
             InputError: several pairs of sites are offered, and the kind takes one.
@@ -93,8 +93,8 @@ class GradientConfig(DictionaryConfig[D], ABC):
     default_learning_rate: ClassVar[float] = 1e-3
     """Used where `FitConfig.learning_rate` is not set."""
     shards_features: ClassVar[bool] = False
-    """Whether features may be divided between processes: what sums over features, or selects among
-    them, then asks the others. A kind says so itself: a subclass does not inherit it."""
+    """Whether features may be divided between processes, so that sums over features and selections
+    among them are computed over the process group. Subclasses do not inherit the declaration."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -105,7 +105,7 @@ class GradientConfig(DictionaryConfig[D], ABC):
         """The function from a `FitPass` to named loss terms."""
 
     def resampling(self) -> Resampling | None:
-        """When and how dead features are resampled, or None."""
+        """The resampling of dead features, or None."""
         return None
 
 

@@ -1,4 +1,4 @@
-"""What learning needs beside the interface: a pass to differentiate, an objective, a learner."""
+"""Training interface: a differentiable pass, an objective, a learner."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -16,17 +16,17 @@ from dictlearn.core.sparse_acts import SparseActs
 
 
 class Encoding(NamedTuple):
-    """Coefficients together with what they were selected from."""
+    """Coefficients, and the scores that they were selected from."""
 
     acts: Float[Tensor, "n feature"] | SparseActs
     """Dense where most features fire or any of them may; sparse where few do."""
     pre: Float[Tensor, "n feature"] | None = None
-    """The features' scores before selection, for objectives that look at them."""
+    """The features' scores before selection, for objectives that need them."""
 
 
 @dataclass(frozen=True)
 class FitPass:
-    """One differentiable pass over a batch, in standardized units: what an objective sees."""
+    """One differentiable pass over a batch, in standardized units: the input of an objective."""
 
     dictionary: "TrainableDictionary"
     z: Float[Tensor, "n d_in"]
@@ -42,11 +42,11 @@ class FitPass:
 
     @cached_property
     def residual(self) -> Float[Tensor, "n d_out"]:
-        """What the estimate misses."""
+        """The target minus the estimate."""
         return self.t - self.t_hat
 
     def firing_counts(self) -> Int[Tensor, " feature"]:
-        """In how many rows of the batch each feature is active."""
+        """The number of rows of the batch in which each feature is active."""
         if isinstance(self.acts, SparseActs):
             return self.acts.firing_counts()
         return (self.acts != 0).sum(dim=0)
@@ -60,14 +60,14 @@ class TrainableDictionary(FeatureDictionary, ABC):
     """A dictionary that learns by gradient descent."""
 
     rates: ClassVar[Mapping[str, float]] = {}
-    """The learning rate of parameters, by name, in units of the run's; 1 where none is given."""
+    """Learning rates by parameter name, as multiples of the run's; 1 by default."""
 
     def _train_encode(self, z: Float[Tensor, "n d_in"]) -> Encoding:
-        """The encoding used while learning; override where a rule couples tokens."""
+        """The encoding during training; override it where a rule couples tokens."""
         return Encoding(self._encode(z))
 
     def _completed(self, written: Float[Tensor, "n d_out"]) -> Float[Tensor, "n d_out"]:
-        """What all features write, given what those held here do (`distributed.dictionary`)."""
+        """The sum over all processes of the features' estimates (`distributed.dictionary`)."""
         return written
 
     @final
@@ -120,7 +120,7 @@ class TrainableDictionary(FeatureDictionary, ABC):
         z: Float[Tensor, "m d_in"],
         residual: Float[Tensor, "m d_out"],
     ) -> None:
-        """Start `features` anew, one from each row of `z` and what is missed there."""
+        """Re-initialize `features`, each on one row of `z` and its residual."""
         raise NotImplementedError(f"{type(self).__name__} has no way to reseed features")
 
 
@@ -129,11 +129,11 @@ class Learner(ABC):
 
     dictionary: FeatureDictionary
     shares_batch: bool = False
-    """Whether it learns from one process's rows of each batch, and the others from theirs."""
+    """Whether each process learns from its own rows of a batch."""
 
     @abstractmethod
     def update(self, batch: Batch) -> dict[str, Tensor]:
-        """Learn from one batch; the scalars to log, left on the device until someone reads."""
+        """Learn from one batch; the scalars to log, left on the device until they are read."""
 
     @abstractmethod
     def finish(self) -> FeatureDictionary:
@@ -141,8 +141,8 @@ class Learner(ABC):
 
     @abstractmethod
     def state(self) -> dict[str, Tensor]:
-        """Everything that a checkpoint needs, as named tensors."""
+        """The state to save in a checkpoint, as named tensors."""
 
     @abstractmethod
     def load_state(self, state: dict[str, Tensor]) -> None:
-        """Continue from what `state` returned, to the same bits."""
+        """Restore the result of `state`, bit-identically."""

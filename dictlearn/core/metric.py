@@ -1,11 +1,11 @@
-"""A measured number, or why there is none."""
+"""A measured number, or the reason for its absence."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Metric:
-    """One number, or `nan` with the reason why there is none."""
+    """One number, or `nan` with a reason."""
 
     value: float
     reason: str = ""

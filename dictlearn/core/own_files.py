@@ -1,7 +1,7 @@
-"""The files that are a run's own: what a list in the folder names, and no other.
+"""The files that belong to a run: those on the list in their folder, and no others.
 
-A file is listed, with its hash, before it takes its place, and taken off the list after it is
-gone: whenever a run ends, none of its files is unknown. Each folder has a list of its own.
+A file is listed, with its hash, before it is renamed to its final name, and removed from the list
+after it is deleted, so an interrupted run leaves no unlisted file. Each folder has its own list.
 """
 
 import os
@@ -41,13 +41,13 @@ class OwnFiles:
 
     path: Path
     run: str
-    """Who writes them: a study, training, a harvest. No kind touches files of another."""
+    """The kind of run that writes them: a study, training, a harvest."""
 
     @classmethod
     def of(
         cls, folder: "str | Path | OwnFiles", run: str = "results", n_bytes: int = 0
     ) -> "OwnFiles":
-        """The files of `run` in `folder`; a folder that knows its run already keeps it.
+        """The files of `run` in `folder`; an `OwnFiles` is returned unchanged.
 
         Raises:
             StorageError: the folder cannot be made or written, or lacks room for `n_bytes`.
@@ -57,7 +57,7 @@ class OwnFiles:
         return own
 
     def lists(self, name: str) -> bool:
-        """Whether a file or folder of this name is this run's."""
+        """Whether a file or folder of this name belongs to this run."""
         mine = self._mine()
         return name in mine["files"] or name in mine["folders"]
 
@@ -66,10 +66,10 @@ class OwnFiles:
         return str(self._mine()["files"][name][0]["sha256"])
 
     def require(self, *names: str) -> None:
-        """Check that files of these names may be written: each is absent, or own and unchanged.
+        """Check that each of these files may be written: it is absent, or own and unmodified.
 
         Raises:
-            InputError: one is not; the message names it.
+            InputError: one may not; the message names it.
         """
         runs = read_list(self.path)["runs"]
         for name in names:
@@ -92,10 +92,10 @@ class OwnFiles:
     def writing(self, path: Path) -> Iterator[Path]:
         """A temporary path for the file `path` of this folder.
 
-        If the block succeeds, the file is listed and takes its place.
+        If the block succeeds, the file is listed and renamed.
         """
         self.require(path.name)
-        with self._edited() as data:  # a list there is, so that the mark holds
+        with self._edited() as data:  # creates the list, so that the mark persists
             mark = data["mark"]
         for left in self.path.glob(f".{escape(path.name)}.*.{mark}.part"):
             left.unlink()
@@ -104,29 +104,29 @@ class OwnFiles:
             self._list(path.name, part)
 
     def write_text(self, name: str, text: str) -> None:
-        """Write `text` to the file `name` as a whole."""
+        """Write `text` to the file `name` atomically."""
         write_text(self._at(name), text, self.writing)
 
     def write_json(self, name: str, data: dict[str, Any]) -> None:
-        """Write `data` to the file `name` as a whole."""
+        """Write `data` to the file `name` atomically."""
         write_json(self._at(name), data, self.writing)
 
     def write_tensors(
         self, name: str, tensors: dict[str, Tensor], metadata: dict[str, str]
     ) -> None:
-        """Write named tensors to the safetensors file `name` as a whole."""
+        """Write named tensors to the safetensors file `name` atomically."""
         write_tensors(self._at(name), tensors, metadata, self.writing)
 
     def grow(self, name: str) -> None:
-        """List `name` as a file that grows: its content is own, until it is adopted."""
+        """List `name` as a file that is appended to; any content is accepted until adoption."""
         self.require(name)
         with self._edited() as data:
             data["runs"][self.run]["files"][name] = None
 
     def adopt(self, *names: str) -> None:
-        """List files as they are: those that grew, and those on no list.
+        """List the current content of files: those appended to, and those on no list.
 
-        The caller has proof that the latter are own: versions before this one kept no list.
+        The caller guarantees that the latter are its own (earlier versions kept no list).
         """
         for name in names:
             path, runs = self._at(name), read_list(self.path)["runs"]
@@ -141,7 +141,7 @@ class OwnFiles:
         """The files of this run, or of a `run` that it starts, in the folder `name` of this one.
 
         Raises:
-            InputError: there is a link, or a folder that another run has files in.
+            InputError: `name` is a link, or a folder with files of another run.
         """
         path = self._at(name)
         if path.is_symlink():
@@ -151,7 +151,7 @@ class OwnFiles:
         return OwnFiles(path, run or self.run)
 
     def folder(self, *names: str, run: str = "") -> "OwnFiles":
-        """As `inside`, of a folder in a folder if there are several names; made and listed."""
+        """Like `inside`, for a path of one or more names; the folders are created and listed."""
         name, *rest = names
         inner = self.inside(name, "" if rest else run)
         if not self.lists(name):
@@ -162,7 +162,7 @@ class OwnFiles:
         return inner.folder(*rest, run=run) if rest else inner
 
     def folders(self) -> "list[OwnFiles]":
-        """The folders in this one that the run has files in, where they are there."""
+        """The existing subfolders with files of this run."""
         entries = self._mine()["folders"].items()
         found = [self.inside(name, entry["run"]) for name, entry in entries]
         return [inner for inner in found if inner.path.is_dir()]
@@ -170,10 +170,10 @@ class OwnFiles:
     # Removing
 
     def remove(self, *names: str) -> None:
-        """Remove files of this run, where they are there.
+        """Remove files of this run, if they exist.
 
         Raises:
-            InputError: one is not this run's, or has changed; nothing was removed.
+            InputError: one belongs to another run, or was modified; nothing was removed.
         """
         self.require(*names)
         for name in names:
@@ -184,10 +184,10 @@ class OwnFiles:
                     data["runs"][self.run]["files"].pop(name, None)
 
     def clear(self) -> None:
-        """Remove every file of this run, the last written first, and folders that it made.
+        """Remove every file of this run, the last written first, and the folders that it created.
 
         Raises:
-            InputError: one of the files has changed; nothing was removed.
+            InputError: one of the files was modified; nothing was removed.
         """
         everywhere = list(self._everywhere())
         for own in everywhere:
@@ -203,13 +203,13 @@ class OwnFiles:
             yield from inner._everywhere()
 
     def _strike(self) -> None:
-        """Take this run off the list, now that its files are gone, with what was left beside."""
+        """Remove this run from the list, and its leftover temporary files."""
         data = read_list(self.path)
         for left in self.path.glob(f".*.{data['mark']}.part"):
             left.unlink()
         for name, entry in self._mine()["folders"].items():
             if entry["made"]:
-                with suppress(OSError):  # there are others' files in it, or it is gone
+                with suppress(OSError):  # it holds files of others, or no longer exists
                     self._at(name).rmdir()
         if data["runs"].pop(self.run, None) is not None:
             write_list(self.path, data)
@@ -227,7 +227,7 @@ class OwnFiles:
         return mine or {"files": {}, "folders": {}}
 
     def _list(self, name: str, part: Path) -> None:
-        """List `part` as the file `name`, beside what is there until `part` takes its place."""
+        """List `part` as the file `name`, in addition to the version that it will replace."""
         path, new = self._at(name), asdict(Version.of(part))
         with self._edited() as data:
             files = data["runs"][self.run]["files"]
@@ -239,7 +239,7 @@ class OwnFiles:
 
     @contextmanager
     def _edited(self) -> Iterator[FileList]:
-        """The list with a part for this run, written if the block succeeds and it is another."""
+        """The list with an entry for this run, written if the block succeeds and changed it."""
         data = read_list(self.path)
         before = deepcopy(data)
         data["runs"].setdefault(self.run, {"files": {}, "folders": {}})
@@ -253,5 +253,5 @@ def _is_file(path: Path) -> bool:
 
 
 def _found(versions: list[dict[str, Any]], path: Path) -> list[dict[str, Any]]:
-    """The first of the versions that the file `path` is, if it is one."""
+    """The first version that matches the file `path`, if any."""
     return [version for version in versions if Version(**version).is_in(path)][:1]

@@ -1,4 +1,4 @@
-"""Where numbers come from: carried by stores, dictionaries and records, and compared."""
+"""Origin of numbers, kept in stores, dictionaries and records, and compared between them."""
 
 import platform
 import subprocess
@@ -14,7 +14,7 @@ _LIBRARIES = ("dictlearn", "torch", "transformer-lens", "transformers")
 
 
 def library_versions() -> dict[str, str]:
-    """The versions of Python and of the libraries that decide results."""
+    """The versions of Python and of the libraries that results depend on."""
     found = {"python": platform.python_version()}
     for name in _LIBRARIES:
         try:
@@ -43,9 +43,9 @@ def _git(*arguments: str) -> str:
 
 @dataclass(frozen=True)
 class Provenance:
-    """The origin of activations, and of whatever was trained on them.
+    """The origin of activations, and of dictionaries trained on them.
 
-    An empty string means unknown: activations handed over as bare tensors have no model.
+    An empty string means unknown: activations given as tensors have no model.
     """
 
     model: str = ""
@@ -53,11 +53,11 @@ class Provenance:
     model_hash: str = ""
     """Fingerprint of its weights as loaded: differs between revisions, finetunes and foldings."""
     weight_processing: str = ""
-    """How TransformerLens changed the weights on loading ("none", or what was folded)."""
+    """Processing of the weights by TransformerLens on loading ("none", or what was folded)."""
     text_hash: str = ""
     """Content hash of the tokens."""
     split: str = ""
-    """Which split of the text: "train" or "held_out"."""
+    """Split of the text: "train" or "held_out"."""
     exclude_special: bool = True
     """Whether special tokens were left out of rows and metrics."""
     seed: int | None = None

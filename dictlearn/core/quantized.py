@@ -1,4 +1,4 @@
-"""A dictionary whose coefficients are rounded to levels: what it is worth at a price in bits."""
+"""A dictionary with quantized coefficients, to measure its quality at a cost in bits."""
 
 import torch
 from jaxtyping import Float, Int
@@ -10,15 +10,15 @@ from dictlearn.core.sparse_acts import SparseActs
 
 
 class Quantized(FeatureDictionary):
-    """`base` with every coefficient rounded to a whole number of steps, and never to zero.
+    """`base` with every coefficient rounded to a non-zero multiple of a step.
 
     Steps are uniform in what a coefficient contributes, `|a_j| ||atom_j||` in raw activation
     units, so that rescaling a feature against its atom changes nothing:
-    `level = sign(a_j) max(1, round(|a_j| ||atom_j|| / step))`. Which features are active stays as
-    it is. A feature whose atom is zero contributes nothing: its level is 1, its coefficient kept.
+    `level = sign(a_j) max(1, round(|a_j| ||atom_j|| / step))`. The set of active features
+    does not change. A feature whose atom is zero has level 1 and keeps its coefficient.
 
-    Everything else is that of `base`, which it holds and does not copy; it is measured like any
-    dictionary, and not saved.
+    All else is shared with `base`, which is not copied. It can be evaluated like any dictionary,
+    but not saved.
 
     Raises:
         InputError: the step is not above 0, or coefficients are binary.
@@ -32,7 +32,7 @@ class Quantized(FeatureDictionary):
         if base.traits.binary:
             raise InputError("binary coefficients have no levels, got a binary dictionary")
         super().__init__(base.sites, base.n_features)
-        self.to(base.x_mean.device, base.x_mean.dtype)  # before `base` is a part, which stays
+        self.to(base.x_mean.device, base.x_mean.dtype)  # `base`, a submodule from here on, stays
         self.base = base
         self.standardize_(base.x_mean, base.x_scale, base.y_mean, base.y_scale)
         self.provenance, self.traits = base.provenance, base.traits
@@ -62,7 +62,7 @@ class Quantized(FeatureDictionary):
         return self.base._scores(z, features)
 
     def _encode(self, z: Float[Tensor, "n d_in"]) -> Float[Tensor, "n feature"]:
-        # Not from the dense coefficients: a last bit in which they differ would move a level.
+        # Not from dense coefficients: a difference in the last bit could change a level.
         return self._encode_sparse(z).to_dense()
 
     def _encode_sparse(self, z: Float[Tensor, "n d_in"]) -> SparseActs:
@@ -70,14 +70,14 @@ class Quantized(FeatureDictionary):
         norms = self._norms[acts.indices]
         rounded = self.levels(acts) * self._step / norms
         rounded = torch.where(norms > 0, rounded.to(acts.values), acts.values.detach())
-        if acts.values.requires_grad:  # as before rounding: the straight-through estimate
+        if acts.values.requires_grad:  # straight-through estimate
             rounded = acts.values + (rounded - acts.values).detach()
         return acts.with_values(rounded)
 
     def levels(self, acts: SparseActs) -> Int[Tensor, " nnz"]:
         """The level of every entry of `acts`, with its sign; never 0.
 
-        Rounded coefficients have the levels that they were rounded to.
+        Coefficients that are already rounded keep their levels.
         """
         steps = acts.values.abs() * self._norms[acts.indices] / self._step
         return steps.round().clamp_min(1).long() * acts.values.sign().long()

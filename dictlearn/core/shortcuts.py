@@ -1,7 +1,7 @@
-"""The one switch for every shortcut: the same numbers, computed in a faster way.
+"""The switch for all shortcuts: faster code paths that compute the same numbers.
 
-A shortcut is taken only where it was tried against the plain computation; this switches all of
-them off, so that anyone can see for themselves that they change nothing.
+A shortcut is used only where it agreed with the plain computation; this switch turns all of them
+off, to verify that they do not change results.
 """
 
 import os
@@ -9,19 +9,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 SWITCH = "DICTLEARN_SHORTCUTS"
-"""The environment variable that switches shortcuts off when it is "off" or "0"."""
+"""The environment variable that turns shortcuts off when it is "off" or "0"."""
 
 _forbidden = 0
 
 
 def shortcuts_allowed() -> bool:
-    """Whether the plain computation may be replaced by a faster one that was tried against it."""
+    """Whether shortcuts may be used."""
     return not _forbidden and os.environ.get(SWITCH, "on").lower() not in ("off", "0", "no")
 
 
 @contextmanager
 def without_shortcuts() -> Iterator[None]:
-    """Within, every computation is the plain one, in all threads of this process.
+    """A context in which no shortcut is used, in any thread of this process.
 
     >>> with without_shortcuts():
     ...     shortcuts_allowed()

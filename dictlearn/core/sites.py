@@ -1,4 +1,4 @@
-"""Where in a language model a dictionary reads and writes."""
+"""Hook points of a language model that a dictionary reads and writes."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,15 +21,15 @@ ACTIVATION_FUNCTIONS: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyTyp
         "silu": silu,
     }
 )
-"""The MLP non-linearities known by name, as TransformerLens spells them."""
+"""MLP activation functions by their names in TransformerLens."""
 
 
 @dataclass(frozen=True, init=False)
 class Site:
-    """A hook point, or several, whose activations are joined along the width.
+    """A hook point, or several whose activations are concatenated along the width.
 
-    `Site("blocks.0.hook_mlp_out", 128)` is one; `Site(("a", "b"), (4, 8))` has width 12, the
-    first 4 dimensions from "a". Head axes are flattened.
+    `Site("blocks.0.hook_mlp_out", 128)` has one; `Site(("a", "b"), (4, 8))` has width 12, with
+    the first 4 dimensions from "a". Head axes are flattened.
     """
 
     hooks: tuple[str, ...]
@@ -50,13 +50,13 @@ class Site:
 
     @classmethod
     def joined(cls, sites: "Iterable[Site]") -> "Site":
-        """The site of all hooks of `sites`, in their order; a hook that returns counts once."""
+        """The site of all hooks of `sites`, in their order; a repeated hook counts once."""
         at = {hook: d for site in sites for hook, d in zip(site.hooks, site.widths, strict=True)}
         return cls(tuple(at), tuple(at.values()))
 
     @property
     def hook(self) -> str:
-        """The hook, where there is one.
+        """The name of the only hook.
 
         Raises:
             InputError: there are several.
@@ -67,20 +67,20 @@ class Site:
 
     @property
     def d(self) -> int:
-        """The width of all hooks together."""
+        """The sum of the widths of all hooks."""
         return sum(self.widths)
 
     @property
     def parts(self) -> "tuple[Site, ...]":
-        """The site of each hook alone."""
+        """One site per hook."""
         return tuple(map(Site, self.hooks, self.widths))
 
     def split(self, x: Float[Tensor, "*b d"]) -> tuple[Float[Tensor, "*b _"], ...]:
-        """The dimensions of each hook."""
+        """The activations of each hook, without those of the others."""
         return x.split(self.widths, dim=-1)
 
     def scale(self, scales: Sequence[Float[Tensor, ""]]) -> Float[Tensor, "*scale"]:
-        """The scale of each hook as that of each dimension; of one hook, the number as it is."""
+        """The scale of each dimension, from one scale per hook; a single number for one hook."""
         if len(scales) == 1:
             return scales[0]
         return torch.cat([s.expand(d) for s, d in zip(scales, self.widths, strict=True)])
@@ -104,7 +104,7 @@ class Site:
 
 @dataclass(frozen=True)
 class MLPWeights:
-    """The exact map from an MLP's input to its output, in the row-vector convention.
+    """The exact map from an MLP's input to its output, for row vectors.
 
     `hidden(x) = act(x @ W_in + b_in)`, or `act(x @ W_gate) * (x @ W_in + b_in)` where the MLP
     is gated; the output is `hidden(x) @ W_out + b_out`.
@@ -134,10 +134,10 @@ class MLPWeights:
 
 @dataclass(frozen=True)
 class Sites:
-    """What a dictionary reads (`source`) and what it writes (`target`).
+    """The hook points that a dictionary reads (`source`) and writes (`target`).
 
-    Equal for an autoencoder, different for a transcoder. `mlp` carries the weights between the
-    two where they are an MLP's input and output; it is not part of equality or of files.
+    Equal for an autoencoder, different for a transcoder. `mlp` holds the weights between the
+    two if they are the input and output of an MLP; it does not affect equality and is not saved.
     """
 
     source: Site

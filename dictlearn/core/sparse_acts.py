@@ -1,4 +1,4 @@
-"""Coefficients with the zeros left out."""
+"""Sparse coefficients."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ class SparseActs:
         values: Float[Tensor, " nnz"],
         n_features: int,
     ) -> "SparseActs":
-        """Entries in order of their row, of which row `i` has `counts[i]`."""
+        """Entries sorted by row, with `counts[i]` entries in row `i`."""
         offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
         return cls(offsets, indices, values, n_features)
 
@@ -45,7 +45,7 @@ class SparseActs:
     def from_top(
         cls, values: Float[Tensor, "n k"], indices: Int[Tensor, "n k"], n_features: int
     ) -> "SparseActs":
-        """At most k entries a row, as `torch.topk` returns them; zeros are dropped."""
+        """At most k entries per row, as returned by `torch.topk`; zeros are dropped."""
         keep = values != 0
         return cls.from_counts(keep.sum(dim=1), indices[keep], values[keep], n_features)
 
@@ -72,7 +72,7 @@ class SparseActs:
         return self.offsets.shape[0] - 1
 
     def l0(self) -> Int[Tensor, " n"]:
-        """Active features in each row."""
+        """The number of active features in each row."""
         return self.offsets.diff()
 
     def rows(self) -> Int[Tensor, " nnz"]:
@@ -84,7 +84,7 @@ class SparseActs:
         return entries.new_zeros(len(self)).index_add_(0, self.rows(), entries)
 
     def firing_counts(self) -> Int[Tensor, " feature"]:
-        """In how many rows each feature is active."""
+        """The number of rows in which each feature is active."""
         return torch.bincount(self.indices, minlength=self.n_features)
 
     def to_dense(self) -> Float[Tensor, "n feature"]:
@@ -94,7 +94,7 @@ class SparseActs:
         return dense
 
     def matmul(self, atoms: Float[Tensor, "feature d_out"]) -> Float[Tensor, "n d_out"]:
-        """`to_dense() @ atoms`, touching only the active rows of `atoms`."""
+        """`to_dense() @ atoms`, reading only the active rows of `atoms`."""
         return embedding_bag(
             self.indices, atoms, self.offsets[:-1], mode="sum", per_sample_weights=self.values
         )

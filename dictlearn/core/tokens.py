@@ -1,4 +1,4 @@
-"""Tokens: what a text becomes, and what a language model reads."""
+"""Tokens of a text, in blocks for a language model."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,10 +12,10 @@ from dictlearn.core.errors import InputError
 
 @dataclass(frozen=True)
 class Tokens:
-    """Packed blocks of equal length, with what they were made from.
+    """Packed blocks of equal length, with their origin.
 
-    `ordinary` is false at special tokens (BOS, EOS, padding): such positions are fed to the
-    model, and are left out of training rows and of metrics unless the user says otherwise.
+    `ordinary` is false at special tokens (BOS, EOS, padding): the model sees them, but
+    they are excluded from training rows and metrics by default.
     """
 
     ids: Int[Tensor, "b pos"]
@@ -39,7 +39,7 @@ class Tokens:
 
     @property
     def n_tokens(self) -> int:
-        """Ordinary tokens in all blocks."""
+        """The number of ordinary tokens in all blocks."""
         return int(self.ordinary.sum())
 
     def counted(self, *, exclude_special: bool) -> Bool[Tensor, "b pos"]:
@@ -47,7 +47,7 @@ class Tokens:
         return self.ordinary if exclude_special else torch.ones_like(self.ordinary)
 
     def describe(self) -> dict[str, Any]:
-        """What identifies these tokens in a manifest or in results."""
+        """The description that identifies these tokens in a manifest or in results."""
         return {
             "source": self.source,
             "split": self.split,

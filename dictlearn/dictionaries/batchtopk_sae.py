@@ -18,16 +18,16 @@ from dictlearn.kernels.search import batch_top_k
 
 @dataclass(frozen=True)
 class BatchTopK(Rule):
-    """Learns with the `n * k` largest scores of a batch; encodes with the threshold they imply.
+    """The `n * k` largest scores of a batch in training; a fixed threshold in evaluation.
 
-    The dictionary's `threshold` is a running mean of the smallest score kept, so that encoding a
-    row needs no other row.
+    The `threshold` is a running mean of the smallest score selected in training, so that a row is
+    encoded independently of others.
     """
 
     k: int
 
     def tensors(self, n_features: int) -> dict[str, Tensor]:
-        """The threshold, and the number of batches it is a mean of."""
+        """The threshold, and the number of batches that it averages."""
         return {"threshold": torch.zeros(()), "_n_observed": torch.zeros(())}
 
     def coefficients(
@@ -37,7 +37,7 @@ class BatchTopK(Rule):
         return torch.where(scores > dictionary.get_buffer("threshold"), scores, 0.0).relu()
 
     def train_encode(self, dictionary: LinearDictionary, z: Float[Tensor, "n d_in"]) -> Encoding:
-        """The largest scores of the batch, of all processes that share it or its features."""
+        """The largest scores of the batch, over all processes that share batch or features."""
         batch, features = dictionary.batch_group, dictionary.feature_group
         budget = self.k * len(z) * batch.world_size
         found = batch_top_k(z, dictionary.W_enc, dictionary.offset(), self.k * batch.world_size)
@@ -48,10 +48,10 @@ class BatchTopK(Rule):
 
     @torch.no_grad()
     def observe_(self, dictionary: LinearDictionary, fit_pass: FitPass) -> None:
-        """Move the threshold towards the smallest score kept in this batch.
+        """Move the threshold towards the smallest score selected in this batch.
 
-        A mean of all batches at first, of about the last thousand in the end: the early ones
-        come from a dictionary that no longer exists.
+        The mean is over all batches at first, and later over about the last thousand, since early
+        batches were encoded with very different weights.
         """
         assert isinstance(fit_pass.acts, SparseActs)
         kept = fit_pass.acts.values

@@ -1,4 +1,4 @@
-"""Learners that accumulate and then solve: baselines share the loop and stream of the rest."""
+"""Learners with a closed-form solution, which share the training loop of gradient learners."""
 
 from abc import ABC, abstractmethod
 

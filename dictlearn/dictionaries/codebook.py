@@ -1,4 +1,4 @@
-"""Codebook: an activation becomes the sum of k of C codes, in each of G groups of dimensions.
+"""Codebook: the sum of k of C codes, in each of G groups of dimensions.
 
 Tamkin, Taufeeque and Goodman 2024, "Codebook Features", section 2.
 """
@@ -24,20 +24,20 @@ from dictlearn.kernels.decode import decode
 
 
 class Similarity(ABC):
-    """How close codes are to inputs; the k closest codes are chosen.
+    """A similarity between inputs and codes; the k most similar codes are chosen.
 
-    Whatever ranks the codes of one input does: so every similarity here is linear in the input.
+    Only the ranking of codes matters, so every similarity here is affine in the input.
     """
 
     @abstractmethod
     def scores(
         self, codes: Float[Tensor, "code d"]
     ) -> tuple[Float[Tensor, "d code"], Float[Tensor, " code"]]:
-        """The map and the offset that give an input's scores, larger for closer codes."""
+        """Weight and bias of the scores of an input, larger for more similar codes."""
 
 
 class Cosine(Similarity):
-    """The code's direction decides. The input's norm is left out: it changes no ranking."""
+    """Cosine similarity, up to the norm of the input, which does not affect the ranking."""
 
     def scores(
         self, codes: Float[Tensor, "code d"]
@@ -47,7 +47,7 @@ class Cosine(Similarity):
 
 
 class InnerProduct(Similarity):
-    """The code's direction and its norm decide."""
+    """Inner product."""
 
     def scores(
         self, codes: Float[Tensor, "code d"]
@@ -57,7 +57,7 @@ class InnerProduct(Similarity):
 
 
 class Euclidean(Similarity):
-    """The distance decides."""
+    """Euclidean distance."""
 
     def scores(
         self, codes: Float[Tensor, "code d"]
@@ -74,7 +74,7 @@ SIMILARITIES: dict[str, type[Similarity]] = {
 
 
 class Quantizer(Choosing, Searching, TrainableDictionary, ABC):
-    """A dictionary of codes; gradients reach the codes only, and not the choice.
+    """A dictionary of codes; gradients reach the codes only, not their selection.
 
     Coefficients are 0 or 1, so no gradient flows through `encode`; `scores` has one.
     """
@@ -115,7 +115,7 @@ class Codebook(Quantizer):
         return rearrange(z, "n (group d) -> group n d", group=self.n_groups)
 
     def _chosen(self, z: Float[Tensor, "n d_in"]) -> Int[Tensor, "n chosen"]:
-        """Feature numbers of the chosen codes, all groups side by side."""
+        """Feature indices of the chosen codes of all groups."""
         chosen = [
             group * self.n_codes
             + self.search.top_k(chunk.contiguous(), *self.similarity.scores(codes), self.k).features
@@ -136,7 +136,7 @@ class Codebook(Quantizer):
         return torch.cat(similarities, dim=1)[:, features]
 
     def _write(self, acts: Float[Tensor, "*b feature"] | SparseActs) -> Float[Tensor, "*b d_out"]:
-        """Sparse coefficients add each group's codes in that group's own dimensions only."""
+        """The decoder product; sparse coefficients use only the dimensions of each group."""
         if not isinstance(acts, SparseActs):
             return super()._write(acts)
         if self.n_groups == 1:
@@ -152,9 +152,9 @@ class Codebook(Quantizer):
 
     @torch.no_grad()
     def initialize_(self, z: Float[Tensor, "n d_in"], t: Float[Tensor, "n d_out"]) -> None:
-        """Codes start as rows of data, shortened so that k of them make a row of its length.
+        """Initialize codes as rows of data, scaled so that a sum of k codes has the norm of a row.
 
-        Where there are more codes than rows, the others keep their random start.
+        If there are more codes than rows, the others keep their random initialization.
         """
         rows = self._chunks(z)[:, : self.n_codes]
         self.codes[:, : rows.shape[1]] = rows / (self.k * self.weight)
@@ -166,14 +166,14 @@ class Codebook(Quantizer):
         z: Float[Tensor, "m d_in"],
         residual: Float[Tensor, "m d_out"],
     ) -> None:
-        """Dead codes become rows of data, shortened as at the start."""
+        """Re-initialize dead codes as rows of data, scaled as at initialization."""
         group, code = features // self.n_codes, features % self.n_codes
         row = torch.arange(z.shape[0], device=z.device)
         self.codes[group, code] = self._chunks(z)[group, row] / (self.k * self.weight)
 
 
 def codebook_error(fit_pass: FitPass) -> dict[str, Tensor]:
-    """Squared error summed over dimensions, averaged over rows; it reaches codes only.
+    """Squared error summed over dimensions, averaged over rows; its gradient reaches codes only.
 
     Tamkin et al. 2024, section 2, the mean squared error term.
     """
@@ -182,12 +182,12 @@ def codebook_error(fit_pass: FitPass) -> dict[str, Tensor]:
 
 @dataclass(frozen=True, kw_only=True)
 class CodebookFields(GradientConfig[D]):
-    """What every codebook has: its size, and the replacement of codes nobody chooses."""
+    """Fields of all codebooks: their size, and the replacement of unused codes."""
 
     n_codes: int
     """Codes per group, or per stage."""
     replace_after_steps: int = 0
-    """Codes not chosen in so many steps become rows of data; 0 turns it off, as published."""
+    """Steps after which an unused code is replaced by a row of data; 0, as published, for never."""
 
     def __post_init__(self) -> None:
         self._require_count("n_codes")
@@ -211,11 +211,11 @@ class CodebookConfig(CodebookFields[Codebook]):
 
     kind = "codebook"
     k: int = 1
-    """Codes chosen in each group."""
+    """Number of codes chosen in each group."""
     n_groups: int = 1
-    """Equal chunks of dimensions, each with codes of its own."""
+    """Number of equal groups of dimensions, each with its own codes."""
     similarity: str = "cosine"
-    """What decides: "cosine", "inner_product" or "euclidean"."""
+    """Similarity by which codes are chosen: "cosine", "inner_product" or "euclidean"."""
     combine: str = "sum"
     """"sum" of the chosen codes (the paper's text) or their "mean" (its released code)."""
 

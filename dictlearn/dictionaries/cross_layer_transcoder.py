@@ -34,8 +34,8 @@ class CrossLayerTranscoder(TrainableDictionary):
     """`acts = relu(z_layer @ W_enc + b_enc)` for the features of each layer.
 
     Feature `layer * n + i` is feature `i` of a layer. It writes to the targets of its layer and of
-    all later ones, so `atoms` are block-triangular: `W_dec[layer]` holds the blocks that are not
-    zero, and nothing else is stored or multiplied. Rows of `W_dec` have unit norm.
+    all later ones, so `atoms` are block-triangular: `W_dec[layer]` holds the non-zero
+    blocks, and the zero blocks are neither stored nor multiplied. Rows of `W_dec` have unit norm.
     """
 
     traits = Traits(nonnegative=True)
@@ -81,7 +81,7 @@ class CrossLayerTranscoder(TrainableDictionary):
         return self._all_scores(z).relu()
 
     def _write(self, acts: Float[Tensor, "*b feature"] | SparseActs) -> Float[Tensor, "*b d_out"]:
-        """Each layer's coefficients by the blocks that layer writes."""
+        """The decoder product, with the non-zero blocks only."""
         d_out = self.sites.target.d
         written = [
             pad(decode(own, W) if isinstance(own, SparseActs) else own @ W, (d_out - W.shape[1], 0))
@@ -103,8 +103,8 @@ class CrossLayerTranscoder(TrainableDictionary):
 
     @torch.no_grad()
     def initialize_(self, z: Float[Tensor, "n d_in"], t: Float[Tensor, "n d_out"]) -> None:
-        """Features write the direction of the mean target where they are active, at the strength
-        that explains the first rows best (as `LinearDictionary` starts).
+        """Initialize decoder rows as the mean target where a feature is active, and scale the
+        encoder to the best fit of the first rows (as in `LinearDictionary`).
         """
         acts = self._encode(z)
         for own, W, first in zip(self._by_layer(acts), self.W_dec, self._first, strict=True):
@@ -120,13 +120,13 @@ class CrossLayerTranscoder(TrainableDictionary):
 
     @torch.no_grad()
     def project_gradient_(self) -> None:
-        """Remove from each decoder row's gradient what its unit norm would undo."""
+        """Remove the radial component of each decoder row's gradient."""
         for W in self.W_dec:
             remove_radial_gradient_(W)
 
     @torch.no_grad()
     def project_(self) -> None:
-        """Give each decoder row unit norm, over all layers that it writes to."""
+        """Scale each decoder row to unit norm over all layers that it writes."""
         for W in self.W_dec:
             normalize_rows_(W)
 
@@ -150,7 +150,7 @@ class CrossLayerTranscoderConfig(GradientConfig[CrossLayerTranscoder]):
         return offered
 
     def among(self, offered: Sequence[Sites]) -> Sites:
-        """All pairs offered, in the order of their layers where hooks name them."""
+        """All pairs offered, sorted by layer where hooks name it."""
         found = [_LAYER.search(str(pair.target)) for pair in offered]
         order = [int(match[1]) if match else i for i, match in enumerate(found)]
         pairs = [pair for _, pair in sorted(zip(order, offered, strict=True), key=lambda p: p[0])]
@@ -163,7 +163,7 @@ class CrossLayerTranscoderConfig(GradientConfig[CrossLayerTranscoder]):
         """A fresh transcoder at `sites`.
 
         Raises:
-            ConfigError: there is not one source for each target.
+            ConfigError: the numbers of sources and targets differ.
         """
         n_sources, n_targets = len(sites.source.hooks), len(sites.target.hooks)
         if n_sources != n_targets:

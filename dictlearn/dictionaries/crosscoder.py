@@ -20,10 +20,10 @@ from dictlearn.dictionaries.sae import ReLU
 
 @dataclass(frozen=True)
 class LayerwiseL1:
-    """Squared error + coefficient * sum of coefficients, each times its decoder norms.
+    """Squared error + coefficient * sum of coefficients, weighted by decoder norms.
 
-    The norms of a feature's decoder at each layer are added, not joined: a feature that is
-    written to few layers costs less than one of the same total norm spread over many.
+    The weight of a feature is the sum of its decoder norms over layers, so a decoder concentrated
+    in few layers costs less than one of the same total norm spread over many.
     """
 
     coefficient: float
@@ -49,10 +49,10 @@ def decoder_norms(dictionary: LinearDictionary) -> Float[Tensor, "feature layer"
 
 @dataclass(frozen=True, kw_only=True)
 class CrosscoderConfig(LinearConfig):
-    """A ReLU autoencoder of several layers at once, whose L1 penalty counts decoders by layer.
+    """A ReLU autoencoder of several layers, whose L1 penalty sums decoder norms over layers.
 
-    The decoder's bias is subtracted first, which the paper leaves to the encoder's: the function
-    is the same. Each layer has units of its own, so that all count alike.
+    The decoder's bias is subtracted from the input, which in the paper is part of the encoder's
+    bias: the functions are equal. Each layer has its own scale, so all have the same weight.
     """
 
     kind = "crosscoder"
@@ -73,7 +73,7 @@ class CrosscoderConfig(LinearConfig):
         return ReLU()
 
     def objective(self) -> LayerwiseL1:
-        """Squared error and L1 by layer."""
+        """Squared error and the layerwise L1 penalty."""
         return LayerwiseL1(self.l1_coefficient)
 
     @classmethod

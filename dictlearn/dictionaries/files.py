@@ -22,7 +22,7 @@ WEIGHTS_FILE = "weights.safetensors"
 def save(dictionary: FeatureDictionary, path: str | Path | OwnFiles) -> Path:
     """Write `dictionary` to the folder `path`; the folder.
 
-    The weights are written first and `config.json` last, each as a whole, so that a folder with
+    The weights are written first and `config.json` last, each atomically, so that a folder with
     a config is complete. A dictionary that `save` wrote there is replaced.
 
     Raises:
@@ -58,7 +58,7 @@ def save(dictionary: FeatureDictionary, path: str | Path | OwnFiles) -> Path:
 def load(path: str | Path, kinds: Sequence[type[DictionaryConfig]] = ()) -> FeatureDictionary:
     """The dictionary that `save` wrote to `path`.
 
-    `kinds` are the config classes of kinds that are the caller's own.
+    `kinds` are the config classes of custom kinds.
 
     Raises:
         CorruptFileError: a file is absent, truncated, or does not fit its config.
@@ -88,7 +88,7 @@ def load(path: str | Path, kinds: Sequence[type[DictionaryConfig]] = ()) -> Feat
             "file is damaged or was replaced"
         )
     dictionary = config.restored(sites, tensors)
-    if "x_mean" in tensors and tensors["x_mean"].dtype == torch.float64:  # else bits would be lost
+    if "x_mean" in tensors and tensors["x_mean"].dtype == torch.float64:  # else bits are lost
         dictionary.double()
     try:
         dictionary.load_state_dict(tensors)

@@ -1,4 +1,4 @@
-"""Gated sparse autoencoder: which features fire is decided apart from how strongly.
+"""Gated sparse autoencoder: separate gates and magnitudes.
 
 Rajamanoharan et al. 2024, "Improving Dictionary Learning with Gated Sparse Autoencoders",
 section 3.2.
@@ -64,19 +64,19 @@ class GatedLoss:
 
 @dataclass(frozen=True, kw_only=True)
 class GatedSAEConfig(LinearConfig):
-    """An autoencoder whose L1 penalty acts on the gates only, so that it shrinks nothing."""
+    """An autoencoder whose L1 penalty acts on the gates only, so that magnitudes are not shrunk."""
 
     kind = "gated_sae"
     shards_features = True
     l1_coefficient: float = 5e-3
-    """Price of one unit of gate, in standardized units; larger is sparser."""
+    """Cost of one unit of gate, in standardized units; larger is sparser."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._require_not_negative("l1_coefficient")
 
     def rule(self) -> Gated:
-        """Magnitudes behind gates."""
+        """Gated magnitudes."""
         return Gated()
 
     def objective(self) -> GatedLoss:

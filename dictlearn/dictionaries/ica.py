@@ -1,4 +1,4 @@
-"""Independent components: directions whose coefficients are as non-Gaussian as possible."""
+"""Independent component analysis: directions with maximally non-Gaussian coefficients."""
 
 import warnings
 from dataclasses import dataclass
@@ -44,7 +44,7 @@ class ICA(RowsDictionary):
             n_components=self.n_features, whiten="unit-variance", random_state=self._seed
         )
         with warnings.catch_warnings():
-            # Activations are close to Gaussian in many directions, which never settle.
+            # Activations are close to Gaussian in many directions, which do not converge.
             warnings.simplefilter("ignore", ConvergenceWarning)
             solver.fit(z.double().numpy())
         self.unmixing.copy_(torch.from_numpy(solver.components_.T))
@@ -53,16 +53,16 @@ class ICA(RowsDictionary):
 
 @dataclass(frozen=True, kw_only=True)
 class ICAConfig(ClosedFormConfig[ICA]):
-    """Independent components, with the k largest coefficients of each row on request."""
+    """Independent components; with `k`, only the k largest coefficients of each row."""
 
     kind = "ica"
     baseline = True
     n_features: int | None = None
-    """Components; as many as dimensions unless set."""
+    """Number of components; by default the width."""
     k: int | None = None
-    """Coefficients kept per row; all unless set."""
+    """Coefficients kept per row; all by default."""
     max_rows: int = 32_768
-    """Rows that FastICA sees."""
+    """Rows that FastICA is fitted to."""
 
     def __post_init__(self) -> None:
         self._require_count("max_rows")

@@ -38,7 +38,7 @@ class _Step(torch.autograd.Function):
 
 
 class _JumpReLU(torch.autograd.Function):
-    """`pre` where it passes the threshold, else 0.
+    """`pre` above the threshold, else 0.
 
     The pseudo-derivative in the threshold is `-threshold * kernel` (equation 10).
     """
@@ -66,7 +66,7 @@ class JumpReLU(Rule):
     bandwidth: float = 0.5
     """Width of the kernel that estimates the threshold's gradient."""
     feature_axes: ClassVar = {"log_threshold": 0}
-    # Scaled down, many features would start below their threshold for good.
+    # If scaled down, many features would start below their threshold and stay inactive.
     keeps_scale: ClassVar = True
 
     def tensors(self, n_features: int) -> dict[str, Tensor]:
@@ -76,11 +76,11 @@ class JumpReLU(Rule):
     def coefficients(
         self, dictionary: LinearDictionary, scores: Float[Tensor, "n feature"]
     ) -> Float[Tensor, "n feature"]:
-        """The scores that pass their threshold, zero elsewhere."""
+        """Scores above their threshold, zero elsewhere."""
         return scores * (scores > self._thresholds(dictionary))
 
     def train_encode(self, dictionary: LinearDictionary, z: Float[Tensor, "n d_in"]) -> Encoding:
-        """The same coefficients, whose gradient in the thresholds is the estimate published."""
+        """The same coefficients, with the published gradient estimate for thresholds."""
         scores = dictionary.all_scores(z)
         thresholds = self._thresholds(dictionary)
         return Encoding(_JumpReLU.apply(scores, thresholds, self.bandwidth), scores)
@@ -88,7 +88,7 @@ class JumpReLU(Rule):
     def active(
         self, dictionary: LinearDictionary, scores: Float[Tensor, "n feature"]
     ) -> Float[Tensor, "n feature"]:
-        """1.0 where a score passes its feature's threshold, differentiable in the threshold."""
+        """1.0 where a score is above its threshold, differentiable in the threshold."""
         return _Step.apply(scores, self._thresholds(dictionary), self.bandwidth)
 
     def _thresholds(self, dictionary: LinearDictionary) -> Float[Tensor, " feature"]:
@@ -115,12 +115,12 @@ class SparsityL0:
 
 @dataclass(frozen=True, kw_only=True)
 class JumpReLUSAEConfig(LinearConfig):
-    """An autoencoder with a learned threshold per feature and a price per active feature."""
+    """An autoencoder with a learned threshold per feature and an L0 penalty."""
 
     kind = "jumprelu_sae"
     shards_features = True
     l0_coefficient: float = 2e-3
-    """Price of one active feature, in units of variance explained per dimension."""
+    """Cost of one active feature, in units of variance explained per dimension."""
     initial_threshold: float = 0.5
     """Threshold at the start, in standardized units."""
     bandwidth: float = 0.5
@@ -132,7 +132,7 @@ class JumpReLUSAEConfig(LinearConfig):
         self._require_positive("initial_threshold", "bandwidth")
 
     def rule(self) -> JumpReLU:
-        """Scores above a threshold that each feature learns."""
+        """Scores above the learned threshold of each feature."""
         return JumpReLU(self.initial_threshold, self.bandwidth)
 
     def objective(self) -> SparsityL0:

@@ -1,4 +1,4 @@
-"""k-means: each activation becomes its nearest centre. A codebook with k = 1, fitted directly."""
+"""k-means: the nearest centre of each activation. A codebook with k = 1, fitted directly."""
 
 from dataclasses import dataclass
 

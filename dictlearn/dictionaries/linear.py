@@ -1,8 +1,8 @@
 """Linear dictionaries: a linear encoder, a rule that selects, a linear decoder.
 
-Every kind between a ReLU autoencoder and a top-k transcoder with a skip is one `Rule`, with or
-without the decoder's bias subtracted first (`centred`), with or without a linear map beside the
-features (`linear_skip`).
+Every such kind, from a ReLU autoencoder to a top-k transcoder with a skip, is a `Rule`, an optional
+centre (the decoder's bias, subtracted from the input: `centred`), and an optional linear map from
+source to target (`linear_skip`).
 """
 
 from abc import ABC, abstractmethod
@@ -26,27 +26,27 @@ from dictlearn.kernels.decode import decode
 from dictlearn.kernels.scores import differentiable_scores
 
 _INITIAL_SCORES = 1 << 26
-"""Scores, of the first rows, that a start from data looks at: 256 MB where all are kept."""
+"""Maximum number of scores computed for the initialization from data: 256 MB if dense."""
 
 
 class Rule(ABC):
-    """How coefficients follow from scores, in evaluation and while learning.
+    """The map from scores to coefficients, in evaluation and in training.
 
-    A rule is a value: parameters that it adds belong to the dictionary that it is given.
+    A rule is immutable: the parameters that it adds belong to the dictionary.
     """
 
     feature_axes: ClassVar[Mapping[str, int]] = {}
-    """The axis of features of each parameter that the rule adds."""
+    """The feature axis of each parameter that the rule adds."""
     keeps_scale: ClassVar[bool] = False
-    """Whether scores have to keep the size that they start with (thresholds are given for it)."""
+    """Whether initialization must not rescale scores, because thresholds are absolute."""
 
     @property
     def traits(self) -> Traits:
-        """The promises that the coefficients keep."""
+        """Promises about the coefficients."""
         return Traits(nonnegative=True)
 
     def tensors(self, n_features: int) -> dict[str, Tensor]:
-        """The parameters (`nn.Parameter`) and buffers that the rule adds, as they start."""
+        """The parameters (`nn.Parameter`) and buffers that the rule adds, initialized."""
         return {}
 
     @abstractmethod
@@ -62,7 +62,7 @@ class Rule(ABC):
         return SparseActs.from_dense(self.coefficients(dictionary, dictionary.all_scores(z)))
 
     def train_encode(self, dictionary: "LinearDictionary", z: Float[Tensor, "n d_in"]) -> Encoding:
-        """The encoding while learning; override it to be faster, or where a rule couples rows."""
+        """The encoding in training; override it to be faster, or where a rule couples rows."""
         scores = dictionary.all_scores(z)
         return Encoding(self.coefficients(dictionary, scores), scores)
 
@@ -73,12 +73,12 @@ class Rule(ABC):
 class LinearDictionary(Searching, DistributedDictionary):
     """Scores `(z - centre) @ W_enc + b_enc`; estimate `acts @ W_dec + b_dec + z @ W_skip`.
 
-    Rows of `W_dec` have unit norm. Where it is `centred`, the centre is `b_dec` and the encoder
-    starts as the transpose of the decoder; elsewhere there is none, and all features read random
-    directions at the start. What they write, and how strongly, starts from data.
+    Rows of `W_dec` have unit norm. If `centred`, the centre is `b_dec`, and the encoder starts as
+    the transpose of the decoder. Otherwise there is no centre, the encoder starts with random
+    directions, and the decoder is initialized from data. The scale is always fitted to data.
     """
 
-    # The decoder's rows have length 1; those of the encoder start at about a third of that.
+    # Decoder rows have norm 1; encoder rows start at about a third of that.
     rates: ClassVar = {"W_dec": 3.0}
 
     def __init__(
@@ -93,7 +93,7 @@ class LinearDictionary(Searching, DistributedDictionary):
         d_in, d_out = sites.source.d, sites.target.d
         self.W_dec = nn.Parameter(random_directions(n_features, d_out, generator))
         encoder = self.W_dec.detach() if centred else random_directions(n_features, d_in, generator)
-        # One feature after the other in memory, as the few that are active are read and learned.
+        # Contiguous by feature in memory, since only the few active ones are read and updated.
         self.W_enc = nn.Parameter(encoder.clone().T)
         self.b_enc = nn.Parameter(torch.zeros(n_features))
         self.b_dec = nn.Parameter(torch.zeros(d_out))
@@ -123,7 +123,7 @@ class LinearDictionary(Searching, DistributedDictionary):
         return self.b_enc if centre is None else self.b_enc - torch.mv(self.W_enc.T, centre)
 
     def differentiable(self, z: Float[Tensor, "n d_in"], found: SparseActs) -> SparseActs:
-        """The scores found, as a function of the encoder and `z`, at the cost of those alone."""
+        """The scores found, differentiable in encoder and `z`, at the cost of these entries only."""
         return differentiable_scores(z, self.W_enc, self.b_enc, found, self._centre)
 
     def all_scores(self, z: Float[Tensor, "n d_in"]) -> Float[Tensor, "n feature"]:
@@ -152,10 +152,10 @@ class LinearDictionary(Searching, DistributedDictionary):
 
     @torch.no_grad()
     def initialize_(self, z: Float[Tensor, "n d_in"], t: Float[Tensor, "n d_out"]) -> None:
-        """Start with the strength at which the features, as they are, explain the first rows best.
+        """Scale the encoder to the best fit of the first rows.
 
-        Directions of length one overshoot: many features share what they read. The steps that
-        would be spent on unlearning that are saved, and Adam does not remember their gradients.
+        Unit-norm directions overshoot, since many features read the same directions. Scaling saves
+        the steps to unlearn that, and keeps their large gradients out of Adam's moments.
         """
         n = max(1, min(2048, _INITIAL_SCORES // self.n_features))
         z, t = z[:n], t[:n]
@@ -170,9 +170,9 @@ class LinearDictionary(Searching, DistributedDictionary):
     def _initialize_decoder_(
         self, acts: Float[Tensor, "n feature"] | SparseActs, t: Float[Tensor, "n d_out"]
     ) -> None:
-        """A feature writes the direction of what the target is, on average, where it is active.
+        """Initialize each decoder row as the direction of the mean target where it is active.
 
-        That is `acts.T @ t`, got as a gradient, which sparse coefficients have already.
+        This is `acts.T @ t`, computed as a gradient, which works for sparse coefficients.
         """
         with torch.enable_grad():
             (written,) = torch.autograd.grad((self._write(acts) * t).sum(), self.W_dec)
@@ -184,12 +184,12 @@ class LinearDictionary(Searching, DistributedDictionary):
 
     @torch.no_grad()
     def project_gradient_(self) -> None:
-        """Remove from each decoder row's gradient what its unit norm would undo."""
+        """Remove the radial component of each decoder row's gradient."""
         remove_radial_gradient_(self.W_dec)
 
     @torch.no_grad()
     def project_(self) -> None:
-        """Give each decoder row unit norm, in standardized units."""
+        """Scale each decoder row to unit norm, in standardized units."""
         normalize_rows_(self.W_dec)
 
     @torch.no_grad()
@@ -199,11 +199,11 @@ class LinearDictionary(Searching, DistributedDictionary):
         z: Float[Tensor, "m d_in"],
         residual: Float[Tensor, "m d_out"],
     ) -> None:
-        """Restart `features` on poorly explained rows (Bricken et al. 2023, "Neuron Resampling").
+        """Reinitialize `features` on poorly explained rows (Bricken et al. 2023, "Neuron Resampling").
 
         The encoder takes the direction of the input with 0.2 of the mean encoder norm of the
         other features; the bias becomes 0; the decoder takes the unit direction of the input, as
-        published, where source and target are one space, and of the residual elsewhere.
+        published, for autoencoders, and of the residual for transcoders.
         """
         others = torch.ones(self.n_features, dtype=torch.bool, device=z.device)
         others[features] = False
@@ -221,14 +221,14 @@ class LinearDictionary(Searching, DistributedDictionary):
 
 
 def remove_radial_gradient_(W: nn.Parameter) -> None:
-    """Remove from the gradient of each row of `W` what unit norm would undo."""
+    """Remove the radial component of the gradient of each row of `W`."""
     if W.grad is not None:
         along = torch.linalg.vecdot(W.grad, W)
         W.grad.addcmul_(W, along.unsqueeze(1), value=-1)
 
 
 def normalize_rows_(W: nn.Parameter) -> None:
-    """Give each row of `W` unit norm."""
+    """Scale each row of `W` to unit norm."""
     norms = torch.linalg.vector_norm(W, dim=1, keepdim=True)
     W.div_(norms.clamp_min_(1e-12))
 
@@ -240,7 +240,7 @@ def random_directions(n: int, d: int, generator: torch.Generator) -> Float[Tenso
 
 @dataclass(frozen=True, kw_only=True)
 class LinearConfig(GradientConfig[LinearDictionary], ABC):
-    """An autoencoder with a linear encoder and decoder, the decoder's bias subtracted first."""
+    """An autoencoder with a linear encoder and decoder, centred at the decoder's bias."""
 
     n_features: int
     """Number of features."""
@@ -258,13 +258,13 @@ class LinearConfig(GradientConfig[LinearDictionary], ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class TranscoderFields(LinearConfig, ABC):
-    """Makes a map from source to target of an autoencoder's config: stands before it as a base."""
+    """Fields that make a transcoder of an autoencoder's config, placed before it as a base."""
 
     linear_skip: bool = False
-    """Whether a linear map from source to target stands beside the features."""
+    """Whether a linear map from source to target is added to the features' estimate."""
 
     def sites(self, offered: Sites) -> Sites:
-        """The sites as offered: source and target may differ."""
+        """The sites as offered; source and target may differ."""
         return offered
 
     def _build(self, sites: Sites, seed: int) -> LinearDictionary:

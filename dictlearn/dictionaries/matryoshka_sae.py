@@ -1,4 +1,4 @@
-"""Matryoshka sparse autoencoder: the first features alone have to reconstruct, too.
+"""Matryoshka sparse autoencoder: prefixes of the features reconstruct on their own.
 
 Bussmann, Nabeshima, Karvonen and Nanda 2025, "Learning Multi-Level Features with Matryoshka
 Sparse Autoencoders", section 3: batch top-k, with the squared errors of nested prefixes added.
@@ -22,7 +22,7 @@ class PrefixErrors:
 
     objective: Objective
     widths: tuple[int, ...]
-    """The numbers of features in the prefixes, that of all features left out."""
+    """The numbers of features in the prefixes, without the full set."""
 
     def __call__(self, fit_pass: FitPass) -> dict[str, Tensor]:
         """The loss terms of one pass."""
@@ -35,7 +35,7 @@ class PrefixErrors:
 
 
 def _between(acts: Float[Tensor, "n feature"] | SparseActs, start: int, stop: int) -> SparseActs:
-    """The coefficients of the features `start` to `stop`, those of the others left out."""
+    """The coefficients of the features `start` to `stop`."""
     if not isinstance(acts, SparseActs):
         acts = SparseActs.from_dense(acts)
     return acts.where((acts.indices >= start) & (acts.indices < stop))
@@ -43,11 +43,11 @@ def _between(acts: Float[Tensor, "n feature"] | SparseActs, start: int, stop: in
 
 @dataclass(frozen=True, kw_only=True)
 class MatryoshkaSAEConfig(BatchTopKSAEConfig):
-    """A batch top-k autoencoder whose first features also reconstruct without the others."""
+    """A batch top-k autoencoder whose nested prefixes of features also reconstruct."""
 
     kind = "matryoshka_sae"
     prefixes: tuple[float, ...] = (1 / 32, 3 / 32, 7 / 32, 15 / 32)
-    """Fractions of the features in each prefix; the published ones double the part added."""
+    """Fraction of the features in each prefix; published increments double from one to the next."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,4 +1,4 @@
-"""Mean: every activation is answered with the mean of the training rows. No features."""
+"""Mean: the estimate is the mean of the training rows. No features."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ from dictlearn.dictionaries.closed_form import MomentsDictionary, MomentsLearner
 
 
 class Mean(MomentsDictionary):
-    """A bias and nothing else: explained variance 0, the floor of what learning must beat."""
+    """A bias only, with explained variance 0: the lower bound for other kinds."""
 
     traits = Traits(nonnegative=True, binary=True, max_active=0)
     _bias: Tensor

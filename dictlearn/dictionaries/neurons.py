@@ -44,12 +44,12 @@ class MLPNeurons(FeatureDictionary):
 
 
 def _copied(weight: Tensor) -> Tensor:
-    """The weight on the CPU and in float32, as dictionaries are built, whatever the model's are."""
+    """The weight on the CPU in float32, like the parameters of other dictionaries."""
     return weight.detach().to("cpu", torch.float32, copy=True)
 
 
 class NeuronBasis(FeatureDictionary):
-    """Each dimension's positive and negative part: the basis of a site that is no MLP's."""
+    """Each dimension's positive and negative part: the basis of other sites."""
 
     traits = Traits(nonnegative=True)
 
@@ -115,7 +115,7 @@ class NeuronsConfig(ClosedFormConfig[FeatureDictionary]):
         )
 
     def restored(self, sites: Sites, tensors: Mapping[str, Tensor]) -> FeatureDictionary:
-        """The neurons of an MLP take their weights from the file, not from a model."""
+        """The neurons of an MLP, with weights from the file instead of a model."""
         if self.act_name is None:
             return self.build(sites)
         named = (tensors["W_in"], tensors["b_in"], tensors["_atoms"], tensors["_bias"])

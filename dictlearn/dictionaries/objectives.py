@@ -1,8 +1,8 @@
 """Loss terms shared by kinds, all in standardized units.
 
-A target then has unit variance per dimension on average: the squared error below is close to
-the fraction of variance unexplained, whatever the model and the layer, and a coefficient means
-the same there. (Not across widths: the mean over dimensions divides what a coefficient buys.)
+A standardized target has unit variance per dimension on average, so the squared error below is
+close to the fraction of variance unexplained, and penalty weights are comparable between models
+and layers of the same width. (With the width, the effect of a coefficient on the mean decreases.)
 """
 
 from dataclasses import dataclass
@@ -43,7 +43,7 @@ class SparsityL1:
 
 @dataclass(frozen=True)
 class AuxK:
-    """Squared error + coefficient * what the dead features fail to say about the residual.
+    """Squared error + coefficient * the error of dead features in estimating the residual.
 
     The `k_aux` best-scoring dead features estimate the residual; their squared error is divided
     by the residual's own. Gao et al. 2024, "Scaling and evaluating sparse autoencoders",
@@ -68,7 +68,7 @@ class AuxK:
         dead = fit_pass.dead.nonzero().squeeze(1)
         k_aux = self.k_aux or max(1, fit_pass.t.shape[1] // 2)
         k = min(k_aux, n_dead)
-        # Scored anew: where selection is sparse, `pre` is outside the graph.
+        # Scores are recomputed, since `pre` is not part of the graph where selection is sparse.
         scores = dictionary._scores(fit_pass.z, dead)
         values, chosen = scores.topk(min(k, len(dead)), dim=1, sorted=False)
         values = dictionary.feature_group.global_top_k(values, k)

@@ -42,14 +42,14 @@ class PCA(MomentsDictionary):
 
 @dataclass(frozen=True, kw_only=True)
 class PCAConfig(ClosedFormConfig[PCA]):
-    """Principal components, with the k largest coefficients of each row on request."""
+    """Principal components; with `k`, only the k largest coefficients of each row."""
 
     kind = "pca"
     baseline = True
     n_features: int | None = None
-    """Components; as many as dimensions unless set."""
+    """Number of components; by default the width."""
     k: int | None = None
-    """Coefficients kept per row; all unless set."""
+    """Coefficients kept per row; all by default."""
 
     def __post_init__(self) -> None:
         for name in ("n_features", "k"):

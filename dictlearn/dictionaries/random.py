@@ -1,4 +1,4 @@
-"""Random: directions drawn once, never learned. What any learning has to beat."""
+"""Random directions, not learned: a lower bound for trained kinds."""
 
 from dataclasses import dataclass
 
@@ -19,9 +19,9 @@ from dictlearn.kernels.scores import differentiable_scores
 class Random(Searching, RowsDictionary):
     """The k largest projections on random directions, all times one fitted gain.
 
-    Overlapping directions count shared parts twice; the gain that minimises the squared error
-    over training rows corrects that on average, and makes this the strongest form of the
-    baseline that still learns no direction.
+    The gain minimizes the squared error over training rows. It corrects for the overlap of
+    directions on average, which is the strongest form of the baseline without learned
+    directions.
     """
 
     gain: Tensor
@@ -55,14 +55,14 @@ class Random(Searching, RowsDictionary):
 
 @dataclass(frozen=True, kw_only=True)
 class RandomConfig(ClosedFormConfig[Random]):
-    """Random directions, of which the k with the largest projection are used."""
+    """Random directions; the k with the largest projections are active."""
 
     kind = "random"
     baseline = True
     n_features: int
     """Number of directions."""
     k: int
-    """Directions used per row: choose the L0 of what it is compared with."""
+    """Active directions per row; choose the L0 of the kind to compare with."""
     max_rows: int = 8192
     """Rows on which mean, scale and gain are fitted."""
 

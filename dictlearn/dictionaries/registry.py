@@ -1,4 +1,4 @@
-"""The kinds there are. Adding one is one new file and one line here."""
+"""The built-in kinds. A new kind needs one file and one line here."""
 
 from collections.abc import Sequence
 

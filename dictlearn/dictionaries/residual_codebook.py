@@ -1,4 +1,4 @@
-"""Residual codebook: each stage quantizes what the stages before it left over.
+"""Residual codebook: each stage quantizes the residual of the stages before it.
 
 Zeghidour et al. 2021, "SoundStream", section III-C (residual vector quantization).
 """
@@ -42,7 +42,7 @@ class ResidualCodebook(Quantizer):
     def _stages(
         self, z: Float[Tensor, "n d_in"]
     ) -> Iterator[tuple[Float[Tensor, "n d_in"], Int[Tensor, " n"]]]:
-        """What reaches each stage, and the code chosen there."""
+        """The input of each stage, and the code chosen there."""
         residual = z
         for codes in self.codes:
             code = self._nearest(residual, codes)
@@ -51,14 +51,14 @@ class ResidualCodebook(Quantizer):
 
     @torch.no_grad()
     def _chosen(self, z: Float[Tensor, "n d_in"]) -> Int[Tensor, "n chosen"]:
-        """Feature numbers of the chosen codes, stage by stage."""
+        """Feature indices of the chosen codes, by stage."""
         chosen = [stage * self.n_codes + code for stage, (_, code) in enumerate(self._stages(z))]
         return torch.stack(chosen, dim=1)
 
     def _scores(
         self, z: Float[Tensor, "n d_in"], features: Int[Tensor, " m"]
     ) -> Float[Tensor, "n m"]:
-        """How near each code is to what reaches its stage, given the codes chosen before."""
+        """The similarity of each code to the input of its stage, given earlier choices."""
         near = [
             torch.addmm(offset, residual, codes)
             for (residual, _), (codes, offset) in zip(
@@ -69,10 +69,10 @@ class ResidualCodebook(Quantizer):
 
     @torch.no_grad()
     def initialize_(self, z: Float[Tensor, "n d_in"], t: Float[Tensor, "n d_out"]) -> None:
-        """Each stage's codes start as what the earlier stages leave over of rows of its own.
+        """Initialize the codes of each stage as residuals of the earlier stages, on different rows.
 
-        A row that gave an earlier stage a code has nothing left there, so stages share none.
-        Codes without a row keep their random start, at the size of what is left over.
+        A row that became a code of an earlier stage has residual 0, so each stage needs its own
+        rows. Codes without a row keep their random directions, with the norm of residuals.
         """
         residual = z
         own = z.shape[0] // self.n_stages
@@ -89,7 +89,7 @@ class ResidualCodebook(Quantizer):
         z: Float[Tensor, "m d_in"],
         residual: Float[Tensor, "m d_out"],
     ) -> None:
-        """Dead codes become what is missed at rows of data: an input for the first stage."""
+        """Re-initialize dead codes as residuals of rows of data, in the first stage as inputs."""
         first = (features < self.n_codes).unsqueeze(1)
         self.codes.view(-1, z.shape[1])[features] = torch.where(first, z, residual)
 
@@ -100,7 +100,7 @@ class ResidualCodebookConfig(CodebookFields[ResidualCodebook]):
 
     kind = "residual_codebook"
     n_stages: int = 4
-    """Stages, so also codes per row."""
+    """Number of stages, which is also the number of codes per row."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -17,9 +17,9 @@ from dictlearn.dictionaries.objectives import SparsityL1
 from dictlearn.kernels.search import above, positive_if_sparse
 
 SPARSE_BELOW = 0.15
-"""Fraction of active entries below which a training step touches only those.
+"""Fraction of active entries below which a training step is sparse.
 
-`benchmarks/step.py` measures where the two ways of computing the same step cost the same.
+`benchmarks/step.py` measures at which fraction the sparse and dense steps take equal time.
 """
 
 
@@ -34,11 +34,11 @@ class ReLU(Rule):
         return scores.relu()
 
     def encode_sparse(self, dictionary: LinearDictionary, z: Float[Tensor, "n d_in"]) -> SparseActs:
-        """The positive scores, without a dense matrix of all."""
+        """The positive scores, without a dense matrix."""
         return dictionary.differentiable(z, above(z, dictionary.W_enc, dictionary.offset()))
 
     def train_encode(self, dictionary: LinearDictionary, z: Float[Tensor, "n d_in"]) -> Encoding:
-        """Sparse as soon as few features are active."""
+        """The positive scores, sparse if few features are active."""
         found = positive_if_sparse(z, dictionary.W_enc, dictionary.offset(), SPARSE_BELOW)
         if found is None:
             return Encoding(dictionary.all_scores(z).relu())
@@ -47,18 +47,18 @@ class ReLU(Rule):
 
 @dataclass(frozen=True, kw_only=True)
 class SAEConfig(LinearConfig):
-    """A ReLU autoencoder with an L1 penalty, and resampling of dead features on request."""
+    """A ReLU autoencoder with an L1 penalty, and optional resampling of dead features."""
 
     kind = "sae"
     shards_features = True
     l1_coefficient: float = 5e-3
-    """Price of one unit of coefficient, in standardized units; larger is sparser."""
+    """Cost of one unit of coefficient, in standardized units; larger is sparser."""
     resample_steps: tuple[int, ...] = ()
     """Steps after which dead features are resampled (published: four times in the first tenth)."""
     resample_window: int = 1000
-    """A feature is dead if it has not fired in so many steps."""
+    """Steps without activation after which a feature is dead."""
     resample_rows: int = 819_200
-    """Rows whose loss decides where resampled features start."""
+    """Rows from which resampled features are drawn by their loss."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

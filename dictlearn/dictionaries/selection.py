@@ -1,4 +1,4 @@
-"""Rules that pick coefficients from scores, and what kinds with such a rule share."""
+"""Selection of coefficients from scores, and base classes of kinds that select."""
 
 from abc import ABC, abstractmethod
 from copy import copy
@@ -16,7 +16,7 @@ from dictlearn.kernels.search import ExactSearch, Int8Search, Search
 
 
 def top_k(scores: Float[Tensor, "n feature"], k: int) -> Float[Tensor, "n feature"]:
-    """The `k` largest positive scores of each row in their places, zero elsewhere."""
+    """The `k` largest positive scores of each row, zero elsewhere."""
     values, indices = scores.topk(k, dim=1, sorted=False)
     return torch.zeros_like(scores).scatter(1, indices, values.relu())
 
@@ -28,7 +28,7 @@ def largest_k(scores: Float[Tensor, "n feature"], k: int) -> Float[Tensor, "n fe
 
 
 def require_fast_int8(device: torch.device) -> None:
-    """Check that looking for features with an int8 product is not slower than without.
+    """Check that a search with an int8 product is faster than an exact one here.
 
     Raises:
         ConfigError: the CPU has no instructions for it. (A GPU searches exactly in any case.)
@@ -46,19 +46,19 @@ class Searching(FeatureDictionary, ABC):
     """A kind that finds the features with the best scores by `search`."""
 
     search: Search = ExactSearch()
-    """How the best features are found."""
+    """The search for the features with the largest scores."""
 
     def search_exactly_(self) -> None:
-        """Find the best features, as every dictionary does unless told otherwise."""
+        """Use the exact search, which is the default."""
         self.search = ExactSearch()
 
     def search_inexactly_(self) -> None:
-        """Find nearly all of the best features, faster, until told otherwise."""
+        """Use the faster int8 search, which finds nearly all of the best features."""
         self.search = Int8Search()
 
     @torch.no_grad()
     def search_recall(self, z: Float[Tensor, "n d_in"]) -> Float[Tensor, ""]:
-        """The fraction of the features that an exact search finds for `z` that `search` finds."""
+        """Recall of `search` on `z`: the fraction found of the features of the exact search."""
         exact = copy(self)
         exact.search_exactly_()
         found, true = (d._encode_sparse(z).to_dense() != 0 for d in (self, exact))
@@ -74,7 +74,7 @@ class Searching(FeatureDictionary, ABC):
     ) -> SparseActs:
         """The `k` largest entries of each row of `z @ W + b`, those that are positive.
 
-        With a `group` that shares the features, `k` of all of them: those that are here.
+        With a `group` that shares the features, the part held here of the `k` largest of all.
         """
         scores, features = self.search.top_k(z, W, b, min(k, len(b)))
         scores = group.global_top_k(scores, k)

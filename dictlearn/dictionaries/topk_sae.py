@@ -34,12 +34,12 @@ class TopK(Rule):
         return top_k(scores, self.k)
 
     def encode_sparse(self, dictionary: LinearDictionary, z: Float[Tensor, "n d_in"]) -> SparseActs:
-        """The largest scores, found without a dense matrix of all."""
+        """The largest scores, found without a dense matrix."""
         found = dictionary.top_scores(z, dictionary.W_enc, dictionary.offset(), self.k)
         return dictionary.differentiable(z, found)
 
     def train_encode(self, dictionary: LinearDictionary, z: Float[Tensor, "n d_in"]) -> Encoding:
-        """The largest of all processes' features, where these are divided between them."""
+        """The largest scores over all processes that share the features."""
         W, b = dictionary.W_enc, dictionary.offset()
         found = dictionary.top_scores(z, W, b, self.k, dictionary.feature_group)
         return Encoding(dictionary.differentiable(z, found))
@@ -52,11 +52,11 @@ class TopKSAEConfig(LinearConfig):
     kind = "topk_sae"
     shards_features = True
     k: int
-    """Active features per row (on average, where a kind shares them over a batch)."""
+    """Active features per row (on average over a batch, for batch top-k)."""
     auxk_coefficient: float = 1 / 32
     """Weight of the loss that revives dead features; 0 turns it off."""
     k_aux: int | None = None
-    """Dead features that take part per row; half the target's width unless set, as published."""
+    """Dead features that AuxK uses per row; by default half the target's width, as published."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -71,7 +71,7 @@ class TopKSAEConfig(LinearConfig):
         return TopK(self.k)
 
     def objective(self) -> Objective:
-        """Squared error and the revival of dead features."""
+        """Squared error and the AuxK loss."""
         return AuxK(self.auxk_coefficient, self.k_aux)
 
     @classmethod

@@ -1,4 +1,4 @@
-"""ReLU transcoder with an L1 penalty: reads what the MLP reads, writes what it writes.
+"""ReLU transcoder with an L1 penalty: from the input of an MLP to its output.
 
 Dunefsky et al. 2024, "Transcoders Find Interpretable LLM Feature Circuits", section 3; the
 optional skip is that of Paulo, Shabalin and Belrose 2025, "Transcoders Beat Sparse Autoencoders
@@ -19,7 +19,7 @@ class TranscoderConfig(TranscoderFields):
     kind = "transcoder"
     shards_features = True
     l1_coefficient: float = 5e-3
-    """Price of one unit of coefficient, in standardized units; larger is sparser."""
+    """Cost of one unit of coefficient, in standardized units; larger is sparser."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
