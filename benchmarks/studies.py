@@ -36,9 +36,9 @@ def families(
     held_out_tokens: int = 20_000,
     price: float = 1.0,
 ) -> Study:
-    """Five families, five sparsities each, three seeds: who explains most at equal price?
+    """Five families, five sparsities each, three seeds: which explains most at equal cost?
 
-    `price` multiplies the prices of L1, which suit an MLP that writes 128 dimensions: the loss is
+    `price` multiplies L1 coefficients, which suit an MLP that writes 128 dimensions: the loss is
     a mean over dimensions, so for others give 128 / width.
     """
     return Study(
@@ -58,7 +58,7 @@ def families(
 
 
 def five_families(n_features: int, price: float) -> dict[str, DictionaryConfig]:
-    """Each family from few to many active features; L1 prices are numbered, dearest first."""
+    """Each family from few to many active features; L1 coefficients are numbered, largest first."""
     configs: dict[str, DictionaryConfig] = {}
     configs |= {f"codebook_k{k}": CodebookConfig(n_codes=n_features, k=k) for k in _CODES}
     configs |= {
@@ -138,4 +138,4 @@ def sites(model: str = BUILTIN, layers: int = 2, steps: int = 1000) -> Study:
 
 
 STUDIES = {study.__name__: study for study in (demo, families, sizes, seeds, sites)}
-"""What `dictlearn bench` lists."""
+"""The studies listed by `dictlearn bench`."""

@@ -1,6 +1,6 @@
-"""Tokens through a model become activations: on disk, or live.
+"""Activations of a model on tokens, stored on disk or computed live.
 
-This is where `lm/` and `activations/` meet; neither knows the other.
+Connects `lm/` and `activations/`, which do not import each other.
 """
 
 from collections.abc import Callable, Generator, Sequence
@@ -26,7 +26,7 @@ from dictlearn.lm.sites import require_readable, require_sites
 from dictlearn.progress import progress as progress_bar
 
 _TRIED = 1 << 10
-"""Tokens on which shortcuts are tried."""
+"""Number of tokens on which shortcuts are tested."""
 
 
 def harvest(
@@ -44,8 +44,8 @@ def harvest(
     """The activations of `model` on `tokens` at `sites`, ready for `fit`.
 
     With `out`, they are written to that folder (its size is printed before it starts) and read
-    from there by memory map. Without, nothing touches the disk: each batch is computed by the
-    model when training asks for it. Several sites cost one forward pass, cut short after the
+    from there by memory map. Without, nothing is stored: the model computes each batch when
+    training needs it. Several sites cost one forward pass, cut short after the
     deepest of them. With `exclude_special`, special tokens give no rows. `batch_size` is in
     sequences; unless set, it follows from the memory at hand, and changes no more than rounding.
 

@@ -1,1 +1,1 @@
-"""How the shipped language model `builtin:stories` and its corpus were made."""
+"""Scripts that made the shipped language model `builtin:stories` and its corpus."""

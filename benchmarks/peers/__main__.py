@@ -44,7 +44,7 @@ PARTS: dict[str, Part] = {
 
 
 def arguments() -> argparse.Namespace:
-    """What the command line asks for."""
+    """The arguments of the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.peers")
     parser.add_argument("--threads", type=int, default=2, help="threads of torch")
     parser.add_argument("--quick", action="store_true", help="a smoke test of every section")
@@ -84,7 +84,7 @@ def write(out: Path, section: Section, contenders: Contenders) -> None:
 
 
 def _without_paths(args: argparse.Namespace) -> list[str]:
-    """What was asked for, as the page may show it."""
+    """The arguments in the form shown on the page."""
     said = ["--quick"] if args.quick else []
     if args.only != list(PARTS):
         said += ["--only", *args.only]

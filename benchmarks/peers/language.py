@@ -19,7 +19,7 @@ from dictlearn.text.tokens import load_tokens
 BUILTIN = "builtin:stories"
 TEXT = "builtin:stories"
 _SEQUENCES = 4
-"""Of 256 tokens, in one bare forward pass: with so few it is fastest on the CPU."""
+"""Sequences of 256 tokens in one bare forward pass: with so few it is fastest on the CPU."""
 
 
 @dataclass(frozen=True)
@@ -79,5 +79,5 @@ def second(run: Run, n_tokens: int, n_held_out: int) -> Setting | None:
 
 
 def not_there() -> Table:
-    """What stands in the place of results on a second model that is not there."""
+    """The text in place of results on a second model that is absent."""
     return Table("Not measured: no folder of a second language model (`--model`)", ("run",))

@@ -1,4 +1,4 @@
-"""What equal numbers of steps are worth: errors on planted data, over seeds."""
+"""Errors on planted data after equal numbers of steps, over seeds."""
 
 from dataclasses import dataclass, replace
 from statistics import mean
@@ -45,7 +45,7 @@ class Planted:
 
 @dataclass(frozen=True)
 class Lesson:
-    """What everybody learns from, made once."""
+    """The training data of all contenders, created once."""
 
     batches: list[Batch]
     held_out: Tensor

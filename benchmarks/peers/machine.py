@@ -1,4 +1,4 @@
-"""What a page of results says about where its numbers come from."""
+"""Origin of the numbers on a page of results."""
 
 import os
 import platform

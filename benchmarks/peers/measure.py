@@ -71,7 +71,7 @@ class Timing:
         return Spread.of(s / u for s, u in zip(self.seconds, self.unit_seconds, strict=True))
 
     def times(self, other: "Timing") -> Spread:
-        """How many times as long as `other` this took, round by round.
+        """The ratio of this time to that of `other`, by round.
 
         Both are taken in units first, so that what slowed only one of the two for a while, and
         the unit beside it, cancels.

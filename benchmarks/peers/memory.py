@@ -34,7 +34,7 @@ class Peak:
     held: int
     """Parameters, buffers and optimizer state."""
     above: int
-    """What the process held at its peak beyond those and beyond what it held before."""
+    """Peak memory of the process beyond those and beyond its memory before."""
 
 
 def _status_bytes(name: str) -> int:
@@ -62,7 +62,7 @@ def peak(plan: Plan, library: str, batch_size: int) -> Peak:
 
 
 def measured(plan: Plan, library: str, batch_size: int, threads: int) -> Peak | str:
-    """What `peak` says in a process of its own, or why it says nothing."""
+    """The result of `peak` in a separate process, or the reason for its failure."""
     numbers = (plan.n_features, plan.width, plan.k, batch_size, threads)
     command = [sys.executable, "-m", "benchmarks.peers.memory", library, *map(str, numbers)]
     ran = subprocess.run(command, capture_output=True, text=True, check=False)

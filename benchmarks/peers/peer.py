@@ -1,4 +1,4 @@
-"""What every library offers to the harness: dictionaries that learn, one full step a call."""
+"""The interface of a library in the benchmark: dictionaries trained one full step per call."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from dictlearn.core.batches import Batch
 
 
 class Kind(Enum):
-    """What is trained. The value is its name in tables."""
+    """The kind of dictionary. The value is its name in tables."""
 
     TOPK_SAE = "top-k SAE"
     BATCHTOPK_SAE = "batch top-k SAE"

@@ -163,7 +163,7 @@ class _Comparison:
 
 @dataclass(frozen=True)
 class _Result:
-    """What one run took and came to."""
+    """Time and result of one run."""
 
     seconds: float
     error: float

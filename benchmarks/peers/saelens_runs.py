@@ -40,7 +40,7 @@ def as_dataset(tokens: Tokens) -> Dataset:
 
 
 def _shared(setting: Setting, plan: Plan, batch_size: int) -> dict[str, Any]:
-    """What both runners take: defaults, but for a schedule and for what writes files."""
+    """Arguments of both runners: defaults, except for the schedule and file output."""
     return {
         "model_name": setting.name,
         "context_size": setting.train.ids.shape[1],

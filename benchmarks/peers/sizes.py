@@ -1,4 +1,4 @@
-"""How much is measured: everything that decides the time `make peers` takes."""
+"""Sizes of the benchmarks: everything that determines the time of `make peers`."""
 
 from dataclasses import dataclass
 
@@ -28,9 +28,9 @@ class Size:
     growth_k: tuple[int, ...] = (8, 32, 128)
 
     memory_features: int = 32_768
-    """Of everyone's dictionary whose memory is measured."""
+    """Features of every library's dictionary in the memory benchmark."""
     most_features: int = 131_072
-    """Of our own."""
+    """Features of dictlearn's dictionary in the memory benchmark."""
 
     planted_width: int = 64
     planted_directions: int = 256
@@ -60,10 +60,10 @@ class Size:
     evaluated_by_saelens: int = 2
     """The number on which its time of one is measured."""
     eval_sequences: int = 416
-    """Of 255 ordinary tokens: a multiple of the batch of 32."""
+    """Number of sequences of 255 ordinary tokens: a multiple of the batch of 32."""
 
     def features_of(self, kind: Kind) -> tuple[int, int]:
-        """How many features and how many of them active a dictionary of this kind has."""
+        """The number of features, and of active ones, of a dictionary of this kind."""
         match kind:
             case Kind.CODEBOOK | Kind.ONE_CODE:
                 return self.n_codes, self.n_chosen

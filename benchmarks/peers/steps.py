@@ -22,7 +22,7 @@ TRANSCODERS = (Kind.TOPK_TRANSCODER, Kind.RELU_TRANSCODER)
 
 @dataclass(frozen=True)
 class Turns:
-    """What came of one round of turns: times, and why some contenders have none."""
+    """Results of one benchmark: times, and reasons for missing ones."""
 
     timings: dict[str, Timing]
     failures: dict[str, str]

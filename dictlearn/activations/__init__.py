@@ -1,1 +1,1 @@
-"""Where training rows come from: tensors in memory, a store on disk, or a live model."""
+"""Sources of training rows: tensors in memory, a store on disk, or a live model."""

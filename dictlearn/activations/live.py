@@ -1,4 +1,4 @@
-"""Activations read from a model as they are needed: nothing touches the disk."""
+"""Activations computed by a model on demand, without storage on disk."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -27,7 +27,7 @@ class _Span:
     blocks: Int[Tensor, " block"]
     """The blocks of the pool."""
     positions: Int[Tensor, " n"]
-    """Where the rows are among all rows of the pool."""
+    """The indices of the rows among all rows of the pool."""
 
 
 class LiveActivations(Activations):

@@ -1,4 +1,4 @@
-"""What a store says about itself: the one JSON file that makes a folder a store."""
+"""The manifest: the JSON file that makes a folder a store."""
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path

@@ -75,7 +75,7 @@ class ActivationStore(Activations):
 
     @property
     def tokens(self) -> dict[str, Any]:
-        """What the rows were harvested from, as `core.tokens.Tokens.describe` says it."""
+        """The tokens that the rows were harvested from, as described by `core.tokens.Tokens`."""
         return self._manifest.tokens
 
     @property

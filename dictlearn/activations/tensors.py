@@ -1,4 +1,4 @@
-"""Activations that are at hand as tensors."""
+"""Activations in memory."""
 
 from jaxtyping import Float
 from torch import Tensor

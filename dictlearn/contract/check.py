@@ -1,4 +1,4 @@
-"""The contract of `FeatureDictionary` as executable checks, for our kinds and for yours.
+"""The contract of `FeatureDictionary` as executable checks, for built-in and custom kinds.
 
 Each check has a mutant in `tests/contract/test_contract.py`: a dictionary broken on purpose,
 that the check must catch.
@@ -31,8 +31,8 @@ def check_dictionary(
     """The outcome of each check of the contract: "passed", or "skipped" with the reason.
 
     A config is built, trained for a moment on synthetic rows and checked whole. A dictionary is
-    checked as it is, on the rows `x` (standard normal ones unless given); how it learns is then
-    left out, and whether it saves as well if it has no config.
+    checked as it is, on the rows `x` (standard normal ones unless given); checks of
+    training are then skipped, and those of saving if it has no config.
 
     Raises:
         ContractError: a check failed; its message says which and how.

@@ -13,7 +13,7 @@ from dictlearn.core.sparse_acts import SparseActs
 
 
 def _check_shapes(case: Subject) -> None:
-    """Leading axes (), (n,), (0,) and (b, p) come out as they went in."""
+    """Leading axes (), (n,), (0,) and (b, p) are preserved."""
     dictionary, x = case.dictionary, case.x
     d_in, d_out, n = dictionary.sites.source.d, dictionary.sites.target.d, dictionary.n_features
     require(dictionary.atoms.shape == (n, d_out), f"atoms: required {(n, d_out)}, got "
@@ -46,7 +46,7 @@ def _check_forward_is_decode_of_encode(case: Subject) -> None:
 
 
 def _check_decode_is_affine(case: Subject) -> None:
-    """In float64, decode is `acts @ atoms + bias` for any coefficients, dense or sparse."""
+    """Decode is `acts @ atoms + bias` for any coefficients, dense or sparse (float64)."""
     dictionary = copy.deepcopy(case.dictionary).double()
     generator = torch.Generator().manual_seed(1)
     acts = torch.randn(7, dictionary.n_features, generator=generator, dtype=torch.float64)
@@ -58,7 +58,7 @@ def _check_decode_is_affine(case: Subject) -> None:
 
 
 def _check_sparse_equals_dense(case: Subject) -> None:
-    """`encode_sparse` holds what `encode` holds (float64: rounding moves no score over a bound)."""
+    """`encode_sparse` equals `encode` (float64: rounding moves no score over a bound)."""
     dictionary, x = copy.deepcopy(case.dictionary).double(), case.x.double()
     sparse = dictionary.encode_sparse(x)
     close(sparse.to_dense(), dictionary.encode(x), "encode_sparse against encode")
@@ -140,7 +140,7 @@ def _separates(sizes: Float[Tensor, "n m"], active: Bool[Tensor, "n m"]) -> bool
 
 
 def _check_rows_are_independent(case: Subject) -> None:
-    """What a row becomes does not depend on its neighbours (float64: ties do not flip)."""
+    """The coefficients of a row do not depend on other rows (float64: ties do not flip)."""
     dictionary, x = copy.deepcopy(case.dictionary).double(), case.x.double()
     for mode in (True, False):
         dictionary.train(mode)
@@ -166,7 +166,7 @@ def _check_encode_changes_nothing(case: Subject) -> None:
 
 
 def _check_traits_hold(case: Subject) -> None:
-    """The coefficients are what `traits` promise."""
+    """The coefficients satisfy `traits`."""
     traits, acts = case.dictionary.traits, case.dictionary.encode(case.x)
     require(not traits.nonnegative or bool((acts >= 0).all()), "traits.nonnegative: got < 0")
     require(
@@ -181,7 +181,7 @@ def _check_traits_hold(case: Subject) -> None:
 
 
 def _check_units_are_raw(case: Subject) -> None:
-    """In other units of source and target, coefficients stay and the estimate follows."""
+    """A change of units leaves coefficients unchanged and transforms the estimate."""
     plain = copy.deepcopy(case.dictionary).double()
     moved = copy.deepcopy(plain)
     x = case.x.double()

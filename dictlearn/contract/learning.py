@@ -20,7 +20,7 @@ _NEEDS_CONFIG = "it takes a config: check_dictionary(MyConfig.tiny())"
 
 
 def _check_save_and_load(case: Subject) -> str | None:
-    """A fresh object from config and file gives the same bits."""
+    """A new object from config and file is bit-identical."""
     config = case.dictionary.config
     if config is None:
         return "the dictionary has no config to be built from"
@@ -56,7 +56,7 @@ def _check_gradients(case: Subject) -> str | None:
 
 
 def _check_seeds(case: Subject) -> str | None:
-    """Two fits from one seed agree to the bit; from two seeds they differ."""
+    """Two fits with one seed are bit-identical, and with two seeds differ."""
     config = case.config
     if config is None:
         return _NEEDS_CONFIG

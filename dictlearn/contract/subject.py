@@ -14,7 +14,7 @@ from dictlearn.core.sites import MLPWeights, Site, Sites
 from dictlearn.training.config import FitConfig
 
 FIT = FitConfig(steps=150, batch_size=256, learning_rate=1e-2, standardize_rows=1024, dead_after=30)
-"""How a config is trained for a moment."""
+"""Settings of the short training of a config."""
 _N_ROWS = 2048
 
 

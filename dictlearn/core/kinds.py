@@ -21,7 +21,7 @@ class Resampling:
 
     At each of `steps`, and each multiple of `every`, a feature that has not fired in the last
     `window` steps is re-initialized on one of `n_rows` fresh rows, drawn with probability
-     proportional to its loss to the power `loss_power` (2: Bricken et al. 2023,
+    proportional to its loss to the power `loss_power` (2: Bricken et al. 2023,
     "Neuron Resampling"; 0: uniform).
     """
 

@@ -123,7 +123,7 @@ class LinearDictionary(Searching, DistributedDictionary):
         return self.b_enc if centre is None else self.b_enc - torch.mv(self.W_enc.T, centre)
 
     def differentiable(self, z: Float[Tensor, "n d_in"], found: SparseActs) -> SparseActs:
-        """The scores found, differentiable in encoder and `z`, at the cost of these entries only."""
+        """The scores found, differentiable in encoder and `z`, at the cost of these entries."""
         return differentiable_scores(z, self.W_enc, self.b_enc, found, self._centre)
 
     def all_scores(self, z: Float[Tensor, "n d_in"]) -> Float[Tensor, "n feature"]:
@@ -199,7 +199,7 @@ class LinearDictionary(Searching, DistributedDictionary):
         z: Float[Tensor, "m d_in"],
         residual: Float[Tensor, "m d_out"],
     ) -> None:
-        """Reinitialize `features` on poorly explained rows (Bricken et al. 2023, "Neuron Resampling").
+        """Resample `features` on poorly explained rows (Bricken et al. 2023, "Neuron Resampling").
 
         The encoder takes the direction of the input with 0.2 of the mean encoder norm of the
         other features; the bias becomes 0; the decoder takes the unit direction of the input, as

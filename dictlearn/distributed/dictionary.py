@@ -14,18 +14,17 @@ from dictlearn.distributed.process_group import SINGLE, ProcessGroup
 class DistributedDictionary(TrainableDictionary, ABC):
     """A trainable dictionary whose batches, or whose features, are divided between processes.
 
-    A kind that is no such dictionary may still learn from divided batches, as long as its loss is
-    a mean over rows.
+    Other kinds can also be trained on divided batches if their loss is a mean over rows.
     """
 
     batch_group: ProcessGroup = SINGLE
     """Process group that shares the batch. Whatever is not a mean over rows (a ratio of means, a
     selection among all rows, a minimum) is computed over it."""
     feature_group: ProcessGroup = SINGLE
-    """Process group that shares the features, of which these are then one part. Whatever sums over
-    features, or selects among them, is computed over it."""
+    """Process group that shares the features, of which this process then holds a part. Whatever
+    sums over features, or selects among them, is computed over it."""
     feature_axes: Mapping[str, int] = MappingProxyType({})
-    """The axis of features of each parameter with an entry a feature."""
+    """The feature axis of each parameter that has one."""
 
     def _completed(self, written: Float[Tensor, "n d_out"]) -> Float[Tensor, "n d_out"]:
         return self.feature_group.all_reduce_forward(written)

@@ -145,9 +145,9 @@ def _end_with_the_parent() -> None:
 
 
 def _cause(statuses: list[int | None], failure: Path) -> DictLearnError:
-    """Why the processes ended: one that died without a word, else what the first to fail told.
+    """The cause of failure: a process that died without a message, else the first error reported.
 
-    The others of a process that died fail too, as their connection closes, and may tell so first.
+    If a process dies, the others fail as well when the connection closes, and may report first.
     """
     ended = {rank: status for rank, status in enumerate(statuses) if status not in _ORDERLY}
     told = json.loads(failure.read_text("utf-8")) if failure.exists() else None

@@ -46,7 +46,7 @@ class ProcessGroup:
         return t
 
     def all_reduce_means(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        """Each tensor's mean over all ranks, for the price of one message."""
+        """Each tensor's mean over all ranks, at the cost of one message."""
         return list(tensors)
 
     def all_reduce_forward(self, t: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
@@ -58,7 +58,7 @@ class ProcessGroup:
         return t
 
     def all_reduce_backward(self, t: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
-        """`t`, which all ranks have alike; its gradient is the sum of what reaches it on each.
+        """`t`, which is equal on all ranks; its gradient is the sum of those of all ranks.
 
         For a parameter on which all features depend, where these are divided between ranks.
         """
@@ -76,7 +76,7 @@ class ProcessGroup:
         return t
 
     def slice_of(self, n: int) -> tuple[slice, int]:
-        """The slice of this rank's `n` things among those of all ranks, and the number of all."""
+        """The slice of this rank's `n` elements among those of all ranks, and the total number."""
         counts = self.all_gather_object(n)
         first = sum(counts[: self.rank])
         return slice(first, first + n), sum(counts)
@@ -126,7 +126,7 @@ class TorchProcessGroup(ProcessGroup):
         return _reduced(t, dist.ReduceOp.MIN)
 
     def all_reduce_means(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        """Each tensor's mean over all ranks, for the price of one message."""
+        """Each tensor's mean over all ranks, at the cost of one message."""
         flat = torch.cat([t.detach().flatten() for t in tensors])
         with _peers_alive():
             dist.all_reduce(flat)
@@ -139,7 +139,7 @@ class TorchProcessGroup(ProcessGroup):
         return _AllReduceForward.apply(t)
 
     def all_reduce_backward(self, t: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
-        """`t`, which all ranks have alike; its gradient is the sum of what reaches it on each."""
+        """`t`, which is equal on all ranks; its gradient is the sum of those of all ranks."""
         return _AllReduceBackward.apply(t)
 
     def global_top_k(self, values: Shaped[Tensor, "*b m"], k: int) -> Shaped[Tensor, "*b m"]:
@@ -225,7 +225,7 @@ def _reduced(t: Tensor, operation: Any) -> Tensor:
 
 
 def _portable(error: Exception | None, rank: int) -> DictLearnError | None:
-    """An error as other processes can read it: foreign ones may not survive the way."""
+    """An error in a form that can be pickled, which errors of other libraries may not allow."""
     if error is None or isinstance(error, DictLearnError):
         return error
     return ProcessError(f"process {rank} of this run failed: {error!r}")

@@ -1,4 +1,4 @@
-"""Dictionaries too wide for one device: each process holds as many features as the others."""
+"""Dictionaries too wide for one device: each process holds an equal part of the features."""
 
 from collections.abc import Callable, Mapping
 
@@ -20,7 +20,7 @@ def feature_group_of(dictionary: FeatureDictionary) -> ProcessGroup:
 
 
 def feature_axes_of(dictionary: FeatureDictionary) -> Mapping[str, int]:
-    """The axis of features of each parameter that has an entry a feature; none where unknown."""
+    """The feature axis of each parameter that has one; empty if unknown."""
     return dictionary.feature_axes if isinstance(dictionary, DistributedDictionary) else {}
 
 
@@ -57,7 +57,7 @@ def divide_(dictionary: TrainableDictionary, group: ProcessGroup) -> None:
 
 
 def part(t: Tensor, axis: int | None, group: ProcessGroup) -> Tensor:
-    """The part of `t` on this process; all of it where it has no axis of features."""
+    """The part of `t` on this process; all of `t` if it has no feature axis."""
     if axis is None or group.world_size == 1:
         return t
     return t.chunk(group.world_size, dim=axis)[group.rank].clone()
@@ -89,7 +89,7 @@ def joined(
 
 
 def clip_(dictionary: TrainableDictionary, limit: float) -> None:
-    """Shorten the gradient, that of all features together, to norm `limit` if it is longer."""
+    """Clip the gradient of all features together to norm `limit`."""
     group, axes = feature_group_of(dictionary), feature_axes_of(dictionary)
     if group.world_size == 1:
         clip_grad_norm_(dictionary.parameters(), limit)

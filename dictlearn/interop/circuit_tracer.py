@@ -137,7 +137,7 @@ def _layers(folder: Path) -> list[Path]:
 def _rule(
     file: TensorFile, config: dict[str, str], n_features: int, path: Path
 ) -> tuple[Rule, dict[str, Tensor]]:
-    """The rule of the set, and what it has learned in this layer."""
+    """The rule of the set, and its parameters in this layer."""
     if THRESHOLD in file:
         return JumpReLU(), {"threshold": file.take(THRESHOLD, n_features)}
     # Its own writer leaves a tensor k, which its reader refuses.
@@ -164,7 +164,7 @@ def _read_yaml(path: Path) -> dict[str, str]:
 
 
 def _scalar(text: str) -> str:
-    """What a YAML scalar says, without its quotes or the comment behind it."""
+    """The value of a YAML scalar, without quotes or a trailing comment."""
     if text[:1] in ("'", '"'):
         end = text.rfind(text[0])
         if text[0] == '"':

@@ -82,13 +82,13 @@ def _batch_top_k(file: TensorFile, trainer: Trainer, b_enc: Tensor) -> Learned:
 
 
 def _k(file: TensorFile, trainer: Trainer) -> int:
-    """From the tensors, or for files older than that tensor from the config."""
+    """The value from the tensors, or from the config in older files without the tensor."""
     return int(file.take("k")) if "k" in file else entry(trainer, "k", int, file.path)
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where a class of theirs keeps its biases, whether it subtracts `b_dec`, and its rule."""
+    """Layout of a class: names of its biases, whether it subtracts `b_dec`, and its rule."""
 
     b_enc: str
     b_dec: str
@@ -205,7 +205,7 @@ def read(path: Path, sites: Sites | None) -> FeatureDictionary:
 
     Raises:
         CorruptFileError: a file is absent, damaged, holds more than tensors, or does not fit.
-        InputError: nothing of ours computes the same, or a threshold was never set.
+        InputError: no kind here computes the same, or a threshold was never set.
     """
     weights_path = path if path.suffix == ".pt" else path / WEIGHTS_FILE
     folders = (weights_path.parent, weights_path.parent.parent)  # checkpoints/ae_100.pt

@@ -1,4 +1,4 @@
-"""What the formats share: tensors asked for by name and shape, and folders that are whole."""
+"""Common code of the formats: tensors checked by name and shape, and complete folders."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -16,7 +16,7 @@ from dictlearn.core.provenance import Provenance
 from dictlearn.core.sites import Site, Sites
 
 OWN_KEY = "dictlearn"
-"""Where a config of another library holds what only we know; they leave it alone."""
+"""The config entry with information that only this package uses; other libraries ignore it."""
 
 EXPORT = "an export"
 """The kind of run that writes files for another library."""
@@ -32,7 +32,7 @@ class TensorFile:
         self._tensors = dict(read_tensors(path) if tensors is None else tensors)
         wide = any(t.dtype == torch.float64 and t.ndim == 2 for t in self._tensors.values())
         self.dtype = torch.float64 if wide else torch.float32
-        """That of the matrices: half precision is read as float32, which loses nothing."""
+        """The dtype of the matrices; half precision is read as float32, without loss."""
 
     def __contains__(self, name: str) -> bool:
         return name in self._tensors
@@ -89,7 +89,7 @@ def entry(data: Mapping[str, Any], key: str, of: type[T], path: Path) -> T:
 
 
 def own_entry(dictionary: FeatureDictionary) -> dict[str, Any]:
-    """Where `dictionary` sits and comes from, for formats that have no room for it."""
+    """Sites and provenance of `dictionary`, for formats without fields for them."""
     return {
         "sites": dictionary.sites.to_dict(),
         "provenance": dictionary.provenance.to_dict(),

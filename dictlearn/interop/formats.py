@@ -1,4 +1,4 @@
-"""The formats there are. Adding one is one new file and one line here."""
+"""The supported formats. A new format needs one file and one line here."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from dictlearn.interop import circuit_tracer, dictionary_learning, saelens, spar
 
 @dataclass(frozen=True)
 class Format:
-    """How the files of one library are read and written."""
+    """Reader and writer of the files of one library."""
 
     read: Callable[[Path, Sites | None], FeatureDictionary]
     """The dictionary at a path; sites, if given, override those that the files name."""

@@ -85,7 +85,7 @@ def write(dictionary: FeatureDictionary, path: Path) -> Path:
 def _architecture(
     weights: LinearWeights, is_autoencoder: bool
 ) -> tuple[str, dict[str, Any], dict[str, Tensor]]:
-    """Its name for the rule, and what it adds to the config and to the tensors."""
+    """The name of the architecture, and its additional config entries and tensors."""
     side = "" if is_autoencoder else "transcoder" if weights.W_skip is None else "skip_transcoder"
     skip = {} if weights.W_skip is None else {"W_skip": weights.W_skip.T}
     match weights.rule:
@@ -110,7 +110,7 @@ def read(path: Path, sites: Sites | None) -> FeatureDictionary:
 
     Raises:
         CorruptFileError: a file is absent, truncated, or does not fit the other.
-        InputError: nothing of ours computes the same.
+        InputError: no kind here computes the same.
     """
     config_path = path / CONFIG_FILE
     config = _modern(read_json(config_path))
@@ -199,7 +199,7 @@ def _weights(
 def _rule(
     file: TensorFile, architecture: str, config: Mapping[str, Any], path: Path, b_enc: Tensor
 ) -> tuple[Rule, dict[str, Tensor]]:
-    """The rule of an architecture, and what it has learned."""
+    """The rule of an architecture, and its parameters."""
     n_features = len(b_enc)
     match architecture:
         case "topk":

@@ -1,4 +1,4 @@
-"""A linear dictionary on raw activations: what our kinds and other libraries' have in common.
+"""A linear dictionary on raw activations: the common form of all libraries.
 
 `scores = (x - centre) @ W_enc + b_enc`; a rule turns scores into coefficients; the estimate is
 `acts @ W_dec + b_dec`, plus `x @ W_skip` where there is a skip. Libraries differ in which centre
@@ -25,14 +25,14 @@ class LinearWeights:
     b_dec: Float[Tensor, " d_out"]
     centre: Float[Tensor, " d_in"]
     rule: Rule
-    """A rule of ours; what it has learned is in `learned`."""
+    """The rule; its parameters are in `learned`."""
     learned: Mapping[str, Tensor] = field(default_factory=dict)
     """`threshold` of JumpReLU (one a feature) and of batch top-k (one in all); `r_mag` and `offset`
     of gates, whose magnitudes are `exp(r_mag) * scores + offset`: so written, and not with the
     bias that files hold, they are the same for every centre."""
     W_skip: Float[Tensor, "d_in d_out"] | None = None
     prefixes: tuple[int, ...] = ()
-    """Numbers of features that also learned to reconstruct alone (Matryoshka), all left out."""
+    """Numbers of features in Matryoshka prefixes, without the full set."""
 
     def centred_at(self, centre: Float[Tensor, " d_in"]) -> "LinearWeights":
         """The same function with another centre: the bias takes up the difference."""

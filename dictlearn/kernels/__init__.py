@@ -1,1 +1,1 @@
-"""Sparse linear algebra behind `SparseActs`: what a step costs beyond its one dense product."""
+"""Sparse linear algebra behind `SparseActs`: everything in a step beyond its one dense product."""

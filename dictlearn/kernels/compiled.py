@@ -142,7 +142,7 @@ def top_k(
 
 @loop(parallel=True)
 def count_above(scores: np.ndarray, bound: float, counts: np.ndarray) -> None:
-    """How many scores of each row are greater than `bound`."""
+    """The number of scores of each row greater than `bound`."""
     limit = scores.dtype.type(bound)
     for i in prange(len(scores)):
         row = scores[i]

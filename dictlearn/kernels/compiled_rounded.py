@@ -77,7 +77,7 @@ def _bounds(
     products: np.ndarray, x_error: float, x_norm: float, w_errors: np.ndarray,
     w_norms: np.ndarray, b: np.ndarray, lower: np.ndarray, upper: np.ndarray,
 ) -> None:  # fmt: skip
-    """What the scores of a row can be at least and at most, given rounded `products` (as bits).
+    """Lower and upper bounds of the scores of a row, given rounded `products` (as bits).
 
     With roundings e of x and f of w, `x . w - (x - e) . (w - f) = e . w + (x - e) . f`, which is
     at most `|e| |w| + |x - e| |f|`; and the product itself is rounded in its eighth bit.
@@ -131,7 +131,7 @@ def bounded_count_above(
     products: np.ndarray, x_errors: np.ndarray, x_norms: np.ndarray, w_errors: np.ndarray,
     w_norms: np.ndarray, b: np.ndarray, bound: float, counts: np.ndarray,
 ) -> None:  # fmt: skip
-    """How many scores of each row may reach `bound`."""
+    """The number of scores of each row that may reach `bound`."""
     size, limit = products.shape[1], np.float32(bound)
     for i in prange(len(products)):
         lower, upper = np.empty(size, np.float32), np.empty(size, np.float32)

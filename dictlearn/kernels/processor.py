@@ -1,4 +1,4 @@
-"""Which products of rounded factors this processor is fast at, as far as it may be.
+"""Low-precision products for which this processor has fast instructions.
 
 Decided by instructions, never by a stopwatch: what a run computes may not depend on how busy the
 machine was. Caps that a user sets, on torch (`ATEN_CPU_CAPABILITY`) or on oneDNN, which multiplies
@@ -14,7 +14,7 @@ _ISAS = (
     "SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2",
     "AVX512_CORE", "AVX512_CORE_VNNI", "AVX512_CORE_BF16",
 )  # fmt: skip
-"""What oneDNN may be capped to, from the least on; every other name allows more than these."""
+"""Caps on the instructions of oneDNN, in ascending order; all other names allow more."""
 INT8_NEEDS = "AVX512 with VNNI (Cascade Lake, Ice Lake, Zen 4 and later)"
 """The processors on which `multiplies_int8` holds, in words."""
 
@@ -36,7 +36,7 @@ def multiplies_int8() -> bool:
 
 
 def described() -> str:
-    """What decides here, for messages: what torch may use, and a cap on oneDNN if there is one."""
+    """The relevant settings, for messages: the capability of torch, and a cap on oneDNN if any."""
     cap = _onednn_cap()
     return torch.backends.cpu.get_cpu_capability() + (f", oneDNN capped to {cap}" if cap else "")
 

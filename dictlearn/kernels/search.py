@@ -52,10 +52,10 @@ class Search(ABC):
 
 
 class ExactSearch(Search):
-    """What is found is what all scores, each computed as it is defined, would show.
+    """The exact search: the same result as from all scores.
 
-    Where the processor multiplies bfloat16 faster, a product of rounded factors bounds every score
-    from both sides, and only those that the bounds leave open are computed (`rounding_pays`).
+    Where bfloat16 products are faster, a product of rounded factors bounds every score from both
+    sides, and only scores that the bounds do not exclude are computed (`rounding_pays`).
     """
 
     @torch.no_grad()
@@ -226,7 +226,7 @@ def _bounded_entries_above(
 
 
 def _lanes(k: int, n_features: int) -> int:
-    """Into how many lanes a row is dealt: see `compiled._bound`."""
+    """The number of lanes that a row is divided into: see `compiled._bound`."""
     return min(n_features, max(128, 8 * k))
 
 

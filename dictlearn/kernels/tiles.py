@@ -29,11 +29,11 @@ def score_tiles(
 
 
 def tile_rows(x: Float[Tensor, "n d_in"], n_features: int) -> int:
-    """How many rows of scores a tile has."""
+    """The number of rows of scores in a tile."""
     size = _TILE if x.device.type == "cpu" else _TILE_ELSEWHERE
     return min(len(x), max(_MIN_ROWS, size // n_features))
 
 
 def row_slices(n: int, size: int) -> Iterator[slice]:
-    """`n` rows in runs of `size`; an empty run where there are none."""
+    """`n` rows in slices of `size`; one empty slice if there are none."""
     return (slice(start, min(start + size, n)) for start in range(0, max(n, 1), max(size, 1)))

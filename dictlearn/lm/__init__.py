@@ -1,4 +1,4 @@
 """The language model: load it, read it at hooks, and splice an estimate back in.
 
-The only room that knows TransformerLens, which it imports lazily: that takes seconds.
+The only module that imports TransformerLens, and lazily, since the import takes seconds.
 """

@@ -1,4 +1,4 @@
-"""Attention without its table of scores, where nobody looks at them."""
+"""Fused attention, without a matrix of scores, in modules where no hook reads them."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,7 +19,7 @@ _FIRED = ("hook_in", "hook_out")
 
 
 FusedAttention: TypeAlias = dict[nn.Module, Callable[..., Any]]
-"""Attention modules, each with a `forward` that gives the same and makes no table."""
+"""Attention modules, each with an equivalent fused `forward`."""
 
 
 @contextmanager
@@ -65,7 +65,7 @@ def _gives_the_same(
 
 
 def _caps_scores(model: LanguageModel) -> bool:
-    """Whether the config says so: a loose cap is within the rounding of half precision."""
+    """Whether the config caps scores; a loose cap may be within the rounding of half precision."""
     configs = (model.cfg, getattr(getattr(model, "original_model", None), "config", None))
     names = ("attn_scores_soft_cap", "attn_logit_softcapping")
     caps = (getattr(config, name, None) for config in configs for name in names)
@@ -75,9 +75,9 @@ def _caps_scores(model: LanguageModel) -> bool:
 @contextmanager
 def fused_attention(attention: FusedAttention) -> Iterator[None]:
     """Within, these modules run by `scaled_dot_product_attention`: up to rounding the same, in a
-    third of the time on the CPU, and without a [pos, pos] table for each head.
+    third of the time on the CPU, and without a [pos, pos] matrix per head.
 
-    A module runs as ever if anyone looks inside it: at scores, patterns, or rotated queries.
+    A module runs unfused if a hook reads its scores, patterns, or rotated queries.
     """
     with shadowed({m: forward for m, forward in attention.items() if not _looked_into(m)}):
         yield
@@ -123,7 +123,7 @@ def _has_maps(module: object) -> TypeGuard[nn.Module]:
 
 
 def _looked_into(module: nn.Module) -> bool:
-    """Whether a function waits at a hook that would not fire."""
+    """Whether a function is attached to a hook that would not fire."""
     return any(
         getattr(point, "fwd_hooks", None) or getattr(point, "bwd_hooks", None)
         for name, point in module.named_children()

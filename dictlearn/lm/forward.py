@@ -21,11 +21,11 @@ _TOKENS_ELSEWHERE = 1 << 16
 
 
 def default_batch_size(model: LanguageModel, context: int) -> int:
-    """Sequences of `context` tokens that a forward pass takes at once, where nobody says.
+    """The default number of sequences of `context` tokens in a forward pass.
 
-    As many as keep the device busy; on a GPU, as many as a quarter of its free memory holds. A
-    token takes the attention of all heads to its context, twice, and some of the MLP's and the
-    residual stream's width, of one layer at a time.
+    Enough to use the device fully, limited on a GPU to a quarter of its free memory. The memory of
+    a token is twice the attention scores of all heads, plus multiples of the widths of the MLP
+    and the residual stream, in one layer at a time.
     """
     parameter = next(iter(model.parameters()))
     if parameter.device.type != "cuda":
@@ -90,7 +90,7 @@ def varied(ids: Int[Tensor, "b pos"], model: LanguageModel) -> Int[Tensor, "b_2 
 def fusable_attention(
     model: LanguageModel, ids: Int[Tensor, "b pos"], hooks: Sequence[str]
 ) -> FusedAttention:
-    """The attention modules that `reading` at these hooks may run fused, found out on `ids`.
+    """The attention modules that `reading` at these hooks may run fused, tested on `ids`.
 
     Give real tokens, in blocks of the length that will be read; random ones are added, since real
     ones may all be alike. Each module is tried alone
@@ -141,7 +141,7 @@ def activations_at(
 def logits_and_activations(
     model: LanguageModel, ids: Int[Tensor, "b pos"], hooks: Sequence[str]
 ) -> tuple[Float[Tensor, "b pos vocabulary"], dict[str, Float[Tensor, "b pos _"]]]:
-    """The logits of an untouched forward pass, and what `activations_at` returns.
+    """The logits of an unmodified forward pass, and the result of `activations_at`.
 
     Raises:
         InputError: a hook does not exist, never fires, or is not of shape [b, pos, ...].
@@ -171,7 +171,7 @@ def firing_order(
 def readers(
     at: dict[str, Tensor], hooks: Sequence[str], *, stop: bool
 ) -> list[tuple[str, HookFunction]]:
-    """A function for each hook that writes what it sees into `at`."""
+    """One function per hook that stores the activation in `at`."""
     names = list(dict.fromkeys(hooks))
 
     def reader(name: str) -> Callable[..., None]:
@@ -188,7 +188,7 @@ def readers(
 def rows_read(
     at: Mapping[str, Tensor], hooks: Iterable[str], ids: Int[Tensor, "b pos"]
 ) -> dict[str, Float[Tensor, "b pos _"]]:
-    """What `readers` wrote in a pass over `ids`, head axes flattened.
+    """The activations that `readers` stored in a pass over `ids`, head axes flattened.
 
     Raises:
         InputError: a hook did not fire, or an activation is not of shape [b, pos, ...].

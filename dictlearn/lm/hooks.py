@@ -13,7 +13,7 @@ LanguageModel: TypeAlias = Any
 """Anything with TransformerLens hooks: a `TransformerBridge` or a `HookedTransformer`."""
 
 HookFunction: TypeAlias = Callable[..., Tensor | None]
-"""Called with the activation and `hook=`; what it returns replaces the activation."""
+"""Called with the activation and `hook=`; its result replaces the activation."""
 
 
 def hook_names(model: LanguageModel) -> list[str]:
@@ -22,7 +22,7 @@ def hook_names(model: LanguageModel) -> list[str]:
 
 
 def is_same_hook(model: LanguageModel, name: str, other: str) -> bool:
-    """Whether two names stand for one hook of `model`, which has aliases."""
+    """Whether two names are aliases of one hook of `model`."""
     points = model.hook_dict
     return name == other or (name in points and points[name] is points.get(other))
 
@@ -55,7 +55,7 @@ def require_hook(model: LanguageModel, name: str) -> None:
 def hooked(
     model: LanguageModel, functions: Sequence[tuple[str, HookFunction]]
 ) -> Iterator[LanguageModel]:
-    """`model` with these functions at its hooks; they are removed at the end, come what may.
+    """`model` with these functions at its hooks; they are removed at the end, also after errors.
 
     Raises:
         InputError: a hook does not exist, or is switched off in the model's config.

@@ -1,4 +1,4 @@
-"""Which language model this is: its name, and a fingerprint of its weights."""
+"""Identity of a language model: its name, and a fingerprint of its weights."""
 
 import hashlib
 from pathlib import Path
@@ -15,7 +15,7 @@ SAMPLED = 1 << 16
 
 
 def model_provenance(model: LanguageModel) -> Provenance:
-    """The provenance of whatever `model` computes: its name, fingerprint and processing."""
+    """The provenance of activations of `model`: its name, fingerprint and processing."""
     return Provenance(
         model=model_name(model),
         model_hash=model_hash(model),
@@ -52,7 +52,7 @@ def model_hash(model: LanguageModel) -> str:
 
 
 def weight_processing(model: LanguageModel) -> str:
-    """How TransformerLens changed the weights on loading, as far as the model tells.
+    """The processing of the weights by TransformerLens on loading, as far as it is known.
 
     "none" for an ordinary bridge, "processed" for one in compatibility mode with its weights
     folded and centred, "fold_ln" for a `HookedTransformer` whose normalisation has no weights,

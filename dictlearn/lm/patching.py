@@ -1,4 +1,4 @@
-"""Functions at hooks of a running model, with gradient: what reads, and what writes."""
+"""Functions at hooks of a running model that read or replace activations, with gradients."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,20 +16,20 @@ Patch: TypeAlias = Callable[
     [Float[Tensor, "b pos d"], Int[Tensor, "b pos"]], Float[Tensor, "b pos d"] | None
 ]
 """A function of an activation and the positions of its tokens; its result, unless it is None,
-takes the activation's place. It may not write into what it is given."""
+replaces the activation. It must not modify its arguments in place."""
 
 
 @contextmanager
 def patched(
     model: LanguageModel, patches: Mapping[str, Patch | Sequence[Patch]]
 ) -> Iterator[LanguageModel]:
-    """`model` with these functions at its hooks, in every pass until the end, come what may.
+    """`model` with these functions at its hooks, which are removed at the end, also after errors.
 
-    A function gets the activation as [b, pos, d], head axes flattened; shape and dtype of its
-    result are restored behind it. Several at one hook run in order, each on what the one before
-    left. With gradients enabled, they flow through what the functions return, and into what they
-    only read. Positions count from the first token of each sequence, on through a cache, and
-    from -n at padding on the left.
+    A function gets the activation as [b, pos, d], head axes flattened; its result is
+    converted back to the original shape and dtype. Several functions at one hook run in order,
+    each on the result of the one before. With gradients enabled, these flow through results and
+    into activations that are only read. Positions count from the first token of each sequence,
+    continue through a key-value cache, and start at -n with n tokens of left padding.
 
     Raises:
         InputError: a hook does not exist or, in a pass, never fires, has no vector for every
@@ -73,14 +73,14 @@ def as_hook(
             y = changed
         if y is given and not torch.is_grad_enabled():
             return None
-        # A view given back is part of the graph; one that was only looked at is not.
+        # Returning the view makes it part of the graph, also if it was only read.
         return y.to(activation.dtype).reshape(activation.shape)
 
     return run
 
 
 def splice(replacement: Float[Tensor, "b pos d"], where: Bool[Tensor, "b pos"]) -> Patch:
-    """A function that puts `replacement` in the activation's place where `where` holds.
+    """A function that replaces the activation by `replacement` where `where` holds.
 
     Raises:
         InputError: (when it runs) a shape does not match.
@@ -105,7 +105,7 @@ def spliced_logits(
     replacement: Float[Tensor, "b pos d"],
     where: Bool[Tensor, "b pos"],
 ) -> Float[Tensor, "b pos vocabulary"]:
-    """The logits when `replacement` takes the place of the activation at `hook`.
+    """The logits with `replacement` in place of the activation at `hook`.
 
     Only positions where `where` holds are replaced; elsewhere the activation passes through.
     The replacement is cast to the dtype of the activation, and reshaped to its head axes.
@@ -118,19 +118,19 @@ def spliced_logits(
 
 
 class _Pass:
-    """The pass under way: the positions of its tokens, and the hooks that have fired."""
+    """State of the current pass: the positions of its tokens, and the hooks that have fired."""
 
     def __init__(self) -> None:
         self.positions = torch.empty(0, 0, dtype=torch.long)
         self.fired = set[str]()
 
     def begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Take in the arguments of a pass that begins."""
+        """Record the arguments at the start of a pass."""
         self.fired.clear()
         self.positions = _positions(args, kwargs)
 
     def at(self, name: str) -> Int[Tensor, "b pos"]:
-        """The positions, for a hook that fires."""
+        """The positions of the current tokens; marks the hook as fired."""
         self.fired.add(name)
         return self.positions
 

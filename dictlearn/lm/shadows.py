@@ -1,4 +1,4 @@
-"""Modules that run by another function for a while."""
+"""Temporary replacement of the `forward` of modules."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 @contextmanager
 def shadowed(forwards: dict[nn.Module, Callable[..., Any]]) -> Iterator[None]:
-    """While it lasts, these functions are the `forward` of these modules.
+    """A context in which these functions are the `forward` of these modules.
 
     They shadow the methods in the instances' own namespaces: hooks of the modules work as ever,
     and a class that has its own way of setting attributes is left out of it.

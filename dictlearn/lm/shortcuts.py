@@ -1,4 +1,4 @@
-"""Ways to run a pass with less work: fused attention, outputs remembered, the unembedding last."""
+"""Faster passes: fused attention, reused module outputs, unembedding of selected rows only."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -31,7 +31,7 @@ class Head:
     bias: Float[Tensor, " vocab"] | None
 
     def read(self, model: LanguageModel, ids: Int[Tensor, "b pos"]) -> Float[Tensor, "b pos d"]:
-        """What reaches the unembedding in a pass over `ids`, which ends there."""
+        """The input of the unembedding in a pass over `ids`, which ends there."""
         reached: list[Tensor] = []
 
         def stop(module: nn.Module, args: tuple[Tensor, ...]) -> None:
@@ -54,14 +54,14 @@ class Head:
 
 @dataclass(frozen=True)
 class Shortcuts:
-    """The ways in which a pass differs from the plain one, with equal results; by default none."""
+    """The shortcuts of a pass, which leave its results unchanged; none by default."""
 
     attention: FusedAttention = field(default_factory=dict)
-    """Attention modules that run without their table of scores."""
+    """Attention modules that run fused."""
     head: Head | None = None
-    """The unembedding, where only rows whose predictions are wanted go through it."""
+    """The unembedding, if it is applied only to rows whose predictions are needed."""
     routes: Mapping[tuple[str, ...], Route] = field(default_factory=dict)
-    """By hooks that are patched together, the modules whose output the clean pass remembers."""
+    """By jointly patched hooks, the modules whose outputs of the clean pass are reused."""
 
     @property
     def names(self) -> list[str]:
@@ -86,7 +86,7 @@ def head_of(model: LanguageModel) -> Head | None:
 def routes_to(
     model: LanguageModel, ids: Int[Tensor, "b pos"], targets: Sequence[tuple[str, ...]]
 ) -> dict[tuple[str, ...], Route]:
-    """The modules that are done before the first of each target's hooks fires.
+    """The modules that finish before the first hook of each target fires.
 
     Of modules inside each other the outermost, and only those that run once in a pass.
 
@@ -137,7 +137,7 @@ def _route(
 
 @contextmanager
 def remembering(modules: Iterable[nn.Module], memory: dict[nn.Module, Any]) -> Iterator[None]:
-    """While it lasts, `memory` takes in what these modules give."""
+    """A context in which the outputs of these modules are stored in `memory`."""
 
     def remember(module: nn.Module) -> Callable[..., Any]:
         run = module.forward
@@ -155,7 +155,7 @@ def remembering(modules: Iterable[nn.Module], memory: dict[nn.Module, Any]) -> I
 
 @contextmanager
 def answering(route: Route, memory: dict[nn.Module, Any]) -> Iterator[None]:
-    """While it lasts, the modules of `route` do not run, and give what is in memory."""
+    """A context in which the modules of `route` return stored outputs instead of running."""
 
     def answer(output: Any) -> Callable[..., Any]:
         return lambda *args, **kwargs: output

@@ -18,7 +18,7 @@ _SAME_FUNCTION = {"gelu_fast": "gelu_new", "gelu_pytorch_tanh": "gelu_new", "swi
 
 
 def hook_sites(model: LanguageModel, hook: str | Sequence[str]) -> Sites:
-    """The sites of an autoencoder at `hook`, or at several joined; head axes count into the width.
+    """The sites of an autoencoder at `hook`, or at several joined hooks; head axes are flattened.
 
     Raises:
         InputError: the hook does not exist, never fires, or has no vector for every token (an
@@ -31,11 +31,11 @@ def hook_sites(model: LanguageModel, hook: str | Sequence[str]) -> Sites:
 
 
 def mlp_sites(model: LanguageModel, layer: int) -> Sites:
-    """The sites of a transcoder of an MLP: what it really reads, and what it writes.
+    """The sites of a transcoder of an MLP: its input and its output.
 
-    The source is what enters the first linear map, after any normalisation. `Sites.mlp` holds
+    The source is the input of the first linear map, after any normalisation. `Sites.mlp` holds
     the weights between the two, as views of the model's own; it is None where they do not give
-    the target from the source (mixtures of experts, unknown non-linearities): that is tried out.
+    the target from the source (mixtures of experts, unknown activation functions), which is tested.
 
     A `HookedTransformer` has no hook behind the scale and shift of a LayerNorm that was not
     folded on loading. Its source then lies before them, and `Sites.mlp` is None.
@@ -171,10 +171,10 @@ def _mlp_weights(model: LanguageModel, layer: int, x: Tensor, y: Tensor) -> MLPW
 
 
 def _mlp_candidates(model: LanguageModel, layer: int) -> list[MLPWeights]:
-    """What the MLP may compute: its weights with the config's non-linearity, then with others.
+    """Candidates for the MLP: its weights with the config's activation function, then with others.
 
-    Not every config tells the truth: where a Hugging Face config names no non-linearity,
-    TransformerLens fills one in.
+    Not every config is right: if a Hugging Face config names no activation function,
+    TransformerLens assumes one.
     """
     mlp = model.blocks[layer].mlp
     W_in, W_out = _matrix(mlp, "W_in"), _matrix(mlp, "W_out")
@@ -209,7 +209,7 @@ def _bias(mlp: object, name: str, weight: Tensor) -> Tensor:
 def _error(
     mlp: MLPWeights, x: Float[Tensor, "b pos d_in"], y: Float[Tensor, "b pos d_out"]
 ) -> float:
-    """The norm of what the weights leave unexplained of `y`, relative to that of `y`."""
+    """The norm of the error of the weights' output, relative to that of `y`."""
     if (mlp.W_in.shape[0], mlp.W_out.shape[1]) != (x.shape[-1], y.shape[-1]):
         return torch.inf
     rows_x, rows_y = (rearrange(at, "b pos d -> (b pos) d") for at in (x, y))

@@ -1,4 +1,4 @@
-"""Spliced passes that start where they part from the clean one, for many splices of one batch."""
+"""Spliced passes that reuse the clean pass up to the splice, for many splices of one batch."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -18,14 +18,14 @@ from dictlearn.lm.shortcuts import Shortcuts, answering, remembering
 
 @dataclass(frozen=True)
 class CleanPass:
-    """What an untouched pass over `ids` leaves for spliced ones."""
+    """The results of an unmodified pass over `ids` that spliced passes reuse."""
 
     ids: Int[Tensor, "b pos"]
     index: Int[Tensor, " m"]
     """The positions whose predictions are wanted, counted along one sequence after another."""
     at: dict[str, Float[Tensor, "b pos _"]]
     rows: Float[Tensor, "m d_row"]
-    """What `Splicer.logits` turns into the logits at these positions."""
+    """The rows from which `Splicer.logits` computes the logits at these positions."""
     memory: dict[nn.Module, Any]
 
 
@@ -50,7 +50,7 @@ class Splicer:
 
     @property
     def device(self) -> torch.device:
-        """Where the model begins."""
+        """The device of the model's first parameters."""
         return next(iter(self._model.parameters())).device
 
     @property
@@ -81,7 +81,7 @@ class Splicer:
 
     @torch.no_grad()
     def clean(self, ids: Int[Tensor, "b pos"], wanted: Bool[Tensor, "b pos"]) -> CleanPass:
-        """An untouched pass over `ids`, for the predictions made at the positions `wanted`.
+        """An unmodified pass over `ids`, for the predictions made at the positions `wanted`.
 
         Raises:
             InputError: an activation is not of shape [b, pos, ...].

@@ -1,4 +1,4 @@
-"""Trials of shortcuts: each is taken only where passes with and without it gave the same."""
+"""Trials of shortcuts: each is used only where passes with and without it agree."""
 
 import logging
 from collections.abc import Iterable, Sequence
@@ -111,7 +111,7 @@ class _Trial:
             return routes_to(self._model, self._ids, targets)
 
     def _holds(self, shortcuts: Shortcuts, targets: Iterable[Target]) -> bool:
-        """Whether passes with these shortcuts give what plain ones give."""
+        """Whether passes with these shortcuts agree with plain ones."""
         self._splicer.shortcuts = shortcuts
         n_steps = 1 + len(shortcuts.attention)
         try:

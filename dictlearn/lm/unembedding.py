@@ -1,4 +1,4 @@
-"""What a direction in the residual stream adds to the logits, past the final normalisation."""
+"""Direct effects of residual-stream directions on the logits, past the final normalisation."""
 
 import re
 import warnings
@@ -22,7 +22,7 @@ class LogitMap:
     """The linear part of the final normalisation, and the unembedding behind it."""
 
     gain: Float[Tensor, " d"]
-    """What the normalisation multiplies each dimension by, beside the common scale."""
+    """The gain of each dimension in the normalisation, apart from the common scale."""
     centers: bool
     """Whether it takes off the mean over dimensions first (LayerNorm does, RMSNorm does not)."""
     unembedding: Float[Tensor, "d vocab"]
@@ -48,7 +48,7 @@ class LogitMap:
 
 @torch.no_grad()
 def logit_map(model: LanguageModel) -> LogitMap:
-    """How directions in the residual stream of `model` reach its logits.
+    """The map from directions in the residual stream of `model` to its logits.
 
     The gain is read off by trial, as models differ in how they store it (Gemma keeps it less 1).
 
@@ -86,7 +86,7 @@ def logit_map(model: LanguageModel) -> LogitMap:
 
 @torch.no_grad()
 def why_not_in_stream(model: LanguageModel, hook: str, d: int) -> str:
-    """Why the activation at `hook`, of width `d`, is not a part of the residual stream; or "".
+    """The reason why the activation at `hook`, of width `d`, is not in the residual stream, or "".
 
     It is tried out: what is added at the hook must arrive as it is, no more and no less, at one
     of the hooks of the stream (`hook_resid_pre`, `_mid` or `_post` of a block).
@@ -116,13 +116,13 @@ def why_not_in_stream(model: LanguageModel, hook: str, d: int) -> str:
 def _run(
     model: LanguageModel, ids: Tensor, patches: dict[str, Patch], hooks: list[str]
 ) -> dict[str, Tensor]:
-    """What the hooks see in a full pass with these functions; hooks that never fire are absent."""
+    """The activations in a full pass with these functions; hooks that never fire are absent."""
     at: dict[str, Tensor] = {}
     with (
         warnings.catch_warnings(),
         patched(model, patches),
         hooked(model, readers(at, hooks, stop=False)),
     ):
-        warnings.filterwarnings("ignore", "A forward hook edited")  # of a trial, nobody cares
+        warnings.filterwarnings("ignore", "A forward hook edited")  # irrelevant in a trial
         model(ids)
     return rows_read(at, at, ids)

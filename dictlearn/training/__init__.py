@@ -1,1 +1,1 @@
-"""The only training loop, and what it drives."""
+"""The training loop and its learners."""

@@ -9,7 +9,7 @@ import torch
 from dictlearn.core.batches import Rows
 
 Read = Callable[[int], dict[bool, Rows]]
-"""What a step learns from, by who divides it."""
+"""The batches of a step: those divided between processes, and whole ones."""
 
 
 @contextmanager
@@ -53,7 +53,7 @@ class Ahead:
         self._begun: tuple[int, Future[dict[bool, Rows]]] | None = None
 
     def __call__(self, step: int) -> dict[bool, Rows]:
-        """What was read for `step`, or the error met in reading it."""
+        """The batches read for `step`; raises the error if reading failed."""
         rows = self._reading(step).result()
         self._begun = None
         if step + 1 < self._steps:

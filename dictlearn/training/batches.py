@@ -51,7 +51,7 @@ class RunBatches:
         """The rows of a step at every hook: all of them, or those that belong to one rank.
 
         Raises:
-            NonFiniteError: one holds NaN or infinity; where it came from is named.
+            NonFiniteError: one holds NaN or infinity; its origin is named.
         """
         config = self._config
         place = (config.seed, step, config.batch_size)
@@ -75,7 +75,7 @@ class RunBatches:
         return self.rows(step).batch(sites)
 
     def describe(self) -> dict[str, Any]:
-        """What these batches are: their number of rows, their origin, and the first as a hash."""
+        """A description of these batches: number of rows, origin, and a hash of the first batch."""
         digest = hashlib.sha256()
         for hook, x in sorted(self.rows(0).at.items()):
             digest.update(hook.encode() + x.cpu().contiguous().numpy().tobytes())
@@ -86,6 +86,6 @@ class RunBatches:
         }
 
     def first(self) -> Iterator[Rows]:
-        """The batches on which units are fitted."""
+        """The batches on which mean and scale are fitted."""
         n = math.ceil(self._config.standardize_rows / self._config.batch_size)
         return (self.rows(step) for step in range(n))

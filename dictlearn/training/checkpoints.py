@@ -17,11 +17,11 @@ from dictlearn.core.own_files import OwnFiles
 CHECKPOINT_FILE = "checkpoint.safetensors"
 
 States = Mapping[str, Mapping[str, Tensor]]
-"""Per dictionary, what its learner's `state` returned."""
+"""The state of the learner of each dictionary."""
 
 
 def fingerprint(description: Mapping[str, Any]) -> str:
-    """What a run is, as a hash: a checkpoint continues only the run that wrote it."""
+    """A hash of the settings of a run: a checkpoint continues only the run that wrote it."""
     return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""How long, how fast and from which seed: everything about a run that is not the method."""
+"""Settings of a training run other than those of the method."""
 
 from dataclasses import dataclass
 
@@ -31,7 +31,7 @@ class FitConfig(Config):
     sparsity_warmup_fraction: float = 0.1
     """Part of the run in which sparsity coefficients rise linearly from 0."""
     max_gradient_norm: float | None = 1.0
-    """Gradients are shortened to this norm, per dictionary; None leaves them as they are."""
+    """Norm to which the gradient of each dictionary is clipped; None turns clipping off."""
     standardize_rows: int = 16_384
     """Rows from the first batches on which mean and scale of each site are fitted."""
     dead_after: int = 250
@@ -48,13 +48,13 @@ class FitConfig(Config):
     uses (AVX512 with VNNI), where it is slower; without effect on GPUs.
     """
     device: str = "cpu"
-    """Where dictionaries train: "cpu", "cuda", "cuda:1", …; of several processes on one machine,
-    "cuda" gives each a GPU of its own."""
+    """Device of training: "cpu", "cuda", "cuda:1", …. With several processes on one machine, "cuda"
+    assigns a GPU to each."""
     mixed_precision: bool = True
     """Whether CUDA runs in float32 multiply in bfloat16; elsewhere it has no effect."""
     dtype: str = "float32"
-    """In what dictionaries train and are saved, whatever the activations have: "float32", or
-    "float64" where two ways of computing the same are compared."""
+    """Dtype in which dictionaries are trained and saved: "float32", or "float64" to test that two
+    computations are equal. It is independent of the dtype of activations."""
     shard_features: bool = False
     """Whether several processes divide the features of each dictionary between them, for widths
     that one device has no room for; otherwise they divide the rows of each batch."""
@@ -92,7 +92,7 @@ class FitConfig(Config):
 
     @property
     def torch_dtype(self) -> torch.dtype:
-        """`dtype`, as torch has it."""
+        """The torch dtype named by `dtype`."""
         return _DTYPES[self.dtype]
 
     def learning_rate_scale(self, step: int) -> float:

@@ -75,12 +75,12 @@ def fit(
     """The dictionaries that `configs` describe, trained in one pass over `activations`.
 
     `activations` is a store, a live stream, or tensors: rows `x` for autoencoders, or `(x, y)`.
-    Every dictionary sees the same batches and owns its random numbers, so each is equal to the
-    bit to what training it alone gives. One config returns one dictionary, a dict of them a dict.
+    Every dictionary sees the same batches and has its own random numbers, so each is
+    bit-identical to training it alone. One config returns one dictionary, a dict of them a dict.
 
-    Where several sites were harvested, `sites` says which the dictionaries are for, or by name
-    which each is for: one pass over the activations of all layers trains a dictionary at every
-    one. A kind that reads or writes at several hooks joins all of them unless told otherwise.
+    If several sites were harvested, `sites` is the site of all dictionaries, or maps the name of
+    each to its site, so that one pass over activations of all layers trains a dictionary at
+    each. By default, kinds that read or write several hooks join all sites.
 
     With `out`, that folder receives `train.jsonl`, a checkpoint that a later call with the same
     arguments continues to the same bits, and at the end the dictionaries (each in a folder of
@@ -241,7 +241,7 @@ def _prepare(run: Run, *, single: bool, overwrite: bool) -> None:
 
 
 def _go_on(own: OwnFiles | None, start: int) -> None:
-    """See to it that log and checkpoint can be written, of a run that began at step `start`."""
+    """Ensure that log and checkpoint of a run from step `start` on can be written."""
     if own is not None:
         if start:  # the checkpoint is of this very run, if perhaps by a version without lists
             own.adopt(CHECKPOINT_FILE, LOG_FILE)
@@ -249,7 +249,7 @@ def _go_on(own: OwnFiles | None, start: int) -> None:
 
 
 def _require_finite(states: States, step: int) -> None:
-    """Check what a checkpoint or a result would hold: the loss was that of before the step."""
+    """Check that weights are finite, since the loss was computed before the step."""
     for name, state in states.items():
         for key, tensor in state.items():
             if not torch.isfinite(tensor).all():

@@ -38,7 +38,7 @@ _RECALL_ROWS = 32
 
 
 class GradientLearner(Learner):
-    """Adam on a kind's objective, with schedules, constraints and the revival of dead features."""
+    """Adam on a kind's objective, with schedules, constraints and resampling of dead features."""
 
     dictionary: TrainableDictionary
 
@@ -124,7 +124,7 @@ class GradientLearner(Learner):
         return joined(self.dictionary, self._build).eval()
 
     def state(self) -> dict[str, Tensor]:
-        """Parameters, buffers, Adam's moments, the step, and how long each feature has slept."""
+        """Parameters, buffers, Adam's moments, the step, and the age of each feature's last activation."""
         state = {f"dictionary/{name}": t for name, t in self.dictionary.state_dict().items()}
         state |= {f"adam/{name}": moment for name, moment in self._moments()}
         state |= {"idle": self._idle, "step": torch.tensor(self._step)}
@@ -226,7 +226,7 @@ class GradientLearner(Learner):
         return (self._batch_at(step) for step in range(self._step - 1, -1, -1))
 
     def _axis(self, key: str) -> int | None:
-        """Along which axis a tensor of `state` has an entry a feature, if it does."""
+        """The feature axis of a tensor of `state`, if it has one."""
         if key == "idle":
             return 0
         _, *names = key.split("/")

@@ -1,4 +1,4 @@
-"""What a run tells while it runs: a log of JSON lines, and a live view in a terminal."""
+"""Progress of a run: a log of JSON lines, and a live view in a terminal."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Where dead features start anew."""
+"""Rows on which dead features are re-initialized."""
 
 from collections.abc import Iterator
 
@@ -19,7 +19,7 @@ def rows_to_reseed(
     m: int,
     generator: torch.Generator,
 ) -> tuple[Float[Tensor, "m d_in"], Float[Tensor, "m d_out"]]:
-    """`m` standardized rows and what is missed there, drawn as `resampling` says.
+    """`m` standardized rows and their residuals, drawn according to `resampling`.
 
     Out of `resampling.n_rows` rows (or as many as `batches` has), each is drawn with probability
     proportional to its squared error to the power `resampling.loss_power`; without replacement

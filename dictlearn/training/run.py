@@ -1,4 +1,4 @@
-"""What one call of `fit` works with, in one process, made and checked before work starts."""
+"""The state of one call of `fit` in one process, created and checked before training starts."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -25,7 +25,7 @@ from dictlearn.training.standardize import Standardization, Units, fit_units
 
 @dataclass(frozen=True)
 class Run:
-    """One run, as one of its processes has it."""
+    """One run in one of its processes."""
 
     config: FitConfig
     group: ProcessGroup
@@ -37,7 +37,7 @@ class Run:
     folder: Path | None
 
     def states(self) -> dict[str, dict[str, Tensor]]:
-        """What a checkpoint holds, on the rank that writes it; all have to ask together."""
+        """The content of a checkpoint, on the rank that writes it; a collective operation."""
         return {name: learner.state() for name, learner in self.learners.items()}
 
     @property
@@ -82,7 +82,7 @@ def _chosen(
     activations: Activations,
     given: Sites | Mapping[str, Sites] | None,
 ) -> dict[str, Sites]:
-    """Where each dictionary sits: as given for all or for each, or else as its kind chooses."""
+    """The sites of each dictionary: as given for all or for each, or else chosen by its kind."""
     each = given if isinstance(given, Mapping) else dict.fromkeys(configs, given)
     for name in each:
         if name not in configs:
@@ -142,9 +142,9 @@ def _describe(
     fit_config: FitConfig,
     batches: RunBatches,
 ) -> dict[str, Any]:
-    """What decides a run's result, as JSON: a checkpoint is good only for the same.
+    """The settings that determine the result of a run, as JSON; a checkpoint requires the same.
 
-    Not how many processes divide what: that decides no more than how sums are rounded.
+    Without the number of processes and their division, which only affect rounding.
     """
     settings = fit_config.to_dict()
     del settings["shard_features"]

@@ -1,4 +1,4 @@
-"""The units in which every kind sees its sites: a mean vector and one scalar for each hook."""
+"""Standardization of sites: a mean vector and one scale for each hook."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -21,18 +21,18 @@ class Units:
 
 @dataclass(frozen=True)
 class Standardization:
-    """The units of a source and a target."""
+    """Mean and scale of a source and a target."""
 
     source: Units
     target: Units
 
     @classmethod
     def at(cls, sites: Sites, units: Mapping[str, Units]) -> "Standardization":
-        """The units at `sites`, given those of each hook: hooks that are joined keep their own."""
+        """The standardization at `sites`, given that of each hook; joined hooks keep their own."""
         return cls(_joined(sites.source, units), _joined(sites.target, units))
 
     def apply_(self, dictionary: FeatureDictionary) -> None:
-        """Give `dictionary` these units."""
+        """Standardize the inputs and targets of `dictionary` this way."""
         source, target = self.source, self.target
         dictionary.standardize_(source.mean, source.scale, target.mean, target.scale)
 
@@ -40,7 +40,7 @@ class Standardization:
 def fit_units(
     site: Site, batches: Iterable[Float[Tensor, "n d"]], dtype: torch.dtype = torch.float32
 ) -> Units:
-    """The units of `site` from rows of activations, accumulated in float64, as `dtype`.
+    """Mean and scale of `site` from rows of activations, accumulated in float64, as `dtype`.
 
     The scale is the root of the variance averaged over dimensions; a site that never varies
     keeps scale 1.
