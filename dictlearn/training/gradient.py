@@ -124,7 +124,7 @@ class GradientLearner(Learner):
         return joined(self.dictionary, self._build).eval()
 
     def state(self) -> dict[str, Tensor]:
-        """Parameters, buffers, Adam's moments, the step, and the age of each feature's last activation."""
+        """Parameters, buffers, Adam's moments, the step, steps since each feature was active."""
         state = {f"dictionary/{name}": t for name, t in self.dictionary.state_dict().items()}
         state |= {f"adam/{name}": moment for name, moment in self._moments()}
         state |= {"idle": self._idle, "step": torch.tensor(self._step)}

@@ -1,1 +1,1 @@
-"""How far dictionaries learned the same features, by atoms and by activations."""
+"""Agreement of dictionaries on features, by atoms and by activations."""

@@ -1,1 +1,1 @@
-"""How precisely single features detect concepts, beside neurons and other directions."""
+"""Precision of single features as concept detectors, beside neurons and other directions."""

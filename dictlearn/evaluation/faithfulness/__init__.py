@@ -1,1 +1,1 @@
-"""How much of the model's activations, and of its predictions, dictionaries keep."""
+"""Faithfulness of dictionaries to the activations and predictions of the model."""
