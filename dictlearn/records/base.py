@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from dictlearn.core.errors import CorruptFileError
 from dictlearn.core.files import read_json
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 FORMER_BASELINES = frozenset({"neurons", "identity", "mean", "random", "pca", "ica", "kmeans"})
 """The baselines among the kinds of files written before records said so themselves."""
+
+
+R = TypeVar("R", bound="SavedRecords")
 
 
 @dataclass(frozen=True)
@@ -55,8 +58,12 @@ class SavedRecords(ABC):
     @classmethod
     @abstractmethod
     def _from_entries(
-        cls, provenance: Provenance, tokens: dict[str, Any], data: dict[str, Any], folder: Path
-    ) -> Self:
+        cls: type[R],
+        provenance: Provenance,
+        tokens: dict[str, Any],
+        data: dict[str, Any],
+        folder: Path,
+    ) -> R:
         """The records whose `_entries` are among `data`, saved in `folder`."""
 
     def _repr_html_(self) -> str:
@@ -80,7 +87,7 @@ class SavedRecords(ABC):
         return own.path / self.file
 
     @classmethod
-    def load(cls, folder: str | Path) -> Self:
+    def load(cls: type[R], folder: str | Path) -> R:
         """The records in `folder`, or in the folder of the JSON file named.
 
         Raises:
