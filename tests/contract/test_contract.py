@@ -234,7 +234,7 @@ class LearnsNothing(Healthy):
 
 
 MUTANTS: list[tuple[str, type, str]] = [
-    ("shapes", WrongShape, "decode: required shape"),
+    ("shapes", WrongShape, "decode: required shape|TypeCheckError"),
     ("forward_is_decode_of_encode", SkipNotDeclared, "forward against decode"),
     ("decode_is_affine", NotAffine, "decode against acts @ atoms"),
     ("sparse_equals_dense", SparseDiffers, "encode_sparse against encode"),

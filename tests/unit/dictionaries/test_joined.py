@@ -98,14 +98,19 @@ def test_wrong_sites_are_refused(store):
         dl.fit(config, store, RUN, progress=False)
     with pytest.raises(InputError, match=r"'sea', which no config has; did you mean 'sae'"):
         dl.fit({"sae": config}, store, RUN, sites={"sea": PAIRS[0]}, progress=False)
-    with pytest.raises(InputError, match="required Sites for 'sae'"):
-        dl.fit({"sae": config}, store, RUN, sites={"sae": "blocks.0.out"}, progress=False)
     elsewhere = dl.Sites(dl.Site("blocks.7.out", 4), dl.Site("blocks.7.out", 4))
     with pytest.raises(InputError, match=r"got 'blocks\.7\.out' of width 4; harvest it first"):
         dl.fit(config, store, RUN, sites=elsewhere, progress=False)
     unequal = dl.Sites(dl.Site.joined([p.source for p in PAIRS]), PAIRS[0].target)
     with pytest.raises(ConfigError, match="a source for each target"):
         dl.fit(CONFIGS["clt"], store, RUN, sites=unequal, progress=False)
+
+
+@pytest.mark.untyped
+def test_a_hook_is_no_sites(store):
+    config = {"sae": dl.SAEConfig(n_features=8)}
+    with pytest.raises(InputError, match="required Sites for 'sae'"):
+        dl.fit(config, store, RUN, sites={"sae": "blocks.0.out"}, progress=False)
 
 
 def test_live_streams_take_them_too(rows, store):
