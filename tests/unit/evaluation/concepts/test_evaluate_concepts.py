@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import CorruptFileError, InputError, ProvenanceError
 from dictlearn.core.provenance import Provenance
+from dictlearn.core.sites import Site
 from dictlearn.core.sparse_acts import SparseActs
 from dictlearn.core.tokens import Tokens
 from dictlearn.dictionaries.neurons import NeuronsConfig
@@ -25,6 +26,7 @@ from dictlearn.records.concepts import ConceptRecords
 from dictlearn.text.concepts import Concept
 
 N_SEQUENCES, LENGTH = 60, 25
+Y = Site("y", 4)
 BASE, HIT, FALSE = 0.06, 0.3, 0.01
 PRECISION = BASE * HIT / (BASE * HIT + (1 - BASE) * FALSE)  # of the planted feature: 0.66
 
@@ -39,7 +41,7 @@ def half(generator, n_useless):
     noise = DirectionDetectors(torch.randn(n, n_useless, generator=generator))
     acts = FeatureDetectors(SparseActs.from_dense(features))
     sequences = torch.arange(n) // LENGTH
-    return Half(labels.unsqueeze(0), sequences, N_SEQUENCES, {"d": acts}, {"y": {"noise": noise}})
+    return Half(labels.unsqueeze(0), sequences, N_SEQUENCES, {"d": acts}, {Y: {"noise": noise}})
 
 
 def planted(seed, n_useless):
@@ -47,7 +49,7 @@ def planted(seed, n_useless):
     generator = torch.Generator().manual_seed(seed)
     halves = [half(generator, n_useless) for _ in range(2)]
     weights = bootstrap_weights(N_SEQUENCES, 300, seed)
-    return compare_families(*halves, ["d"], "y", ["planted"], weights)
+    return compare_families(*halves, ["d"], Y, ["planted"], weights)
 
 
 def test_the_planted_feature_is_found_and_its_precision_known():
@@ -208,7 +210,7 @@ def test_features_that_never_meet_a_concept_have_no_precision():
     silent = FeatureDetectors(SparseActs.from_dense(torch.zeros(N_SEQUENCES * LENGTH, 3)))
     halves = [replace(h, features={"d": silent}) for h in halves]
     weights = bootstrap_weights(N_SEQUENCES, 20)
-    feature, rival = compare_families(*halves, ["d"], "y", ["planted"], weights)
+    feature, rival = compare_families(*halves, ["d"], Y, ["planted"], weights)
     assert feature.recall == feature.f1 == feature.naive_recall == rival.recall == 0
     undefined = (feature.precision, feature.threshold, feature.naive_precision, rival.precision,
                  rival.advantage, rival.advantage_low, rival.naive_precision)  # fmt: skip
