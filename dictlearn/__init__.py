@@ -51,7 +51,8 @@ from dictlearn.feature_cards import show
 from dictlearn.formats import load, save
 from dictlearn.harvesting import harvest
 from dictlearn.lm.loading import load_model
-from dictlearn.lm.sites import hook_sites, mlp_sites
+from dictlearn.lm.mlps import mlp_sites, mlp_weights
+from dictlearn.lm.sites import hook_sites
 from dictlearn.records.agreement import AgreementRecords
 from dictlearn.records.results import Records
 from dictlearn.text.concepts import Concept
@@ -112,6 +113,7 @@ __all__ = [
     "load_model",
     "load_tokens",
     "mlp_sites",
+    "mlp_weights",
     "save",
     "show",
     "without_shortcuts",

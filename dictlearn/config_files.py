@@ -2,6 +2,7 @@
 
 import tomllib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,22 @@ from dictlearn.training.config import FitConfig
 _SECTIONS = ("fit", "dictionaries")
 
 
-def read_config_file(path: str | Path) -> tuple[dict[str, DictionaryConfig], FitConfig]:
-    """The dictionary configs by name, and the training config, from a TOML file.
+@dataclass(frozen=True)
+class ConfigFile:
+    """The content of a TOML file: configs and hook points by name of dictionary, and training.
 
     The file has a section `[fit]` with fields of `FitConfig`, and one section
-    `[dictionaries.NAME]` per dictionary, with its `kind` and the fields of that kind's config.
+    `[dictionaries.NAME]` per dictionary, with its `kind` and the fields of that kind's config. If
+    several sites were harvested, `at` names the target hook, a list of them, or "all".
+    """
+
+    configs: dict[str, DictionaryConfig]
+    at: dict[str, list[str]]
+    fit: FitConfig
+
+
+def read_config_file(path: str | Path) -> ConfigFile:
+    """The content of the TOML file `path`.
 
     Raises:
         InputError: the file is absent or not TOML, or has no dictionaries.
@@ -35,15 +47,23 @@ def read_config_file(path: str | Path) -> tuple[dict[str, DictionaryConfig], Fit
     entries = data.get("dictionaries")
     if not isinstance(entries, Mapping) or not entries:
         raise InputError(f"{path}: required at least one section [dictionaries.NAME], got none")
-    configs = {name: _config(name, entry, path) for name, entry in entries.items()}
-    return configs, FitConfig.from_dict(data.get("fit", {}))
+    configs, at = {}, {}
+    for name, entry in entries.items():
+        if not isinstance(entry, Mapping) or "kind" not in entry:
+            raise ConfigError(f'{path}: [dictionaries.{name}] needs a kind, such as kind = "sae"')
+        fields = dict(entry)
+        configured = config_class(fields.pop("kind"))
+        at[name] = _hooks(fields.pop("at", []), f"{path}: [dictionaries.{name}] at")
+        configs[name] = configured.from_dict(fields)
+    return ConfigFile(configs, at, FitConfig.from_dict(data.get("fit", {})))
 
 
-def _config(name: str, entry: Any, path: str | Path) -> DictionaryConfig:
-    if not isinstance(entry, Mapping) or "kind" not in entry:
-        raise ConfigError(f'{path}: [dictionaries.{name}] needs a kind, such as kind = "sae"')
-    fields = {key: value for key, value in entry.items() if key != "kind"}
-    return config_class(entry["kind"]).from_dict(fields)
+def _hooks(value: Any, where: str) -> list[str]:
+    """One hook or a list of hooks as a list."""
+    hooks = [value] if isinstance(value, str) else value
+    if not isinstance(hooks, list) or not all(isinstance(hook, str) for hook in hooks):
+        raise ConfigError(f"{where} must be a hook or a list of hooks, got {value!r}")
+    return hooks
 
 
 def parse_value(text: str) -> Any:

@@ -22,6 +22,7 @@ from dictlearn.core.tokens import Tokens
 from dictlearn.lm.forward import default_batch_size, fusable_attention, reading
 from dictlearn.lm.hooks import LanguageModel
 from dictlearn.lm.identity import model_provenance
+from dictlearn.lm.mlps import mlp_weights
 from dictlearn.lm.sites import require_readable, require_sites
 from dictlearn.progress import progress as progress_bar
 
@@ -71,13 +72,14 @@ def harvest(
         raise InputError(f"batch_size must be at least 1, got {batch_size}")
     provenance = model_provenance(model).on(tokens, exclude_special=exclude_special)
     counted = tokens.counted(exclude_special=exclude_special)
+    mlps = {s: weights for s in offered if (weights := mlp_weights(model, s)) is not None}
     reader = _Reader(model, tokens.ids, counted, offered)
     if out is None:
         return LiveActivations(
-            reader.read, counted.sum(dim=1), offered, provenance, read_blocks=batch_size
+            reader.read, counted.sum(dim=1), offered, provenance, mlps=mlps, read_blocks=batch_size
         )
     n_rows = int(counted.sum())
-    size = estimated_bytes(offered, n_rows, DTYPES[dtype])
+    size = estimated_bytes(offered, n_rows, DTYPES[dtype], mlps.values())
     hooks = " and ".join(reader.hooks)
     Console(stderr=True).print(
         f"harvesting {n_rows:,} rows at {hooks}: {size / 1e6:,.0f} MB", highlight=False
@@ -94,6 +96,7 @@ def harvest(
             dtype=DTYPES[dtype],
             provenance=provenance,
             tokens=tokens.describe(),
+            mlps=mlps,
             overwrite=overwrite,
         )
 

@@ -1,7 +1,7 @@
 """Activations computed by a model on demand, without storage on disk."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +12,7 @@ from dictlearn.activations.hooks import hook_widths, require_hooks
 from dictlearn.activations.shuffle import shuffled_positions
 from dictlearn.core.batches import Activations, Rows, first_bad_row, require_finite
 from dictlearn.core.errors import InputError
+from dictlearn.core.mlp_weights import MLPWeights
 from dictlearn.core.provenance import Provenance
 from dictlearn.core.sites import Sites
 
@@ -51,6 +52,7 @@ class LiveActivations(Activations):
         sites: Sequence[Sites],
         provenance: Provenance,
         *,
+        mlps: Mapping[Sites, MLPWeights] | None = None,
         pool_blocks: int = 256,
         read_blocks: int = 32,
     ) -> None:
@@ -64,6 +66,7 @@ class LiveActivations(Activations):
         self._read = read
         self._rows_per_block = rows_per_block.cpu().long()
         self._sites = tuple(sites)
+        self._mlps = mlps or {}
         self._widths = hook_widths(sites)
         self._provenance = provenance
         self._pool_blocks = pool_blocks
@@ -82,6 +85,9 @@ class LiveActivations(Activations):
     @property
     def provenance(self) -> Provenance:
         return self._provenance
+
+    def mlp_weights(self, sites: Sites) -> MLPWeights | None:
+        return self._mlps.get(sites)
 
     def rows(self, seed: int, step: int, n: int) -> Rows:
         """The `n` shuffled rows of step `step`: the same for the same arguments, always.

@@ -1,6 +1,6 @@
 """The manifest: the JSON file that makes a folder a store."""
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,10 @@ from torch import Tensor
 from dictlearn.activations.hooks import hook_widths
 from dictlearn.core.errors import CorruptFileError
 from dictlearn.core.files import read_json, read_tensors, sha256
+from dictlearn.core.mlp_weights import MLPWeights
 from dictlearn.core.own_files import OwnFiles
 from dictlearn.core.provenance import Provenance
-from dictlearn.core.sites import MLPWeights, Sites
+from dictlearn.core.sites import Sites
 
 MANIFEST_FILE = "manifest.json"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -153,11 +154,7 @@ class Manifest:
             ) from error
         for file in (*manifest.shards, *(mlp.file for mlp in manifest.mlps if mlp)):
             file.check(folder, verify)
-        sites = tuple(
-            replace(pair, mlp=mlp.load(folder)) if mlp else pair
-            for pair, mlp in zip(manifest.sites, manifest.mlps, strict=True)
-        )
-        return replace(manifest, sites=sites)
+        return manifest
 
     @classmethod
     def _from_json(cls, data: dict[str, Any]) -> "Manifest":

@@ -5,7 +5,7 @@ shard_00000.safetensors   one tensor per hook, the same rows in each
 mlp_0.safetensors         MLP weights of the first pair of sites, where it has any
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from dictlearn.activations.shuffle import shuffled_positions
 from dictlearn.core.batches import Activations, Rows, require_finite
 from dictlearn.core.errors import CorruptFileError, InputError
 from dictlearn.core.files import writable_folder
+from dictlearn.core.mlp_weights import MLPWeights
 from dictlearn.core.own_files import OwnFiles
 from dictlearn.core.provenance import Provenance
 from dictlearn.core.sites import Sites
@@ -68,6 +69,15 @@ class ActivationStore(Activations):
     @property
     def n_rows(self) -> int:
         return self._manifest.n_rows
+
+    def mlp_weights(self, sites: Sites) -> MLPWeights | None:
+        """The weights of the MLP from source to target of `sites`, where they were harvested.
+
+        Raises:
+            CorruptFileError: their file does not hold them.
+        """
+        stored = dict(zip(self.sites, self._manifest.mlps, strict=True)).get(sites)
+        return stored.load(self.path) if stored else None
 
     @property
     def provenance(self) -> Provenance:
@@ -126,16 +136,20 @@ class ActivationStore(Activations):
         return tensors
 
 
-def estimated_bytes(sites: Sequence[Sites], n_rows: int, dtype: torch.dtype) -> int:
+def estimated_bytes(
+    sites: Sequence[Sites],
+    n_rows: int,
+    dtype: torch.dtype,
+    mlps: Collection[MLPWeights] = (),
+) -> int:
     """The size of a store of `n_rows` rows, but for its manifest and the headers of shards.
 
     >>> from dictlearn.core.sites import Site
     >>> estimated_bytes([Sites(Site("x", 8), Site("y", 4))], n_rows=10, dtype=torch.bfloat16)
     240
     """
-    weights = [x for pair in sites if pair.mlp for x in vars(pair.mlp).values()]
-    mlp_bytes = sum(x.nbytes for x in weights if isinstance(x, Tensor))
-    return n_rows * _row_bytes(hook_widths(sites), dtype) + mlp_bytes
+    weights = [x for mlp in mlps for x in vars(mlp).values() if isinstance(x, Tensor)]
+    return n_rows * _row_bytes(hook_widths(sites), dtype) + sum(x.nbytes for x in weights)
 
 
 def require_no_store(out: str | Path, *, overwrite: bool) -> None:
@@ -161,9 +175,12 @@ def write_store(
     dtype: torch.dtype,
     provenance: Provenance,
     tokens: dict[str, Any],
+    mlps: Mapping[Sites, MLPWeights] | None = None,
     overwrite: bool = False,
 ) -> ActivationStore:
     """The store in folder `out`, written from `batches`, which hold `n_rows` rows in all.
+
+    `mlps` are the weights between source and target of those sites that are an MLP's.
 
     Each file appears as a whole and the manifest comes last, so a harvest that stops half-way
     leaves no store. If it fails, the files that it wrote are removed; what an unfinished harvest
@@ -181,7 +198,8 @@ def write_store(
         raise InputError(
             f"required one of {', '.join(DTYPES)} and at least 1 row, got {dtype} and {n_rows}"
         )
-    n_bytes = estimated_bytes(sites, n_rows, dtype)
+    mlps = mlps or {}
+    n_bytes = estimated_bytes(sites, n_rows, dtype, mlps.values())
     require_no_store(out, overwrite=overwrite)
     own = OwnFiles.of(out, "harvest")
     folder = own.path
@@ -191,8 +209,12 @@ def write_store(
     own.clear()
     writable_folder(folder, n_bytes)
     try:
-        mlps, shards = _write_mlps(own, sites), _write_shards(own, batches, sites, dtype)
-        manifest = Manifest(dtype, tuple(sites), mlps, shards, provenance, tokens)
+        stored = tuple(
+            StoredMLP.write(own, _mlp_file(i), mlps[pair]) if pair in mlps else None
+            for i, pair in enumerate(sites)
+        )
+        shards = _write_shards(own, batches, sites, dtype)
+        manifest = Manifest(dtype, tuple(sites), stored, shards, provenance, tokens)
         if manifest.n_rows != n_rows:
             raise InputError(f"required batches of {n_rows} rows in all, got {manifest.n_rows}")
         manifest.write(own)
@@ -208,13 +230,6 @@ def _mlp_file(i: int) -> str:
 
 def _shard_file(i: int) -> str:
     return f"shard_{i:05d}.safetensors"
-
-
-def _write_mlps(own: OwnFiles, sites: Sequence[Sites]) -> tuple[StoredMLP | None, ...]:
-    return tuple(
-        StoredMLP.write(own, _mlp_file(i), pair.mlp) if pair.mlp else None
-        for i, pair in enumerate(sites)
-    )
 
 
 def _write_shards(

@@ -7,6 +7,7 @@ from dictlearn.activations.hooks import hook_widths, require_hooks
 from dictlearn.activations.shuffle import shuffled_positions
 from dictlearn.core.batches import Activations, Rows, require_finite
 from dictlearn.core.errors import InputError
+from dictlearn.core.mlp_weights import MLPWeights
 from dictlearn.core.provenance import Provenance
 from dictlearn.core.sites import Site, Sites
 
@@ -15,7 +16,7 @@ class TensorActivations(Activations):
     """Rows in memory: `x` alone for autoencoders, `x` and `y` for transcoders.
 
     The tensors are kept as they are (dtype, device) and shuffled by index. Unless `sites` says
-    where they were read, the hooks are named "x" and "y".
+    where they were read, the hooks are named "x" and "y". `mlp` is the MLP from `x` to `y`, if any.
 
     Raises:
         InputError: a tensor is not a matrix of floating-point rows, the tensors have different
@@ -34,6 +35,7 @@ class TensorActivations(Activations):
         y: Float[Tensor, "n d_out"] | None = None,
         *,
         sites: Sites | None = None,
+        mlp: MLPWeights | None = None,
         provenance: Provenance | None = None,
     ) -> None:
         y = None if y is x else y
@@ -47,6 +49,7 @@ class TensorActivations(Activations):
             needed = "x alone" if sites.is_autoencoder else "x and y"
             raise InputError(f"sites {sites} require {needed}, got {'x' if y is None else 'both'}")
         self._sites = sites
+        self._mlp = mlp
         self._provenance = provenance or Provenance()
         at: dict[str, Tensor] = {}
         for site, given in ((sites.source, x), (sites.target, x if y is None else y)):
@@ -71,6 +74,9 @@ class TensorActivations(Activations):
     @property
     def provenance(self) -> Provenance:
         return self._provenance
+
+    def mlp_weights(self, sites: Sites) -> MLPWeights | None:
+        return self._mlp if sites == self._sites else None
 
     def rows(self, seed: int, step: int, n: int) -> Rows:
         return self.rows_of(0, 1, seed, step, n)

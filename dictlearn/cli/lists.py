@@ -46,6 +46,8 @@ def kinds(
     else:
         table = Table("field", "type", "default", box=None, pad_edge=False)
         for field in dataclasses.fields(config_class(kind)):
+            if not field.repr:  # weights, which are no setting
+                continue
             required = field.default is dataclasses.MISSING
             kind_name = getattr(field.type, "__name__", str(field.type))
             default = "required" if required else repr(field.default)

@@ -24,7 +24,7 @@ from dictlearn.core.kinds import DictionaryConfig
 from dictlearn.core.sites import Sites
 
 if TYPE_CHECKING:
-    from dictlearn.training.config import FitConfig
+    from dictlearn.config_files import ConfigFile
 
 
 def harvest(
@@ -104,36 +104,39 @@ def train(
     To continue an interrupted run from its last checkpoint, repeat the command.
     """
     from dictlearn.activations.store import ActivationStore
+    from dictlearn.config_files import ConfigFile
     from dictlearn.dictionaries.registry import config_class
     from dictlearn.distributed.launching import launch
     from dictlearn.training.config import FitConfig
     from dictlearn.training.fit import fit
 
     fields = leftover_fields(context.args)
-    configs: dict[str, DictionaryConfig]
     if config is not None and kind is None:
-        configs, fit_config = _from_file(config, context, fields)
+        given = _from_file(config, context, fields)
     elif kind is not None and config is None:
-        configs = {kind: config_class(kind).from_dict(fields)}
         fit_config = FitConfig(
             steps=steps, batch_size=batch_size, learning_rate=learning_rate, seed=seed,
             device=device, shard_features=shard_features,
         )  # fmt: skip
+        given = ConfigFile(
+            {kind: config_class(kind).from_dict(fields)}, {kind: at or []}, fit_config
+        )
     else:
         raise InputError("train needs either --kind with its fields, or --config FILE")
     store = ActivationStore.open(activations)
-    sites = _at(store.sites, kind or "", at or ())
-    if sites:
-        configs = dict.fromkeys(sites, configs[kind or ""])
-    launch(nproc, fit, configs, store, fit_config, sites=sites, out=out, overwrite=overwrite)
+    configs: dict[str, DictionaryConfig] = {}
+    sites: dict[str, Sites] = {}
+    for name, one in given.configs.items():
+        chosen = _at(store.sites, name, given.at[name])
+        configs |= dict.fromkeys(chosen or [name], one)
+        sites |= chosen
+    launch(nproc, fit, configs, store, given.fit, sites=sites, out=out, overwrite=overwrite)
     for name in configs:
         say(f"{name}: {out / name}")
 
 
-def _from_file(
-    config: Path, context: typer.Context, fields: Iterable[str]
-) -> "tuple[dict[str, DictionaryConfig], FitConfig]":
-    """The configs in a file, after checking that no option overrides it."""
+def _from_file(config: Path, context: typer.Context, fields: Iterable[str]) -> "ConfigFile":
+    """The content of a config file, after checking that no option overrides it."""
     from dictlearn.config_files import read_config_file
 
     given = [*fields, *(name for name in _RUN if _was_given(context, name))]
@@ -143,7 +146,8 @@ def _from_file(
 
 
 def _sites(model: object, hooks: Sequence[str], mlps: Sequence[int]) -> list[Sites]:
-    from dictlearn.lm.sites import hook_sites, mlp_sites
+    from dictlearn.lm.mlps import mlp_sites
+    from dictlearn.lm.sites import hook_sites
 
     found = [hook_sites(model, hook) for hook in hooks]
     found += [mlp_sites(model, layer) for layer in mlps]
@@ -152,15 +156,15 @@ def _sites(model: object, hooks: Sequence[str], mlps: Sequence[int]) -> list[Sit
     return found
 
 
-def _at(offered: Sequence[Sites], kind: str, hooks: Sequence[str]) -> dict[str, Sites]:
-    """The sites with these targets, by names for dictionaries of one kind there."""
+def _at(offered: Sequence[Sites], name: str, hooks: Sequence[str]) -> dict[str, Sites]:
+    """The sites with these targets, by names for the dictionaries there."""
     by_target = {str(sites.target): sites for sites in offered}
     wanted = list(by_target) if list(hooks) == ["all"] else hooks
     for hook in wanted:
         if hook not in by_target:
             raise InputError(f"nothing was harvested at {hook!r}; {nearest(hook, by_target)}")
     single = len(wanted) == 1
-    return {kind if single else f"{kind}-{hook}": by_target[hook] for hook in wanted}
+    return {name if single else f"{name}-{hook}": by_target[hook] for hook in wanted}
 
 
 _RUN = ("at", "steps", "batch_size", "learning_rate", "seed", "device", "shard_features")

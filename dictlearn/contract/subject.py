@@ -10,7 +10,8 @@ from dictlearn.activations.tensors import TensorActivations
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import ContractError
 from dictlearn.core.kinds import DictionaryConfig
-from dictlearn.core.sites import MLPWeights, Site, Sites
+from dictlearn.core.mlp_weights import MLPWeights
+from dictlearn.core.sites import Site, Sites
 from dictlearn.training.config import FitConfig
 
 FIT = FitConfig(steps=150, batch_size=256, learning_rate=1e-2, standardize_rows=1024, dead_after=30)
@@ -63,4 +64,4 @@ def synthetic(seed: int) -> TensorActivations:
     rows = torch.Generator().manual_seed(seed)
     x = torch.randn(_N_ROWS, 12, generator=rows)
     y = mlp.hidden(x) @ mlp.W_out + mlp.b_out
-    return TensorActivations(x, y, sites=Sites(Site("x", 12), Site("y", 8), mlp))
+    return TensorActivations(x, y, sites=Sites(Site("x", 12), Site("y", 8)), mlp=mlp)

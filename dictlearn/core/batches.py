@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from dictlearn.core.errors import InputError, NonFiniteError
+from dictlearn.core.mlp_weights import MLPWeights
 from dictlearn.core.provenance import Provenance
 from dictlearn.core.sites import Site, Sites, only
 
@@ -83,6 +84,10 @@ class Activations(ABC):
         """A description of the origin of row `row` of a batch, for error messages."""
         return f"row {row} of the batch of step {step}"
 
+    def mlp_weights(self, sites: Sites) -> MLPWeights | None:
+        """The weights of the MLP from source to target of `sites`, where they were harvested."""
+        return None
+
     def select(self, sites: Sites) -> "Activations":
         """The same rows, offering only `sites`.
 
@@ -135,6 +140,9 @@ class SelectedActivations(Activations):
     @property
     def provenance(self) -> Provenance:
         return self._base.provenance
+
+    def mlp_weights(self, sites: Sites) -> MLPWeights | None:
+        return self._base.mlp_weights(sites)
 
     def rows(self, seed: int, step: int, n: int) -> Rows:
         return self._only(self._base.rows(seed, step, n))

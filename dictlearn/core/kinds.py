@@ -10,6 +10,7 @@ from torch import Tensor
 from dictlearn.core.config import Config
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.learning import Learner, Objective
+from dictlearn.core.mlp_weights import MLPWeights
 from dictlearn.core.sites import Sites, only
 
 D = TypeVar("D", bound=FeatureDictionary, covariant=True)
@@ -62,6 +63,11 @@ class DictionaryConfig(Config, ABC, Generic[D]):
             InputError: several pairs of sites are offered, and the kind takes one.
         """
         return self.sites(only(offered))
+
+    def given(self, mlp: MLPWeights | None) -> "DictionaryConfig[D]":
+        """The config with the weights of the MLP between source and target, if the activations
+        have them: overridden by a kind that is made of these weights."""
+        return self
 
     @final
     def build(self, sites: Sites, *, seed: int = 0) -> D:

@@ -1,27 +1,14 @@
 """Hook points of a language model that a dictionary reads and writes."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
-from types import MappingProxyType
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import gelu, relu, silu
 
-from dictlearn.core.errors import InputError, nearest
-
-ACTIVATION_FUNCTIONS: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType(
-    {
-        "gelu": gelu,
-        "gelu_new": partial(gelu, approximate="tanh"),
-        "relu": relu,
-        "silu": silu,
-    }
-)
-"""MLP activation functions by their names in TransformerLens."""
+from dictlearn.core.errors import InputError
 
 
 @dataclass(frozen=True, init=False)
@@ -103,46 +90,14 @@ class Site:
 
 
 @dataclass(frozen=True)
-class MLPWeights:
-    """The exact map from an MLP's input to its output, for row vectors.
-
-    `hidden(x) = act(x @ W_in + b_in)`, or `act(x @ W_gate) * (x @ W_in + b_in)` where the MLP
-    is gated; the output is `hidden(x) @ W_out + b_out`.
-    """
-
-    W_in: Float[Tensor, "d_in hidden"]
-    b_in: Float[Tensor, " hidden"]
-    W_out: Float[Tensor, "hidden d_out"]
-    b_out: Float[Tensor, " d_out"]
-    act_name: str
-    """A key of `ACTIVATION_FUNCTIONS`."""
-    W_gate: Float[Tensor, "d_in hidden"] | None = None
-
-    def __post_init__(self) -> None:
-        if self.act_name not in ACTIVATION_FUNCTIONS:
-            raise InputError(
-                f"unknown activation function {self.act_name!r}; "
-                f"{nearest(self.act_name, ACTIVATION_FUNCTIONS)}"
-            )
-
-    def hidden(self, x: Float[Tensor, "n d_in"]) -> Float[Tensor, "n hidden"]:
-        """The hidden activations from which the output is a linear map."""
-        act = ACTIVATION_FUNCTIONS[self.act_name]
-        linear = x @ self.W_in + self.b_in
-        return act(linear) if self.W_gate is None else act(x @ self.W_gate) * linear
-
-
-@dataclass(frozen=True)
 class Sites:
     """The hook points that a dictionary reads (`source`) and writes (`target`).
 
-    Equal for an autoencoder, different for a transcoder. `mlp` holds the weights between the
-    two if they are the input and output of an MLP; it does not affect equality and is not saved.
+    Equal for an autoencoder, different for a transcoder.
     """
 
     source: Site
     target: Site
-    mlp: MLPWeights | None = field(default=None, compare=False, repr=False)
 
     @property
     def is_autoencoder(self) -> bool:

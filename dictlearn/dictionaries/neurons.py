@@ -1,7 +1,8 @@
 """Neurons: the model's own basis as a dictionary. On an MLP it *is* the MLP."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -12,7 +13,8 @@ from dictlearn.core.dictionary import FeatureDictionary, Traits
 from dictlearn.core.errors import ConfigError
 from dictlearn.core.kinds import ClosedFormConfig
 from dictlearn.core.learning import Learner
-from dictlearn.core.sites import MLPWeights, Sites
+from dictlearn.core.mlp_weights import MLPWeights
+from dictlearn.core.sites import Sites
 
 
 class MLPNeurons(FeatureDictionary):
@@ -92,6 +94,16 @@ class NeuronsConfig(ClosedFormConfig[FeatureDictionary]):
     baseline = True
     act_name: str | None = None
     """The MLP's non-linearity; filled in when the neurons are built."""
+    mlp: MLPWeights | None = field(default=None, repr=False, compare=False)
+    """The MLP's weights, from `mlp_weights(model, sites)`; `fit` takes them from activations."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as JSON values, without the weights, which are the dictionary's own."""
+        return {"act_name": self.act_name}
+
+    def given(self, mlp: MLPWeights | None) -> "NeuronsConfig":
+        """The config of the neurons of `mlp`."""
+        return self if mlp is None else replace(self, mlp=mlp)
 
     def sites(self, offered: Sites) -> Sites:
         """The sites as offered: an MLP's neurons read its input."""
@@ -103,15 +115,16 @@ class NeuronsConfig(ClosedFormConfig[FeatureDictionary]):
         Raises:
             ConfigError: source and target differ and the weights between them are unknown.
         """
-        if sites.mlp is not None:
-            neurons = MLPNeurons(sites, sites.mlp)
-            neurons.config = NeuronsConfig(act_name=sites.mlp.act_name)
+        if self.mlp is not None:
+            neurons = MLPNeurons(sites, self.mlp)
+            neurons.config = NeuronsConfig(act_name=self.mlp.act_name)
             return neurons
         if sites.is_autoencoder:
             return NeuronBasis(sites)
         raise ConfigError(
             f"neurons at {sites} need the weights of the MLP between them: harvest with "
-            "mlp_sites(model, layer), or use one hook"
+            "mlp_sites(model, layer), give them (NeuronsConfig(mlp=mlp_weights(model, sites))), or "
+            "use one hook"
         )
 
     def restored(self, sites: Sites, tensors: Mapping[str, Tensor]) -> FeatureDictionary:

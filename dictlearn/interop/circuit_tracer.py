@@ -17,16 +17,18 @@ from dictlearn.core.own_files import OwnFiles
 from dictlearn.core.provenance import Provenance
 from dictlearn.core.sites import Sites
 from dictlearn.dictionaries.batchtopk_sae import BatchTopK
+from dictlearn.dictionaries.cross_layer_transcoder import CrossLayerTranscoder
 from dictlearn.dictionaries.jumprelu_sae import JumpReLU
 from dictlearn.dictionaries.linear import Rule
 from dictlearn.dictionaries.sae import ReLU
 from dictlearn.dictionaries.topk_sae import TopK
+from dictlearn.interop import circuit_tracer_clt
+from dictlearn.interop.circuit_tracer_clt import CONFIG_FILE
 from dictlearn.interop.files import EXPORT, TensorFile, cast, require_widths, sites_named
 from dictlearn.interop.ours import built, folded
 from dictlearn.interop.weights import LinearWeights
 
 LIBRARY = "circuit-tracer"
-CONFIG_FILE = "config.yaml"
 THRESHOLD = "activation_function.threshold"
 _HOOK = re.compile(r"blocks\.(\d+)\.(.+)")
 _LAYER_FILE = re.compile(r"layer_(\d+)\.safetensors")
@@ -38,10 +40,14 @@ _RULES = (ReLU, TopK, BatchTopK, JumpReLU)
 def write(dictionary: FeatureDictionary, path: Path) -> Path:
     """Write `dictionary` as one layer of the set in the folder `path`; the layer's file.
 
+    A cross-layer transcoder is written whole, and the folder returned.
+
     Raises:
         InputError: it is no transcoder within one layer, or differs from the layers in the folder
             in hooks, model or selection, or a file is in the way that no export wrote there.
     """
+    if isinstance(dictionary, CrossLayerTranscoder):
+        return circuit_tracer_clt.write(dictionary, path)
     weights, sites = folded(dictionary, LIBRARY).uncentred(), dictionary.sites
     source, target = _HOOK.fullmatch(sites.source.hook), _HOOK.fullmatch(sites.target.hook)
     if (
@@ -87,13 +93,17 @@ def write(dictionary: FeatureDictionary, path: Path) -> Path:
 
 
 def read(path: Path, sites: Sites | None) -> FeatureDictionary:
-    """The transcoder in the file `path`, or in a folder that holds one layer alone.
+    """The transcoder in the file `path`, or in a folder with one layer or across all layers.
 
     Raises:
         CorruptFileError: a file is absent, truncated, or not in this format.
         InputError: the folder holds several layers, or nothing of ours computes the same.
     """
     layers = [path] if path.suffix == ".safetensors" else _layers(path)
+    if not layers and (path / CONFIG_FILE).is_file():
+        config = _read_yaml(path / CONFIG_FILE)
+        if config.get("model_kind") == circuit_tracer_clt.MODEL_KIND:
+            return circuit_tracer_clt.read(path, config, sites)
     if len(layers) != 1:
         names = ", ".join(layer.name for layer in layers) or "none"
         raise InputError(f"{path}: required one layer's file; it has {names}: give one by its path")
@@ -103,7 +113,7 @@ def read(path: Path, sites: Sites | None) -> FeatureDictionary:
     if config.get("model_kind") != "transcoder_set":
         raise InputError(
             f"{config_path}: required model_kind 'transcoder_set', got "
-            f"{config.get('model_kind')!r}; a feature of ours writes at one site"
+            f"{config.get('model_kind')!r}; a {circuit_tracer_clt.MODEL_KIND} is read by its folder"
         )
     file = TensorFile(layer_path)
     W_enc = file.take("W_enc", None, None).T

@@ -37,16 +37,29 @@ class TensorFile:
     def __contains__(self, name: str) -> bool:
         return name in self._tensors
 
+    def shape(self, name: str, n_axes: int = 2) -> tuple[int, ...]:
+        """The shape of the tensor `name`, which must have `n_axes` axes.
+
+        Raises:
+            CorruptFileError: it is absent or has another number of axes.
+        """
+        return tuple(self._require(name, (None,) * n_axes).shape)
+
     def take(self, name: str, *shape: int | None) -> Float[Tensor, "..."]:
         """The tensor `name` in float64; None in `shape` stands for any length.
 
         Raises:
             CorruptFileError: it is absent or has another shape.
         """
+        tensor = self._require(name, shape)
+        del self._tensors[name]
+        return tensor.to(torch.float64)
+
+    def _require(self, name: str, shape: tuple[int | None, ...]) -> Tensor:
         if name not in self._tensors:
             held = ", ".join(sorted(self._tensors)) or "nothing else"
             raise CorruptFileError(f"{self.path}: required a tensor {name!r}, found {held}")
-        tensor = self._tensors.pop(name)
+        tensor = self._tensors[name]
         fits = tensor.ndim == len(shape) and all(
             wanted in (None, length) for wanted, length in zip(shape, tensor.shape, strict=True)
         )
@@ -55,7 +68,7 @@ class TensorFile:
             raise CorruptFileError(
                 f"{self.path}: {name!r} must have shape ({wanted}), got {tuple(tensor.shape)}"
             )
-        return tensor.to(torch.float64)
+        return tensor
 
     def finish(self, ignored: Iterable[str] = ()) -> None:
         """Check that every tensor was asked for: one that was not would change what is computed.

@@ -10,7 +10,8 @@ from dictlearn.core.file_lists import is_file_name
 from dictlearn.core.kinds import ClosedFormConfig, DictionaryConfig
 from dictlearn.core.sites import Sites
 from dictlearn.lm.hooks import LanguageModel
-from dictlearn.lm.sites import hook_sites, mlp_sites
+from dictlearn.lm.mlps import mlp_sites
+from dictlearn.lm.sites import hook_sites
 from dictlearn.training.config import FitConfig
 
 

@@ -63,7 +63,8 @@ def set_up(
     placed = replace(fit_config, device=own_device(fit_config.device, group))
     sites = _chosen(configs, activations, given)
     batches = RunBatches(activations, placed)
-    learners = _make_learners(configs, sites, placed, batches, group)
+    complete = {name: c.given(activations.mlp_weights(sites[name])) for name, c in configs.items()}
+    learners = _make_learners(complete, sites, placed, batches, group)
     described = out is not None or group.world_size > 1
     return Run(
         placed,
@@ -99,8 +100,7 @@ def _chosen(
                 f"required Sites for {name!r} (hook_sites, mlp_sites), got {wanted!r:.80}"
             )
         activations.require(wanted)
-        # The pair as harvested has the MLP's weights, which an equal one may lack.
-        chosen[name] = config.sites(next((s for s in activations.sites if s == wanted), wanted))
+        chosen[name] = config.sites(wanted)
     return chosen
 
 

@@ -37,5 +37,5 @@ class Held(ActivationStore):
 
 if __name__ == "__main__":
     store, recipe, out = map(Path, sys.argv[1:])
-    configs, run = read_config_file(recipe)
-    launch(2, fit, configs, Held.open(store), run, out=out)
+    file = read_config_file(recipe)
+    launch(2, fit, file.configs, Held.open(store), file.fit, out=out)

@@ -9,6 +9,11 @@ from dictlearn.lm.forward import activations_at
 from dictlearn.text.concepts import DEFAULT_CONCEPTS, concept_labels, token_texts
 
 
+def neurons_of(model, layer):
+    sites = dl.mlp_sites(model, layer)
+    return dl.NeuronsConfig(mlp=dl.mlp_weights(model, sites)).build(sites)
+
+
 class CommaDetector(dl.FeatureDictionary):
     """Reads the token off its embedding; active where the token holds a comma."""
 
@@ -41,7 +46,7 @@ def found(model, tokens):
     detector = CommaDetector(sites, embeddings, torch.tensor(["," in text for text in texts]))
     dictionaries = {
         "detector": detector,
-        "neurons": dl.NeuronsConfig().build(dl.mlp_sites(model, 1)),
+        "neurons": neurons_of(model, 1),
         "mean": dl.MeanConfig().build(dl.hook_sites(model, "blocks.1.hook_mlp_out")),
     }
     concepts = [c for c in DEFAULT_CONCEPTS if c.name in ("comma", "she", "month")]

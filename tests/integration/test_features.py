@@ -9,6 +9,11 @@ from dictlearn.lm.unembedding import logit_map
 from dictlearn.text.concepts import vocabulary_texts
 
 
+def neurons_of(model, layer):
+    sites = dl.mlp_sites(model, layer)
+    return dl.NeuronsConfig(mlp=dl.mlp_weights(model, sites)).build(sites)
+
+
 @pytest.fixture(scope="module", params=["builtin:stories", "models/stories15M"])
 def model(request, shared):
     return dl.load_model(
@@ -24,7 +29,7 @@ def tokens(model):
 @pytest.fixture(scope="module")
 def dictionaries(model):
     return {
-        "neurons": dl.NeuronsConfig().build(dl.mlp_sites(model, 1)),
+        "neurons": neurons_of(model, 1),
         "identity": dl.IdentityConfig().build(dl.hook_sites(model, "blocks.1.hook_mlp_out")),
     }
 

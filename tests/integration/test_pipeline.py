@@ -69,7 +69,7 @@ def test_a_store_holds_what_the_model_computes(model, tokens, tmp_path):
     store = dl.harvest(model, tokens, sites, tmp_path / "store", progress=False)
     assert store.n_rows == tokens.n_tokens
     x, y = (store.rows(0, 0, 512).at[hook] for hook in sites.hooks)
-    neurons = dl.NeuronsConfig().build(ActivationStore.open(tmp_path / "store").only_sites)
+    neurons = dl.fit(dl.NeuronsConfig(), ActivationStore.open(tmp_path / "store"), progress=False)
     torch.testing.assert_close(neurons(x), y, atol=1e-4, rtol=1e-4)
 
 

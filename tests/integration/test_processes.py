@@ -267,7 +267,7 @@ def test_a_process_that_fails_or_dies_ends_the_others():
 
 def test_torchrun_starts_the_same_run(tmp_path, store):
     (tmp_path / "recipe.toml").write_text(RECIPE.replace("steps = 100", "steps = 20"))
-    configs, run = read_config_file(tmp_path / "recipe.toml")
+    file = read_config_file(tmp_path / "recipe.toml")
     command = [
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
         "-m", "dictlearn", "train", store, "--recipe", tmp_path / "recipe.toml",
@@ -280,6 +280,6 @@ def test_torchrun_starts_the_same_run(tmp_path, store):
             break
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("topk: ") == 1, "one process speaks for all"
-    one = dl.fit(configs, dl.ActivationStore.open(store), run, progress=False)
+    one = dl.fit(file.configs, dl.ActivationStore.open(store), file.fit, progress=False)
     for name, dictionary in one.items():
         assert worst_difference(dl.load(tmp_path / "two" / name), dictionary) <= ROUNDING

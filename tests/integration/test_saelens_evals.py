@@ -172,14 +172,14 @@ def test_the_exact_mlp_recovers_all_of_the_loss_here_and_not_there(native, tmp_p
     ids = torch.randint(1, 40, (9, 12), generator=torch.Generator().manual_seed(1))
     tokens = Tokens(ids, ids > 0, source="random", split="held_out", hash="abc")
     sites = dl.mlp_sites(model, 1)
-    mlp = sites.mlp
+    mlp = dl.mlp_weights(model, sites)
     config = dl.TranscoderConfig(n_features=mlp.W_in.shape[1])
     transcoder = config.build(sites)
     transcoder.W_enc.copy_(mlp.W_in)
     transcoder.b_enc.copy_(mlp.b_in)
     transcoder.W_dec.copy_(mlp.W_out)
     transcoder.b_dec.copy_(mlp.b_out)
-    neurons = dl.NeuronsConfig().build(sites)
+    neurons = dl.NeuronsConfig(mlp=mlp).build(sites)
     exact = {"neurons": neurons, "transcoder": transcoder}
     records = dl.evaluate(exact, model, tokens, exclude_special=False, progress=False)
     for record in records.dictionaries.values():

@@ -1,12 +1,18 @@
 """A cross-layer transcoder and a crosscoder, from the command line to cards and concepts."""
 
 import pytest
+import torch
 
 import dictlearn as dl
 from dictlearn.cli import main
 
 MLPS = [f"blocks.{layer}.mlp.hook_out" for layer in range(4)]
 STREAM = [f"blocks.{layer}.hook_resid_post" for layer in range(3)]
+EACH = f"""
+fit = {{steps = 40, batch_size = 512}}
+dictionaries.topk_transcoder = {{kind = "topk_transcoder", n_features = 32, k = 4, at = "all"}}
+dictionaries.sae = {{kind = "topk_sae", n_features = 32, k = 4, at = ["{MLPS[2]}"]}}
+"""
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +36,10 @@ def run(tmp_path_factory):
                 "--l1-coefficient", 1e-3, *steps, "--out", "clt")  # fmt: skip
         command("train", "stream", "--kind", "crosscoder", "--n-features", 64,
                 "--l1-coefficient", 1e-3, *steps, "--out", "crosscoder")  # fmt: skip
+        (folder / "each.toml").write_text(EACH)
+        command("train", "mlps", "--config", "each.toml", "--out", "each")
         command("train", "mlps", "--kind", "topk_transcoder", "--n-features", 32, "--k", 4,
-                "--at", "all", *steps, "--out", "each")  # fmt: skip
+                "--at", "all", *steps, "--out", "same")  # fmt: skip
         command("evaluate", "clt", "crosscoder", "each", "--tokens", 1500, "--out", "results")
         command("compare", "results", "--out", "report.html")
     return folder
@@ -56,6 +64,7 @@ def test_each_target_and_all_together_are_evaluated(run):
     assert {f"cross_layer_transcoder @ {hook}" for hook in MLPS} < names
     assert {f"crosscoder @ {hook}" for hook in STREAM} < names
     assert {f"topk_transcoder-{hook}" for hook in MLPS} < names
+    assert "sae" in names
     assert records.tokens["estimates"] == {
         "cross_layer_transcoder": "running model", "crosscoder": "clean pass",
     }  # fmt: skip
@@ -64,6 +73,14 @@ def test_each_target_and_all_together_are_evaluated(run):
     assert 0.2 < frame["cross_layer_transcoder"] < 1
     report = (run / "report.html").read_text()
     assert f"cross_layer_transcoder @ {MLPS[3]}" in report
+
+
+def test_a_config_file_and_options_say_the_same(run):
+    for hook in MLPS:
+        one, other = (dl.load(run / f / f"topk_transcoder-{hook}") for f in ("each", "same"))
+        assert one.sites.target.hook == hook
+        assert torch.equal(one.atoms, other.atoms)
+    assert dl.load(run / "each" / "sae").sites.source.hook == MLPS[2]
 
 
 def test_cards_concepts_and_agreement_take_them(dictionaries, model, tmp_path):

@@ -11,6 +11,7 @@ from torch import Tensor
 from dictlearn.core.batches import Rows
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import InputError
+from dictlearn.core.mlp_weights import MLPWeights
 from dictlearn.core.sites import Site, Sites
 from dictlearn.core.sparse_acts import SparseActs
 from dictlearn.core.tokens import Tokens
@@ -18,7 +19,7 @@ from dictlearn.evaluation.concepts.detectors import Detectors, DirectionDetector
 from dictlearn.evaluation.stream.activations import ActivationStream, on_cpu
 from dictlearn.lm.forward import default_batch_size
 from dictlearn.lm.hooks import LanguageModel
-from dictlearn.lm.sites import mlp_sites
+from dictlearn.lm.mlps import mlp_sites, mlp_weights
 
 NEURONS, BASIS, PCA = "neurons", "basis", "pca"
 _TOKENS_AT_ONCE = 1 << 13
@@ -69,7 +70,7 @@ def halves(
                 PCA: DirectionDetectors(y @ components[target].flip(1)),
             }
             if mlps[target]:
-                hidden = [_hidden(mlp, rows.joined(mlp.source)) for mlp in mlps[target]]
+                hidden = [_hidden(mlp, rows.joined(s.source)) for s, mlp in mlps[target].items()]
                 neurons = DirectionDetectors(torch.cat(hidden, dim=1))
                 baselines[target] = {NEURONS: neurons} | baselines[target]
         features = {
@@ -109,27 +110,25 @@ def _encoded(dictionary: FeatureDictionary, x: Float[Tensor, "n d"]) -> SparseAc
     return SparseActs(acts.offsets, acts.indices, acts.values.float(), acts.n_features)
 
 
-def _hidden(sites: Sites, x: Float[Tensor, "n d"]) -> Float[Tensor, "n hidden"]:
-    """The hidden activations of the MLP at `sites`, on the CPU."""
-    mlp = sites.mlp
-    assert mlp is not None
+def _hidden(mlp: MLPWeights, x: Float[Tensor, "n d"]) -> Float[Tensor, "n hidden"]:
+    """The hidden activations of an MLP, on the CPU."""
     x = x.to(mlp.W_in)
     return torch.cat([mlp.hidden(some).float().cpu() for some in x.split(_TOKENS_AT_ONCE)])
 
 
-def _mlps_of_layers(model: LanguageModel, target: Site) -> list[Sites]:
+def _mlps_of_layers(model: LanguageModel, target: Site) -> dict[Sites, MLPWeights]:
     """The MLPs in the layers of a target's hooks; none unless there is one for each."""
-    found = [_mlp_of_layer(model, hook) for hook in target.hooks]
-    return [sites for sites in found if sites is not None] if None not in found else []
-
-
-def _mlp_of_layer(model: LanguageModel, hook: str) -> Sites | None:
-    """The sites and weights of the MLP in the layer of `hook`, where there are both."""
-    layer = re.match(r"blocks\.(\d+)\.", hook)
-    if layer is None:
-        return None
-    try:
-        sites = mlp_sites(model, int(layer[1]))
-    except InputError:
-        return None
-    return sites if sites.mlp is not None else None
+    found = {}
+    for hook in target.hooks:
+        layer = re.match(r"blocks\.(\d+)\.", hook)
+        if layer is None:
+            return {}
+        try:
+            sites = mlp_sites(model, int(layer[1]))
+        except InputError:
+            return {}
+        weights = mlp_weights(model, sites)
+        if weights is None:
+            return {}
+        found[sites] = weights
+    return found

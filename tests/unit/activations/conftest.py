@@ -5,8 +5,9 @@ import torch
 
 from dictlearn.activations import store as store_module
 from dictlearn.core.batches import Rows
+from dictlearn.core.mlp_weights import MLPWeights
 from dictlearn.core.provenance import Provenance
-from dictlearn.core.sites import MLPWeights, Site, Sites
+from dictlearn.core.sites import Site, Sites
 
 
 @pytest.fixture(autouse=True)
@@ -25,7 +26,8 @@ def stored(tmp_path) -> Path:
     store_module.write_store(
         tmp_path,
         [Rows({"x": torch.ones(100, 4), "y": torch.ones(100, 3)})],
-        sites=[Sites(Site("x", 4), Site("y", 3), mlp)],
+        sites=[Sites(Site("x", 4), Site("y", 3))],
+        mlps={Sites(Site("x", 4), Site("y", 3)): mlp},
         n_rows=100,
         dtype=torch.float32,
         provenance=Provenance(),

@@ -13,8 +13,9 @@ from dictlearn.activations.tensors import TensorActivations
 from dictlearn.core.batches import Rows
 from dictlearn.core.errors import CorruptFileError, InputError, NonFiniteError, StorageError
 from dictlearn.core.file_lists import LIST_FILE
+from dictlearn.core.mlp_weights import MLPWeights
 from dictlearn.core.provenance import Provenance
-from dictlearn.core.sites import MLPWeights, Site, Sites
+from dictlearn.core.sites import Site, Sites
 
 N_ROWS = 100
 ROWS_PER_SHARD = 16  # by the fixture small_shards
@@ -131,10 +132,10 @@ def mlp(gated: bool, act_name: str) -> MLPWeights:
 )
 def test_mlp_weights_round_trip(tmp_path, gated, act_name):
     given = mlp(gated, act_name)
-    write(tmp_path, sites=[SITES.at_target(), Sites(SITES.source, SITES.target, given)])
-    bare, with_mlp = ActivationStore.open(tmp_path, verify=True).sites
-    assert bare.mlp is None
-    restored = with_mlp.mlp
+    write(tmp_path, sites=[SITES.at_target(), SITES], mlps={SITES: given})
+    store = ActivationStore.open(tmp_path, verify=True)
+    assert store.mlp_weights(SITES.at_target()) is None
+    restored = store.select(SITES).mlp_weights(SITES)
     assert restored.act_name == act_name
     assert torch.equal(restored.hidden(X) @ restored.W_out, given.hidden(X) @ given.W_out)
     for name in ("W_in", "b_in", "W_out", "b_out", "W_gate"):
@@ -143,11 +144,11 @@ def test_mlp_weights_round_trip(tmp_path, gated, act_name):
 
 
 def test_the_estimate_is_close_and_names_no_headers(tmp_path):
-    sites = [Sites(SITES.source, SITES.target, mlp(gated=False, act_name="relu"))]
-    write(tmp_path, sites=sites)
+    mlps = {SITES: mlp(gated=False, act_name="relu")}
+    write(tmp_path, sites=[SITES], mlps=mlps)
     files = list(tmp_path.glob("*.safetensors"))
     written = sum(path.stat().st_size for path in files)
-    estimate = estimated_bytes(sites, N_ROWS, torch.float32)
+    estimate = estimated_bytes([SITES], N_ROWS, torch.float32, mlps.values())
     assert 0 <= written - estimate <= 500 * len(files)
 
 

@@ -10,7 +10,8 @@ from torch.nn.functional import normalize
 from dictlearn.core.batches import Batch
 from dictlearn.core.errors import ConfigError
 from dictlearn.core.kinds import GradientConfig
-from dictlearn.core.sites import MLPWeights, Site, Sites
+from dictlearn.core.mlp_weights import MLPWeights
+from dictlearn.core.sites import Site, Sites
 from dictlearn.core.sparse_acts import SparseActs
 from dictlearn.dictionaries.batchtopk_sae import BatchTopKSAEConfig
 from dictlearn.dictionaries.codebook import CodebookConfig
@@ -289,7 +290,7 @@ def random_mlp(gated):
 @pytest.mark.parametrize("gated", [False, True])
 def test_neurons_on_an_mlp_are_the_mlp(gated):
     mlp = random_mlp(gated)
-    neurons = NeuronsConfig().build(Sites(Site("x", 3), Site("y", 4), mlp))
+    neurons = NeuronsConfig(mlp=mlp).build(Sites(Site("x", 3), Site("y", 4)))
     x = rows(d=3)
     linear = x @ mlp.W_in + mlp.b_in
     if gated:

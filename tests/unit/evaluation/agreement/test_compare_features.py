@@ -20,7 +20,8 @@ from dictlearn.evaluation.agreement import correlations
 from dictlearn.evaluation.agreement.compare_features import compare_features
 from dictlearn.evaluation.faithfulness.evaluate import evaluate
 from dictlearn.lm.forward import activations_at
-from dictlearn.lm.sites import hook_sites, mlp_sites
+from dictlearn.lm.mlps import mlp_sites
+from dictlearn.lm.sites import hook_sites
 from dictlearn.records.agreement import SIMILARITY_BINS, AgreementRecords
 from dictlearn.records.results import DictionaryRecord, Records
 

@@ -17,7 +17,8 @@ from dictlearn.evaluation.cards.describe_features import describe_features
 from dictlearn.evaluation.cards.nearest_atoms import nearest_atoms
 from dictlearn.evaluation.cards.top_contexts import TopContexts, Windows
 from dictlearn.lm.forward import activations_at
-from dictlearn.lm.sites import hook_sites, mlp_sites
+from dictlearn.lm.mlps import mlp_sites
+from dictlearn.lm.sites import hook_sites
 from dictlearn.lm.unembedding import logit_map
 from dictlearn.records.features import FeatureRecords
 

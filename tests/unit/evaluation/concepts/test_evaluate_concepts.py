@@ -20,7 +20,8 @@ from dictlearn.evaluation.concepts.evaluate_concepts import evaluate_concepts
 from dictlearn.evaluation.concepts.matched_recall import compare_families
 from dictlearn.evaluation.concepts.split_halves import Half
 from dictlearn.lm.forward import activations_at
-from dictlearn.lm.sites import hook_sites, mlp_sites
+from dictlearn.lm.mlps import mlp_sites, mlp_weights
+from dictlearn.lm.sites import hook_sites
 from dictlearn.metrics.bootstrap import bootstrap_weights
 from dictlearn.records.concepts import ConceptRecords
 from dictlearn.text.concepts import Concept
@@ -29,6 +30,11 @@ N_SEQUENCES, LENGTH = 60, 25
 Y = Site("y", 4)
 BASE, HIT, FALSE = 0.06, 0.3, 0.01
 PRECISION = BASE * HIT / (BASE * HIT + (1 - BASE) * FALSE)  # of the planted feature: 0.66
+
+
+def neurons_of(model, layer):
+    sites = mlp_sites(model, layer)
+    return NeuronsConfig(mlp=mlp_weights(model, sites)).build(sites)
 
 
 def half(generator, n_useless):
@@ -139,7 +145,7 @@ def records(model, tokens):
     sites = hook_sites(model, "hook_embed")
     embedded = activations_at(model, torch.arange(40).reshape(4, 10), ["hook_embed"])
     lookup = Lookup(sites, embedded["hook_embed"].flatten(0, 1))
-    neurons = NeuronsConfig().build(mlp_sites(model, 1))
+    neurons = neurons_of(model, 1)
     found = {"lookup": lookup, "neurons": neurons}
     return evaluate_concepts(
         found, model, tokens, CONCEPTS, min_matches=3, n_resamples=50, progress=False
@@ -219,7 +225,7 @@ def test_features_that_never_meet_a_concept_have_no_precision():
 
 
 def test_the_seed_decides_the_halves(records, model, tokens):
-    dictionaries = {"neurons": NeuronsConfig().build(mlp_sites(model, 1))}
+    dictionaries = {"neurons": neurons_of(model, 1)}
     frames = [
         evaluate_concepts(dictionaries, model, tokens, CONCEPTS[:2], min_matches=3, seed=seed,
                           n_resamples=50, progress=False).to_pandas()
@@ -231,7 +237,7 @@ def test_the_seed_decides_the_halves(records, model, tokens):
 
 
 def test_what_cannot_be_evaluated_is_refused(model, tokens):
-    neurons = NeuronsConfig().build(mlp_sites(model, 1))
+    neurons = neurons_of(model, 1)
     with pytest.raises(InputError, match="at least one"):
         evaluate_concepts({}, model, tokens, CONCEPTS)
     with pytest.raises(InputError, match="at least 100 matches"):

@@ -16,7 +16,7 @@ from dictlearn.dictionaries.neurons import NeuronsConfig
 from dictlearn.evaluation.faithfulness.coefficient_bits import KEPT, LADDER
 from dictlearn.evaluation.faithfulness.evaluate import evaluate
 from dictlearn.lm.forward import activations_at
-from dictlearn.lm.sites import mlp_sites
+from dictlearn.lm.mlps import mlp_sites, mlp_weights
 from dictlearn.metrics.bits import NOT_MEASURED, coefficient_bits
 from dictlearn.records.results import Records
 
@@ -133,7 +133,9 @@ def test_codes_are_priced_with_and_without_the_search(model, tokens, sites, rows
 
 
 def test_without_the_search_coefficients_have_no_price(model, tokens, sites, tmp_path):
-    records = evaluate({"neurons": NeuronsConfig().build(sites)}, model, tokens)
+    records = evaluate(
+        {"neurons": NeuronsConfig(mlp=mlp_weights(model, sites)).build(sites)}, model, tokens
+    )
     records.save(tmp_path)
     found = Records.load(tmp_path).dictionaries["neurons"].metrics
     assert found["coefficient_bits"].reason == found["bits"].reason == NOT_MEASURED

@@ -17,7 +17,8 @@ from dictlearn.dictionaries.neurons import NeuronsConfig
 from dictlearn.evaluation.faithfulness.ablations import donors
 from dictlearn.evaluation.faithfulness.evaluate import evaluate
 from dictlearn.lm.forward import activations_at
-from dictlearn.lm.sites import hook_sites, mlp_sites
+from dictlearn.lm.mlps import mlp_sites, mlp_weights
+from dictlearn.lm.sites import hook_sites
 from dictlearn.metrics.bits import REPORTED
 from dictlearn.metrics.pooled import pooled_metrics
 
@@ -61,7 +62,7 @@ def metrics(records, name):
 def test_the_exact_map_scores_one(model, tokens, sites):
     exact = {
         "identity": IdentityConfig().build(sites.at_target()),
-        "neurons": NeuronsConfig().build(sites),
+        "neurons": NeuronsConfig(mlp=mlp_weights(model, sites)).build(sites),
     }
     records = evaluate(exact, model, tokens)
     for name in exact:
@@ -80,7 +81,7 @@ def test_neurons_and_others_of_a_model_in_another_precision(native, tokens, dtyp
     model = native().to(dtype)
     sites = mlp_sites(model, 1)
     exact = {
-        "neurons": NeuronsConfig().build(sites),
+        "neurons": NeuronsConfig(mlp=mlp_weights(model, sites)).build(sites),
         "identity": IdentityConfig().build(sites.at_target()),
     }
     records = evaluate(exact, model, tokens)

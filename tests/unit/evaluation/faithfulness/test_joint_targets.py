@@ -9,18 +9,19 @@ import dictlearn as dl
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.sites import Site, Sites
 from dictlearn.core.tokens import Tokens
+from dictlearn.lm.mlps import mlp_sites, mlp_weights
 from dictlearn.lm.patching import patched
-from dictlearn.lm.sites import hook_sites, mlp_sites
+from dictlearn.lm.sites import hook_sites
 
 
 class AllMLPs(FeatureDictionary):
     """The exact MLPs of all layers side by side, with a common factor on what they write."""
 
-    def __init__(self, pairs, factor=1.0):
+    def __init__(self, model, pairs, factor=1.0):
         sites = Sites(
             Site.joined([p.source for p in pairs]), Site.joined([p.target for p in pairs])
         )
-        self.mlps, self.factor = [p.mlp for p in pairs], factor
+        self.mlps, self.factor = [mlp_weights(model, p) for p in pairs], factor
         super().__init__(sites, sum(mlp.W_out.shape[0] for mlp in self.mlps))
         self.register_buffer("_atoms", torch.block_diag(*(mlp.W_out for mlp in self.mlps)))
         self.register_buffer("_bias", torch.cat([factor * mlp.b_out for mlp in self.mlps]))
@@ -56,7 +57,7 @@ def metric(records, name, key):
 
 
 def test_the_exact_mlps_of_all_layers_change_nothing(model, pairs, tokens):
-    records = dl.evaluate({"all": AllMLPs(pairs)}, model, tokens, progress=False)
+    records = dl.evaluate({"all": AllMLPs(model, pairs)}, model, tokens, progress=False)
     rows = ["all", *(f"all @ {pair.target.hook}" for pair in pairs)]
     assert list(records.dictionaries) == rows
     assert records.tokens["estimates"] == {"all": "running model"}
@@ -69,7 +70,7 @@ def test_the_exact_mlps_of_all_layers_change_nothing(model, pairs, tokens):
 
 def test_the_replacement_model_by_hand(model, pairs, tokens):
     """All MLPs at half strength, each reading what the one before has left: in one plain pass."""
-    dictionary = AllMLPs(pairs, factor=0.5)
+    dictionary = AllMLPs(model, pairs, factor=0.5)
     halved = {
         pair.target.hook: lambda y, positions: torch.where((positions > 0).unsqueeze(2), y / 2, y)
         for pair in pairs
@@ -93,7 +94,7 @@ def test_the_replacement_model_by_hand(model, pairs, tokens):
 def test_one_target_alone_is_the_dictionary_of_that_target(model, pairs, tokens):
     """A record of one target of several equals that of a dictionary with no other."""
     records = dl.evaluate(
-        {"three": AllMLPs(pairs, 0.7), "one": AllMLPs(pairs[1:2], 0.7)},
+        {"three": AllMLPs(model, pairs, 0.7), "one": AllMLPs(model, pairs[1:2], 0.7)},
         model,
         tokens,
         progress=False,
@@ -113,7 +114,7 @@ def test_a_joint_ablation_is_that_of_all_targets(model, pairs, tokens):
     with patched(model, nothing), torch.no_grad():
         logits = model(tokens.ids)
     expected = cross_entropy(logits[:, :-1].flatten(0, 1), tokens.ids[:, 1:].flatten())
-    records = dl.evaluate({"all": AllMLPs(pairs, 0.5)}, model, tokens, progress=False)
+    records = dl.evaluate({"all": AllMLPs(model, pairs, 0.5)}, model, tokens, progress=False)
     sums = records.dictionaries["all"].sums
     found = sums["cross_entropy_zero"].sum() / sums["predictions"].sum()
     assert float(found) == pytest.approx(float(expected), rel=1e-5)
@@ -138,9 +139,9 @@ def test_estimates_of_a_crosscoder_come_from_the_clean_pass(model, tokens):
 
 
 def test_bits_and_files_take_several_targets(model, pairs, tokens, tmp_path):
-    records = dl.evaluate({"all": AllMLPs(pairs)}, model, tokens, bits=True, progress=False)
+    records = dl.evaluate({"all": AllMLPs(model, pairs)}, model, tokens, bits=True, progress=False)
     records.save(tmp_path)
     loaded = dl.Records.load(tmp_path)
-    assert loaded.dictionaries["all"].sites == AllMLPs(pairs).sites
+    assert loaded.dictionaries["all"].sites == AllMLPs(model, pairs).sites
     assert loaded.to_pandas().equals(records.to_pandas())
     assert loaded.tokens["estimates"] == {"all": "running model"}
