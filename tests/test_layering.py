@@ -83,9 +83,16 @@ def test_no_module_is_needed_to_load_itself():
     modules = {
         ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts): path for path in FILES
     }
-    needs = {
-        name: modules.keys() & set(imports(path, lazy=False)) for name, path in modules.items()
-    }
+    needs = {}
+    for name, path in modules.items():
+        loaded = set(imports(path, lazy=False))
+        named = {
+            f"{node.module}.{alias.name}"
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            if isinstance(node, ast.ImportFrom) and node.module in loaded
+            for alias in node.names
+        }
+        needs[name] = modules.keys() & (loaded | named)
     graphlib.TopologicalSorter(needs).prepare()
 
 

@@ -36,7 +36,7 @@ def x(ours):
 
 
 def theirs(folder, x):
-    """Coefficients and estimates by their definition: each layer writes itself and all later ones."""
+    """Coefficients and estimates by definition: a layer writes itself and all later ones."""
     y = torch.zeros(len(x), LAYERS, D, dtype=x.dtype)
     all_acts = []
     for i in range(LAYERS):
