@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dictlearn.activations.hooks import hook_widths
 from dictlearn.core.errors import CorruptFileError
-from dictlearn.core.files import read_json, read_tensors, sha256
+from dictlearn.core.files import JSON_FORMAT, entries_of, read_own_json, read_tensors, sha256, typed
 from dictlearn.core.mlp_weights import MLPWeights
 from dictlearn.core.own_files import OwnFiles
 from dictlearn.core.provenance import Provenance
@@ -17,7 +17,6 @@ from dictlearn.core.sites import Sites
 
 MANIFEST_FILE = "manifest.json"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-_FORMAT = 1
 _HARVEST_AGAIN = "harvest again"
 
 
@@ -36,7 +35,7 @@ class StoredFile:
         cls, own: OwnFiles, name: str, tensors: dict[str, Tensor], n_rows: int = 0
     ) -> "StoredFile":
         """Write tensors to the file `name` as a whole; the entry that describes it."""
-        own.write_tensors(name, tensors, {"format": str(_FORMAT)})
+        own.write_tensors(name, tensors, {"format": str(JSON_FORMAT)})
         return cls(name, (own.path / name).stat().st_size, own.sha256(name), n_rows)
 
     def check(self, folder: Path, verify: bool) -> None:
@@ -74,11 +73,6 @@ class StoredMLP:
         tensors = {name: x for name, x in vars(mlp).items() if isinstance(x, Tensor)}
         return cls(StoredFile.write(own, name, tensors), mlp.act_name)
 
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> "StoredMLP":
-        """The entry that a manifest holds."""
-        return cls(StoredFile(**data["file"]), data["act_name"])
-
     def load(self, folder: Path) -> MLPWeights:
         """The weights.
 
@@ -87,7 +81,7 @@ class StoredMLP:
         """
         path = folder / self.file.file
         try:
-            return MLPWeights(**read_tensors(path), act_name=self.act_name)
+            return MLPWeights(**read_tensors(path, self.file.sha256), act_name=self.act_name)
         except TypeError as error:
             raise CorruptFileError(f"{path}: not the weights of an MLP ({error})") from error
 
@@ -112,7 +106,6 @@ class Manifest:
     def write(self, own: OwnFiles) -> None:
         """Write `manifest.json`, which turns the folder into a store."""
         data = {
-            "format": _FORMAT,
             "dtype": str(self.dtype).removeprefix("torch."),
             "n_rows": self.n_rows,
             "widths": hook_widths(self.sites),
@@ -138,20 +131,11 @@ class Manifest:
         if not path.is_file():
             found = "the harvest did not finish" if folder.is_dir() else "there is no such folder"
             raise CorruptFileError(f"{path}: absent, so this is not a store: {found}")
-        data = read_json(path)
-        if data.get("format") != _FORMAT:
-            raise CorruptFileError(
-                f"{path}: required store format {_FORMAT}, got {data.get('format')!r}; "
-                f"{_HARVEST_AGAIN} with this version"
-            )
-        try:
+        data = read_own_json(path, "store", _HARVEST_AGAIN)
+        with entries_of(path):
             manifest = cls._from_json(data)
             if not manifest.n_rows == data["n_rows"] > 0:
                 raise ValueError(f"{manifest.n_rows} rows in shards, n_rows {data['n_rows']}")
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise CorruptFileError(
-                f"{path}: an entry is missing or malformed ({error!r}); {_HARVEST_AGAIN}"
-            ) from error
         for file in (*manifest.shards, *(mlp.file for mlp in manifest.mlps if mlp)):
             file.check(folder, verify)
         return manifest
@@ -161,10 +145,8 @@ class Manifest:
         return cls(
             dtype=DTYPES[data["dtype"]],
             sites=tuple(Sites.from_dict(entry) for entry in data["sites"]),
-            mlps=tuple(
-                entry["mlp"] and StoredMLP.from_json(entry["mlp"]) for entry in data["sites"]
-            ),
-            shards=tuple(StoredFile(**entry) for entry in data["shards"]),
+            mlps=tuple(entry["mlp"] and typed(entry["mlp"], StoredMLP) for entry in data["sites"]),
+            shards=typed(data["shards"], tuple[StoredFile, ...]),
             provenance=Provenance.from_dict(data["provenance"]),
-            tokens=data["tokens"],
+            tokens=typed(data["tokens"], dict[str, Any]),
         )

@@ -1,6 +1,6 @@
 """The list of the files that runs wrote to a folder: names and hashes, but no paths.
 
-{"format": 1, "mark": "0a1b2c3d", "runs": {"study": {
+{"format": 2, "mark": "0a1b2c3d", "runs": {"study": {
     "files": {"results.json": [{"sha256": "…", "bytes": 7, "mtime_ns": 1}]},
     "folders": {"activations": {"run": "harvest", "made": true}}}}}
 
@@ -17,11 +17,16 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from dictlearn.core.errors import CorruptFileError
-from dictlearn.core.files import atomic_path, read_json, sha256, write_json
+from dictlearn.core.files import (
+    atomic_path,
+    entries_of,
+    read_own_json,
+    sha256,
+    typed,
+    write_json,
+)
 
 LIST_FILE = "dictlearn.files"
-_FORMAT = 1
-
 FileList = dict[str, Any]
 """A list in its JSON form."""
 
@@ -64,6 +69,18 @@ class Version:
         )
 
 
+@dataclass(frozen=True)
+class _Folder:
+    run: str
+    made: bool
+
+
+@dataclass(frozen=True)
+class _Run:
+    files: dict[str, list[Version] | None]
+    folders: dict[str, _Folder]
+
+
 def read_list(folder: Path) -> FileList:
     """The list in `folder`, or an empty one.
 
@@ -74,36 +91,30 @@ def read_list(folder: Path) -> FileList:
     if path.is_symlink():
         raise CorruptFileError(f"{path}: required a file, got a link; remove it")
     if not path.exists():
-        return {"format": _FORMAT, "mark": secrets.token_hex(4), "runs": {}}
-    data = read_json(path)
-    try:
+        return {"mark": secrets.token_hex(4), "runs": {}}
+    data = read_own_json(path, "list", "choose another folder, or remove the list")
+    with entries_of(path):
         _check(data)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise CorruptFileError(
-            f"{path}: an entry is missing or malformed ({error!r}); nothing is removed or written "
-            "by such a list: choose another folder, or remove the list"
-        ) from error
     return data
 
 
 def _check(data: FileList) -> None:
-    if data["format"] != _FORMAT or not re.fullmatch("[0-9a-f]{8}", data["mark"]):
-        raise ValueError(f"format {data['format']!r}, mark {data['mark']!r}")
-    for run in data["runs"].values():
-        for name in (*run["files"], *run["folders"]):
+    if not re.fullmatch("[0-9a-f]{8}", data["mark"]):
+        raise ValueError(f"mark {data['mark']!r}")
+    for run in typed(data["runs"], dict[str, _Run]).values():
+        for name in (*run.files, *run.folders):
             if not is_file_name(name):
                 raise ValueError(f"{name!r} is not a name in this folder")
-        for version in (v for versions in run["files"].values() for v in versions or ()):
-            Version(**version)
-        for inner in run["folders"].values():
-            if not (isinstance(inner["run"], str) and isinstance(inner["made"], bool)):
-                raise TypeError(f"{inner!r} says nothing about a folder")
 
 
 def write_list(folder: Path, data: FileList) -> None:
     """Write the list of `folder`; remove it if no run has files there."""
     path = folder / LIST_FILE
     if data["runs"]:
-        write_json(path, data, partial(atomic_path, suffix=f".{data['mark']}.part"))
+        write_json(
+            path,
+            data,
+            partial(atomic_path, suffix=f".{data['mark']}.part"),
+        )
     else:
         path.unlink(missing_ok=True)

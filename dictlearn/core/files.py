@@ -8,14 +8,21 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import msgspec
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from dictlearn.core.errors import CorruptFileError, StorageError
+from dictlearn.core.errors import CorruptFileError, DictLearnError, StorageError
 
+JSON_FORMAT = 2
+"""The format of the JSON files of this package."""
+MOST_BYTES_OF_TEXT = 1 << 30
+"""The largest text file that is read as a whole."""
+
+T = TypeVar("T")
 Opener = Callable[[Path], AbstractContextManager[Path]]
 """A context manager: a temporary path, which is renamed to the given one on success."""
 
@@ -55,27 +62,108 @@ def write_text(path: Path, text: str, opened: Opener = atomic_path) -> None:
         part.write_text(text, encoding="utf-8")
 
 
+def json_text(data: dict[str, Any]) -> str:
+    """`data` as JSON; `nan` and infinity are errors, since JSON has neither."""
+    return json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
 def write_json(path: Path, data: dict[str, Any], opened: Opener = atomic_path) -> None:
-    """Write `data` to `path` atomically; `nan` and infinity are errors, since JSON has neither."""
-    text = json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    write_text(path, text, opened)
+    """Write `data` to `path` atomically, with the version of the format and a hash of the whole."""
+    version = {"format": JSON_FORMAT}
+    plain = json.loads(json_text(version | data | version))
+    plain.pop("sha256", None)  # of data that were read as they are in a file
+    write_text(path, json_text(plain | {"sha256": _seal(plain)}), opened)
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in `path`.
+    """The JSON object in `path`, which any program may have written.
 
     Raises:
-        CorruptFileError: the file is absent or is not a JSON object.
+        CorruptFileError: the file is absent, too large, or is not a JSON object.
     """
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CorruptFileError(f"{path}: cannot be read ({error.strerror})") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CorruptFileError(f"{path}: not valid JSON ({error}); it may be truncated") from error
+    data = parsed(path, json.loads, "JSON")
     if not isinstance(data, dict):
         raise CorruptFileError(f"{path}: required a JSON object, got {type(data).__name__}")
     return data
+
+
+def parsed(path: Path, parse: Callable[[str], Any], language: str) -> Any:
+    """What `parse` makes of the text in `path`.
+
+    Raises:
+        CorruptFileError: the file is absent, too large, or not in that language.
+    """
+    try:
+        size = path.stat().st_size
+        if size > MOST_BYTES_OF_TEXT:
+            raise CorruptFileError(
+                f"{path}: required at most {MOST_BYTES_OF_TEXT:,} bytes of {language}, got {size:,}"
+            )
+        return parse(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CorruptFileError(f"{path}: cannot be read ({error.strerror})") from error
+    except (ValueError, RecursionError) as error:
+        reason = f"not valid {language} ({error!s:.200}); it may be truncated"
+        raise CorruptFileError(f"{path}: {reason}") from error
+
+
+def read_own_json(
+    path: Path, what: str, remake: str, *, unversioned: bool = False
+) -> dict[str, Any]:
+    """The content of a JSON file that `write_json` wrote, without its hash.
+
+    Format 1 had no hash, and where `unversioned`, no version either. `remake` tells a reader, in
+    the imperative, how to make such a file again.
+
+    Raises:
+        CorruptFileError: the file is absent, of another format, or altered since it was written.
+    """
+    data = read_json(path)
+    seal = data.pop("sha256", None)
+    version = data.get("format", 1 if unversioned else None)
+    if version not in (1, JSON_FORMAT):
+        raise CorruptFileError(
+            f"{path}: required {what} format {JSON_FORMAT}, got {version!r:.80}; {remake} with "
+            "this version"
+        )
+    if seal != (_seal(data) if seal is not None or version == JSON_FORMAT else None):
+        raise CorruptFileError(
+            f"{path}: was altered or damaged since it was written (its hash differs); {remake}"
+        )
+    return data
+
+
+def _seal(data: dict[str, Any]) -> str:
+    """The SHA-256 of JSON data in its canonical form."""
+    text = json.dumps(data, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+@contextmanager
+def entries_of(path: Path) -> Iterator[None]:
+    """A block that takes a file's data apart, whose errors name the file.
+
+    Raises:
+        CorruptFileError: an entry is missing or malformed.
+    """
+    try:
+        yield
+    except (CorruptFileError, StorageError):
+        raise
+    except (DictLearnError, KeyError, TypeError, AttributeError, ValueError) as error:
+        missing = f"no entry {error}" if isinstance(error, KeyError) else str(error)
+        raise CorruptFileError(
+            f"{path}: an entry is missing or malformed ({missing:.300})"
+        ) from error
+
+
+def typed(data: Any, as_type: type[T]) -> T:
+    """Plain data as `as_type`, a dataclass or a container of these, with every type checked.
+
+    Raises:
+        ValueError: an entry is missing or of another type; the message names its path.
+    """
+    return msgspec.convert(data, as_type)
 
 
 def write_tensors(
@@ -90,13 +178,17 @@ def write_tensors(
         save_file(whole, part, metadata=metadata)
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The named tensors of a safetensors file.
+def read_tensors(path: Path, hash: str | None = None) -> dict[str, Tensor]:
+    """The named tensors of a safetensors file, whose bytes have this SHA-256 if one is given.
 
     Raises:
-        CorruptFileError: the file is absent, truncated or not safetensors.
+        CorruptFileError: the file is absent, truncated, not safetensors, or was altered.
     """
     try:
+        if hash is not None and sha256(path) != hash:
+            raise CorruptFileError(
+                f"{path}: was altered, damaged or replaced since it was written (its hash differs)"
+            )
         return load_file(path)
     except (OSError, SafetensorError) as error:
         raise CorruptFileError(f"{path}: cannot be read as safetensors ({error})") from error

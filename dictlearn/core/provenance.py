@@ -2,12 +2,13 @@
 
 import platform
 import subprocess
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from dictlearn.core.errors import ProvenanceError
+from dictlearn.core.files import typed
 from dictlearn.core.tokens import Tokens
 
 _LIBRARIES = ("dictlearn", "torch", "transformer-lens", "transformers")
@@ -81,8 +82,7 @@ class Provenance:
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "Provenance":
         """The provenance that `to_dict` wrote; fields of later versions are ignored."""
-        known = {f.name for f in fields(cls)}
-        return cls(**{key: value for key, value in data.items() if key in known})
+        return typed(data, cls)
 
     def require_same_model(self, other: "Provenance", name: str) -> None:
         """Check that dictionary `name`, made from `self`, may be used on the model of `other`.

@@ -1,20 +1,21 @@
 """A dictionary on disk: `config.json`, `weights.safetensors`, and nothing executable."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from dictlearn.core.dictionary import FeatureDictionary
-from dictlearn.core.errors import ConfigError, CorruptFileError, InputError
-from dictlearn.core.files import read_json, read_tensors, sha256
+from dictlearn.core.errors import ConfigError, CorruptFileError, InputError, NonFiniteError
+from dictlearn.core.files import JSON_FORMAT, entries_of, read_own_json, read_tensors, typed
 from dictlearn.core.kinds import DictionaryConfig
 from dictlearn.core.own_files import OwnFiles
 from dictlearn.core.provenance import Provenance
 from dictlearn.core.sites import Sites
 from dictlearn.dictionaries.registry import config_class
 
-DICTIONARY_FORMAT = 1
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "weights.safetensors"
 
@@ -28,9 +29,16 @@ def save(dictionary: FeatureDictionary, path: str | Path | OwnFiles) -> Path:
     Raises:
         InputError: the dictionary has no `config`, so that it could not be built again; or the
             folder holds such files that `save` did not write.
+        NonFiniteError: a weight is NaN or infinite.
         StorageError: the folder cannot be written.
     """
     config = dictionary.config
+    for name, tensor in dictionary.state_dict().items():
+        if not torch.isfinite(tensor).all():
+            raise NonFiniteError(
+                f"{name} of this {type(dictionary).__name__} holds NaN or infinity, so nothing was "
+                "saved: check the activations that it was trained on, and their scale"
+            )
     if config is None:
         raise InputError(
             f"saving needs dictionary.config, and this {type(dictionary).__name__} has none: write "
@@ -40,11 +48,10 @@ def save(dictionary: FeatureDictionary, path: str | Path | OwnFiles) -> Path:
     own = OwnFiles.of(path, "saving a dictionary", sum(t.nbytes for t in tensors.values()))
     own.require(CONFIG_FILE, WEIGHTS_FILE)
     own.remove(CONFIG_FILE)
-    own.write_tensors(WEIGHTS_FILE, tensors, {"format": str(DICTIONARY_FORMAT)})
+    own.write_tensors(WEIGHTS_FILE, tensors, {"format": str(JSON_FORMAT)})
     own.write_json(
         CONFIG_FILE,
         {
-            "format": DICTIONARY_FORMAT,
             "kind": dictionary.kind,
             "weights_sha256": own.sha256(WEIGHTS_FILE),
             "config": config.to_dict(),
@@ -65,28 +72,20 @@ def load(path: str | Path, kinds: Sequence[type[DictionaryConfig]] = ()) -> Feat
         ConfigError: the kind is unknown.
     """
     folder = Path(path)
-    data = read_json(folder / CONFIG_FILE)
-    if data.get("format") != DICTIONARY_FORMAT:
-        raise CorruptFileError(
-            f"{folder / CONFIG_FILE}: required dictionary format {DICTIONARY_FORMAT}, got "
-            f"{data.get('format')!r}; it was written by another version or another library"
-        )
-    try:
-        config = config_class(data["kind"], kinds).from_dict(data["config"])
+    path = folder / CONFIG_FILE
+    data = read_own_json(path, "dictionary", "save the dictionary again")
+    with entries_of(path):
+        kind = typed(data["kind"], str)
+        weights_hash = typed(data["weights_sha256"], str)
         sites = Sites.from_dict(data["sites"])
         provenance = Provenance.from_dict(data["provenance"])
-        weights_hash = data["weights_sha256"]
+        settings = typed(data["config"], dict[str, Any])
+    try:
+        config = config_class(kind, kinds).from_dict(settings)
     except ConfigError as error:
-        raise ConfigError(f"{folder / CONFIG_FILE}: {error}") from error
-    except (KeyError, TypeError, AttributeError, InputError) as error:
-        message = f"{folder / CONFIG_FILE}: an entry is missing or malformed ({error!r})"
-        raise CorruptFileError(message) from error
-    tensors = read_tensors(folder / WEIGHTS_FILE)
-    if sha256(folder / WEIGHTS_FILE) != weights_hash:
-        raise CorruptFileError(
-            f"{folder / WEIGHTS_FILE}: not the weights that {CONFIG_FILE} was written for; the "
-            "file is damaged or was replaced"
-        )
+        raise ConfigError(f"{path}: {error}") from error
+    tensors = read_tensors(folder / WEIGHTS_FILE, weights_hash)
+    _require_plausible(folder, config, sites, tensors)
     dictionary = config.restored(sites, tensors)
     if "x_mean" in tensors and tensors["x_mean"].dtype == torch.float64:  # else bits are lost
         dictionary.double()
@@ -99,6 +98,24 @@ def load(path: str | Path, kinds: Sequence[type[DictionaryConfig]] = ()) -> Feat
     dictionary.kind, dictionary.baseline = config.kind, config.baseline
     dictionary.provenance = provenance
     return dictionary.eval()
+
+
+def _require_plausible(
+    folder: Path, config: DictionaryConfig, sites: Sites, tensors: Mapping[str, Tensor]
+) -> None:
+    """Check sizes before memory is allocated: none is larger than all axes of the weights.
+
+    Raises:
+        CorruptFileError: one is.
+    """
+    largest = max((max(t.shape, default=1) for t in tensors.values()), default=0)
+    counts = {key: n for key, n in config.to_dict().items() if key in ("n_features", "n_codes")}
+    for name, size in {**counts, "source": sites.source.d, "target": sites.target.d}.items():
+        if size is not None and size > largest:
+            raise CorruptFileError(
+                f"{folder / CONFIG_FILE}: {name} is {size:,}, and no axis of the weights in "
+                f"{WEIGHTS_FILE} is longer than {largest:,}"
+            )
 
 
 def load_all(paths: Sequence[Path]) -> dict[str, FeatureDictionary]:

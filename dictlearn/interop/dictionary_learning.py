@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import CorruptFileError, InputError, nearest
-from dictlearn.core.files import read_json
+from dictlearn.core.files import json_text, read_json
 from dictlearn.core.own_files import OwnFiles
 from dictlearn.core.provenance import Provenance
 from dictlearn.core.sites import Sites
@@ -152,7 +152,7 @@ def write(dictionary: FeatureDictionary, path: Path) -> Path:
     own.remove(CONFIG_FILE)
     with own.writing(own.path / WEIGHTS_FILE) as part:
         torch.save(written, part)
-    own.write_json(CONFIG_FILE, config)
+    own.write_text(CONFIG_FILE, json_text(config))
     return own.path
 
 

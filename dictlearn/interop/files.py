@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import CorruptFileError, InputError
-from dictlearn.core.files import read_tensors
+from dictlearn.core.files import json_text, read_tensors
 from dictlearn.core.own_files import OwnFiles
 from dictlearn.core.provenance import Provenance
 from dictlearn.core.sites import Site, Sites
@@ -173,5 +173,5 @@ def write_folder(
     own.require(weights_file, config_file)
     own.remove(config_file)
     own.write_tensors(weights_file, dict(tensors), {"format": "pt"})
-    own.write_json(config_file, config)
+    own.write_text(config_file, json_text(config))
     return own.path

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from dictlearn.core.errors import InputError, nearest
+from dictlearn.core.files import typed
 from dictlearn.core.provenance import Provenance
 from dictlearn.core.sites import Sites
 from dictlearn.records.base import FORMER_BASELINES, SavedRecords, with_nan, without_nan
@@ -97,7 +98,6 @@ class AgreementRecords(SavedRecords):
 
     file: ClassVar[str] = AGREEMENT_FILE
     kind: ClassVar[str] = "agreement"
-    version: ClassVar[int] = 1
     remake: ClassVar[str] = "compare again"
 
     settings: dict[str, Any]
@@ -157,12 +157,14 @@ class AgreementRecords(SavedRecords):
         cls, provenance: Provenance, tokens: dict[str, Any], data: dict[str, Any], folder: Path
     ) -> "AgreementRecords":
         summaries = {
-            name: FeatureSummary(
-                **with_nan(entry)
-                | {"sites": Sites.from_dict(entry["sites"]), "seed": entry.get("seed")}
-                | {"baseline": entry.get("baseline", entry["kind"] in FORMER_BASELINES)}
+            name: typed(
+                {"baseline": entry["kind"] in FORMER_BASELINES}
+                | with_nan(entry)
+                | {"sites": asdict(Sites.from_dict(entry["sites"])), "seed": entry.get("seed")},
+                FeatureSummary,
             )
             for name, entry in data["dictionaries"].items()
         }
-        pairs = [PairAgreement(**with_nan(entry)) for entry in data["pairs"]]
-        return cls(provenance, tokens, data["settings"], summaries, pairs)
+        pairs = typed([with_nan(entry) for entry in data["pairs"]], list[PairAgreement])
+        settings = typed(data["settings"], dict[str, Any])
+        return cls(provenance, tokens, settings, summaries, pairs)

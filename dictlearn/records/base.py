@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-from dictlearn.core.errors import CorruptFileError
-from dictlearn.core.files import read_json
+from dictlearn.core.files import entries_of, read_own_json, typed
 from dictlearn.core.metric import Metric
 from dictlearn.core.own_files import OwnFiles
 from dictlearn.core.provenance import Provenance
@@ -28,8 +27,8 @@ R = TypeVar("R", bound="SavedRecords")
 class SavedRecords(ABC):
     """Results measured on tokens of one model, and saved as one JSON file in a folder.
 
-    A kind of result names its file, the version of its format and how to make it again, and
-    supplies `_entries` and `_from_entries`. JSON has no `nan`: a number that is undefined is
+    A kind of result names its file and how to make it again, and supplies `_entries` and
+    `_from_entries`. JSON has no `nan`: a number that is undefined is
     null in the file, and `nan` with a reason beside it in memory.
     """
 
@@ -37,8 +36,6 @@ class SavedRecords(ABC):
     """The name of the JSON file."""
     kind: ClassVar[str]
     """The name of the format in messages."""
-    version: ClassVar[int]
-    """The version of the format that is written, and the only one that is read."""
     remake: ClassVar[str]
     """Advice to the reader of a file of another version, in the imperative."""
 
@@ -78,13 +75,16 @@ class SavedRecords(ABC):
         """
         own = OwnFiles.of(folder)
         shared = {
-            "format": self.version,
             "model": self.provenance.model,
             "tokens": self.tokens,
             "provenance": self.provenance.to_dict(),
         }
-        own.write_json(self.file, shared | self._entries())
+        own.write_json(self.file, shared | self._entries() | self._write_tensors(own))
         return own.path / self.file
+
+    def _write_tensors(self, own: OwnFiles) -> dict[str, Any]:
+        """Write what belongs to the records beside their JSON; entries that name it."""
+        return {}
 
     @classmethod
     def load(cls: type[R], folder: str | Path) -> R:
@@ -95,17 +95,11 @@ class SavedRecords(ABC):
         """
         path = Path(folder)
         path = path if path.suffix == ".json" else path / cls.file
-        data = read_json(path)
-        if data.get("format") != cls.version:
-            raise CorruptFileError(
-                f"{path}: required {cls.kind} format {cls.version}, got {data.get('format')!r}; "
-                f"{cls.remake} with this version"
-            )
-        try:
+        data = read_own_json(path, cls.kind, cls.remake)
+        with entries_of(path):
             provenance = Provenance.from_dict(data["provenance"])
-            return cls._from_entries(provenance, data["tokens"], data, path.parent)
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise CorruptFileError(f"{path}: an entry is missing or malformed ({error})") from error
+            tokens = typed(data["tokens"], dict[str, Any])
+            return cls._from_entries(provenance, tokens, data, path.parent)
 
 
 def without_nan(entry: Mapping[str, Any]) -> dict[str, Any]:
@@ -139,8 +133,7 @@ def metric_to_json(metric: Metric) -> dict[str, Any]:
 
 def metric_from_json(entry: Mapping[str, Any]) -> Metric:
     """The metric that `metric_to_json` wrote."""
-    value = entry["value"]
-    return Metric(math.nan if value is None else value, entry.get("reason", ""))
+    return typed(with_nan(entry), Metric)
 
 
 def _replaced(

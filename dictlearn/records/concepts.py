@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from dictlearn.core.files import typed
 from dictlearn.core.provenance import Provenance
 from dictlearn.records.base import SavedRecords, with_nan, without_nan
 
@@ -58,7 +59,6 @@ class ConceptRecords(SavedRecords):
 
     file: ClassVar[str] = CONCEPTS_FILE
     kind: ClassVar[str] = "concepts"
-    version: ClassVar[int] = 1
     remake: ClassVar[str] = "evaluate again"
 
     patterns: dict[str, str]
@@ -84,5 +84,6 @@ class ConceptRecords(SavedRecords):
     def _from_entries(
         cls, provenance: Provenance, tokens: dict[str, Any], data: dict[str, Any], folder: Path
     ) -> "ConceptRecords":
-        scores = [ConceptScore(**with_nan(entry)) for entry in data["scores"]]
-        return cls(provenance, tokens, data["patterns"], scores, data["left_out"])
+        patterns, left_out = (typed(data[key], dict[str, str]) for key in ("patterns", "left_out"))
+        scores = typed([with_nan(entry) for entry in data["scores"]], list[ConceptScore])
+        return cls(provenance, tokens, patterns, scores, left_out)

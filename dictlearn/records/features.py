@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from dictlearn.core.files import typed
 from dictlearn.core.provenance import Provenance
 from dictlearn.records.base import SavedRecords
 
@@ -25,6 +26,13 @@ class Context:
     """Index, among these tokens, of the one with the peak activation."""
     sequence: int
     """Index of the sequence that the context is from."""
+
+    def __post_init__(self) -> None:
+        if not len(self.tokens) == len(self.activations) > self.peak >= 0:
+            raise ValueError(
+                f"a context has {len(self.tokens)} tokens, {len(self.activations)} activations, "
+                f"and its peak at {self.peak}"
+            )
 
     @property
     def strength(self) -> float:
@@ -89,7 +97,6 @@ class FeatureRecords(SavedRecords):
 
     file: ClassVar[str] = FEATURES_FILE
     kind: ClassVar[str] = "features"
-    version: ClassVar[int] = 1
     remake: ClassVar[str] = "describe the features again"
 
     cards: list[FeatureCard]
@@ -115,8 +122,8 @@ class FeatureRecords(SavedRecords):
     def _from_entries(
         cls, provenance: Provenance, tokens: dict[str, Any], data: dict[str, Any], folder: Path
     ) -> "FeatureRecords":
-        cards = [_card_from_json(entry) for entry in data["cards"]]
-        return cls(provenance, tokens, cards, data["left_out"])
+        cards = typed(data["cards"], list[FeatureCard])
+        return cls(provenance, tokens, cards, typed(data["left_out"], dict[str, str]))
 
 
 def _row(card: FeatureCard) -> tuple[Any, ...]:
@@ -128,23 +135,3 @@ def _row(card: FeatureCard) -> tuple[Any, ...]:
     top = card.contexts[0].marked() if card.contexts else ""
     return (card.dictionary, card.feature, card.density, card.strength, top, promoted, suppressed,
             nearest)  # fmt: skip
-
-
-def _card_from_json(entry: dict[str, Any]) -> FeatureCard:
-    contexts = [Context(**context) for context in entry["contexts"]]
-    for context in contexts:
-        if len(context.tokens) != len(context.activations) or not (
-            0 <= context.peak < len(context.tokens)
-        ):
-            raise ValueError(f"a context of feature {entry['feature']} does not fit together")
-    promoted, suppressed = (
-        None if entry[key] is None else [TokenWeight(**weight) for weight in entry[key]]
-        for key in ("promoted", "suppressed")
-    )
-    found = {
-        "contexts": contexts,
-        "promoted": promoted,
-        "suppressed": suppressed,
-        "nearest": [Neighbor(**neighbor) for neighbor in entry["nearest"]],
-    }
-    return FeatureCard(**entry | found)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from jaxtyping import Float
 from torch import Tensor
 
-from dictlearn.core.files import read_tensors
+from dictlearn.core.files import JSON_FORMAT, read_tensors, typed
 from dictlearn.core.metric import Metric
 from dictlearn.core.own_files import OwnFiles
 from dictlearn.core.provenance import Provenance
@@ -54,7 +54,6 @@ class Records(SavedRecords):
 
     file: ClassVar[str] = RESULTS_FILE
     kind: ClassVar[str] = "results"
-    version: ClassVar[int] = 1
     remake: ClassVar[str] = "evaluate again"
 
     dictionaries: dict[str, DictionaryRecord]
@@ -70,22 +69,15 @@ class Records(SavedRecords):
         frame = pd.DataFrame.from_dict(rows, orient="index")
         return frame.rename_axis("dictionary")
 
-    def save(self, folder: str | Path | OwnFiles) -> Path:
-        """Write `results.json` and `sums.safetensors` to `folder`; the path of the former.
-
-        Raises:
-            InputError: there are such files, and they are no results that were saved there.
-            StorageError: the folder cannot be written.
-        """
-        own = OwnFiles.of(folder)
+    def _write_tensors(self, own: OwnFiles) -> dict[str, Any]:
         own.require(RESULTS_FILE, SUMS_FILE)
         tensors: dict[str, Tensor] = {}
         for name, record in self.dictionaries.items():
             tensors |= {f"sums/{key}/{name}": value for key, value in record.sums.items()}
             tensors[f"density/{name}"] = record.density
         own.remove(RESULTS_FILE)  # or an interruption would pair old results with new sums
-        own.write_tensors(SUMS_FILE, tensors, {"format": str(self.version)})
-        return super().save(own)
+        own.write_tensors(SUMS_FILE, tensors, {"format": str(JSON_FORMAT)})
+        return {"sums_sha256": own.sha256(SUMS_FILE)}
 
     def _entries(self) -> dict[str, Any]:
         return {
@@ -107,7 +99,7 @@ class Records(SavedRecords):
     def _from_entries(
         cls, provenance: Provenance, tokens: dict[str, Any], data: dict[str, Any], folder: Path
     ) -> "Records":
-        tensors = read_tensors(folder / SUMS_FILE)
+        tensors = read_tensors(folder / SUMS_FILE, data.get("sums_sha256"))
         dictionaries = {
             name: _record_from_json(name, entry, tensors)
             for name, entry in data["dictionaries"].items()
@@ -119,9 +111,9 @@ def _record_from_json(
     name: str, entry: Mapping[str, Any], tensors: Mapping[str, Tensor]
 ) -> DictionaryRecord:
     return DictionaryRecord(
-        kind=entry["kind"],
+        kind=typed(entry["kind"], str),
         sites=Sites.from_dict(entry["sites"]),
-        n_features=entry["n_features"],
+        n_features=typed(entry["n_features"], int),
         provenance=Provenance.from_dict(entry["provenance"]),
         metrics={key: metric_from_json(m) for key, m in entry["metrics"].items()},
         sums={
@@ -130,5 +122,5 @@ def _record_from_json(
             if path[0] == "sums" and path[2] == name
         },
         density=tensors[f"density/{name}"],
-        baseline=entry.get("baseline", entry["kind"] in FORMER_BASELINES),
+        baseline=typed(entry.get("baseline", entry["kind"] in FORMER_BASELINES), bool),
     )

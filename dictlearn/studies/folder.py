@@ -2,13 +2,14 @@
 
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from dictlearn.comparison.report.html import REPORT_FILE
-from dictlearn.core.errors import CorruptFileError, InputError
-from dictlearn.core.files import read_json
+from dictlearn.core.errors import InputError
+from dictlearn.core.files import entries_of, read_own_json, typed
 from dictlearn.core.own_files import OwnFiles
 from dictlearn.core.provenance import code_revision, library_versions
 from dictlearn.records.agreement import AGREEMENT_FILE
@@ -22,6 +23,28 @@ STUDY = "a study"
 STUDY_FILE = "study.json"
 PAGE_FILE = "report.md"
 IMAGES = "images"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Code:
+    versions: dict[str, str] = field(default_factory=dict)
+    revision: str = ""
+
+
+@dataclass(frozen=True)
+class _Described:
+    name: str = ""
+    question: str = ""
+    seeds: list[int] = field(default_factory=list)
+    places: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Begun(_Code):
+    """The entries of `study.json` that are read."""
+
+    study: _Described
+    continued: list[_Code] = field(default_factory=list)
 
 
 def begin(
@@ -52,27 +75,32 @@ def begin(
 
 def name_of_run(folder: str | Path) -> str | None:
     """The name of the study in `folder`, or None."""
-    path = Path(folder) / STUDY_FILE
-    return str(_begun(path)["study"].get("name")) if path.exists() else None
+    found = (Path(folder) / STUDY_FILE).exists()
+    return str(begun_in(Path(folder))["study"].get("name", "")) if found else None
 
 
 def origin(begun: Mapping[str, Any]) -> str:
     """One line with the seeds and the version of the code of a run."""
-    code = "; continued with ".join(
-        _code_text(part) for part in (begun, *begun.get("continued", ()))
-    )
-    return f"Seeds {begun['study']['seeds']}; {code}."
+    run = typed(begun, _Begun)
+    code = "; continued with ".join(map(_code_text, (run, *run.continued)))
+    return f"Seeds {run.study.seeds}; {code}."
 
 
-def _code_text(part: Mapping[str, Any]) -> str:
-    versions = ", ".join(f"{name} {number}" for name, number in part["versions"].items())
-    return f"revision {part['revision']}; {versions}"
+def _code_text(part: _Code) -> str:
+    versions = ", ".join(f"{name} {number}" for name, number in part.versions.items())
+    return f"revision {part.revision}; {versions}"
 
 
-def _begun(path: Path) -> dict[str, Any]:
-    data = read_json(path)
-    if not isinstance(data.get("study"), dict):
-        raise CorruptFileError(f"{path}: does not describe a study; choose another folder")
+def begun_in(folder: Path) -> dict[str, Any]:
+    """The description of the study in `folder`.
+
+    Raises:
+        CorruptFileError: there is none, or it is malformed.
+    """
+    path = folder / STUDY_FILE
+    data = read_own_json(path, "study", "choose another folder", unversioned=True)
+    with entries_of(path):
+        typed(data, _Begun)
     return data
 
 
@@ -80,7 +108,7 @@ def _go_on(
     own: OwnFiles, described: Mapping[str, Any], source: Callable[[], dict[str, Any]]
 ) -> None:
     """Check that the folder holds a run of this study, and record that it is continued."""
-    begun = _begun(own.path / STUDY_FILE)
+    begun = begun_in(own.path)
     _require_same(own.path, "study", begun["study"], described)
     unfinished = not all((own.path / part).exists() for part in (RESULTS_FILE, REPORT_FILE))
     if unfinished:

@@ -5,12 +5,11 @@ from pathlib import Path
 
 from dictlearn.comparison.figures.images import main_figures, write_images
 from dictlearn.comparison.report.markdown import results_page
-from dictlearn.core.files import read_json
 from dictlearn.core.own_files import OwnFiles
 from dictlearn.records.agreement import AGREEMENT_FILE, AgreementRecords
 from dictlearn.records.concepts import CONCEPTS_FILE, ConceptRecords
 from dictlearn.records.results import Records
-from dictlearn.studies.folder import IMAGES, PAGE_FILE, STUDY, STUDY_FILE, origin
+from dictlearn.studies.folder import IMAGES, PAGE_FILE, STUDY, begun_in, origin
 
 
 def write_page(
@@ -26,7 +25,7 @@ def write_page(
         StorageError: kaleido or a browser, which draw the images, are missing.
     """
     folder = Path(folder)
-    study, own = read_json(folder / STUDY_FILE), OwnFiles(folder, STUDY)
+    study, own = begun_in(folder), OwnFiles(folder, STUDY)
     own.require(PAGE_FILE)
     records = Records.load(folder)
     concepts = ConceptRecords.load(folder) if (folder / CONCEPTS_FILE).exists() else None
@@ -39,7 +38,7 @@ def write_page(
         links = {name: f"{IMAGES}/{path.name}" for name, path in drawn.items()}
     page = results_page(
         records,
-        study["study"]["question"],
+        study["study"].get("question", ""),
         about=[*about, origin(study)],
         concepts=concepts,
         agreement=agreement,

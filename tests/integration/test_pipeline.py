@@ -46,7 +46,7 @@ def test_demo_oracles(demo):
 
 def test_demo_results_follow_the_documented_schema(demo):
     data = json.loads((demo[1] / "results.json").read_text())
-    assert data["format"] == 1
+    assert data["format"] == 2
     assert data["model"] == "builtin:stories"
     assert {"hash", "n_tokens"} <= data["tokens"].keys()
     for entry in data["dictionaries"].values():

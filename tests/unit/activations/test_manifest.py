@@ -6,6 +6,7 @@ import pytest
 
 from dictlearn.activations.store import ActivationStore
 from dictlearn.core.errors import CorruptFileError
+from dictlearn.core.files import read_own_json
 
 
 def test_a_folder_that_is_absent(tmp_path):
@@ -56,13 +57,14 @@ def test_a_broken_header_is_named(stored):
 
 def edit_manifest(folder: Path, **changes) -> None:
     path = folder / "manifest.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    text = json.dumps({"format": 1} | read_own_json(path, "store", "") | changes)
+    path.write_text(text if "format" in changes else text.replace('"format": 2', '"format": 1'))
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format": 99}, "required store format 1, got 99"),
+        ({"format": 99}, "required store format 2, got 99"),
         ({"dtype": "int3"}, "malformed .*int3"),
         ({"n_rows": 7}, "malformed .*100 rows in shards"),
         ({"shards": [], "n_rows": 0}, "malformed"),
@@ -94,5 +96,5 @@ def test_mlp_weights_that_are_incomplete_are_named(stored):
     data = path.read_bytes().replace(b'"b_in"', b'"b_if"')
     path.write_bytes(data)
     store = ActivationStore.open(stored)
-    with pytest.raises(CorruptFileError, match=r"mlp_0.safetensors: not the weights of an MLP"):
+    with pytest.raises(CorruptFileError, match=r"mlp_0.safetensors: was altered"):
         store.mlp_weights(store.only_sites)

@@ -9,8 +9,10 @@ import torch
 
 from dictlearn.core.errors import CorruptFileError, StorageError
 from dictlearn.core.files import (
+    JSON_FORMAT,
     atomic_path,
     read_json,
+    read_own_json,
     read_tensors,
     sha256,
     writable_folder,
@@ -50,7 +52,9 @@ def test_a_full_disk_is_a_storage_error_and_leaves_the_old_file(tmp_path):
 def test_text_and_json_round_trip(tmp_path):
     path = tmp_path / "a.json"
     write_json(path, {"name": "é", "value": None})
-    assert read_json(path) == {"name": "é", "value": None}
+    written = {"format": JSON_FORMAT, "name": "é", "value": None}
+    assert read_own_json(path, "test", "write it again") == written
+    assert read_json(path).keys() == {*written, "sha256"}
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(path, {"value": math.nan})
     assert read_json(path)["name"] == "é"

@@ -9,6 +9,7 @@ import torch
 
 from dictlearn.core.errors import CorruptFileError, InputError
 from dictlearn.core.file_lists import LIST_FILE, is_file_name
+from dictlearn.core.files import read_json, write_json
 from dictlearn.core.own_files import OwnFiles
 
 
@@ -32,7 +33,7 @@ def names(folder: Path) -> set[str]:
 def edit(own: OwnFiles, change) -> None:
     data = json.loads((own.path / LIST_FILE).read_text())
     change(data["runs"]["a study"])
-    (own.path / LIST_FILE).write_text(json.dumps(data))
+    write_json(own.path / LIST_FILE, data)
 
 
 def test_own_files_are_replaced_and_removed_and_no_others(own):
@@ -159,14 +160,14 @@ def test_a_list_that_leads_out_is_refused(own, name, part):
 @pytest.mark.parametrize(
     "change",
     [
-        {"runs": 1}, {"runs": {"a study": {}}}, {"format": 2}, {"mark": "*"}, {"mark": None},
+        {"runs": 1}, {"runs": {"a study": {}}}, {"mark": "*"}, {"mark": None},
         {"runs": {"a study": {"files": {"a": [{"sha256": "0"}]}, "folders": {}}}},
         {"runs": {"a study": {"files": {}, "folders": {"inner": {"run": 1, "made": True}}}}},
     ],
 )  # fmt: skip
 def test_a_malformed_list_is_refused(own, change):
     path = own.path / LIST_FILE
-    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    write_json(path, read_json(path) | change)
     with pytest.raises(CorruptFileError, match="an entry is missing or malformed"):
         own.clear()
 

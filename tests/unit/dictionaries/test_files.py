@@ -7,7 +7,14 @@ import pytest
 import torch
 
 from dictlearn.core.dictionary import FeatureDictionary
-from dictlearn.core.errors import ConfigError, CorruptFileError, InputError, StorageError
+from dictlearn.core.errors import (
+    ConfigError,
+    CorruptFileError,
+    InputError,
+    NonFiniteError,
+    StorageError,
+)
+from dictlearn.core.files import write_json
 from dictlearn.core.sites import Site, Sites
 from dictlearn.dictionaries.files import load, save
 from dictlearn.dictionaries.sae import SAEConfig
@@ -40,17 +47,37 @@ def test_altered_weights_are_noticed(saved):
     data = bytearray(path.read_bytes())
     data[-5] ^= 0x40
     path.write_bytes(data)
-    with pytest.raises(CorruptFileError, match="damaged or was replaced"):
+    with pytest.raises(CorruptFileError, match="was altered, damaged or replaced"):
         load(saved)
 
 
 def test_weights_of_another_shape_are_refused(saved):
     path = saved / "config.json"
     data = json.loads(path.read_text())
-    data["config"]["n_features"] = 9
-    path.write_text(json.dumps(data))
+    data["config"]["n_features"] = 7
+    write_json(path, data)
     with pytest.raises(CorruptFileError, match="does not fit"):
         load(saved)
+    data["config"]["n_features"] = 1 << 40
+    write_json(path, data)
+    with pytest.raises(CorruptFileError, match="n_features is 1,099,511,627,776, and no axis"):
+        load(saved)
+
+
+def test_an_altered_config_is_noticed(saved):
+    path = saved / "config.json"
+    path.write_text(path.read_text().replace('"n_features": 8', '"n_features": 7'))
+    with pytest.raises(CorruptFileError, match=r"config.json: was altered or damaged"):
+        load(saved)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_not_saved(saved, tmp_path, value):
+    dictionary = load(saved)
+    dictionary.b_dec.data[1] = value
+    with pytest.raises(NonFiniteError, match="b_dec of this Linear.* holds NaN"):
+        save(dictionary, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 99}', '{"format": 1}'])
@@ -63,10 +90,10 @@ def test_broken_config_is_named(saved, text):
 def test_unknown_kind_and_misspelt_field_are_suggested(saved):
     path = saved / "config.json"
     data = json.loads(path.read_text())
-    path.write_text(json.dumps(data | {"kind": "sa"}))
+    write_json(path, data | {"kind": "sa"})
     with pytest.raises(ConfigError, match="did you mean 'sae'"):
         load(saved)
-    path.write_text(json.dumps(data | {"config": {"n_featurs": 8}}))
+    write_json(path, data | {"config": {"n_featurs": 8}})
     with pytest.raises(ConfigError, match="n_features"):
         load(saved)
 

@@ -203,10 +203,10 @@ def test_records_survive_their_file(records, tmp_path):
     assert (again.patterns, again.left_out) == (records.patterns, records.left_out)
     assert "<table" in again._repr_html_()
     path.write_text(path.read_text().replace('"f1"', '"f2"'))
-    with pytest.raises(CorruptFileError, match="malformed"):
+    with pytest.raises(CorruptFileError, match="was altered or damaged"):
         ConceptRecords.load(tmp_path)
     path.write_text('{"format": 9}')
-    with pytest.raises(CorruptFileError, match="format 1, got 9"):
+    with pytest.raises(CorruptFileError, match="format 2, got 9"):
         ConceptRecords.load(tmp_path)
 
 
