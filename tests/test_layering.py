@@ -32,7 +32,7 @@ JOINTS = (  # where rooms meet; each may import those before it
 MODULES: dict[str, set[str]] = {"progress": set(), "_threads": set(), "__main__": {"cli"}} | {
     joint: {*ROOMS, *JOINTS[:i], "progress"} for i, joint in enumerate(JOINTS)
 }
-CORE_LIBRARIES = {"torch", "jaxtyping", "safetensors", "msgspec"}
+CORE_LIBRARIES = {"torch", "jaxtyping", "safetensors", "msgspec", "filelock"}
 PACKAGES = {"scikit_learn": "sklearn"}  # what a distribution is imported as, where that differs
 LONGEST_FILE = 300
 LONGER_FILES: dict[str, int] = {}  # a file and its limit, where its ideas do not come apart

@@ -48,12 +48,14 @@ class ActivationStore(Activations):
         self._ends = torch.tensor(sizes).cumsum(0)
         self._firsts = [0, *self._ends[:-1].tolist()]
         self._shards = [self._mapped(shard) for shard in manifest.shards]
+        self._unread = dict(enumerate(manifest.shards))
 
     @classmethod
     def open(cls, path: str | Path, verify: bool = False) -> "ActivationStore":
         """The store in folder `path`; every file's presence and size are checked.
 
-        With `verify` their SHA-256 hashes are checked as well, which reads the whole store.
+        The hash of each file is checked when it is first read from; with `verify`, all are checked
+        at once, which reads the whole store.
 
         Raises:
             CorruptFileError: the folder is not a finished store, or a file is absent,
@@ -103,8 +105,10 @@ class ActivationStore(Activations):
         gathered = {hook: torch.empty(n, d, dtype=self.dtype) for hook, d in self._widths.items()}
         counts = torch.searchsorted(positions, self._ends).diff(prepend=torch.tensor([0])).tolist()
         parts = zip(order.split(counts), positions.split(counts), strict=True)
-        for shard, first, (place, position) in zip(self._shards, self._firsts, parts, strict=True):
+        shards = enumerate(zip(self._shards, self._firsts, parts, strict=True))
+        for i, (shard, first, (place, position)) in shards:
             if len(place):
+                self._check(i)
                 for hook, x in shard.items():
                     gathered[hook][place] = x[position - first]
         return Rows(gathered)
@@ -118,6 +122,12 @@ class ActivationStore(Activations):
         shard = int(torch.searchsorted(self._ends, position, right=True))
         row_of_shard = int(position) - self._firsts[shard]
         return f"{self._manifest.shards[shard].file}, row {row_of_shard}"
+
+    def _check(self, i: int) -> None:
+        """Check the hash of a shard, the first time that rows are read from it."""
+        if i in self._unread:
+            self._unread[i].check(self.path, verify=True)
+            del self._unread[i]
 
     def _mapped(self, shard: StoredFile) -> dict[str, Tensor]:
         path = self.path / shard.file
@@ -203,24 +213,25 @@ def write_store(
     require_no_store(out, overwrite=overwrite)
     own = OwnFiles.of(out, "harvest")
     folder = own.path
-    n_shards = -(-n_rows // _shard_rows(sites, dtype))
-    own.require(MANIFEST_FILE, *map(_mlp_file, range(len(sites))))
-    own.require(*map(_shard_file, range(n_shards)))
-    own.clear()
-    writable_folder(folder, n_bytes)
-    try:
-        stored = tuple(
-            StoredMLP.write(own, _mlp_file(i), mlps[pair]) if pair in mlps else None
-            for i, pair in enumerate(sites)
-        )
-        shards = _write_shards(own, batches, sites, dtype)
-        manifest = Manifest(dtype, tuple(sites), stored, shards, provenance, tokens)
-        if manifest.n_rows != n_rows:
-            raise InputError(f"required batches of {n_rows} rows in all, got {manifest.n_rows}")
-        manifest.write(own)
-    except BaseException:
+    with own.locked():
+        n_shards = -(-n_rows // _shard_rows(sites, dtype))
+        own.require(MANIFEST_FILE, *map(_mlp_file, range(len(sites))))
+        own.require(*map(_shard_file, range(n_shards)))
         own.clear()
-        raise
+        writable_folder(folder, n_bytes)
+        try:
+            stored = tuple(
+                StoredMLP.write(own, _mlp_file(i), mlps[pair]) if pair in mlps else None
+                for i, pair in enumerate(sites)
+            )
+            shards = _write_shards(own, batches, sites, dtype)
+            manifest = Manifest(dtype, tuple(sites), stored, shards, provenance, tokens)
+            if manifest.n_rows != n_rows:
+                raise InputError(f"required batches of {n_rows} rows in all, got {manifest.n_rows}")
+            manifest.write(own)
+        except BaseException:
+            own.clear()
+            raise
     return ActivationStore(folder, manifest)
 
 

@@ -25,6 +25,7 @@ from dictlearn.core.files import (
     typed,
     write_json,
 )
+from dictlearn.core.locks import LOCK_FILE
 
 LIST_FILE = "dictlearn.files"
 FileList = dict[str, Any]
@@ -39,7 +40,7 @@ def is_file_name(name: object) -> bool:
     """
     return (
         isinstance(name, str)
-        and name.lower() not in ("", ".", "..", LIST_FILE)
+        and name.lower() not in ("", ".", "..", LIST_FILE, LOCK_FILE)
         and PurePosixPath(name).name == name == PureWindowsPath(name).name
         and "\0" not in name
     )

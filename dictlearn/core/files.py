@@ -203,6 +203,18 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+def readable(n_bytes: int) -> str:
+    """A number of bytes in a unit that leaves at least one digit before the point.
+
+    >>> readable(1_234_567), readable(999), readable(25_000_000_000)
+    ('1.2 MB', '999 bytes', '25.0 GB')
+    """
+    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if n_bytes >= size:
+            return f"{n_bytes / size:,.1f} {unit}"
+    return f"{n_bytes} bytes"
+
+
 def writable_folder(path: str | Path, n_bytes: int = 0) -> Path:
     """`path` as a folder that exists, can be written and has room for `n_bytes`.
 
@@ -222,7 +234,7 @@ def writable_folder(path: str | Path, n_bytes: int = 0) -> Path:
         ) from error
     if n_bytes > free:
         raise StorageError(
-            f"{folder}: {n_bytes / 1e9:.2f} GB are required, {free / 1e9:.2f} GB are free; free "
-            "space, or ask for fewer tokens or a smaller dtype"
+            f"{folder}: {readable(n_bytes)} are required, {readable(free)} are free; free space, "
+            "or ask for fewer tokens or a smaller dtype"
         )
     return folder

@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
-from dictlearn.core.errors import InputError
+from dictlearn.core.errors import CorruptFileError, InputError
 from dictlearn.core.file_lists import (
     LIST_FILE,
     FileList,
@@ -26,12 +26,16 @@ from dictlearn.core.file_lists import (
 )
 from dictlearn.core.files import (
     atomic_path,
+    sha256,
     writable_folder,
     write_json,
     write_tensors,
     write_text,
 )
+from dictlearn.core.locks import locked
 
+_WAIT = 5.0
+"""Seconds that a file is waited for while another process writes to the same folder."""
 _LEAVE_IT = "nothing else is removed or overwritten: choose another folder, or move it away"
 
 
@@ -85,6 +89,35 @@ class OwnFiles:
             versions = runs[self.run]["files"][name]
             if not (_is_file(path) if versions is None else _found(versions, path)):
                 raise InputError(f"{path} has changed since {self.run} wrote it, and {_LEAVE_IT}")
+
+    def require_unaltered(self, name: str) -> None:
+        """Check that a file of this run, which is read, has the bytes that it was written with.
+
+        Raises:
+            CorruptFileError: it has not.
+        """
+        versions = self._mine()["files"].get(name) or []
+        path = self._at(name)
+        if versions and sha256(path) not in [version["sha256"] for version in versions]:
+            raise CorruptFileError(
+                f"{path}: was altered or damaged since it was written (its hash differs)"
+            )
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """A run of this process in the folder, which keeps other processes out.
+
+        What a killed run left half-written is removed.
+
+        Raises:
+            StorageError: another process is at work in the folder.
+        """
+        writable_folder(self.path)
+        with locked(self.path) as outermost:
+            if outermost:
+                for left in self.path.glob(f".*.{read_list(self.path)['mark']}.part"):
+                    left.unlink()
+            yield
 
     # Writing
 
@@ -240,12 +273,13 @@ class OwnFiles:
     @contextmanager
     def _edited(self) -> Iterator[FileList]:
         """The list with an entry for this run, written if the block succeeds and changed it."""
-        data = read_list(self.path)
-        before = deepcopy(data)
-        data["runs"].setdefault(self.run, {"files": {}, "folders": {}})
-        yield data
-        if data["runs"] != before["runs"]:
-            write_list(self.path, data)
+        with locked(self.path, wait=_WAIT):
+            data = read_list(self.path)
+            before = deepcopy(data)
+            data["runs"].setdefault(self.run, {"files": {}, "folders": {}})
+            yield data
+            if data["runs"] != before["runs"]:
+                write_list(self.path, data)
 
 
 def _is_file(path: Path) -> bool:

@@ -20,6 +20,7 @@ import torch.multiprocessing as mp
 
 from dictlearn.core import errors
 from dictlearn.core.errors import ConfigError, DictLearnError, InputError, ProcessError
+from dictlearn.distributed.interruption import interruptible
 from dictlearn.distributed.process_group import SINGLE, ProcessGroup, TorchProcessGroup
 
 _TORCHRUN = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -57,11 +58,22 @@ def launch(nproc: int, work: Callable[..., object], *args: Any, **kwargs: Any) -
         workers = mp.spawn(
             _worker, (nproc, meeting, failure, partial(work, *args, **kwargs)), nproc, join=False
         )
-        try:
-            while not workers.join():
-                pass
-        except (mp.ProcessExitedException, mp.ProcessRaisedException):
-            raise _cause([process.exitcode for process in workers.processes], failure) from None
+        with interruptible() as interruption:
+            told = False
+            try:
+                while not workers.join(timeout=0.2):
+                    if (
+                        interruption.signal == signal.SIGTERM and not told
+                    ):  # SIGINT reaches them all
+                        told = True
+                        for process in workers.processes:
+                            process.terminate()
+            except (mp.ProcessExitedException, mp.ProcessRaisedException):
+                if interruption.signal is None:
+                    statuses = [process.exitcode for process in workers.processes]
+                    raise _cause(statuses, failure) from None
+                for process in workers.processes:
+                    process.join()
 
 
 def join() -> ProcessGroup:
@@ -110,6 +122,7 @@ def _worker(
     """One of the processes that `launch` starts."""
     _end_with_the_parent()
     faulthandler.enable()  # a crash in native code says where
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, _n_cores() // nproc))
@@ -119,6 +132,8 @@ def _worker(
         dist.init_process_group(_backend(), store=store, rank=rank, world_size=nproc)
         work()
         _leave()
+    except (KeyboardInterrupt, SystemExit):
+        status = 128 + signal.SIGINT  # the process that started this one tells
     except Exception as error:
         status = _TOLD
         told = {"type": type(error).__name__, "message": str(error)}

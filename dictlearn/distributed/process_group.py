@@ -88,6 +88,10 @@ class ProcessGroup:
         """The object of every rank, in their order."""
         return [thing]
 
+    def any(self, holds: bool) -> bool:
+        """Whether something holds on any rank."""
+        return bool(self.all_reduce(torch.tensor(int(holds))))
+
     def all_succeed(self, work: Callable[[], T]) -> T:
         """The result of `work`, once it has succeeded on every rank; it may not use the ranks.
 
@@ -187,7 +191,7 @@ class TorchProcessGroup(ProcessGroup):
         except Exception as error:
             own = error
         # One number as a rule: the errors themselves travel only where there are any.
-        if int(self.all_reduce(torch.tensor(int(own is not None)))) == 0:
+        if not self.any(own is not None):
             return result
         failures = [error for error in self.all_gather_object(_portable(own, self.rank)) if error]
         raise own or failures[0]

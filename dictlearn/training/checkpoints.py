@@ -1,8 +1,8 @@
 """Checkpoints: one file a run, replaced as a whole, so that the last good one is always there."""
 
-import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from dictlearn.core.errors import CorruptFileError, InputError
-from dictlearn.core.files import read_tensors
+from dictlearn.core.files import entries_of, read_tensors, typed
 from dictlearn.core.learning import Learner
 from dictlearn.core.own_files import OwnFiles
 
@@ -20,56 +20,79 @@ States = Mapping[str, Mapping[str, Tensor]]
 """The state of the learner of each dictionary."""
 
 
-def fingerprint(description: Mapping[str, Any]) -> str:
-    """A hash of the settings of a run: a checkpoint continues only the run that wrote it."""
-    return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint says beside the states."""
+
+    step: int
+    description: dict[str, Any]
+    """The settings of the run: a checkpoint continues only the run that wrote it."""
+    stopped: dict[str, str] = field(default_factory=dict)
+    """Dictionaries that diverged, each with the reason."""
 
 
-def save_checkpoint(
-    own: OwnFiles, states: States, step: int, description: Mapping[str, Any]
-) -> None:
-    """Replace the checkpoint of a run by the states of all learners after `step` steps."""
+def save_checkpoint(own: OwnFiles, states: States, checkpoint: Checkpoint) -> None:
+    """Replace the checkpoint of a run by the states of its learners."""
     tensors = {
         f"{name}//{key}": tensor for name, state in states.items() for key, tensor in state.items()
     }
-    metadata = {
-        "step": str(step),
-        "fingerprint": fingerprint(description),
-        "description": json.dumps(description, sort_keys=True),
-    }
-    own.write_tensors(CHECKPOINT_FILE, tensors, metadata)
+    told = {key: json.dumps(value, sort_keys=True) for key, value in vars(checkpoint).items()}
+    own.write_tensors(CHECKPOINT_FILE, tensors, told)
 
 
 def load_checkpoint(
-    folder: Path, learners: Mapping[str, Learner], description: Mapping[str, Any]
-) -> int:
-    """Restore all learners from the checkpoint in `folder`; the steps taken, 0 without one.
+    own: OwnFiles, learners: Mapping[str, Learner], description: Mapping[str, Any]
+) -> Checkpoint:
+    """Restore all learners from the checkpoint in the folder; one of step 0 if there is none.
+
+    The run may continue with fewer dictionaries than it began with: none depends on another.
 
     Raises:
         InputError: the checkpoint is of another run; the differing settings are named.
         CorruptFileError: the file is damaged.
     """
-    path = folder / CHECKPOINT_FILE
+    path = own.path / CHECKPOINT_FILE
     if not path.exists():
-        return 0
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-    except (OSError, SafetensorError) as error:
-        raise CorruptFileError(f"{path}: cannot be read as safetensors ({error})") from error
-    if metadata.get("fingerprint") != fingerprint(description):
-        differing = differences(json.loads(metadata.get("description", "{}")), description)
+        return Checkpoint(0, dict(description))
+    own.require_unaltered(CHECKPOINT_FILE)
+    told = _told(path)
+    begun = dict(told.description)
+    begun["dictionaries"] = {
+        name: entry
+        for name, entry in begun.get("dictionaries", {}).items()
+        if name in description["dictionaries"]
+    }
+    if differing := differences(begun, description):
         raise InputError(
             f"{path} is the checkpoint of another run (it differs in {', '.join(differing)}); "
             "choose another folder, or overwrite that run (overwrite=True, --overwrite)"
         )
     tensors = read_tensors(path)
-    for name, learner in learners.items():
-        prefix = f"{name}//"
-        learner.load_state(
-            {key.removeprefix(prefix): t for key, t in tensors.items() if key.startswith(prefix)}
-        )
-    return int(metadata["step"])
+    with entries_of(path):
+        for name, learner in learners.items():
+            state = state_of(name, tensors)
+            if name not in told.stopped and int(state.get("step", told.step)) != told.step:
+                raise ValueError(f"{name} is of step {int(state['step'])}, and not {told.step}")
+            if state or name not in told.stopped:
+                learner.load_state(state)
+    return replace(told, stopped={k: why for k, why in told.stopped.items() if k in learners})
+
+
+def state_of(name: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state of one learner among the tensors of a checkpoint; empty if it has none."""
+    prefix = f"{name}//"
+    return {key.removeprefix(prefix): t for key, t in tensors.items() if key.startswith(prefix)}
+
+
+def _told(path: Path) -> Checkpoint:
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except (OSError, SafetensorError) as error:
+        raise CorruptFileError(f"{path}: cannot be read as safetensors ({error})") from error
+    with entries_of(path):
+        return typed({key: json.loads(value) for key, value in metadata.items()
+                      if key != "fingerprint"}, Checkpoint)  # fmt: skip
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

@@ -1,7 +1,7 @@
 """The only training loop."""
 
-import math
 from collections.abc import Mapping
+from contextlib import ExitStack, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, overload
@@ -13,22 +13,22 @@ from dictlearn.core.batches import Activations, Rows
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import ConfigError, InputError, NonFiniteError
 from dictlearn.core.file_lists import is_file_name
-from dictlearn.core.files import writable_folder
 from dictlearn.core.kinds import ClosedFormConfig, DictionaryConfig, GradientConfig
-from dictlearn.core.own_files import OwnFiles
 from dictlearn.core.sites import Sites
-from dictlearn.dictionaries.files import CONFIG_FILE, WEIGHTS_FILE, save
+from dictlearn.dictionaries.files import CONFIG_FILE
+from dictlearn.distributed.interruption import Interrupted, Interruption, interruptible
 from dictlearn.distributed.launching import join
 from dictlearn.training.ahead import reading_ahead
 from dictlearn.training.batches import as_activations
 from dictlearn.training.checkpoints import (
     CHECKPOINT_FILE,
-    States,
+    Checkpoint,
     differences,
     load_checkpoint,
-    save_checkpoint,
 )
 from dictlearn.training.config import FitConfig
+from dictlearn.training.divergence import diverged, numbers, stop
+from dictlearn.training.output import go_on, prepare, write_checkpoint, write_dictionaries
 from dictlearn.training.progress import LOG_FILE, LiveView, TrainingLog
 from dictlearn.training.run import Run, set_up
 
@@ -87,6 +87,11 @@ def fit(
     its name; a single one in `out` itself), when the checkpoint is removed. With `overwrite`, the
     files of an earlier run there are removed before, and no others.
 
+    A dictionary that diverges stops alone: the others are the same as without it, the log and a
+    warning say why, and if there was a checkpoint, its state then is kept in `NAME.stopped`. SIGINT
+    and SIGTERM are delivered once a checkpoint is written. The same call without some of the
+    dictionaries continues with the others.
+
     In a script that torchrun starts, or under `distributed.launching.launch`, every process makes
     the same call: they divide each batch between them, the first one writes, and all return the
     same dictionaries, equal but for rounding to those of one process.
@@ -95,7 +100,8 @@ def fit(
         InputError, ConfigError: something in the arguments cannot work; nothing has started.
         ProcessError: another process of this run has failed.
         StorageError: `out` cannot be written or is too small.
-        NonFiniteError: activations or a loss became NaN or infinite; the last checkpoint stays.
+        NonFiniteError: activations became NaN or infinite, or every loss did; the last checkpoint
+            stays.
     """
     fit_config = FitConfig() if fit_config is None else fit_config
     if not isinstance(fit_config, FitConfig):
@@ -107,17 +113,23 @@ def fit(
     run = group.all_succeed(
         lambda: set_up(named, as_activations(activations), fit_config, group, out, sites)
     )
-    start = _start(run, single=single, overwrite=overwrite)
-    _train(run, start, show=progress)
-    group.all_succeed(partial(_require_finite, run.states(), run.config.steps))
-    dictionaries = {name: learner.finish() for name, learner in run.learners.items()}
-    group.all_succeed(lambda: _keep(run, dictionaries, single=single))
+    with ExitStack() as held:
+        group.all_succeed(lambda: held.enter_context(run.locked()))
+        start = _start(run, single=single, overwrite=overwrite)
+        with interruptible() if run.folder else nullcontext(Interruption()) as interruption:
+            stopped = _train(run, start, interruption, show=progress)
+        dictionaries = {
+            name: learner.finish() for name, learner in run.learners.items() if name not in stopped
+        }
+        if not dictionaries:
+            raise NonFiniteError("; ".join(stopped.values()))
+        group.all_succeed(lambda: write_dictionaries(run, dictionaries, stopped, single=single))
     return dictionaries[SINGLE] if single else dictionaries
 
 
-def _start(run: Run, *, single: bool, overwrite: bool) -> int:
-    """The step to start from: that of the checkpoint in the folder, which is then ready."""
-    group, folder = run.group, run.folder
+def _start(run: Run, *, single: bool, overwrite: bool) -> Checkpoint:
+    """Where to start from: the checkpoint in the folder, which is then ready."""
+    group, files = run.group, run.files
     for rank, other in enumerate(group.all_gather_object(run.description)):
         if other != run.description:
             raise InputError(
@@ -127,29 +139,38 @@ def _start(run: Run, *, single: bool, overwrite: bool) -> int:
     for learner in run.learners.values():
         if learner.shares_batch:
             group.broadcast_(learner.dictionary.state_dict().values())
-    group.all_succeed(lambda: _prepare(run, single=single, overwrite=overwrite))
-    if folder is None:
-        return 0
-    start = group.all_succeed(lambda: load_checkpoint(folder, run.learners, run.description))
-    if len(starts := set(group.all_gather_object(start))) > 1:
+    group.all_succeed(lambda: prepare(run, single=single, overwrite=overwrite))
+    if files is None:
+        return Checkpoint(0, dict(run.description))
+    start = group.all_succeed(lambda: load_checkpoint(files, run.learners, run.description))
+    if len(starts := {found.step for found in group.all_gather_object(start)}) > 1:
         raise InputError(
-            f"required a folder that all processes share, got {folder}, where they find "
+            f"required a folder that all processes share, got {run.folder}, where they find "
             f"checkpoints of different steps ({', '.join(map(str, sorted(starts)))})"
         )
-    group.all_succeed(lambda: _go_on(run.written, start))
+    group.all_succeed(lambda: go_on(run.written, start.step))
     return start
 
 
-def _train(run: Run, start: int, *, show: bool) -> None:
-    """Give every learner every batch from step `start` on; log, show and write checkpoints."""
-    config, learners, group = run.config, run.learners, run.group
-    log = TrainingLog(run.written, start)
+def _train(
+    run: Run, start: Checkpoint, interruption: Interruption, *, show: bool
+) -> dict[str, str]:
+    """Give every learner every batch from the start on; log, show and write checkpoints.
+
+    A learner that diverges stops, and the others go on. Those that stopped are returned, each
+    with the reason.
+    """
+    config, group, stopped = run.config, run.group, dict(start.stopped)
+    log = TrainingLog(run.written, start.step)
     device = torch.device(config.device)
     with (
-        LiveView(learners, config.steps, start, show=show and group.is_main) as view,
+        LiveView(run.learners, config.steps, start.step, show=show and group.is_main) as view,
         reading_ahead(partial(_read, run), config.steps, device) as read,
     ):
-        for step in range(start, config.steps):
+        for step in range(start.step, config.steps):
+            learners = {name: x for name, x in run.learners.items() if name not in stopped}
+            if not learners:
+                break
             rows = group.all_succeed(partial(read, step))
             scalars = {
                 name: learner.update(rows[learner.shares_batch].batch(run.sites[name]))
@@ -159,10 +180,17 @@ def _train(run: Run, start: int, *, show: bool) -> None:
             view.advance(done)
             last = done == config.steps
             if done % config.log_every == 0 or last:
-                values = _finite(scalars, done)
-                view.show(values, log.write(done, values, config.batch_size))
-            if run.folder and done % config.checkpoint_every == 0 and not last:
-                group.all_succeed(partial(_save_checkpoint, run, run.states(), done))
+                values, bad = numbers(scalars, done)
+                view.show(values, log.write(done, values, config.batch_size, bad))
+                stop(run, bad, stopped)
+            ends = bool(run.folder) and group.any(interruption.signal is not None)
+            if last or ends or (run.folder and done % config.checkpoint_every == 0):
+                stop(run, diverged(run, done, stopped), stopped)
+                if run.folder and not last and len(stopped) < len(run.learners):
+                    write_checkpoint(run, Checkpoint(done, dict(run.description), stopped))
+                if ends and not last:
+                    raise Interrupted(f"stopped after step {done}; to continue, call fit again")
+    return stopped
 
 
 def _read(run: Run, step: int) -> dict[bool, Rows]:
@@ -172,23 +200,6 @@ def _read(run: Run, step: int) -> dict[bool, Rows]:
         return {True: run.batches.rows(step, group)}
     whole = run.batches.rows(step)
     return {True: whole.of(group.rank, group.world_size), False: whole}
-
-
-def _save_checkpoint(run: Run, states: States, step: int) -> None:
-    _require_finite(states, step)
-    if run.written:
-        save_checkpoint(run.written, states, step, run.description)
-
-
-def _keep(run: Run, dictionaries: Mapping[str, FeatureDictionary], *, single: bool) -> None:
-    """Give the dictionaries their origin and write them, if there is a folder."""
-    for name, dictionary in dictionaries.items():
-        dictionary.provenance = run.provenance
-        if run.written:
-            save(dictionary, run.written if single else run.written.folder(name))
-    if run.written:
-        run.written.remove(CHECKPOINT_FILE)
-        run.written.adopt(LOG_FILE)
 
 
 def _require_configs(configs: Any) -> None:
@@ -208,71 +219,3 @@ def _require_configs(configs: Any) -> None:
                 "a dictionary's name becomes a folder: required a name without '/', '\\' or a "
                 f"leading dot, and none of {', '.join(reserved)}; got {name!r}"
             )
-
-
-def _prepare(run: Run, *, single: bool, overwrite: bool) -> None:
-    """Make the output folder writable and large enough; empty it of an earlier run on request.
-
-    Whatever is to be written there has to have room: no file of others may be in its place.
-    """
-    own, learners = run.written, run.learners
-    if own is None:
-        return
-    # Weights and two moments in a checkpoint, twice while it is replaced, and the result.
-    weights = sum(
-        t.nbytes for learner in learners.values() for t in learner.dictionary.state_dict().values()
-    )
-    writable_folder(own.path, 7 * weights)
-    finished = [
-        str(found.path)
-        for found in (own, *own.folders())
-        if found.lists(CONFIG_FILE) and (found.path / CONFIG_FILE).exists()
-    ]
-    if finished and not overwrite and not (own.path / CHECKPOINT_FILE).exists():
-        raise InputError(
-            f"a trained dictionary is already in {', '.join(finished)}; choose another folder, or "
-            "overwrite that run (overwrite=True, --overwrite)"
-        )
-    for place in [own] if single else map(own.inside, learners):
-        place.require(CONFIG_FILE, WEIGHTS_FILE)
-    if overwrite:
-        own.require(CHECKPOINT_FILE, LOG_FILE)
-        own.clear()
-
-
-def _go_on(own: OwnFiles | None, start: int) -> None:
-    """Ensure that log and checkpoint of a run from step `start` on can be written."""
-    if own is not None:
-        if start:  # the checkpoint is of this very run, if perhaps by a version without lists
-            own.adopt(CHECKPOINT_FILE, LOG_FILE)
-        own.require(CHECKPOINT_FILE, LOG_FILE)
-
-
-def _require_finite(states: States, step: int) -> None:
-    """Check that weights are finite, since the loss was computed before the step."""
-    for name, state in states.items():
-        for key, tensor in state.items():
-            if not torch.isfinite(tensor).all():
-                raise NonFiniteError(
-                    f"{key} of {name!r} holds NaN or infinity after step {step}; training stopped "
-                    "and nothing was written. Lower learning_rate, or set max_gradient_norm"
-                )
-
-
-def _finite(scalars: Mapping[str, Mapping[str, Tensor]], step: int) -> dict[str, dict[str, float]]:
-    """The scalars as numbers.
-
-    Raises:
-        NonFiniteError: a loss is NaN or infinite.
-    """
-    values = {
-        name: {metric: float(value) for metric, value in metrics.items()}
-        for name, metrics in scalars.items()
-    }
-    for name, metrics in values.items():
-        if not math.isfinite(metrics.get("loss", 0.0)):
-            raise NonFiniteError(
-                f"the loss of {name!r} is {metrics['loss']} at step {step}; training stopped. "
-                "Lower learning_rate, or set max_gradient_norm"
-            )
-    return values

@@ -5,8 +5,10 @@ import math
 import sys
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -20,6 +22,7 @@ from rich.progress import (
 from rich.table import Table
 from torch import Tensor
 
+from dictlearn.core.files import typed
 from dictlearn.core.own_files import OwnFiles
 
 LOG_FILE = "train.jsonl"
@@ -42,11 +45,17 @@ class TrainingLog:
             own.write_text(LOG_FILE, "".join(kept))
             own.grow(LOG_FILE)
 
-    def write(self, step: int, scalars: Mapping[str, Mapping[str, float]], n_rows: int) -> float:
+    def write(
+        self,
+        step: int,
+        scalars: Mapping[str, Mapping[str, float]],
+        n_rows: int,
+        stopped: Mapping[str, str],
+    ) -> float:
         """Append the line of `step`; the rows per second since the start."""
         seconds = time.monotonic() - self._start
         speed = n_rows * (step - self._from_step) / max(seconds, 1e-9)
-        line: dict[str, float | None] = {
+        line: dict[str, Any] = {
             "step": step,
             "seconds": round(seconds, 3),
             "rows_per_second": round(speed, 1),
@@ -54,6 +63,8 @@ class TrainingLog:
         for name, metrics in scalars.items():
             for metric, value in metrics.items():
                 line[f"{name}/{metric}"] = value if math.isfinite(value) else None
+        if stopped:
+            line["stopped"] = dict(stopped)
         if self._path is not None:
             with self._path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
@@ -120,14 +131,19 @@ class LiveView:
 
 
 def _lines_until(path: Path, step: int) -> list[str]:
-    """The complete lines of a log up to and including `step`."""
+    """The lines of a log up to and including `step`, without damaged ones."""
     if not path.exists():
         return []
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
         try:
-            if json.loads(line)["step"] <= step:
+            if typed(json.loads(line), _Line).step <= step:
                 kept.append(line)
-        except (json.JSONDecodeError, KeyError):
-            break
+        except (ValueError, RecursionError):  # damaged, or half-written when the run was killed
+            continue
     return kept
+
+
+@dataclass(frozen=True)
+class _Line:
+    step: int

@@ -1,6 +1,7 @@
 """The state of one call of `fit` in one process, created and checked before training starts."""
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -37,13 +38,22 @@ class Run:
     folder: Path | None
 
     def states(self) -> dict[str, dict[str, Tensor]]:
-        """The content of a checkpoint, on the rank that writes it; a collective operation."""
+        """The state of each learner, whole on the rank that writes it; a collective operation."""
         return {name: learner.state() for name, learner in self.learners.items()}
 
     @property
+    def files(self) -> OwnFiles | None:
+        """The run's files in the folder, if it has one."""
+        return OwnFiles(self.folder, "training") if self.folder else None
+
+    @property
     def written(self) -> OwnFiles | None:
-        """The run's files in the folder, in the one process that writes there."""
-        return OwnFiles(self.folder, "training") if self.folder and self.group.is_main else None
+        """The same, in the one process that writes there."""
+        return self.files if self.group.is_main else None
+
+    def locked(self) -> AbstractContextManager[None]:
+        """The folder as this run's alone, in the process that writes there."""
+        return self.written.locked() if self.written else nullcontext()
 
 
 def set_up(

@@ -20,6 +20,7 @@ from dictlearn.cli import main
 from dictlearn.config_files import read_config_file
 from dictlearn.core.batches import Rows
 from dictlearn.core.errors import ConfigError, InputError, NonFiniteError, ProcessError
+from dictlearn.core.files import read_json, sha256, write_json
 from dictlearn.core.provenance import Provenance
 from dictlearn.distributed.launching import launch
 
@@ -228,6 +229,10 @@ def spoilt(store: Path, folder: Path) -> dl.ActivationStore:
     with shard.open("r+b") as file:
         file.seek(-(1000 - 17) * 12 * 4, os.SEEK_END)
         file.write(torch.tensor(torch.nan).numpy().tobytes())
+    manifest = folder / "spoilt" / "manifest.json"  # as if it had been harvested like this
+    data = read_json(manifest)
+    data["shards"][0]["sha256"] = sha256(shard)
+    write_json(manifest, data)
     return dl.ActivationStore.open(folder / "spoilt")
 
 

@@ -75,7 +75,7 @@ def test_an_altered_config_is_noticed(saved):
 def test_weights_that_are_not_finite_are_not_saved(saved, tmp_path, value):
     dictionary = load(saved)
     dictionary.b_dec.data[1] = value
-    with pytest.raises(NonFiniteError, match="b_dec of this Linear.* holds NaN"):
+    with pytest.raises(NonFiniteError, match=r"b_dec of this Linear.* holds NaN"):
         save(dictionary, tmp_path / "new")
     assert not (tmp_path / "new").exists()
 

@@ -1,0 +1,85 @@
+"""The folder of a run: made ready, checkpoints, and at the end the dictionaries."""
+
+from collections.abc import Mapping
+
+from dictlearn.core.dictionary import FeatureDictionary
+from dictlearn.core.errors import InputError
+from dictlearn.core.files import writable_folder
+from dictlearn.core.own_files import OwnFiles
+from dictlearn.dictionaries.files import CONFIG_FILE, WEIGHTS_FILE, save
+from dictlearn.training.checkpoints import CHECKPOINT_FILE, Checkpoint, save_checkpoint
+from dictlearn.training.divergence import is_finite
+from dictlearn.training.progress import LOG_FILE
+from dictlearn.training.run import Run
+
+STOPPED_FILE = "stopped.json"
+"""Dictionaries of the run that diverged, each with the reason; absent if there are none."""
+
+
+def prepare(run: Run, *, single: bool, overwrite: bool) -> None:
+    """Make the output folder writable and large enough; empty it of an earlier run on request.
+
+    Whatever is to be written there has to have room: no file of others may be in its place.
+    """
+    own, learners = run.written, run.learners
+    if own is None:
+        return
+    # Weights and two moments in a checkpoint, twice while it is replaced, and the result.
+    weights = sum(
+        t.nbytes for learner in learners.values() for t in learner.dictionary.state_dict().values()
+    )
+    checkpoint = own.path / CHECKPOINT_FILE
+    present = checkpoint.stat().st_size if checkpoint.exists() else 0
+    writable_folder(own.path, max(0, 7 * weights - present))
+    finished = [
+        str(found.path)
+        for found in (own, *own.folders())
+        if found.lists(CONFIG_FILE) and (found.path / CONFIG_FILE).exists()
+    ]
+    if finished and not overwrite and not checkpoint.exists():
+        raise InputError(
+            f"a trained dictionary is already in {', '.join(finished)}; choose another folder, or "
+            "overwrite that run (overwrite=True, --overwrite)"
+        )
+    for place in [own] if single else map(own.inside, learners):
+        place.require(CONFIG_FILE, WEIGHTS_FILE)
+    if overwrite:
+        own.require(CHECKPOINT_FILE, LOG_FILE)
+        own.clear()
+
+
+def go_on(own: OwnFiles | None, start: int) -> None:
+    """Ensure that log and checkpoint of a run from step `start` on can be written."""
+    if own is not None:
+        if start:  # the checkpoint is of this very run, if perhaps by a version without lists
+            own.adopt(CHECKPOINT_FILE, LOG_FILE)
+        own.require(CHECKPOINT_FILE, LOG_FILE)
+
+
+def write_checkpoint(run: Run, told: Checkpoint) -> None:
+    """Write a checkpoint, without the states of learners that diverged before their first one."""
+    states = {name: state for name, state in run.states().items() if is_finite(state)}
+    own = run.written
+    run.group.all_succeed(lambda: save_checkpoint(own, states, told) if own else None)
+
+
+def write_dictionaries(
+    run: Run,
+    dictionaries: Mapping[str, FeatureDictionary],
+    stopped: Mapping[str, str],
+    *,
+    single: bool,
+) -> None:
+    """Give the dictionaries their origin and write them, if there is a folder."""
+    for name, dictionary in dictionaries.items():
+        dictionary.provenance = run.provenance
+        if run.written:
+            save(dictionary, run.written if single else run.written.folder(name))
+    if run.written:
+        for name in stopped:
+            if is_finite(run.learners[name].state()):
+                save(run.learners[name].finish(), run.written.folder(f"{name}.stopped"))
+        if stopped:
+            run.written.write_json(STOPPED_FILE, {"stopped": dict(stopped)})
+        run.written.remove(CHECKPOINT_FILE)
+        run.written.adopt(LOG_FILE)
