@@ -2,12 +2,11 @@
 
 import math
 from collections.abc import Sequence
-from html import escape
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from dictlearn.comparison.figures.style import BASELINE_COLOUR, COLOURS, styled
+from dictlearn.comparison.figures.style import BASELINE_COLOUR, COLOURS, plain, styled
 from dictlearn.comparison.vocabulary import is_baseline
 from dictlearn.core.errors import InputError
 from dictlearn.records.agreement import AgreementRecords, PairAgreement
@@ -49,7 +48,7 @@ def agreement_figure(records: AgreementRecords, measure: str = "mmcs") -> go.Fig
             hovertemplate="%{customdata}<extra></extra>",
         )
     )  # fmt: skip
-    labels = [escape(_short(name)) for name in names]
+    labels = [plain(_short(name)) for name in names]
     margin = 50 + 7 * max((len(_short(name)) for name in names), default=0)
     size = _CELL * len(names) + margin
     figure = styled(figure, height=size + 14)
@@ -122,24 +121,25 @@ def _value(records: AgreementRecords, row: str, column: str, measure: str) -> fl
 
 def _hover(records: AgreementRecords, row: str, column: str, measure: str) -> str:
     if row == column:
-        return f"{escape(row)} itself"
+        return f"{plain(row)} itself"
     pair = records.pair(row, column)
-    head = f"features of {escape(row)}<br>compared with {escape(column)}<br>"
+    head = f"features of {plain(row)}<br>compared with {plain(column)}<br>"
     value = pair.value(measure)
     if math.isfinite(value):
         return f"{head}{MEASURE_LABELS[measure]} {value:.3f}"
     reasons = (pair.reasons.get(key, "") for key in (measure, measure.partition("_")[0]))
-    return head + escape(next((reason for reason in reasons if reason), "undefined"))
+    return head + plain(next((reason for reason in reasons if reason), "undefined"))
 
 
 def _counts(pair: PairAgreement, quantity: str) -> list[int]:
-    return pair.cosine_counts if quantity == "cosine" else pair.correlation_counts
+    counts = pair.cosine_counts if quantity == "cosine" else pair.correlation_counts
+    return list(map(int, counts))
 
 
 def _heading(pair: PairAgreement, quantity: str) -> str:
     value = pair.value(QUANTITIES[quantity])
     names = f"{_short(pair.first)} in {_short(pair.second)}"
-    return f"{escape(names)}: mean {value:.2f}"
+    return f"{plain(names)}: mean {value:.2f}"
 
 
 def _short(name: str) -> str:

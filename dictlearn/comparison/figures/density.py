@@ -1,7 +1,6 @@
 """Histograms of feature density, one per dictionary."""
 
 import math
-from html import escape
 
 import plotly.graph_objects as go
 import torch
@@ -9,7 +8,7 @@ from jaxtyping import Float
 from plotly.subplots import make_subplots
 from torch import Tensor
 
-from dictlearn.comparison.figures.style import MOST_NAMES, Look, looks, styled
+from dictlearn.comparison.figures.style import MOST_NAMES, Look, looks, plain, styled
 from dictlearn.comparison.vocabulary import baselines, trained
 from dictlearn.records.results import DictionaryRecord, Records
 
@@ -55,7 +54,7 @@ def density_figure(records: Records) -> go.Figure:
 
 def _density_heading(name: str, record: DictionaryRecord) -> str:
     never = int((record.density == 0).sum())
-    return f"{escape(name)}: {record.n_features:,} features, {never:,} never active"
+    return f"{plain(name)}: {record.n_features:,} features, {never:,} never active"
 
 
 def _lowest_decade(density: Float[Tensor, " feature"]) -> int:
@@ -70,7 +69,7 @@ def _histogram(name: str, record: DictionaryRecord, lowest: int, look: Look) -> 
     counts = torch.histc(active, n_bins, lowest - half, half)
     centres = [lowest + i / BINS_PER_DECADE for i in range(n_bins)]
     return go.Bar(
-        x=centres, y=counts.tolist(), name=escape(name),
+        x=centres, y=counts.tolist(), name=plain(name),
         marker={"color": look.colour, "line": {"width": 0}},
         customdata=[10.0**centre for centre in centres],
         hovertemplate="%{y:,} features near density %{customdata:.2g}<extra></extra>",

@@ -1,11 +1,10 @@
 """Scatter plot of the precision of features against that of baseline directions."""
 
 import math
-from html import escape
 
 import plotly.graph_objects as go
 
-from dictlearn.comparison.figures.style import INK, Look, default_looks, styled
+from dictlearn.comparison.figures.style import INK, Look, default_looks, plain, styled
 from dictlearn.comparison.statistics.precision import baseline_families
 from dictlearn.records.concepts import ConceptRecords, ConceptScore
 
@@ -27,13 +26,13 @@ def precision_figure(records: ConceptRecords) -> go.Figure:
     for name in style:
         points = _points(records, families[:1], name)
         if points:
-            figure.add_trace(_marks(records, points, escape(name), style))
+            figure.add_trace(_marks(records, points, plain(name), style))
     for family in families[1:]:
         points = _points(records, [family], None)
         if points:
-            trace = _marks(records, points, f"against {family}", style, "diamond")
+            trace = _marks(records, points, f"against {plain(family)}", style, "diamond")
             figure.add_trace(trace.update(visible="legendonly"))
-    baseline = f"best of the {families[0]}" if families else "baseline"
+    baseline = f"best of the {plain(families[0])}" if families else "baseline"
     figure.update_xaxes(title=f"precision of the {baseline}", range=(-0.02, 1.03))
     figure.update_yaxes(title="precision of the feature", range=(-0.02, 1.03))
     return styled(figure, height=460).update_layout(showlegend=True)
@@ -80,10 +79,10 @@ def _hover(records: ConceptRecords, own: ConceptScore, baseline: ConceptScore) -
     sign = "-" if baseline.sign < 0 else ""
     return "<br>".join(
         [
-            f"<b>{escape(own.concept)}</b> in {escape(own.dictionary)}",
-            escape(pattern if len(pattern) <= 60 else f"{pattern[:59]}…"),
-            f"feature {own.candidate}: {_interval(own)}",
-            f"{baseline.family} {sign}{baseline.candidate}: {_interval(baseline)}",
+            f"<b>{plain(own.concept)}</b> in {plain(own.dictionary)}",
+            plain(pattern if len(pattern) <= 60 else f"{pattern[:59]}…"),
+            f"feature {plain(own.candidate)}: {_interval(own)}",
+            f"{plain(baseline.family)} {sign}{plain(baseline.candidate)}: {_interval(baseline)}",
             f"at recall {own.recall:.2f} of {own.n_matches:,} tokens",
         ]
     )

@@ -1,12 +1,11 @@
 """Rate-distortion figures: quality of reconstruction against L0 or bits per token."""
 
 import math
-from html import escape
 from typing import Any
 
 import plotly.graph_objects as go
 
-from dictlearn.comparison.figures.style import INK, MOST_NAMES, Look, log_axis, looks, styled
+from dictlearn.comparison.figures.style import INK, MOST_NAMES, Look, log_axis, looks, plain, styled
 from dictlearn.comparison.statistics.families import RATES, families, require_rate
 from dictlearn.comparison.statistics.intervals import intervals_of
 from dictlearn.comparison.vocabulary import (
@@ -120,7 +119,7 @@ def _add_curves(
             if len(members) > 1 and not is_baseline(members[0]):
                 x, y = ([value_of(record, axis) for record in members] for axis in axes)
                 figure.add_scatter(
-                    x=x, y=y, mode="lines", name=escape(family), showlegend=False,
+                    x=x, y=y, mode="lines", name=plain(family), showlegend=False,
                     hoverinfo="skip", opacity=0.6,
                     line={"color": style[names[0]].colour, "width": 1},
                 )  # fmt: skip
@@ -140,7 +139,7 @@ def _add_marks(
         mark = _mark(name, record, axes, style[name], limits)
         mark.update(error_y=_bar(spread.get(name), mark.y[0]))
         if crowded:
-            kind = record.kind
+            kind = plain(record.kind)
             mark.update(name=kind, legendgroup=kind, showlegend=kind not in in_legend)
             in_legend.add(kind)
         figure.add_trace(mark)
@@ -159,12 +158,12 @@ def _mark(
     off = not low <= value <= high
     symbol = look.symbol if not off else f"triangle-{'down' if value < low else 'up'}"
     return go.Scatter(
-        x=[value_of(record, rate)], y=[min(max(value, low), high)], name=escape(name),
+        x=[value_of(record, rate)], y=[min(max(value, low), high)], name=plain(name),
         mode="markers+text" if off else "markers", cliponaxis=False,
         text=formatted(metric, value) if off else "", textposition="middle left",
         marker={"color": look.colour, "symbol": symbol, "size": 10,
                 "line": {"width": 2 if symbol.endswith("-open") else 0, "color": look.colour}},
-        hovertemplate=f"{hover_text(name, record)}<extra></extra>",
+        customdata=[hover_text(name, record)], hovertemplate="%{customdata}<extra></extra>",
     )  # fmt: skip
 
 
@@ -174,8 +173,8 @@ def hover_text(name: str, record: DictionaryRecord) -> str:
     costs = [] if math.isnan(value_of(record, "bits")) else ["bits"]
     keys = [KEY_METRICS[0], *costs, *KEY_METRICS[1:]]
     numbers = [f"{LABELS[key]} {formatted(key, value_of(record, key))}" for key in keys]
-    about = f"{escape(record.kind)}, {record.n_features:,} features{seed}"
-    return "<br>".join([f"<b>{escape(name)}</b>", about, escape(str(record.sites)), *numbers])
+    about = f"{plain(record.kind)}, {record.n_features:,} features{plain(seed)}"
+    return "<br>".join([f"<b>{plain(name)}</b>", about, plain(record.sites), *numbers])
 
 
 def _add_references(
@@ -195,7 +194,7 @@ def _add_references(
         for name in names:
             y = min(max(lines[name], low), high)
             figure.add_hline(y=y, line={"color": INK, "width": 1, "dash": "dot"})
-        label = ", ".join(f"{escape(name)} {formatted(metric, lines[name])}" for name in names)
+        label = ", ".join(f"{plain(name)} {formatted(metric, lines[name])}" for name in names)
         middle = min(max(lines[names[0]], low), high)
         figure.add_annotation(
             x=0, xref="paper", xanchor="left", y=middle, showarrow=False, text=label,

@@ -9,6 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 import plotly.graph_objects as go
@@ -71,6 +72,17 @@ def _look(colour: str, symbols: tuple[str, ...], index: int) -> Look:
 
 def _cyclic(values: tuple[str, ...], index: int) -> str:
     return values[index % len(values)]
+
+
+def plain(text: object) -> str:
+    """The text as plotly shows it unchanged: plotly takes some tags and entities for markup.
+
+    Quotation marks stay, since plotly does not know their entities.
+
+    >>> plain('<b> & "c"')
+    '&lt;b&gt; &amp; "c"'
+    """
+    return escape(str(text), quote=False)
 
 
 def styled(figure: go.Figure, height: int) -> go.Figure:

@@ -3,14 +3,13 @@
 import json
 import math
 from collections.abc import Mapping
-from html import escape
 from pathlib import Path
 from typing import Any
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from dictlearn.comparison.figures.style import Look, default_looks, log_axis, styled
+from dictlearn.comparison.figures.style import Look, default_looks, log_axis, plain, styled
 from dictlearn.core.errors import CorruptFileError
 
 QUANTITIES: Mapping[str, str] = {"loss": "loss", "fvu": "FVU", "l0": "L0", "dead": "dead"}
@@ -65,10 +64,10 @@ def training_figure(
     for (name, quantity), points in curves.items():
         look = known[name]
         figure.add_scatter(
-            x=list(points), y=list(points.values()), mode="lines", name=escape(name),
-            legendgroup=name, showlegend=name not in in_legend,
+            x=list(points), y=list(points.values()), mode="lines", name=plain(name),
+            legendgroup=plain(name), showlegend=name not in in_legend,
             line={"color": look.colour, "dash": look.dash, "width": 1.6},
-            hovertemplate=f"{escape(name)}: %{{y:.4g}} at step %{{x:,}}<extra></extra>",
+            hovertemplate="%{fullData.name}: %{y:.4g} at step %{x:,}<extra></extra>",
             row=panels.index(quantity) + 1, col=1,
         )  # fmt: skip
         in_legend.add(name)
@@ -87,7 +86,8 @@ def _curves(
     """The finite values of each dictionary and quantity by step; the last of a step counts."""
     curves: dict[tuple[str, str], dict[int, float]] = {}
     for log, rows in logs.items():
-        for row in sorted((row for row in rows if "step" in row), key=lambda row: row["step"]):
+        numbered = (row for row in rows if isinstance(row.get("step"), int))
+        for row in sorted(numbered, key=lambda row: row["step"]):
             for key, value in row.items():
                 name, slash, quantity = key.rpartition("/")
                 number = isinstance(value, int | float) and math.isfinite(value)

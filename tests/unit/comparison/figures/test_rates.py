@@ -1,11 +1,10 @@
 """Quality against L0 and bits."""
 
-from html import escape
-
 import pytest
 import torch
 
 from dictlearn.comparison.figures.rates import rate_distortion_figure, sparsity_figure
+from dictlearn.comparison.figures.style import plain
 from dictlearn.comparison.statistics.intervals import intervals_frame
 from dictlearn.core.errors import InputError
 from dictlearn.core.metric import Metric
@@ -19,11 +18,11 @@ def by_name(figure):
 def test_sparsity_marks_lie_at_l0_and_metric(records, hostile):
     figure = sparsity_figure(records, "loss_recovered_zero")
     marks = by_name(figure)
-    assert set(marks) == {"codes", "sae", escape(hostile), "random"}
+    assert set(marks) == {"codes", "sae", plain(hostile), "random"}
     assert (marks["sae"].x, marks["sae"].y) == ((8.0,), (0.75,))
     assert figure.layout.xaxis.type == "log"
     for number in ("L0 8.0", "dead 25.0%", "FVU 0.250", "CE spliced 2.500", "KL 0.100"):
-        assert number in marks["sae"].hovertemplate
+        assert number in marks["sae"].customdata[0]
 
 
 def test_sparsity_joins_the_dictionaries_of_one_kind(records):
@@ -63,7 +62,7 @@ def test_bits_are_an_axis_like_l0(records):
     figure = rate_distortion_figure(records, "bits", "fraction_variance_unexplained")
     marks = by_name(figure)
     assert (marks["sae"].x, marks["sae"].y) == ((10.0,), (0.25,))
-    assert "bits 10.0" in marks["sae"].hovertemplate
+    assert "bits 10.0" in marks["sae"].customdata[0]
     assert "identity" in marks, "what is dense has a price like any other"
     assert "codes" not in marks, "nothing can be marked at 0 on a logarithmic axis"
     assert [note.text for note in figure.layout.annotations] == ["mean 1.000"]
