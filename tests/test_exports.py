@@ -56,13 +56,15 @@ def test_import_is_light():
     assert run.stdout.strip() == "[]"
 
 
-def test_the_wheel_contains_the_assets():
+def test_the_wheel_contains_assets_and_templates():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     patterns = project["tool"]["setuptools"]["package-data"]["dictlearn"]
     package = ROOT / "dictlearn"
     packed = {path for pattern in patterns for path in package.glob(pattern)}
     assets = {path for path in (package / "assets").rglob("*") if path.is_file()}
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= {p.name for p in assets}
-    assert assets <= packed
+    templates = set((package / "comparison" / "templates").iterdir())
+    assert {"page.html.jinja", "report.css", "report.js"} <= {p.name for p in templates}
+    assert assets | templates <= packed
     assert project["tool"]["setuptools"]["packages"]["find"]["include"] == ["dictlearn*"]
     assert project["project"]["scripts"]["dictlearn"].startswith("dictlearn.cli:")

@@ -39,7 +39,8 @@ def write_page(
     page = results_page(
         records,
         study["study"].get("question", ""),
-        about=[*about, origin(study)],
+        about=about,
+        origin=origin(study),
         concepts=concepts,
         agreement=agreement,
         images=links,

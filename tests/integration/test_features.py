@@ -3,7 +3,7 @@
 import pytest
 
 import dictlearn as dl
-from dictlearn.comparison.report.cards import cards_section
+from dictlearn.comparison.report.cards import cards_page
 from dictlearn.core.errors import InputError
 from dictlearn.lm.unembedding import logit_map
 from dictlearn.text.concepts import vocabulary_texts
@@ -48,7 +48,7 @@ def test_a_card_shows_the_text_and_what_is_written(model, tokens, dictionaries):
         best = vocabulary_texts([int(weights.argmax())], model.tokenizer)
         assert card.promoted[0].token == best[0]
         assert card.promoted[0].weight > 0 > card.suppressed[0].weight
-    assert cards_section(found).count("<article") == 4
+    assert cards_page(found).count("<article") == 4
 
 
 def test_tokens_of_the_vocabulary_keep_their_space(model):

@@ -1,36 +1,47 @@
 """The report of a comparison as one HTML file."""
 
+import math
 from collections.abc import Mapping
-from html import escape
 from pathlib import Path
+from typing import Any
+
+import plotly.graph_objects as go
 
 from dictlearn.comparison.figures.density import density_figure
+from dictlearn.comparison.figures.precision import precision_figure
+from dictlearn.comparison.figures.rates import bits_are_measured, rate_distortion_figure
 from dictlearn.comparison.figures.style import looks
 from dictlearn.comparison.figures.training import read_training_log, training_figure
-from dictlearn.comparison.report.agreement import agreement_section
-from dictlearn.comparison.report.cards import cards_section
-from dictlearn.comparison.report.page import note, page, plot, section
-from dictlearn.comparison.report.precision import precision_section
-from dictlearn.comparison.report.rate_sections import rate_sections
-from dictlearn.comparison.report.results_section import results_section
+from dictlearn.comparison.report.agreement import agreement_data
+from dictlearn.comparison.report.templates import render
 from dictlearn.comparison.report.verdict import verdict
-from dictlearn.comparison.tables.rendering import html_table
+from dictlearn.comparison.statistics.intervals import intervals_of
+from dictlearn.comparison.statistics.precision import baseline_families, precision_frame
+from dictlearn.comparison.tables.matched import matched_tables
 from dictlearn.comparison.vocabulary import (
+    LABELS,
+    Footnotes,
     baselines,
     formatted,
     reference_losses,
     trained,
+    value_of,
+    with_interval,
 )
+from dictlearn.core.metric import Metric
 from dictlearn.core.own_files import OwnFiles
-from dictlearn.core.provenance import Provenance
+from dictlearn.metrics.bits import REPORTED
+from dictlearn.metrics.bootstrap import Interval
 from dictlearn.records.agreement import AgreementRecords
 from dictlearn.records.concepts import ConceptRecords
 from dictlearn.records.features import FeatureRecords
-from dictlearn.records.results import DictionaryRecord, Records
+from dictlearn.records.results import Records
 
 REPORT_FILE = "report.html"
 """The usual name of the report, next to `results.json`."""
 DEFAULT_TITLE = "Dictionaries compared"
+WITH_INTERVAL = frozenset({"fraction_variance_unexplained", "loss_recovered_zero"})
+"""Metrics whose cells show the interval; for others it is shown on hover."""
 
 
 def write_report(
@@ -84,89 +95,77 @@ def report_html(
     Raises:
         CorruptFileError: the training log cannot be read.
     """
-    parts = [_header(records, title), *rate_sections(records)]
-    parts.append(results_section(records))
-    if concepts is not None:
-        parts.append(precision_section(concepts))
-    if agreement is not None:
-        parts.append(agreement_section(agreement))
-    parts.append(_densities(records))
+    training = None
     if training_log is not None:
         paths = training_log if isinstance(training_log, Mapping) else {"": training_log}
         logs = {run: read_training_log(path) for run, path in paths.items()}
-        parts.append(section("Training", plot(training_figure(logs, looks(records)), "training")))
-    if features is not None:
-        parts.append(cards_section(features))
-    parts.append(_provenance(records))
-    return page(title, "\n".join(parts))
-
-
-def _header(records: Records, title: str) -> str:
-    tokens, model = records.tokens, records.provenance.model or "an unnamed model"
-    n_trained, n_baselines = len(trained(records)), len(baselines(records))
-    hooks = ", ".join(dict.fromkeys(str(r.sites) for r in records.dictionaries.values()))
-    special = "excluded" if records.provenance.exclude_special else "included"
-    about = (
-        f"{n_trained} trained dictionaries and {n_baselines} baselines on {model} at {hooks}, all "
-        f"evaluated on the same {tokens['n_tokens']:,} tokens in {tokens['n_sequences']:,} "
-        f"sequences of {tokens['source']} ({tokens['split']}; special tokens {special})."
-    )
-    paragraphs = "".join(f"<p>{escape(text)}</p>" for text in verdict(records))
-    return (
-        f"<header><h1>{escape(title)}</h1>{note(about)}</header>{_tiles(records)}"
-        f'<div class="verdict">{paragraphs}</div>'
+        training = training_figure(logs, looks(records))
+    return render(
+        "report.html.jinja",
+        title=title,
+        records=records,
+        trained=trained(records),
+        baselines=baselines(records),
+        losses=reference_losses(records),
+        verdict=verdict(records),
+        curves=_curves(records),
+        matched=matched_tables(records),
+        reported=REPORTED,
+        **_results(records),
+        concepts=None if concepts is None else precision_data(concepts),
+        agreement=None if agreement is None else agreement_data(agreement),
+        density=density_figure(records),
+        training=training,
+        features=features,
     )
 
 
-def _tiles(records: Records) -> str:
-    tiles = {"tokens": f"{records.tokens['n_tokens']:,}"}
-    losses = reference_losses(records)
-    for hook, loss in losses.items():
-        at = f" at {hook}" if len(losses) > 1 else ""
-        tiles["clean loss"] = formatted("cross_entropy_clean", loss.clean)
-        tiles[f"zero ablation{at}"] = formatted("cross_entropy_clean", loss.zero)
-        tiles[f"mean ablation{at}"] = formatted("cross_entropy_clean", loss.mean)
-    items = (f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in tiles.items())
-    return f'<dl class="numbers">{"".join(items)}</dl>'
-
-
-def _densities(records: Records) -> str:
-    text = (
-        "Histograms of feature density, the fraction of tokens on which a feature is active, on a "
-        "logarithmic axis. Heights are scaled to the highest bar of each dictionary."
-    )
-    return section("Feature densities", note(text), plot(density_figure(records), "density"))
-
-
-def _provenance(records: Records) -> str:
-    origin = records.provenance
-    facts = {
-        "model": f"{origin.model} (weights {origin.model_hash or 'unknown'}, processing "
-        f"{origin.weight_processing or 'unknown'})",
-        "tokens": f"{records.tokens['source']}, {records.tokens['split']} "
-        f"(hash {records.tokens['hash']})",
-        "versions": _versions(origin),
+def precision_data(records: ConceptRecords) -> dict[str, Any]:
+    """The data of the section on concepts."""
+    return {
+        "records": records,
+        "frame": precision_frame(records),
+        "baseline": next(iter(baseline_families(records)), ""),
+        "figure": precision_figure(records),
     }
-    lines = "".join(f"<p><b>{k}</b> {escape(v)}</p>" for k, v in facts.items())
-    headings = [
-        f'<th class="text">{h}</th>' for h in ("hook points", "seed", "trained on", "versions")
-    ]
-    rows = [_origin(name, record) for name, record in records.dictionaries.items()]
-    inside = html_table(['<th class="name">dictionary</th>', *headings], rows)
-    return (
-        f'<footer class="soft">{lines}<details><summary>Provenance of each dictionary'
-        f"</summary>{inside}</details></footer>"
-    )
 
 
-def _origin(name: str, record: DictionaryRecord) -> str:
-    origin = record.provenance
-    text = f"{origin.split or 'unknown split'}, hash {origin.text_hash[:12] or 'unknown'}"
-    seed = "" if record.seed is None else str(record.seed)
-    cells = (str(record.sites), seed, text, _versions(origin))
-    tds = "".join(f'<td class="text">{escape(cell)}</td>' for cell in cells)
-    return f'<tr><th scope="row" class="name">{escape(name)}</th>{tds}</tr>'
+def _curves(records: Records) -> dict[str, tuple[dict[str, go.Figure], list[str]]]:
+    """Rate-distortion curves by rate, first in bits if they were measured; names without it."""
+    rates = [*(["bits"] if bits_are_measured(records) else []), "l0"]
+    return {
+        rate: (
+            {
+                quality: rate_distortion_figure(records, rate, quality)
+                for quality in ("fraction_variance_unexplained", "loss_recovered_zero")
+            },
+            [n for n, r in records.dictionaries.items() if math.isnan(value_of(r, rate))],
+        )
+        for rate in rates
+    }
 
 
-def _versions(origin: Provenance) -> str:
-    return ", ".join(f"{library} {number}" for library, number in origin.versions.items())
+def _results(records: Records) -> dict[str, Any]:
+    """The cells of the table of all metrics by dictionary, and their footnotes."""
+    footnotes, spread = Footnotes(), intervals_of(records, LABELS)
+    cells = {
+        name: [
+            _cell(key, record.metrics.get(key, Metric(math.nan)), found.get(name), footnotes)
+            for key, found in ((key, spread.get(key, {})) for key in LABELS)
+        ]
+        for name, record in {**trained(records), **baselines(records)}.items()
+    }
+    return {"cells": cells, "footnotes": footnotes.lines()}
+
+
+def _cell(
+    key: str, metric: Metric, found: Interval | None, footnotes: Footnotes
+) -> tuple[float | str, str, str]:
+    """The value to sort by, the note on hover and the text."""
+    text = footnotes.cell(key, metric)
+    if not math.isfinite(metric.value):
+        return "", metric.reason, text
+    if found is None:
+        return metric.value, metric.reason, text
+    about = f"95 % interval {formatted(key, found.low)} to {formatted(key, found.high)}"
+    return metric.value, about, with_interval(key, found) if key in WITH_INTERVAL else text

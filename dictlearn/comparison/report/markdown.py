@@ -5,10 +5,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 
+from dictlearn.comparison.report.templates import render
 from dictlearn.comparison.report.verdict import verdict
 from dictlearn.comparison.statistics.precision import precision_frame
 from dictlearn.comparison.tables.matched import MATCHED_CAPTION, matched_tables
-from dictlearn.comparison.tables.rendering import as_markdown, markdown_table
 from dictlearn.comparison.vocabulary import (
     LABELS,
     MISSING,
@@ -30,64 +30,47 @@ def results_page(
     title: str,
     *,
     about: Iterable[str] = (),
+    origin: str = "",
     concepts: ConceptRecords | None = None,
     agreement: AgreementRecords | None = None,
     images: Mapping[str, str | Path] | None = None,
 ) -> str:
     """The page: verdict, families at equal rates, all dictionaries, concepts and agreement.
 
-    `about` are lines on how the numbers were made; `images` are links by caption.
+    `about` are lines on how the numbers were made, with code between backticks, and `origin` is
+    one without; `images` are links by caption. All text is escaped, so names hold no markup.
     """
-    tokens = records.tokens
-    parts = [
-        f"# {title}",
-        *about,
-        f"{records.provenance.model}, evaluated on {tokens['n_tokens']:,} tokens in "
-        f"{tokens['n_sequences']:,} sequences of {tokens['source']} ({tokens['split']}, hash "
-        f"`{tokens['hash'][:12]}`).",
-        "## Verdict",
-        *verdict(records),
-    ]
-    parts += [f"![{name}]({path})" for name, path in (images or {}).items()]
-    parts += _matched(records)
-    parts += ["## Every dictionary", _NOTE, _dictionaries(records)]
-    if concepts is not None:
-        parts += ["## Are features better than neurons?", _PRECISION_NOTE, _precision(concepts)]
-    if agreement is not None:
-        parts += ["## Do they hold the same features?", _AGREEMENT_NOTE, _agreement(agreement)]
-    return "\n\n".join(parts) + "\n"
+    return render(
+        "results.md.jinja",
+        records=records,
+        title=title,
+        about=about,
+        origin=origin,
+        images=images or {},
+        verdict=verdict(records),
+        caption=MATCHED_CAPTION,
+        matched=[
+            (
+                [c.heading for c in table.columns],
+                [[cell.text for cell in row] for row in table.rows],
+            )
+            for table in matched_tables(records)
+        ],
+        heads=["dictionary", "kind", "features", *(LABELS[metric] for metric in _SHOWN)],
+        rows=_dictionaries(records),
+        precision=None if concepts is None else precision_frame(concepts),
+        agreement=agreement,
+        cosines={(p.first, p.second): p.mmcs for p in agreement.pairs} if agreement else {},
+    )
 
 
-_NOTE = (
-    "Means over training seeds, with the standard deviation over seeds in brackets if there are "
-    "several. Bits are per token; FVU is the fraction of variance unexplained, KL the divergence "
-    "from the clean model in nats."
-)
-_PRECISION_NOTE = (
-    "Precision at detecting concepts that are defined by regular expressions, averaged over "
-    "concepts: of the best feature, and of the best baseline direction at equal recall. Both were "
-    "selected on other text than they are scored on. Significantly: the 95 % interval of the "
-    "difference excludes 0. Naive: scored on the text used for selection."
-)
-_AGREEMENT_NOTE = (
-    "Mean max cosine similarity: for each feature of the row's dictionary, the maximum cosine "
-    "similarity of its decoder direction with one of the column's dictionary, averaged over the "
-    "features."
-)
-
-
-def _matched(records: Records) -> list[str]:
-    tables = matched_tables(records)
-    return ["## At equal rates", MATCHED_CAPTION, *map(as_markdown, tables)] if tables else []
-
-
-def _dictionaries(records: Records) -> str:
+def _dictionaries(records: Records) -> list[list[str]]:
     rows = []
     for group in (trained(records), baselines(records)):
         for name, members in _by_config(group).items():
             cells = [_over_seeds(metric, members) for metric in _SHOWN]
             rows.append([name, members[0].kind, f"{members[0].n_features:,}", *cells])
-    return markdown_table(["dictionary", "kind", "features", *(LABELS[m] for m in _SHOWN)], rows)
+    return rows
 
 
 def _by_config(group: Mapping[str, DictionaryRecord]) -> dict[str, list[DictionaryRecord]]:
@@ -104,35 +87,3 @@ def _over_seeds(metric: str, members: Sequence[DictionaryRecord]) -> str:
         return MISSING
     text = formatted(metric, fmean(values))
     return f"{text} ({formatted(metric, stdev(values))})" if len(values) > 1 else text
-
-
-def _precision(records: ConceptRecords) -> str:
-    rows = [
-        [
-            *map(str, key),
-            f"{int(found.n_concepts)}",
-            f"{found.features:.3f}",
-            f"{found.baseline:.3f}",
-            *(f"{found[k]:.0%}" for k in ("better", "significantly_better", "significantly_worse")),
-            f"{found.naive_better:.0%}",
-        ]
-        for key, found in precision_frame(records).iterrows()
-    ]
-    heads = ["dictionary", "baseline", "concepts", "precision of features",
-             "precision of baseline", "better", "significantly better", "significantly worse",
-             "naive: better"]  # fmt: skip
-    return markdown_table(heads, rows)
-
-
-def _agreement(records: AgreementRecords) -> str:
-    names = list(records.dictionaries)
-    values = {(pair.first, pair.second): pair.mmcs for pair in records.pairs}
-    rows = [
-        [first, *(_cosine(values.get((first, second), math.nan)) for second in names)]
-        for first in names
-    ]
-    return markdown_table(["features of", *names], rows)
-
-
-def _cosine(value: float) -> str:
-    return f"{value:.2f}" if math.isfinite(value) else ""

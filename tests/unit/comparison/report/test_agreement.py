@@ -3,7 +3,12 @@
 from dictlearn.comparison.figures.agreement import (
     agreement_figure,
 )
-from dictlearn.comparison.report.agreement import agreement_section
+from dictlearn.comparison.report.agreement import agreement_data
+from dictlearn.comparison.report.templates import render
+
+
+def agreement_section(records):
+    return render("agreement.html.jinja", agreement=agreement_data(records))
 
 
 def test_many_dictionaries_scroll_in_a_box_of_their_own(make_agreement):

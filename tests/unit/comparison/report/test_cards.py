@@ -5,7 +5,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from dictlearn.comparison.report.cards import cards_html, cards_section, feature_card_html
+from dictlearn.comparison.report.cards import cards_html, cards_page
+from dictlearn.comparison.report.templates import render
 from dictlearn.core.provenance import Provenance
 from dictlearn.records.features import (
     Context,
@@ -28,6 +29,10 @@ def make(name="sae", **changes):
         "nearest": [Neighbor("other", 5, 0.75), Neighbor("other", 6, -0.25)],
     }  # fmt: skip
     return FeatureCard(**fields | changes)
+
+
+def card_html(card):
+    return cards_html(FeatureRecords(Provenance(), {}, [card], {}))
 
 
 class Balanced(HTMLParser):
@@ -54,7 +59,7 @@ def parsed(html):
 
 
 def test_tokens_are_shaded_by_activation_and_tell_it():
-    spans = [a for tag, a in parsed(feature_card_html(make())) if "title" in a and tag == "span"]
+    spans = [a for tag, a in parsed(card_html(make())) if "title" in a and tag == "span"]
     assert [(a["style"], a["title"], a.get("class")) for a in spans] == [
         ("--a:1.000", "4", "peak"), ("--a:0.250", "-1", "minus"), ("--a:0.500", "2", None),
         ("--a:0.250", "1", "peak"),
@@ -62,25 +67,24 @@ def test_tokens_are_shaded_by_activation_and_tell_it():
 
 
 def test_whitespace_is_visible_and_text_is_escaped(hostile):
-    html = feature_card_html(make(name=hostile))
+    html = card_html(make(name=hostile))
     tags = {tag for tag, _ in parsed(html)}
     assert "b" not in tags
     assert "script" not in html.replace("&lt;/script&gt;", "")
-    for expected in ("&lt;b&gt;", "<i>↵</i>", "<i>··</i>", "<i>·</i>the", "&lt;i&gt;", "&quot;"):
+    for expected in ("&lt;b&gt;", "<i>↵</i>", "<i>··</i>", "<i>·</i>the", "&lt;i&gt;", "&#34;"):
         assert expected in html
     assert html.count("1.2 %") == 1
-    assert "\n" not in re.sub(r"<style>.*?</style>", "", html, flags=re.DOTALL)
+    texts = re.findall(r'<span class="text">(.*?)</li>|<code>(.*?)</code>', html, flags=re.DOTALL)
+    assert "\n" not in "".join(map("".join, texts)), "spaces are shown there"
 
 
 def test_bars_are_as_long_as_their_weights():
-    bars = [
-        a["style"] for tag, a in parsed(feature_card_html(make())) if tag == "li" and "style" in a
-    ]
+    bars = [a["style"] for tag, a in parsed(card_html(make())) if tag == "li" and "style" in a]
     assert bars == ["--a:1.000", "--a:0.500", "--a:0.250", "--a:0.750", "--a:0.000"]
 
 
 def test_what_is_missing_is_said():
-    html = feature_card_html(
+    html = card_html(
         make(contexts=[], promoted=None, suppressed=None, no_logits="off the <stream>", nearest=[])
     )
     parsed(html)
@@ -96,7 +100,7 @@ def records():
 
 
 def test_a_section_holds_every_dictionary(records):
-    html = cards_section(records)
+    html = render("features.html.jinja", features=records)
     seen = parsed(html)
     details = [attrs for tag, attrs in seen if tag == "details"]
     assert details == [{"open": None}, {}]
@@ -105,3 +109,4 @@ def test_a_section_holds_every_dictionary(records):
     assert "&lt;mean&gt; has no cards: it is empty." in html
     assert html.startswith("<section><h2>Features to look at</h2>")
     assert parsed(cards_html(records))
+    assert html.strip() in cards_page(records)

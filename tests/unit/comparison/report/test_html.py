@@ -1,11 +1,11 @@
 import json
 import math
 from dataclasses import replace
-from html import escape
 from html.parser import HTMLParser
 
 import pytest
 import torch
+from markupsafe import escape
 
 from dictlearn.comparison.report.html import write_report
 from dictlearn.comparison.report.verdict import verdict

@@ -1,6 +1,9 @@
 """The Markdown page of a comparison."""
 
+from markupsafe import escape
+
 from dictlearn.comparison.report.markdown import results_page
+from dictlearn.comparison.report.templates import escaped_markdown
 from dictlearn.comparison.report.verdict import verdict
 from dictlearn.records.results import Records
 
@@ -19,8 +22,8 @@ def tables(page: str) -> list[list[list[str]]]:
 
 def test_the_page_opens_with_where_it_comes_from_and_the_verdict(records):
     page = results_page(records, "Toys", about=["Written by `toys`."], images={"curve": "a.svg"})
-    assert page.startswith("# Toys\n\nWritten by `toys`.\n\n")
-    assert all(paragraph in page for paragraph in verdict(records))
+    assert page.startswith("# Toys\n\nWritten by <code>toys</code>.\n\n")
+    assert all(str(escape(escaped_markdown(text))) in page for text in verdict(records))
     assert "![curve](a.svg)" in page
     assert f"{records.tokens['n_tokens']:,} tokens" in page
 

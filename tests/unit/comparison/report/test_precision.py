@@ -1,10 +1,11 @@
 """The section on concepts."""
 
-from dictlearn.comparison.report.precision import precision_section
+from dictlearn.comparison.report.html import precision_data
+from dictlearn.comparison.report.templates import render
 
 
 def test_the_section_has_the_shares_and_the_naive_number(concepts):
-    text = precision_section(concepts)
+    text = render("precision.html.jinja", concepts=precision_data(concepts))
     assert (
         "<b>d</b>: features better than neurons for 67% of 3 concepts (33% significantly better, "
         "0% significantly worse); naively 67%." in text

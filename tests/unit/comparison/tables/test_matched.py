@@ -5,8 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from dictlearn.comparison.report.markdown import results_page
+from dictlearn.comparison.report.templates import render
 from dictlearn.comparison.tables.matched import matched_tables
-from dictlearn.comparison.tables.rendering import as_html, as_markdown, as_terminal
+from dictlearn.comparison.tables.rendering import as_terminal
 from dictlearn.records.results import Records
 
 HOOK = "blocks.0.hook_mlp_out"
@@ -33,7 +35,8 @@ def test_every_medium_has_the_same_cells(overlap):
     assert at_five[0][-1] == "best"
     assert at_five[1][-1].startswith("\N{ALMOST EQUAL TO} best\n")
     assert at_five[2][-1].startswith("0.200")
-    markdown, html, terminal = as_markdown(table), as_html(table), as_terminal(table)
+    markdown, terminal = results_page(overlap, "Toys"), as_terminal(table)
+    html = render("rates.html.jinja", curves={}, matched=[table])
     drawn = [str(cell) for column in terminal.columns for cell in column._cells]
     for cell in (cell for row in table.rows for cell in row):
         lines = cell.text.replace("\n", "<br>")

@@ -1,0 +1,95 @@
+"""Pages from the templates of this package, in which all inserted text is escaped."""
+
+import base64
+import hashlib
+import math
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import plotly.io
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, pass_context
+from jinja2.runtime import Context
+from plotly.offline import get_plotlyjs
+
+from dictlearn.comparison.vocabulary import MISSING, formatted
+
+_FOLDER = Path(__file__).parents[1] / "templates"
+_MARKDOWN = re.compile(
+    r"[\\`*\[\]|~$]|(?<![^\W_])_|_(?![^\W_])|:(?=//)|(?<=\bwww)\.|(?:^|(?<=^ ))[#+=-]+(?=\s|$)"
+)
+"""Characters that Markdown interprets; an underscore within a word is not one of them."""
+_INVISIBLE = {"\n": "↵", "\t": "⇥", "\r": "␍", "\u00a0": "⍽", "\u200b": "∅"}
+
+
+def render(template: str, **data: Any) -> str:
+    """The page of `template`, filled with `data`."""
+    return _ENVIRONMENT.get_template(template).render(data)
+
+
+def escaped_markdown(text: str) -> str:
+    r"""The text on one line, without characters that Markdown interprets; HTML is left alone.
+
+    >>> print(escaped_markdown("a_b | [c](d)\n1. e"))
+    a_b \| \[c\](d) 1. e
+    """
+    line = _MARKDOWN.sub(r"\\\g<0>", re.sub(r"\s+", " ", text))
+    return re.sub(r"^( ?\d+)([.)])(?=\s|$)", r"\1\\\2", line)
+
+
+def pieces(token: str, alone: bool = False) -> list[tuple[str, bool]]:
+    """Parts of the text of a token, each with whether it stands for something invisible.
+
+    The leading space of a token that is shown `alone` is visible too.
+
+    >>> pieces(" a", alone=True)
+    [('·', True), ('a', False)]
+    """
+    if alone and token.startswith(" "):
+        return [("·", True), *pieces(token[1:])]
+    if len(token) > 1 and not token.strip(" "):
+        return [("·" * len(token), True)]
+    return [
+        (c, False) if c == " " or c.isprintable() else (_INVISIBLE.get(c, f"{ord(c):02x}"), True)
+        for c in token
+    ]
+
+
+def _number(value: float, digits: str) -> str:
+    return format(value, digits) if math.isfinite(value) else MISSING
+
+
+def _sha256(text: str) -> str:
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+@cache
+def _scripts() -> tuple[str, str]:
+    """The scripts of a page: plotly and our own."""
+    return get_plotlyjs(), (_FOLDER / "report.js").read_text(encoding="utf-8")
+
+
+@pass_context
+def _finalized(context: Context, value: Any) -> Any:
+    """The value; in a Markdown template, its escaped text."""
+    if str(context.name).endswith(".md.jinja") and not hasattr(value, "__html__"):
+        return escaped_markdown(str(value))
+    return value
+
+
+_ENVIRONMENT = Environment(
+    loader=FileSystemLoader(_FOLDER), autoescape=True, undefined=StrictUndefined,
+    finalize=_finalized, trim_blocks=True, lstrip_blocks=True,
+)  # fmt: skip
+_ENVIRONMENT.policies |= {
+    "json.dumps_function": plotly.io.to_json,
+    "json.dumps_kwargs": {},
+}
+_ENVIRONMENT.globals["scripts"] = _scripts
+_ENVIRONMENT.filters |= {
+    "formatted": lambda value, metric: formatted(metric, value),
+    "number": _number,
+    "pieces": pieces,
+    "sha256": _sha256,
+}
