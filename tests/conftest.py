@@ -1,7 +1,12 @@
-"""What tests of several rooms share: tiny random language models, and real ones where they are."""
+"""What tests of several rooms share: tiny random language models, real ones, and a browser."""
 
+import json
 import os
+import re
+import shutil
+import subprocess
 from collections.abc import Callable
+from html import unescape
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -30,6 +35,65 @@ SHAPE = {
     "normalization_type": "LN",
     "seed": 0,
 }
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+_FLAGS = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+    "--virtual-time-budget=30000",
+)  # fmt: skip
+_PROBE = """
+<script>
+const errors = [], violations = [], texts = [];
+const pause = (time) => new Promise((resolve) => setTimeout(resolve, time));
+window.addEventListener("securitypolicyviolation", (event) =>
+  violations.push(`${event.effectiveDirective} ${event.blockedURI}`));
+window.addEventListener("error", (event) => errors.push(event.message));
+const said = console.error;
+console.error = (...words) => { errors.push(words.join(" ")); said(...words); };
+window.addEventListener("load", () => setTimeout(async () => {
+  const plots = [...document.querySelectorAll(".js-plotly-plot")];
+  const drawn = plots.filter((plot) => plot.querySelector(".main-svg"));
+  let hovers = 0;
+  for (const plot of drawn) {
+    try {
+      const answers = (t) => t.visible !== "legendonly" && t.hoverinfo !== "skip";
+      const shown = plot.data.findIndex(answers);
+      const curveNumber = Math.max(shown, 0);
+      const isMap = plot.data[curveNumber].type === "heatmap";
+      Plotly.Fx.hover(plot, isMap ? {xval: 1, yval: 0} : [{curveNumber, pointNumber: 0}]);
+      hovers += plot.querySelectorAll(".hoverlayer .hovertext").length > 0;
+    } catch (error) { errors.push(String(error)); }
+  }
+  const width = document.documentElement.scrollWidth;
+  for (const plot of drawn) {
+    for (const [curveNumber, trace] of plot.data.entries()) {
+      for (let pointNumber = 0; pointNumber < 3; pointNumber++) {
+        await pause(60);  // plotly answers no sooner
+        try {
+          Plotly.Fx.hover(plot, trace.type === "heatmap" ? {xval: pointNumber, yval: 0}
+                                                          : [{curveNumber, pointNumber}]);
+        } catch (error) { continue; }  // of a curve that answers to no pointer
+        texts.push(plot.querySelector(".hoverlayer").textContent);
+        const label = plot.querySelector(".hoverlayer");
+        label.querySelectorAll("a, img, script").forEach((made) => texts.push(made.outerHTML));
+      }
+    }
+  }
+  const buttons = "button, summary, .legendtoggle, td, li";
+  for (const button of document.querySelectorAll(buttons)) {
+    for (const kind of ["mouseover", "mousedown", "mouseup", "click"]) {
+      button.dispatchEvent(new MouseEvent(kind, {bubbles: true}));
+    }
+  }
+  await pause(500);
+  const found = {errors, plots: plots.length, drawn: drawn.length, hovers, texts, violations,
+                 hit: typeof window.hit, links: document.querySelectorAll("a").length,
+                 width, window: window.innerWidth};
+  document.body.insertAdjacentHTML("beforeend", "<pre id='found'></pre>");
+  document.getElementById("found").textContent = JSON.stringify(found);
+}, 3000));
+</script>
+"""
 
 
 @pytest.fixture(scope="session")
@@ -83,3 +147,31 @@ def scrambled(model: Any) -> Any:
         for parameter in parameters:
             parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
     return model.eval().requires_grad_(False)
+
+
+@pytest.fixture
+def looked_at() -> Callable[[Path, int, Path], dict[str, Any]]:
+    """Look at a page of a given width; skips where there is no browser."""
+    if CHROMIUM is None:
+        pytest.skip("no Chromium or Chrome on this machine")
+    return _look
+
+
+def _look(page: Path, width: int, folder: Path) -> dict[str, Any]:
+    """Errors, plots, how many are drawn and answer a pointer, and the width of the page.
+
+    Also what the page's policy forbade, the texts of hover boxes, and whether a script from data
+    set `window.hit`, when every plot was pointed at and every button clicked.
+    """
+    assert CHROMIUM
+    probed = folder / f"probed-{width}.html"
+    source = page.read_text(encoding="utf-8")
+    probed.write_text(source.replace("<head>", f"<head>{_PROBE}", 1), encoding="utf-8")
+    dom = subprocess.run(
+        [CHROMIUM, *_FLAGS, f"--user-data-dir={folder / 'profile'}",
+         f"--window-size={width},2000", "--dump-dom", probed.as_uri()],
+        capture_output=True, text=True, timeout=600, check=True,
+    ).stdout  # fmt: skip
+    match = re.search(r'<pre id="found">(.*?)</pre>', dom, re.S)
+    assert match, "the page did not load to its end"
+    return json.loads(unescape(match.group(1)))
