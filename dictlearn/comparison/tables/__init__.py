@@ -1,1 +1,1 @@
-"""Tables of results, described once and rendered for a terminal, Markdown or HTML."""
+"""Tables of results, described once and shown in a terminal, in Markdown or in HTML."""

@@ -2,13 +2,14 @@
 
 import math
 
+from rich import box
 from rich.table import Table
 from rich.text import Text
 
 from dictlearn.comparison.statistics.intervals import can_resample, intervals_of
 from dictlearn.comparison.tables.description import SHORT
+from dictlearn.comparison.tables.description import Table as Described
 from dictlearn.comparison.tables.matched import matched_tables
-from dictlearn.comparison.tables.rendering import as_terminal, terminal_table
 from dictlearn.comparison.vocabulary import (
     KEY_METRICS,
     LABELS,
@@ -42,6 +43,29 @@ def tables(records: Records) -> list[Table]:
     if can_resample(records):
         found.append(intervals_table(records))
     return [*found, *map(as_terminal, matched_tables(records))]
+
+
+def as_terminal(table: Described) -> Table:
+    """The table for a terminal, with its title and caption and a space between groups."""
+    drawn = terminal_table(table.title, table.caption)
+    for column in table.columns:
+        if column.numeric:
+            drawn.add_column(column.short, justify="right", no_wrap=True)
+        else:
+            drawn.add_column(column.short, overflow="fold", max_width=28)
+    for group in table.groups:
+        for row in group:
+            drawn.add_row(*(Text(cell.text) for cell in row))
+        drawn.add_section()
+    return drawn
+
+
+def terminal_table(title: str, caption: str) -> Table:
+    """An empty table for a terminal."""
+    return Table(
+        title=Text(title, style="bold"), caption=Text(caption, style="dim"), box=box.SIMPLE_HEAD,
+        title_justify="left", caption_justify="left", pad_edge=False, collapse_padding=True,
+    )  # fmt: skip
 
 
 def intervals_table(records: Records) -> Table:

@@ -110,3 +110,4 @@ def test_a_section_holds_every_dictionary(records):
     assert html.startswith("<section><h2>Features to look at</h2>")
     assert parsed(cards_html(records))
     assert html.strip() in cards_page(records)
+    assert "Content-Security-Policy" in cards_page(records)

@@ -1,6 +1,9 @@
+import base64
 import json
 import math
+import re
 from dataclasses import replace
+from hashlib import sha256
 from html.parser import HTMLParser
 
 import pytest
@@ -47,6 +50,18 @@ def test_report_is_one_file_that_loads_nothing(written):
     assert not {"link", "iframe", "img", "b onload"} & set(page.tags)
     names = sorted(file.name for file in written.parent.iterdir())
     assert names == [LIST_FILE, "report.html"]
+
+
+def test_a_page_names_its_scripts_by_hash_and_loads_nothing_else(written):
+    source = written.read_text()
+    (policy,) = re.findall(r'<meta http-equiv="Content-Security-Policy" content="([^"]*)">', source)
+    rules = dict(rule.split(" ", 1) for rule in policy.split("; "))
+    scripts = re.findall(r"<script>(.*?)</script>", source, re.S)
+    digests = (base64.b64encode(sha256(script.encode()).digest()).decode() for script in scripts)
+    assert rules.pop("script-src") == " ".join(f"'sha256-{digest}'" for digest in digests)
+    assert rules.pop("style-src") == "'unsafe-inline'"
+    assert rules.pop("img-src") == "data:"
+    assert rules == dict.fromkeys(("default-src", "base-uri", "form-action"), "'none'")
 
 
 def test_report_embeds_plotly_once(written):

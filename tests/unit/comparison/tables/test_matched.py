@@ -8,7 +8,7 @@ import torch
 from dictlearn.comparison.report.markdown import results_page
 from dictlearn.comparison.report.templates import render
 from dictlearn.comparison.tables.matched import matched_tables
-from dictlearn.comparison.tables.rendering import as_terminal
+from dictlearn.comparison.tables.terminal import as_terminal
 from dictlearn.records.results import Records
 
 HOOK = "blocks.0.hook_mlp_out"

@@ -3,8 +3,7 @@ import io
 from rich.console import Console
 
 from dictlearn.comparison.tables.matched import matched_tables
-from dictlearn.comparison.tables.rendering import as_terminal
-from dictlearn.comparison.tables.terminal import intervals_table, results_table, tables
+from dictlearn.comparison.tables.terminal import as_terminal, intervals_table, results_table, tables
 from dictlearn.core.metric import Metric
 from dictlearn.records.results import Records
 
