@@ -93,6 +93,13 @@ class FeatureSummary:
 
 
 @dataclass(frozen=True)
+class _Settings:
+    live_only: bool = False
+    matching_limit: int = 0
+    ultralow: float = 0.0
+
+
+@dataclass(frozen=True)
 class AgreementRecords(SavedRecords):
     """Agreement between the features of several dictionaries, each pair in both directions."""
 
@@ -166,5 +173,5 @@ class AgreementRecords(SavedRecords):
             for name, entry in data["dictionaries"].items()
         }
         pairs = typed([with_nan(entry) for entry in data["pairs"]], list[PairAgreement])
-        settings = typed(data["settings"], dict[str, Any])
-        return cls(provenance, tokens, settings, summaries, pairs)
+        typed(data["settings"], _Settings)
+        return cls(provenance, tokens, data["settings"], summaries, pairs)

@@ -3,7 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
@@ -21,6 +21,25 @@ FORMER_BASELINES = frozenset({"neurons", "identity", "mean", "random", "pca", "i
 
 
 R = TypeVar("R", bound="SavedRecords")
+
+
+@dataclass(frozen=True)
+class _Tokens:
+    """The types of what records say about tokens and settings; any entry may be absent."""
+
+    source: str = ""
+    split: str = ""
+    hash: str = ""
+    n_tokens: int = 0
+    n_sequences: int = 0
+    context: int = 0
+    exclude_special: bool = True
+    seed: int | None = None
+    resample_seed: int | None = None
+    n_scored_sequences: int = 0
+    chosen: str = ""
+    shortcuts: list[str] = field(default_factory=list)
+    estimates: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -98,7 +117,8 @@ class SavedRecords(ABC):
         data = read_own_json(path, cls.kind, cls.remake)
         with entries_of(path):
             provenance = Provenance.from_dict(data["provenance"])
-            tokens = typed(data["tokens"], dict[str, Any])
+            tokens = data["tokens"]
+            typed(tokens, _Tokens)
             return cls._from_entries(provenance, tokens, data, path.parent)
 
 

@@ -86,4 +86,7 @@ class ConceptRecords(SavedRecords):
     ) -> "ConceptRecords":
         patterns, left_out = (typed(data[key], dict[str, str]) for key in ("patterns", "left_out"))
         scores = typed([with_nan(entry) for entry in data["scores"]], list[ConceptScore])
+        scored = {(s.concept, s.dictionary) for s in scores if s.family == "features"}
+        if not scored.issuperset((s.concept, s.dictionary) for s in scores):
+            raise ValueError("a concept has scores of baselines and none of the features")
         return cls(provenance, tokens, patterns, scores, left_out)
