@@ -144,7 +144,7 @@ def reference_losses(records: Records) -> dict[str, ReferenceLosses]:
     """
     by_hook: dict[str, list[DictionaryRecord]] = {}
     for record in records.dictionaries.values():
-        by_hook.setdefault(str(record.sites.target), []).append(record)
+        by_hook.setdefault(record.place, []).append(record)
     return {
         hook: ReferenceLosses(*(_pooled_loss(found, key) for key in ("clean", "zero", "mean")))
         for hook, found in by_hook.items()

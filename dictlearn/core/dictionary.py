@@ -132,6 +132,9 @@ class FeatureDictionary(nn.Module, ABC):
     def encode_sparse(self, x: Float[Tensor, "n d_in"]) -> SparseActs:
         """The coefficients of `x` without the zeros: equal to `encode(x)`.
 
+        Gradients are those of `encode` as well, except that a coefficient that is exactly zero has
+        no entry to pass one.
+
         Raises:
             InputError: `x` is not a matrix as wide as the source site.
         """

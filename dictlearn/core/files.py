@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 from safetensors import SafetensorError
@@ -22,7 +22,6 @@ JSON_FORMAT = 2
 MOST_BYTES_OF_TEXT = 1 << 30
 """The largest text file that is read as a whole."""
 
-T = TypeVar("T")
 Opener = Callable[[Path], AbstractContextManager[Path]]
 """A context manager: a temporary path, which is renamed to the given one on success."""
 
@@ -157,7 +156,7 @@ def entries_of(path: Path) -> Iterator[None]:
         ) from error
 
 
-def typed(data: Any, as_type: type[T]) -> T:
+def typed(data: Any, as_type: Any) -> Any:
     """Plain data as `as_type`, a dataclass or a container of these, with every type checked.
 
     Raises:

@@ -42,6 +42,10 @@ class Quantized(FeatureDictionary):
         norms = torch.linalg.vector_norm(atoms, dim=1).to(base.x_mean)
         self.register_buffer("_norms", norms, persistent=False)
 
+    def sources_of(self, target: str) -> tuple[str, ...]:
+        """Those of `base`."""
+        return self.base.sources_of(target)
+
     @property
     def _atoms(self) -> Float[Tensor, "feature d_out"]:
         return self.base._atoms

@@ -7,6 +7,7 @@ section 2.1; here with ReLU and an L1 penalty on unit-norm decoders.
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float, Int
@@ -163,13 +164,29 @@ class CrossLayerTranscoderConfig(GradientConfig[CrossLayerTranscoder]):
         """A fresh transcoder at `sites`.
 
         Raises:
-            ConfigError: the numbers of sources and targets differ.
+            ConfigError: there is not a source for each target, in the same layer and of another
+                hook, or layers do not increase.
         """
         n_sources, n_targets = len(sites.source.hooks), len(sites.target.hooks)
         if n_sources != n_targets:
             raise ConfigError(
                 f"a cross-layer transcoder needs a source for each target (mlp_sites of several "
                 f"layers), got {n_sources} and {n_targets} hooks"
+            )
+        layers: list[int] = []
+        for source, target in zip(sites.source.hooks, sites.target.hooks, strict=True):
+            found = [_LAYER.search(hook) for hook in (source, target)]
+            numbers = {int(match[1]) for match in found if match}
+            if source == target or len(numbers) > 1:
+                raise ConfigError(
+                    "a cross-layer transcoder needs the input and output of one MLP in each layer, "
+                    f"got {source} -> {target}"
+                )
+            layers += numbers
+        if any(later <= earlier for earlier, later in pairwise(layers)):
+            raise ConfigError(
+                "a cross-layer transcoder needs layers in increasing order, since features write "
+                f"to later ones; got {layers}"
             )
         return CrossLayerTranscoder(sites, n_features=self.n_features, seed=seed)
 

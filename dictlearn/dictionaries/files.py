@@ -87,8 +87,8 @@ def load(path: str | Path, kinds: Sequence[type[DictionaryConfig]] = ()) -> Feat
     tensors = read_tensors(folder / WEIGHTS_FILE, weights_hash)
     _require_plausible(folder, config, sites, tensors)
     dictionary = config.restored(sites, tensors)
-    if "x_mean" in tensors and tensors["x_mean"].dtype == torch.float64:  # else bits are lost
-        dictionary.double()
+    if "x_mean" in tensors and tensors["x_mean"].is_floating_point():  # else bits are lost
+        dictionary.to(tensors["x_mean"].dtype)
     try:
         dictionary.load_state_dict(tensors)
     except RuntimeError as error:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from dictlearn.core.learning import Encoding, FitPass
 from dictlearn.dictionaries.linear import LinearConfig, LinearDictionary, Rule
@@ -31,6 +32,7 @@ class _Step(torch.autograd.Function):
         return (pre > threshold).to(pre.dtype)
 
     @staticmethod
+    @once_differentiable  # a second derivative is an error, and not a wrong number
     def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor, None]:
         pre, threshold = ctx.saved_tensors
         kernel = _kernel(pre, threshold, ctx.bandwidth)
@@ -50,6 +52,7 @@ class _JumpReLU(torch.autograd.Function):
         return pre * (pre > threshold)
 
     @staticmethod
+    @once_differentiable  # a second derivative is an error, and not a wrong number
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
         pre, threshold = ctx.saved_tensors
         kernel = _kernel(pre, threshold, ctx.bandwidth)

@@ -5,12 +5,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from dictlearn.core.batches import Batch
 from dictlearn.core.dictionary import FeatureDictionary, Traits
-from dictlearn.core.errors import ConfigError
+from dictlearn.core.errors import ConfigError, InputError
 from dictlearn.core.kinds import ClosedFormConfig
 from dictlearn.core.learning import Learner
 from dictlearn.core.mlp_weights import MLPWeights
@@ -28,6 +28,7 @@ class MLPNeurons(FeatureDictionary):
     def __init__(self, sites: Sites, weights: MLPWeights) -> None:
         super().__init__(sites, weights.W_out.shape[0])
         self._act_name = weights.act_name
+        self.traits = Traits(nonnegative=weights.act_name == "relu" and weights.W_gate is None)
         for name in ("W_in", "b_in", "W_gate"):
             value = getattr(weights, name)
             self.register_buffer(name, None if value is None else _copied(value))
@@ -43,6 +44,14 @@ class MLPNeurons(FeatureDictionary):
 
     def _encode(self, z: Float[Tensor, "n d_in"]) -> Float[Tensor, "n feature"]:
         return self.weights.hidden(z)
+
+    def _scores(
+        self, z: Float[Tensor, "n d_in"], features: Int[Tensor, " m"]
+    ) -> Float[Tensor, "n m"]:
+        """The input of a ReLU; the coefficient of other MLPs, whose neurons are always active."""
+        if self.traits.nonnegative:
+            return z @ self.W_in[:, features] + self.b_in[features]
+        return self._encode(z)[:, features]
 
 
 def _copied(weight: Tensor) -> Tensor:
@@ -61,7 +70,19 @@ class NeuronBasis(FeatureDictionary):
         self.register_buffer("_atoms", torch.cat([torch.eye(d), -torch.eye(d)]))
 
     def _encode(self, z: Float[Tensor, "n d_in"]) -> Float[Tensor, "n feature"]:
-        return torch.cat([z, -z], dim=1).relu()
+        return self._all_scores(z).relu()
+
+    def _all_scores(self, z: Float[Tensor, "n d_in"]) -> Float[Tensor, "n feature"]:
+        return torch.cat([z, -z], dim=1)
+
+    def _scores(
+        self, z: Float[Tensor, "n d_in"], features: Int[Tensor, " m"]
+    ) -> Float[Tensor, "n m"]:
+        return self._all_scores(z)[:, features]
+
+
+_MOST_ERROR = 0.1
+"""Relative error up to which an MLP is taken for the one harvested, in whatever precision."""
 
 
 class ReadyLearner(Learner):
@@ -69,9 +90,23 @@ class ReadyLearner(Learner):
 
     def __init__(self, dictionary: FeatureDictionary) -> None:
         self.dictionary = dictionary
+        self._checked = False
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
-        """Ignore the batch."""
+        """Check, on the first batch, that an MLP is the one between source and target.
+
+        Raises:
+            InputError: it does not give the target from the source.
+        """
+        if isinstance(self.dictionary, MLPNeurons) and not self._checked:
+            self._checked = True
+            error = (self.dictionary(batch.x) - batch.y).norm() / batch.y.norm().clamp_min(1e-30)
+            if error > _MOST_ERROR:
+                raise InputError(
+                    f"the weights given do not compute {self.dictionary.sites.target} from "
+                    f"{self.dictionary.sites.source} (relative error {float(error):.2g}): they are "
+                    "of another layer or model"
+                )
         return {}
 
     def finish(self) -> FeatureDictionary:
@@ -103,7 +138,7 @@ class NeuronsConfig(ClosedFormConfig[FeatureDictionary]):
 
     def given(self, mlp: MLPWeights | None) -> "NeuronsConfig":
         """The config of the neurons of `mlp`."""
-        return self if mlp is None else replace(self, mlp=mlp)
+        return self if mlp is None or self.mlp is not None else replace(self, mlp=mlp)
 
     def sites(self, offered: Sites) -> Sites:
         """The sites as offered: an MLP's neurons read its input."""
@@ -113,9 +148,17 @@ class NeuronsConfig(ClosedFormConfig[FeatureDictionary]):
         """The neurons at `sites`.
 
         Raises:
-            ConfigError: source and target differ and the weights between them are unknown.
+            ConfigError: source and target differ and the weights between them are unknown, or are
+                those of another MLP by their widths.
         """
         if self.mlp is not None:
+            widths = (self.mlp.W_in.shape[0], self.mlp.W_out.shape[1])
+            if sites.is_autoencoder or widths != (sites.source.d, sites.target.d):
+                raise ConfigError(
+                    f"the weights of an MLP from width {widths[0]} to {widths[1]} do not fit "
+                    f"{sites} (widths {sites.source.d} and {sites.target.d}): required its input "
+                    "and output"
+                )
             neurons = MLPNeurons(sites, self.mlp)
             neurons.config = NeuronsConfig(act_name=self.mlp.act_name)
             return neurons

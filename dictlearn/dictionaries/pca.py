@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from dictlearn.core.dictionary import Traits
@@ -30,8 +30,16 @@ class PCA(MomentsDictionary):
         self.register_buffer("_bias", torch.zeros(sites.target.d))
 
     def _encode(self, z: Float[Tensor, "n d_in"]) -> Float[Tensor, "n feature"]:
-        coefficients = (z - self._bias) @ self._atoms.T
+        coefficients = self._all_scores(z)
         return coefficients if self.k == self.n_features else largest_k(coefficients, self.k)
+
+    def _all_scores(self, z: Float[Tensor, "n d_in"]) -> Float[Tensor, "n feature"]:
+        return (z - self._bias) @ self._atoms.T
+
+    def _scores(
+        self, z: Float[Tensor, "n d_in"], features: Int[Tensor, " m"]
+    ) -> Float[Tensor, "n m"]:
+        return self._all_scores(z)[:, features]
 
     def solve_(self, mean: Float[Tensor, " d"], covariance: Float[Tensor, "d d"]) -> None:
         """Take the leading eigenvectors of the covariance."""

@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from jaxtyping import Shaped
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
 
 from dictlearn.core.errors import DictLearnError, ProcessError
@@ -205,6 +206,7 @@ class _AllReduceForward(torch.autograd.Function):
         return _reduced(t, dist.ReduceOp.SUM)
 
     @staticmethod
+    @once_differentiable  # a second derivative is an error, and not a wrong number
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         return gradients[0]
 
@@ -217,6 +219,7 @@ class _AllReduceBackward(torch.autograd.Function):
         return t.view_as(t)
 
     @staticmethod
+    @once_differentiable  # a second derivative is an error, and not a wrong number
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         return _reduced(gradients[0], dist.ReduceOp.SUM)
 

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from dictlearn.core.sparse_acts import SparseActs
 from dictlearn.kernels.entries import by_feature
@@ -21,6 +22,7 @@ class _Decode(torch.autograd.Function):
         return SparseActs(offsets, indices, values, len(atoms)).matmul(atoms)
 
     @staticmethod
+    @once_differentiable  # a second derivative is an error, and not a wrong number
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         values, atoms, offsets, indices = ctx.saved_tensors
         gradient = gradients[0].contiguous()

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn.functional import embedding_bag
 
 from dictlearn.core.sparse_acts import SparseActs
@@ -29,6 +30,7 @@ class _Scores(torch.autograd.Function):
         return values.clone()
 
     @staticmethod
+    @once_differentiable  # a second derivative is an error, and not a wrong number
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, W, centre, offsets, indices = ctx.saved_tensors
         gradient = gradients[0].contiguous()

@@ -39,7 +39,6 @@ class _Tokens:
     n_scored_sequences: int = 0
     chosen: str = ""
     shortcuts: list[str] = field(default_factory=list)
-    estimates: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,10 @@ RESULTS_FILE = "results.json"
 SUMS_FILE = "sums.safetensors"
 
 
+CLEAN_PASS, RUNNING_MODEL = "clean pass", "running model"
+"""The activations that the estimates of spliced passes are made from."""
+
+
 @dataclass(frozen=True)
 class DictionaryRecord:
     """The results of one dictionary: its metrics, the sums behind them, and its densities."""
@@ -41,6 +45,15 @@ class DictionaryRecord:
     """Fraction of counted rows in which each feature is active."""
     baseline: bool = False
     """Whether its kind is a baseline."""
+    estimates: str = CLEAN_PASS
+    """Whether spliced estimates were made in the clean pass, or in the running model itself."""
+
+    @property
+    def place(self) -> str:
+        """The target, and whether estimates are of the running model: losses are comparable only
+        between dictionaries of one place."""
+        suffix = " (replacement model)" if self.estimates == RUNNING_MODEL else ""
+        return f"{self.sites.target}{suffix}"
 
     @property
     def seed(self) -> int | None:
@@ -88,6 +101,7 @@ class Records(SavedRecords):
                     "n_features": record.n_features,
                     "seed": record.seed,
                     "baseline": record.baseline,
+                    "estimates": record.estimates,
                     "provenance": record.provenance.to_dict(),
                     "metrics": {key: metric_to_json(m) for key, m in record.metrics.items()},
                 }
@@ -123,4 +137,5 @@ def _record_from_json(
         },
         density=tensors[f"density/{name}"],
         baseline=typed(entry.get("baseline", entry["kind"] in FORMER_BASELINES), bool),
+        estimates=typed(entry.get("estimates", CLEAN_PASS), str),
     )

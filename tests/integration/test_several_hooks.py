@@ -65,9 +65,9 @@ def test_each_target_and_all_together_are_evaluated(run):
     assert {f"crosscoder @ {hook}" for hook in STREAM} < names
     assert {f"topk_transcoder-{hook}" for hook in MLPS} < names
     assert "sae" in names
-    assert records.tokens["estimates"] == {
-        "cross_layer_transcoder": "running model", "crosscoder": "clean pass",
-    }  # fmt: skip
+    estimates = {name: record.estimates for name, record in records.dictionaries.items()}
+    assert estimates["cross_layer_transcoder"] == "running model"
+    assert estimates["crosscoder"] == "clean pass"
     frame = records.to_pandas()["loss_recovered_zero"]
     assert frame["cross_layer_transcoder"] < frame[f"cross_layer_transcoder @ {MLPS[0]}"]
     assert 0.2 < frame["cross_layer_transcoder"] < 1

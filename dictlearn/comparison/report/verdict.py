@@ -33,7 +33,7 @@ def verdict(records: Records) -> list[str]:
     """
     by_hook: dict[str, dict[str, DictionaryRecord]] = {}
     for name, record in trained(records).items():
-        by_hook.setdefault(str(record.sites.target), {})[name] = record
+        by_hook.setdefault(record.place, {})[name] = record
     if not by_hook:
         return ["Only baselines were evaluated."]
     losses = reference_losses(records)

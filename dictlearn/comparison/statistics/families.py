@@ -60,7 +60,7 @@ def by_target(records: Records) -> dict[str, Records]:
     """The records of each replaced hook; losses are comparable only within one."""
     found: dict[str, dict[str, DictionaryRecord]] = {}
     for name, record in records.dictionaries.items():
-        found.setdefault(str(record.sites.target), {})[name] = record
+        found.setdefault(record.place, {})[name] = record
     return {
         hook: Records(records.provenance, records.tokens, group) for hook, group in found.items()
     }

@@ -192,12 +192,18 @@ def differences_frame(
     Columns `value`, `low`, `high`, `p` (`sign_flip_p_value`) and `p_holm`, corrected for all rows.
 
     Raises:
-        InputError: there is no such dictionary or metric.
+        InputError: there is no such dictionary or metric, or dictionaries replace other tensors.
     """
     measure = resampled_metric(metric)
     base = _record(records, reference)
     weights = resamples(records, n_resamples, seed)
     others = {n: r for n, r in records.dictionaries.items() if n != reference}
+    for name, record in others.items():
+        if record.place != base.place:
+            raise InputError(
+                f"{name!r} and {reference!r} are not comparable: losses are at {record.place!r} "
+                f"and {base.place!r}; split the records with by_target"
+            )
     found = {
         n: difference(measure, r.sums, base.sums, weights, confidence) for n, r in others.items()
     }

@@ -105,12 +105,18 @@ def results_table(records: Records) -> Table:
     footnotes = Footnotes()
     for group, style in ((trained(records), ""), (baselines(records), "dim")):
         for name, record in group.items():
-            hook = str(record.sites) if len(targets) > 1 else ""
+            hook = _hooks(record) if len(targets) > 1 else ""
             table.add_row(*_cells(name, hook, record, footnotes), style=style)
         table.add_section()
     losses = [f"Cross-entropy at {hook}: {loss}" for hook, loss in targets.items()]
     table.caption = Text("\n".join([*losses, CAPTION, *footnotes.lines()]), style="dim")
     return table
+
+
+def _hooks(record: DictionaryRecord) -> str:
+    """Source and target, and whether estimates are of the running model."""
+    place = record.place
+    return place if record.sites.is_autoencoder else f"{record.sites.source} -> {place}"
 
 
 def _title(records: Records) -> str:

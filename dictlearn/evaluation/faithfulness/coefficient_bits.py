@@ -51,7 +51,9 @@ def coefficient_costs(
     costs = {name: _known(records[name]) for name, d in dictionaries.items() if not d.traits.binary}
     found = {name: cost for name, cost in costs.items() if cost is not None}
     searches = {
-        name: _Search(dictionaries[name], records[name]) for name in costs if name not in found
+        name: _Search(dictionaries[name], records[name], runs=passes.runs(dictionaries[name]))
+        for name in costs
+        if name not in found
     }
     n = passes.n_batches
     with progress_bar("quantizing coefficients", N_PASSES * n, show=show) as done:
@@ -81,8 +83,11 @@ def _known(record: DictionaryRecord) -> Metric | None:
 class _Search:
     """The search for the step of one dictionary: contributions first, then one step a pass."""
 
-    def __init__(self, dictionary: FeatureDictionary, record: DictionaryRecord) -> None:
+    def __init__(
+        self, dictionary: FeatureDictionary, record: DictionaryRecord, *, runs: bool
+    ) -> None:
         self._base = dictionary
+        self._runs = runs  # as it was spliced to measure what has to be kept
         self._sums = {name: sums.sum().item() for name, sums in record.sums.items()}
         self._l0 = record.metrics["l0"].value
         self._needed = KEPT * record.metrics["loss_recovered_zero"].value
@@ -117,6 +122,8 @@ class _Search:
         levels, counts = self._quantized.levels(acts).unique(return_counts=True)
         for level, count in zip(levels.tolist(), counts.tolist(), strict=True):
             self._levels[level] += count
+        if self._runs:
+            return batch.running(self._quantized)
         return batch.spliced(self._base.sites.target, self._quantized.estimate(x, acts))
 
     def add_(self, cross_entropy: Float[Tensor, " m"]) -> None:

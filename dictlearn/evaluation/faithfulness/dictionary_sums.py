@@ -4,7 +4,7 @@ from collections.abc import Collection, Hashable, Mapping
 from types import MappingProxyType
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from dictlearn.core.batches import require_finite
@@ -20,7 +20,7 @@ from dictlearn.metrics.bits import bit_metrics, in_order
 from dictlearn.metrics.pooled import pooled_metrics
 from dictlearn.metrics.predictions import compared
 from dictlearn.progress import progress as progress_bar
-from dictlearn.records.results import DictionaryRecord
+from dictlearn.records.results import CLEAN_PASS, RUNNING_MODEL, DictionaryRecord
 
 
 class DictionarySums:
@@ -45,11 +45,17 @@ class DictionarySums:
         self._n_vocab = passes.model.cfg.d_vocab
         self._target_sums = {site: SequenceSums(n) for site in passes.targets}
         self._targets_of = {
-            name: _named_targets(name, d.sites.target) for name, d in dictionaries.items()
+            name: named_targets(name, d.sites.target) for name, d in dictionaries.items()
         }
-        self._sums = {row: SequenceSums(n) for rows in self._targets_of.values() for row in rows}
+        rows = [row for rows in self._targets_of.values() for row in rows]
+        self._sums = {row: SequenceSums(n) for row in rows}
+        self._writers = {
+            row: _writers(dictionaries[name], site)
+            for name, targets in self._targets_of.items()
+            for row, site in targets.items()
+        }
         self._firings = {
-            name: torch.zeros(d.n_features, dtype=torch.long) for name, d in dictionaries.items()
+            row: torch.zeros(len(w), dtype=torch.long) for row, w in self._writers.items()
         }
 
     @torch.no_grad()
@@ -88,14 +94,16 @@ class DictionarySums:
         dictionary = self._dictionaries[name]
         sums = self._sums[row].plus(self._target_sums[target])
         n_rows = sums["rows"].sum()
-        density = self._firings[name] / n_rows.clamp_min(1)
+        density = (self._firings[row] / n_rows.clamp_min(1))[self._writers[row].cpu()]
         bits = bit_metrics(density if n_rows else None, dictionary.traits, coefficients)
         totals = {key: values.sum() for key, values in sums.items()}
-        sites = dictionary.sites
+        whole = target == dictionary.sites.target
+        running = whole and self._passes.runs(dictionary)
         return DictionaryRecord(
             kind=dictionary.kind,
-            sites=sites if target == sites.target else Sites(sites.source, target),
-            n_features=dictionary.n_features,
+            sites=dictionary.sites if whole else _sites_of(dictionary, target),
+            n_features=len(density),
+            estimates=RUNNING_MODEL if running else CLEAN_PASS,
             provenance=dictionary.provenance,
             metrics=in_order(pooled_metrics(totals, density) | bits),
             sums=sums,
@@ -146,9 +154,11 @@ class DictionarySums:
         acts = batch.encode(dictionary)
         y_hat = dictionary.estimate(batch.source_rows(dictionary), acts)
         require_finite(y_hat, f"the estimate of dictionary {name!r}")
-        self._firings[name] += acts.firing_counts().cpu()
-        counts = {"l0": per_row.l0(acts), "l1": per_row.l1(acts)}
         for row in self._targets_of[name]:
+            writers = self._writers[row]
+            own = acts if writers.all() else acts.where(writers[acts.indices])
+            self._firings[row] += own.firing_counts().cpu()
+            counts = {"l0": per_row.l0(own), "l1": per_row.l1(own)}
             self._sums[row].add_(batch.row_sequences, counts)
         return y_hat.to(batch.rows(dictionary.sites.target.hooks[0]))
 
@@ -194,10 +204,25 @@ class DictionarySums:
             )
 
 
-def _named_targets(name: str, target: Site) -> dict[str, Site]:
+def named_targets(name: str, target: Site) -> dict[str, Site]:
     """The rows of results that a dictionary has: all its targets together, then each of several."""
     parts = target.parts if len(target.hooks) > 1 else ()
     return {name: target} | {f"{name} @ {part.hook}": part for part in parts}
+
+
+def _writers(dictionary: FeatureDictionary, target: Site) -> Bool[Tensor, " feature"]:
+    """The features of a dictionary that may write at one of its targets: all, except where atoms
+    are zero there by construction (features of a cross-layer transcoder, in earlier layers)."""
+    at = dictionary.sites.target
+    if target == at:
+        return torch.ones(dictionary.n_features, dtype=torch.bool, device=dictionary.x_mean.device)
+    return at.split(dictionary.atoms)[at.hooks.index(target.hook)].any(dim=1)
+
+
+def _sites_of(dictionary: FeatureDictionary, target: Site) -> Sites:
+    """One target, and the sources that its estimate depends on."""
+    wanted, source = dictionary.sources_of(target.hook), dictionary.sites.source
+    return Sites(Site.joined([part for part in source.parts if part.hook in wanted]), target)
 
 
 def _estimates(target: Site, y_hat: Float[Tensor, "n d"]) -> dict[Site, Float[Tensor, "n _"]]:

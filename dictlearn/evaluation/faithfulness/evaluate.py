@@ -9,7 +9,7 @@ from dictlearn.core.tokens import Tokens
 from dictlearn.evaluation.faithfulness.ablations import ABLATIONS
 from dictlearn.evaluation.faithfulness.clean_passes import CleanPasses
 from dictlearn.evaluation.faithfulness.coefficient_bits import coefficient_costs
-from dictlearn.evaluation.faithfulness.dictionary_sums import DictionarySums
+from dictlearn.evaluation.faithfulness.dictionary_sums import DictionarySums, named_targets
 from dictlearn.lm.hooks import LanguageModel
 from dictlearn.lm.identity import model_provenance
 from dictlearn.lm.sites import require_readable, require_sites
@@ -40,13 +40,14 @@ def evaluate(
     ablation; `batch_size` (in sequences, by default some 2,000 tokens on a CPU and 16,000 on other
     devices) changes the time it takes and nothing else.
 
-    With `bits`, coefficients that are not binary are priced too (`evaluation.coefficients`): up to
-    four more passes. Which features are active has its price either way.
+    With `bits`, the bits per token of coefficients that are not binary are measured as well
+    (`coefficient_bits`), in up to four more passes; those of which features are active always are.
 
     A dictionary that writes at several hooks has a record of all its targets, replaced together,
     and one of each alone, named "dictionary @ hook". Where each target comes after what it depends
     on (cross-layer transcoders), the former is made inside the spliced pass itself, the
-    replacement model; where not (crosscoders), from the clean pass: the records say which.
+    replacement model; where not (crosscoders), from the clean pass: `estimates` says which.
+    Sparsity at a single target is that of the features that can write there.
 
     `ablations` says against what loss recovered is measured: "zero", and "mean" and "resample"
     unless left out to save their passes.
@@ -85,11 +86,6 @@ def evaluate(
         "resample_seed": seed,
         "shortcuts": passes.splicer.shortcuts.names,
     }
-    several = {n: d for n, d in dictionaries.items() if len(d.sites.target.hooks) > 1}
-    if several:
-        described["estimates"] = {
-            name: "running model" if passes.runs(d) else "clean pass" for name, d in several.items()
-        }
     return Records(provenance, described, found)
 
 
@@ -118,4 +114,10 @@ def _require_fitting(dictionaries: Mapping[str, FeatureDictionary], model: Langu
             raise InputError(
                 f"{name!r}: required a FeatureDictionary, got {type(dictionary).__name__}"
             )
+    rows = [row for name, d in dictionaries.items() for row in named_targets(name, d.sites.target)]
+    if twice := {row for row in rows if rows.count(row) > 1}:
+        raise InputError(
+            f"two results would be named {', '.join(map(repr, sorted(twice)))}, since a dictionary "
+            "of several targets has one of each; rename one of the dictionaries"
+        )
     require_sites(model, {f"dictionary {name!r}": d.sites for name, d in dictionaries.items()})

@@ -148,3 +148,12 @@ def test_a_failed_save_leaves_no_config_behind(saved, monkeypatch):
         save(SAEConfig(n_features=8).build(SITES, seed=4), saved)
     assert not (saved / "config.json").exists()
     assert not list(saved.glob(".*part"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
+def test_the_dtype_comes_back(saved, tmp_path, dtype):
+    dictionary = load(saved).to(dtype)
+    again = load(save(dictionary, tmp_path / "again"))
+    assert {t.dtype for t in again.state_dict().values() if t.is_floating_point()} == {dtype}
+    x = torch.randn(4, dictionary.sites.source.d).to(dtype)
+    assert torch.equal(again(x), dictionary(x))

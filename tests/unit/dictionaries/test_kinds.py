@@ -7,14 +7,16 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
+from dictlearn.activations.tensors import TensorActivations
 from dictlearn.core.batches import Batch
-from dictlearn.core.errors import ConfigError
+from dictlearn.core.errors import ConfigError, InputError
 from dictlearn.core.kinds import GradientConfig
 from dictlearn.core.mlp_weights import MLPWeights
 from dictlearn.core.sites import Site, Sites
 from dictlearn.core.sparse_acts import SparseActs
 from dictlearn.dictionaries.batchtopk_sae import BatchTopKSAEConfig
 from dictlearn.dictionaries.codebook import CodebookConfig
+from dictlearn.dictionaries.cross_layer_transcoder import CrossLayerTranscoderConfig
 from dictlearn.dictionaries.gated_sae import GatedSAEConfig
 from dictlearn.dictionaries.ica import ICAConfig
 from dictlearn.dictionaries.identity import IdentityConfig
@@ -33,6 +35,8 @@ from dictlearn.dictionaries.selection import top_k
 from dictlearn.dictionaries.topk_sae import TopKSAEConfig
 from dictlearn.dictionaries.topk_transcoder import TopKTranscoderConfig
 from dictlearn.dictionaries.transcoder import TranscoderConfig
+from dictlearn.training.config import FitConfig
+from dictlearn.training.fit import fit
 
 ONE = Sites(Site("h", 4), Site("h", 4))
 TWO = Sites(Site("x", 3), Site("y", 4))
@@ -540,3 +544,56 @@ def test_matryoshka_adds_the_errors_of_prefixes_by_hand():
         torch.testing.assert_close(a, b)
     with pytest.raises(ConfigError, match="increasing fractions"):
         MatryoshkaSAEConfig(n_features=12, k=3, prefixes=(0.5, 0.25))
+
+
+def test_weights_of_another_mlp_are_refused():
+    x, y = Site("x", 3), Site("y", 4)
+    mlp = random_mlp(gated=False)
+    for sites in (Sites(x, Site("y", 5)), Sites(Site("x", 2), y), Sites(y, y)):
+        with pytest.raises(ConfigError, match="required its input and output"):
+            NeuronsConfig(mlp=mlp).build(sites)
+    rows = torch.randn(64, 3, generator=torch.Generator().manual_seed(1))
+    given = TensorActivations(rows, mlp.hidden(rows) @ mlp.W_out + mlp.b_out, sites=Sites(x, y))
+    learned = fit(NeuronsConfig(mlp=mlp), given, FitConfig(steps=1, batch_size=8), progress=False)
+    assert torch.equal(learned.atoms, mlp.W_out)
+    other = replace(mlp, W_out=mlp.W_out.flip(1))
+    with pytest.raises(InputError, match="they are of another layer or model"):
+        fit(NeuronsConfig(mlp=other), given, FitConfig(steps=1, batch_size=8), progress=False)
+
+
+def test_scores_reach_components_that_were_not_kept():
+    pca = PCAConfig(n_features=4, k=1).build(Sites(Site("x", 4), Site("x", 4)))
+    x = torch.tensor([[3.0, 2.0, -1.0, 0.5]], requires_grad=True)
+    scores = pca.scores(x, torch.arange(4))
+    assert scores.tolist() == [[3.0, 2.0, -1.0, 0.5]]
+    (gradient,) = torch.autograd.grad(scores[0, 1], x)
+    assert gradient.tolist() == [[0.0, 1.0, 0.0, 0.0]]
+
+
+@pytest.mark.parametrize("config", [TopKSAEConfig(n_features=8, k=2), SAEConfig(n_features=8)])
+def test_a_second_derivative_is_an_error_and_not_a_wrong_number(config):
+    sae = config.build(Sites(Site("x", 4), Site("x", 4))).double()
+    x = torch.randn(5, 4, dtype=torch.float64, requires_grad=True)
+    y = sae.estimate(x, sae.encode_sparse(x))
+    (gradient,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.square().sum().backward()
+
+
+@pytest.mark.parametrize(
+    ("hooks", "words"),
+    [
+        (["blocks.1.x", "blocks.0.x"], "layers in increasing order"),
+        (["blocks.0.x", "blocks.0.x2"], "layers in increasing order"),
+        (["blocks.0.y", "blocks.1.y"], "input and output of one MLP"),
+        (["blocks.1.x", "blocks.0.z"], "input and output of one MLP"),
+    ],
+)
+def test_a_cross_layer_transcoder_needs_pairs_of_layers(hooks, words):
+    targets = {"x": "y", "y": "y", "x2": "y2", "z": "y"}
+    after = [hook.rpartition(".")[0] + "." + targets[hook.rpartition(".")[2]] for hook in hooks]
+    if hooks[-1].endswith("z"):
+        after.reverse()
+    sites = Sites(Site(hooks, [3, 3]), Site(after, [3, 3]))
+    with pytest.raises(ConfigError, match=words):
+        CrossLayerTranscoderConfig(n_features=4).build(sites)

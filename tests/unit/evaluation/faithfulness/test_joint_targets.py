@@ -6,12 +6,21 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 import dictlearn as dl
+from dictlearn.comparison.runs import combine
+from dictlearn.comparison.statistics.families import by_target
+from dictlearn.comparison.statistics.intervals import differences_frame
 from dictlearn.core.dictionary import FeatureDictionary
+from dictlearn.core.errors import InputError
+from dictlearn.core.quantized import Quantized
 from dictlearn.core.sites import Site, Sites
 from dictlearn.core.tokens import Tokens
+from dictlearn.evaluation.faithfulness.coefficient_bits import KEPT, LADDER
+from dictlearn.lm.forward import activations_at
 from dictlearn.lm.mlps import mlp_sites, mlp_weights
 from dictlearn.lm.patching import patched
 from dictlearn.lm.sites import hook_sites
+from dictlearn.metrics.bits import coefficient_bits
+from dictlearn.records.results import Records
 
 
 class AllMLPs(FeatureDictionary):
@@ -60,7 +69,7 @@ def test_the_exact_mlps_of_all_layers_change_nothing(model, pairs, tokens):
     records = dl.evaluate({"all": AllMLPs(model, pairs)}, model, tokens, progress=False)
     rows = ["all", *(f"all @ {pair.target.hook}" for pair in pairs)]
     assert list(records.dictionaries) == rows
-    assert records.tokens["estimates"] == {"all": "running model"}
+    assert records.dictionaries["all"].estimates == "running model"
     for row in rows:
         assert metric(records, row, "fraction_variance_unexplained") == pytest.approx(0, abs=1e-9)
         assert metric(records, row, "kl") == pytest.approx(0, abs=1e-6)
@@ -100,9 +109,7 @@ def test_one_target_alone_is_the_dictionary_of_that_target(model, pairs, tokens)
         progress=False,
     )
     alone = f"three @ {pairs[1].target.hook}"
-    for key, found in records.dictionaries["one"].metrics.items():
-        if "l0" in key or "bits" in key or "dens" in key or "dead" in key or key in ("l1",):
-            continue  # three layers have more active features than one
+    for key, found in records.dictionaries["one"].metrics.items():  # of its own features alone
         assert metric(records, alone, key) == pytest.approx(found.value, rel=1e-5, nan_ok=True), key
 
 
@@ -126,7 +133,7 @@ def test_estimates_of_a_crosscoder_come_from_the_clean_pass(model, tokens):
     crosscoder = dl.CrosscoderConfig(n_features=64).build(every)
     nn.init.normal_(crosscoder.b_dec)
     records = dl.evaluate({"cc": crosscoder}, model, tokens, progress=False)
-    assert records.tokens["estimates"] == {"cc": "clean pass"}
+    assert records.dictionaries["cc"].estimates == "clean pass"
     assert len(records.dictionaries) == 4
     identity = dl.IdentityConfig().build(every)
     exact = dl.evaluate({"id": identity}, model, tokens, progress=False)
@@ -138,10 +145,59 @@ def test_estimates_of_a_crosscoder_come_from_the_clean_pass(model, tokens):
     )
 
 
+def test_the_bits_of_a_replacement_model_are_measured_in_it(model, pairs, tokens):
+    """The coarsest step that keeps 99 % of what the running model recovers, found by trying all."""
+    dictionary = AllMLPs(model, pairs, 0.9)
+    records = dl.evaluate({"all": dictionary}, model, tokens, bits=True, progress=False)
+    acts = dictionary.encode_sparse(rows_of(model, tokens, dictionary.sites.source))
+    contributions = acts.values.double() * dictionary.atoms.norm(dim=1)[acts.indices].double()
+    unit = contributions.square().mean().sqrt().item()
+    needed = KEPT * metric(records, "all", "loss_recovered_zero")
+    for step in LADDER:
+        quantized = Quantized(dictionary, step * unit)
+        tried = dl.evaluate({"q": quantized}, model, tokens, progress=False)
+        assert tried.dictionaries["q"].estimates == "running model"
+        if metric(tried, "q", "loss_recovered_zero") >= needed:
+            break
+    counts = quantized.levels(acts).unique(return_counts=True)[1]
+    expected = coefficient_bits(acts.l0().double().mean().item(), counts)
+    assert metric(records, "all", "coefficient_bits") == pytest.approx(expected, rel=1e-4)
+
+
+def rows_of(model, tokens, site):
+    at = activations_at(model, tokens.ids, site.hooks)
+    return torch.cat([at[hook][tokens.ordinary] for hook in site.hooks], dim=1)
+
+
+def test_two_results_of_one_name_are_refused(model, pairs, tokens):
+    hook = pairs[0].target.hook
+    sae = dl.TopKSAEConfig(n_features=4, k=2).build(hook_sites(model, hook))
+    both = {"all": AllMLPs(model, pairs), f"all @ {hook}": sae}
+    with pytest.raises(InputError, match=f"two results would be named 'all @ {hook}'"):
+        dl.evaluate(both, model, tokens, progress=False)
+
+
+def test_what_is_not_comparable_is_kept_apart(model, pairs, tokens):
+    every = dl.Sites(AllMLPs(model, pairs).sites.target, AllMLPs(model, pairs).sites.target)
+    clean = dl.CrosscoderConfig(n_features=8).build(every)
+    running = dl.evaluate({"clt": AllMLPs(model, pairs)}, model, tokens, progress=False)
+    other = dl.evaluate({"cc": clean}, model, tokens, progress=False)
+    records = combine({"a": running, "b": other})
+    places = {name: records.dictionaries[name].place for name in ("clt", "cc")}
+    assert places["clt"] == f"{places['cc']} (replacement model)"
+    assert set(by_target(records)) >= set(places.values())
+    with pytest.raises(InputError, match="'cc' and 'clt' are not comparable"):
+        differences_frame(
+            Records(records.provenance, records.tokens,
+                    {n: records.dictionaries[n] for n in ("clt", "cc")}),
+            "loss_recovered_zero", "clt",
+        )  # fmt: skip
+
+
 def test_bits_and_files_take_several_targets(model, pairs, tokens, tmp_path):
     records = dl.evaluate({"all": AllMLPs(model, pairs)}, model, tokens, bits=True, progress=False)
     records.save(tmp_path)
     loaded = dl.Records.load(tmp_path)
     assert loaded.dictionaries["all"].sites == AllMLPs(model, pairs).sites
     assert loaded.to_pandas().equals(records.to_pandas())
-    assert loaded.tokens["estimates"] == {"all": "running model"}
+    assert loaded.dictionaries["all"].estimates == "running model"
