@@ -18,7 +18,7 @@ def models(
     from dictlearn.lm.loading import BUILTIN_MODELS, load_model
 
     if model is not None:
-        for hook in hook_names(load_model(model)):
+        for hook in hook_names(load_model(model, check=False)):
             console.print(hook, highlight=False, markup=False)
         return
     table = Table("model", "description", box=None, pad_edge=False)

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from dictlearn.cli.terminal import (
+    CheckModel,
     Context,
     IncludeSpecial,
     ModelName,
@@ -24,6 +25,7 @@ def evaluate(
     ],
     out: Annotated[Path, typer.Option(help="Output folder for results.json and report.html.")],
     model: ModelName = "builtin:stories",
+    check_model: CheckModel = True,
     text: TextSource = "builtin:stories",
     tokens: Annotated[int, typer.Option(help="Number of tokens to evaluate on.")] = 40_000,
     split: Split = "held_out",
@@ -43,7 +45,7 @@ def evaluate(
     loaded = load_all(dictionaries)
     own = OwnFiles.of(out)
     own.require(RESULTS_FILE, SUMS_FILE, REPORT_FILE)
-    subject = load_model(model)
+    subject = load_model(model, check=check_model)
     blocks = load_tokens(
         text, subject, split=split, n_tokens=tokens, context=context,
         whole_documents=whole_documents,

@@ -17,6 +17,10 @@ console.quiet = os.environ.get("RANK", "0") != "0"  # torchrun: the first proces
 ModelName = Annotated[
     str, typer.Option("--model", help="builtin:stories, a Hugging Face id, or a local folder.")
 ]
+CheckModel = Annotated[
+    bool,
+    typer.Option(help="Compare the logits of a few tokens with the Hugging Face original."),
+]
 TextSource = Annotated[
     str,
     typer.Option(

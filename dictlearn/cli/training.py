@@ -8,6 +8,7 @@ import typer
 from rich.markup import escape
 
 from dictlearn.cli.terminal import (
+    CheckModel,
     Context,
     IncludeSpecial,
     ModelName,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 def harvest(
     out: Annotated[Path, typer.Option(help="Output folder for the activations.")],
     model: ModelName = "builtin:stories",
+    check_model: CheckModel = True,
     text: TextSource = "builtin:stories",
     hook: Annotated[
         list[str] | None, typer.Option(help="Hook point to read; may be repeated.")
@@ -55,7 +57,7 @@ def harvest(
     from dictlearn.text.tokens import load_tokens
 
     require_no_store(out, overwrite=overwrite)  # before the model is loaded
-    loaded = load_model(model)
+    loaded = load_model(model, check=check_model)
     sites = _sites(loaded, hook or (), mlp or ())
     blocks = load_tokens(
         text, loaded, split=split, n_tokens=tokens, context=context,

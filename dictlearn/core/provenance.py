@@ -11,6 +11,7 @@ from dictlearn.core.errors import ProvenanceError
 from dictlearn.core.files import typed
 from dictlearn.core.tokens import Tokens
 
+_LATER_FIELDS = ("model_check",)
 _LIBRARIES = ("dictlearn", "torch", "transformer-lens", "transformers")
 
 
@@ -55,6 +56,8 @@ class Provenance:
     """Fingerprint of its weights as loaded: differs between revisions, finetunes and foldings."""
     weight_processing: str = ""
     """Processing of the weights by TransformerLens on loading ("none", or what was folded)."""
+    model_check: str = ""
+    """Whether its logits were compared with those of its original: "equal", or "skipped"."""
     text_hash: str = ""
     """Content hash of the tokens."""
     split: str = ""
@@ -78,6 +81,13 @@ class Provenance:
     def to_dict(self) -> dict[str, Any]:
         """The JSON form, read back by `from_dict`."""
         return asdict(self)
+
+    def to_compare(self) -> dict[str, Any]:
+        """The JSON form with None for the fields that earlier versions did not write.
+
+        The fingerprint stands for them, so that a run that an earlier version began can go on.
+        """
+        return self.to_dict() | dict.fromkeys(_LATER_FIELDS)
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "Provenance":

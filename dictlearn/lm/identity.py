@@ -15,11 +15,12 @@ SAMPLED = 1 << 16
 
 
 def model_provenance(model: LanguageModel) -> Provenance:
-    """The provenance of activations of `model`: its name, fingerprint and processing."""
+    """The provenance of activations of `model`: its name, fingerprint, processing and check."""
     return Provenance(
         model=model_name(model),
         model_hash=model_hash(model),
         weight_processing=weight_processing(model),
+        model_check=str(getattr(model.cfg, "model_check", "")),
     )
 
 

@@ -5,13 +5,15 @@ from contextlib import contextmanager
 from importlib.resources import as_file, files
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import torch
-from safetensors import SafetensorError
 
 from dictlearn.core.errors import CorruptFileError, InputError, nearest
 from dictlearn.core.files import read_json, read_tensors
 from dictlearn.lm.hooks import LanguageModel, require_hooks
+from dictlearn.lm.hub import has_tokenizer, located
+from dictlearn.lm.originals import Original
 
 BUILTIN_MODELS = MappingProxyType(
     {"builtin:stories": "a small GPT trained on short children's stories; needs no network"}
@@ -25,8 +27,14 @@ def load_model(
     name: str | Path | LanguageModel,
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
+    *,
+    check: bool = True,
 ) -> LanguageModel:
     """A language model with TransformerLens hooks, in evaluation mode and without gradients.
+
+    TransformerLens computes some architectures differently from Hugging Face. A model from a
+    folder or the hub is therefore compared with its original: the logits of a few tokens, from
+    the weights that are loaded anyway. A model without a tokenizer has None as its `tokenizer`.
 
     Args:
         name: a key of `BUILTIN_MODELS`, a local folder in the Hugging Face layout, a Hugging
@@ -34,9 +42,11 @@ def load_model(
             as it is.
         device: the GPU if there is one, unless given.
         dtype: float32 unless given.
+        check: compare with the original. Without, the provenance of activations says so.
 
     Raises:
-        InputError: there is no such model, it cannot be reached, or it has no hooks.
+        InputError: there is no such model, it cannot be reached or loaded, it has no hooks, or
+            its logits differ from those of the original.
         CorruptFileError: the files of the built-in model are absent or damaged.
     """
     if not isinstance(name, str | Path):
@@ -47,7 +57,7 @@ def load_model(
     if str(name).startswith("builtin:"):
         model = _boot_builtin(str(name), device, dtype)
     else:
-        model = _boot_transformers(_resolved(name), device, dtype)
+        model = _boot_transformers(_resolved(name), device, dtype, check=check)
     return model.eval().requires_grad_(False)
 
 
@@ -122,17 +132,43 @@ def _resolved(name: str | Path) -> str:
     return str(name)
 
 
-def _boot_transformers(name: str, device: str | torch.device, dtype: torch.dtype) -> LanguageModel:
+def _boot_transformers(
+    name: str, device: str | torch.device, dtype: torch.dtype, *, check: bool
+) -> LanguageModel:
     from transformer_lens.model_bridge import TransformerBridge
 
+    path = located(name)
+    original = Original(device)
+    model_class: Any = original if check else None
     try:
+        bare = not has_tokenizer(path)
         with _quiet():
-            return TransformerBridge.boot_transformers(name, device=device, dtype=dtype)
-    except (OSError, ValueError, SafetensorError) as error:
+            model = TransformerBridge.boot_transformers(
+                path, device=device, dtype=dtype, tokenizer=_stand_in() if bare else None,
+                model_class=model_class,
+            )  # fmt: skip
+    except Exception as error:  # three libraries read what people upload
         raise InputError(
-            f"the model {name!r} could not be loaded ({error}); check the name and the network, "
-            f"or use a local folder or one of {', '.join(BUILTIN_MODELS)}"
+            f"the model {name!r} could not be loaded ({type(error).__name__}: {error}); check the "
+            "name, the files and whether TransformerLens has this architecture, or use a local "
+            f"folder or one of {', '.join(BUILTIN_MODELS)}"
         ) from error
+    if bare:
+        model.tokenizer = None
+    model.cfg.model_name = name  # `path` may lie in the cache of the hub
+    model.cfg.model_check = "equal" if check else "skipped"
+    if check:
+        original.require_equal(model.eval(), name, dtype)
+    return model
+
+
+def _stand_in() -> Any:
+    """A tokenizer of one token: TransformerLens loads no model without a tokenizer."""
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = Tokenizer(models.WordLevel({SEPARATOR: 0}, unk_token=SEPARATOR))
+    return PreTrainedTokenizerFast(tokenizer_object=vocabulary, eos_token=SEPARATOR)
 
 
 @contextmanager

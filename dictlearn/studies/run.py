@@ -94,7 +94,7 @@ class _Run:
         for place in self.study.places:
             place.sites(self.model)
         return {
-            "model": model_provenance(self.model).to_dict(),
+            "model": model_provenance(self.model).to_compare(),
             "held_out": self.held_out.describe(),
             "train": self.train.describe(),
         }

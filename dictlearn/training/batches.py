@@ -82,7 +82,7 @@ class RunBatches:
         return {
             "n_rows": self._activations.n_rows,
             "first_batch": digest.hexdigest(),
-            "provenance": self._activations.provenance.to_dict() | {"versions": None},
+            "provenance": self._activations.provenance.to_compare() | {"versions": None},
         }
 
     def first(self) -> Iterator[Rows]:
