@@ -1,5 +1,6 @@
 """Loading the records of runs, and combining those that are comparable."""
 
+import warnings
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -68,7 +69,10 @@ def comparison_frame(records: Records) -> pd.DataFrame:
 
 
 def _require_comparable(first: str, reference: Records, run: str, records: Records) -> None:
-    for field, value in _identity(records).items():
+    ours, theirs = reference.provenance, records.provenance
+    same = ours.fingerprint and theirs.fingerprint and ours.is_same_model(theirs)
+    known = {"model_hash": ours.fingerprint or ours.model} if same else {}
+    for field, value in (_identity(records) | known).items():
         expected = _identity(reference)[field]
         if value != expected:
             raise ProvenanceError(
@@ -76,6 +80,12 @@ def _require_comparable(first: str, reference: Records, run: str, records: Recor
                 f"first and {value!r} in the second; evaluate both on the same tokens of the same "
                 "model, with the same seed"
             )
+    if ours.dtype and theirs.dtype and ours.dtype != theirs.dtype:
+        warnings.warn(
+            f"run {first!r} used the model in {ours.dtype}, run {run!r} in {theirs.dtype}: small "
+            "differences may be due to rounding",
+            stacklevel=3,
+        )
 
 
 def _identity(records: Records) -> dict[str, object]:
@@ -83,7 +93,7 @@ def _identity(records: Records) -> dict[str, object]:
     origin = records.provenance
     return {
         "tokens.hash": records.tokens["hash"],
-        "model_hash": origin.model_hash or origin.model,
+        "model_hash": origin.fingerprint or origin.model,
         "exclude_special": origin.exclude_special,
         "resample_seed": records.tokens.get("resample_seed"),
     }

@@ -2,6 +2,7 @@
 
 import platform
 import subprocess
+import warnings
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -11,7 +12,8 @@ from dictlearn.core.errors import ProvenanceError
 from dictlearn.core.files import typed
 from dictlearn.core.tokens import Tokens
 
-_LATER_FIELDS = ("model_check",)
+_LATER_FIELDS = ("weights_hash", "dtype", "model_check")
+"""Fields that files of version 0.1 do not have."""
 _LIBRARIES = ("dictlearn", "torch", "transformer-lens", "transformers")
 
 
@@ -53,7 +55,13 @@ class Provenance:
     model: str = ""
     """Name under which the language model was loaded."""
     model_hash: str = ""
-    """Fingerprint of its weights as loaded: differs between revisions, finetunes and foldings."""
+    """Fingerprint of its weights as loaded: differs between revisions, finetunes and foldings, and
+    between dtypes. Files of earlier versions have no other."""
+    weights_hash: str = ""
+    """Fingerprint of its weights, rounded to bfloat16: the same for float32 and bfloat16 copies of
+    one checkpoint."""
+    dtype: str = ""
+    """Type of numbers that the model computed in, "float32" for instance."""
     weight_processing: str = ""
     """Processing of the weights by TransformerLens on loading ("none", or what was folded)."""
     model_check: str = ""
@@ -79,32 +87,58 @@ class Provenance:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON form, read back by `from_dict`."""
-        return asdict(self)
+        """The JSON form, read back by `from_dict`, without later fields that are not known."""
+        return {k: v for k, v in asdict(self).items() if v or k not in _LATER_FIELDS}
 
     def to_compare(self) -> dict[str, Any]:
-        """The JSON form with None for the fields that earlier versions did not write.
+        """The JSON form without the fields that earlier versions did not write.
 
         The fingerprint stands for them, so that a run that an earlier version began can go on.
         """
-        return self.to_dict() | dict.fromkeys(_LATER_FIELDS)
+        return {k: v for k, v in self.to_dict().items() if k not in _LATER_FIELDS}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "Provenance":
         """The provenance that `to_dict` wrote; fields of later versions are ignored."""
         return typed(data, cls)
 
+    @property
+    def fingerprint(self) -> str:
+        """The fingerprint of the model that does not depend on its dtype, or the older one."""
+        return self.weights_hash or self.model_hash
+
+    def is_same_model(self, other: "Provenance") -> bool:
+        """Whether the fingerprints of both models agree, or are not known."""
+        pairs = ((p.weights_hash, p.model_hash) for p in (self, other))
+        return next((a == b for a, b in zip(*pairs, strict=True) if a and b), True)
+
     def require_same_model(self, other: "Provenance", name: str) -> None:
         """Check that dictionary `name`, made from `self`, may be used on the model of `other`.
+
+        Another dtype is a warning.
 
         Raises:
             ProvenanceError: both fingerprints are known and they differ.
         """
-        if self.model_hash and other.model_hash and self.model_hash != other.model_hash:
+        if not self.is_same_model(other):
+            older = "" if self.weights_hash or not other.weights_hash else (
+                "; it was made by an earlier version, whose fingerprints differ between dtypes: if "
+                "the model is the same, load it in the dtype that was used then"
+            )  # fmt: skip
             raise ProvenanceError(
-                f"dictionary {name!r} was trained on model {self.model!r} (weights "
-                f"{self.model_hash[:12]}, processing {self.weight_processing or 'unknown'}) but is "
-                f"used on {other.model!r} (weights {other.model_hash[:12]}, processing "
-                f"{other.weight_processing or 'unknown'}); load the same model with the same "
-                "weight processing, or train a dictionary on this one"
+                f"dictionary {name!r} was trained on model {self._model_in_words()} but is used on "
+                f"{other._model_in_words()}; load the same model with the same weight processing, "
+                f"or train a dictionary on this one{older}"
             )
+        if self.dtype and other.dtype and self.dtype != other.dtype:
+            warnings.warn(
+                f"dictionary {name!r} was trained on activations in {self.dtype} and is used on "
+                f"those of the same model in {other.dtype}, which differ by rounding",
+                stacklevel=3,
+            )
+
+    def _model_in_words(self) -> str:
+        return (
+            f"{self.model!r} (weights {self.fingerprint[:12]}, processing "
+            f"{self.weight_processing or 'unknown'}, dtype {self.dtype or 'unknown'})"
+        )

@@ -1,6 +1,7 @@
 """Identity of a language model: its name, and a fingerprint of its weights."""
 
 import hashlib
+from collections import Counter
 from pathlib import Path
 
 import torch
@@ -15,10 +16,12 @@ SAMPLED = 1 << 16
 
 
 def model_provenance(model: LanguageModel) -> Provenance:
-    """The provenance of activations of `model`: its name, fingerprint, processing and check."""
+    """The provenance of activations of `model`: its name, fingerprints, dtype and processing."""
     return Provenance(
         model=model_name(model),
         model_hash=model_hash(model),
+        weights_hash=weights_hash(model),
+        dtype=model_dtype(model),
         weight_processing=weight_processing(model),
         model_check=str(getattr(model.cfg, "model_check", "")),
     )
@@ -41,15 +44,40 @@ def model_hash(model: LanguageModel) -> str:
     Of each parameter the name, dtype, shape and at most `SAMPLED` evenly spaced elements enter,
     so that large models take a second too; a change confined to other elements goes unseen.
     """
-    parameters = sorted(
-        (name.replace("._original_component", ""), p)
-        for name, p in (*model.named_parameters(), *_bias_in_a_buffer(model))
-    )
     digest = hashlib.sha256()
-    for name, parameter in parameters:
+    for name, parameter in _parameters(model):
         digest.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}".encode())
-        digest.update(_sample(parameter))
+        digest.update(_bytes(_sample(parameter)))
     return digest.hexdigest()
+
+
+def weights_hash(model: LanguageModel) -> str:
+    """The SHA-256 of the parameters of `model` rounded to bfloat16, in the order of their names.
+
+    It belongs to the weights as published: a checkpoint has the same one loaded in float32 and in
+    bfloat16, whichever of these (or float16) it was published in. In float16 it has the same one
+    unless the weights are rounded on loading. Else as `model_hash`.
+    """
+    digest = hashlib.sha256()
+    for name, parameter in _parameters(model):
+        sample = _sample(parameter)
+        rounded = sample.to(torch.bfloat16) if sample.is_floating_point() else sample
+        digest.update(f"{name} {tuple(parameter.shape)}".encode())
+        digest.update(_bytes(rounded))
+    return digest.hexdigest()
+
+
+def model_dtype(model: LanguageModel) -> str:
+    """The type of most of the numbers of `model`, without its prefix: "float32"."""
+    sizes: Counter[torch.dtype] = Counter()
+    for parameter in model.parameters():
+        sizes[parameter.dtype] += parameter.numel()
+    return str(sizes.most_common(1)[0][0]).removeprefix("torch.") if sizes else ""
+
+
+def _parameters(model: LanguageModel) -> list[tuple[str, Tensor]]:
+    parameters = (*model.named_parameters(), *_bias_in_a_buffer(model))
+    return sorted((name.replace("._original_component", ""), p) for name, p in parameters)
 
 
 def weight_processing(model: LanguageModel) -> str:
@@ -75,7 +103,10 @@ def _bias_in_a_buffer(model: LanguageModel) -> list[tuple[str, Tensor]]:
     return [(name, buffer) for name, buffer in wrapped.named_buffers() if buffer is bias]
 
 
-def _sample(parameter: Shaped[Tensor, "..."]) -> bytes:
+def _sample(parameter: Shaped[Tensor, "..."]) -> Shaped[Tensor, " n"]:
     flat = parameter.detach().reshape(-1)
-    sample = flat[:: max(1, -(-flat.numel() // SAMPLED))].contiguous().cpu()
+    return flat[:: max(1, -(-flat.numel() // SAMPLED))].contiguous().cpu()
+
+
+def _bytes(sample: Shaped[Tensor, " n"]) -> bytes:
     return sample.view(torch.uint8).numpy().tobytes()

@@ -191,8 +191,8 @@ def _not_comparable(first: FeatureDictionary, second: FeatureDictionary) -> str:
     a, b = first.sites.target, second.sites.target
     if a != b:
         return f"one writes at {str(a)!r} ({a.d} wide), the other at {str(b)!r} ({b.d} wide)"
-    hashes = {d.provenance.model_hash for d in (first, second)} - {""}
-    return "they were trained on different models" if len(hashes) > 1 else ""
+    same = first.provenance.is_same_model(second.provenance)
+    return "" if same else "they were trained on different models"
 
 
 def _without_atoms(names: tuple[str, str], atoms: list[Tensor]) -> str:

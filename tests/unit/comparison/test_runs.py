@@ -54,6 +54,19 @@ def test_combine_refuses_a_name_that_stays_ambiguous(records, make):
         combine({})
 
 
+def test_runs_of_one_model_in_two_dtypes_are_compared_with_a_warning(records):
+    def run(**origin):
+        provenance = replace(records.provenance, **origin)
+        return Records(provenance, records.tokens, records.dictionaries)
+
+    new = {"weights_hash": "f" * 64, "dtype": "float32"}
+    rounded = run(weights_hash="f" * 64, dtype="bfloat16", model_hash="e" * 64)
+    with pytest.warns(UserWarning, match="'one' used the model in float32, run 'two' in bfloat16"):
+        combine({"one": run(**new), "two": rounded})
+    assert combine({"earlier": run(), "now": run(**new)})
+    assert combine({"now": run(**new), "earlier": run()})
+
+
 @pytest.mark.parametrize(
     ("change", "field", "values"),
     [

@@ -1,11 +1,13 @@
 """Provenance travels, and forbids a dictionary on another model."""
 
 import re
+from dataclasses import replace
 
 import pytest
 
 from dictlearn.core.errors import ProvenanceError
 from dictlearn.core.provenance import Provenance, code_revision, library_versions
+from dictlearn.training.checkpoints import differences
 
 TRAINED = Provenance(
     model="small", model_hash="a" * 64, weight_processing="none", text_hash="t", split="train",
@@ -40,6 +42,14 @@ def test_another_model_is_refused_by_name():
         TRAINED.require_same_model(other, "sae")
     for part in ("'sae'", "'small'", "'large'", "a" * 12, "b" * 12, "processed"):
         assert part in str(caught.value)
+
+
+def test_runs_that_an_earlier_version_began_compare_equal_to_their_continuation():
+    later = replace(TRAINED, weights_hash="b" * 64, dtype="float32", model_check="equal")
+    earlier = TRAINED.to_dict()
+    assert "dtype" not in earlier
+    assert not differences(earlier, later.to_compare())
+    assert differences(earlier, replace(later, model_hash="c" * 64).to_compare())
 
 
 def test_the_revision_is_one_of_git_or_nothing():

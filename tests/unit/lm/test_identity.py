@@ -5,8 +5,16 @@ import torch
 import transformers
 from torch import nn
 
+from dictlearn.core.errors import ProvenanceError
+from dictlearn.core.provenance import Provenance
 from dictlearn.lm import identity
-from dictlearn.lm.identity import model_hash, model_name, model_provenance, weight_processing
+from dictlearn.lm.identity import (
+    model_hash,
+    model_name,
+    model_provenance,
+    weight_processing,
+    weights_hash,
+)
 from dictlearn.lm.loading import load_model
 
 DEPRECATED = "ignore:HookedTransformer is deprecated:DeprecationWarning"
@@ -74,9 +82,51 @@ def test_hash_follows_a_change_of_weights(native) -> None:
 
 
 def test_large_parameters_are_sampled() -> None:
-    assert len(identity._sample(torch.arange(200_000))) == 50_000 * 8
-    assert len(identity._sample(torch.ones(3, 5, dtype=torch.bfloat16))) == 30
+    assert len(identity._sample(torch.arange(200_000))) == 50_000
+    assert len(identity._bytes(identity._sample(torch.ones(3, 5, dtype=torch.bfloat16)))) == 30
     assert identity._sample(torch.tensor(1.0)) == identity._sample(torch.ones(1, 1))
+
+
+@pytest.mark.parametrize("published", [torch.bfloat16, torch.float16, torch.float32])
+def test_copies_of_a_checkpoint_in_two_dtypes_are_one_model(
+    published: torch.dtype, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    config = transformers.GPT2Config(**GPT2, bos_token_id=0, eos_token_id=0)
+    original = transformers.AutoModelForCausalLM.from_config(config).to(published)
+    original.save_pretrained(tmp_path)
+    exact, rounded = (
+        model_provenance(load_model(tmp_path, "cpu", dtype))
+        for dtype in (torch.float32, torch.bfloat16)
+    )
+    assert (exact.dtype, rounded.dtype) == ("float32", "bfloat16")
+    assert exact.weights_hash == rounded.weights_hash
+    assert exact.model_hash != rounded.model_hash
+    with pytest.warns(UserWarning, match="'sae' was trained .* in bfloat16 .* in float32"):
+        rounded.require_same_model(exact, "sae")
+    with torch.no_grad():
+        original.transformer.h[0].mlp.c_fc.weight[0, 0] += 1
+    original.save_pretrained(tmp_path)
+    other = model_provenance(load_model(tmp_path, "cpu"))
+    assert other.weights_hash != exact.weights_hash
+    with pytest.raises(ProvenanceError, match=r"(?s)dtype bfloat16.*dtype float32"):
+        rounded.require_same_model(other, "sae")
+
+
+def test_files_with_the_earlier_fingerprint_alone_are_accepted_on_the_same_model(native) -> None:
+    for model in (native(), native().to(torch.bfloat16)):
+        now = model_provenance(model)
+        earlier = Provenance(model_hash=model_hash(model))
+        earlier.require_same_model(now, "sae")
+        now.require_same_model(earlier, "sae")
+    with pytest.raises(ProvenanceError, match="load it in the dtype that was used then"):
+        earlier.require_same_model(model_provenance(native()), "sae")
+
+
+def test_the_fingerprint_in_any_dtype_does_not_change_between_versions() -> None:
+    fingerprint = "ac4dc2d77d2ce41702929793affaaa03cfe54890622573a1c88580df75f061f9"
+    assert weights_hash(load_model("builtin:stories", "cpu")) == fingerprint
+    assert weights_hash(load_model("builtin:stories", "cpu", torch.bfloat16)) == fingerprint
 
 
 def test_processed_weights_are_another_model(native) -> None:
