@@ -33,6 +33,9 @@ def evaluate(
     whole_documents: WholeDocuments = False,
     include_special: IncludeSpecial = False,
     bits: Annotated[bool, typer.Option(help="Compute bits per token; 4 more passes.")] = False,
+    allow_other_model: Annotated[
+        bool, typer.Option(help="Also evaluate dictionaries that were trained on another model.")
+    ] = False,
 ) -> None:
     """Evaluate dictionaries on the same held-out tokens."""
     from dictlearn.comparison.report.html import REPORT_FILE, report_html
@@ -50,7 +53,10 @@ def evaluate(
         text, subject, split=split, n_tokens=tokens, context=context,
         whole_documents=whole_documents,
     )  # fmt: skip
-    records = run(loaded, subject, blocks, exclude_special=not include_special, bits=bits)
+    records = run(
+        loaded, subject, blocks, exclude_special=not include_special, bits=bits,
+        allow_other_model=allow_other_model,
+    )  # fmt: skip
     records.save(own)
     own.write_text(REPORT_FILE, report_html(records))
     show(records)

@@ -126,9 +126,10 @@ class Provenance:
                 "the model is the same, load it in the dtype that was used then"
             )  # fmt: skip
             raise ProvenanceError(
-                f"dictionary {name!r} was trained on model {self._model_in_words()} but is used on "
-                f"{other._model_in_words()}; load the same model with the same weight processing, "
-                f"or train a dictionary on this one{older}"
+                f"dictionary {name!r} was trained on model {self.model_in_words()} but is used on "
+                f"{other.model_in_words()}; load the same model with the same weight processing, "
+                "train a dictionary on this one, or, to measure how it transfers, evaluate with "
+                f"allow_other_model=True (--allow-other-model){older}"
             )
         if self.dtype and other.dtype and self.dtype != other.dtype:
             warnings.warn(
@@ -137,7 +138,8 @@ class Provenance:
                 stacklevel=3,
             )
 
-    def _model_in_words(self) -> str:
+    def model_in_words(self) -> str:
+        """The model by its name, fingerprint, weight processing and dtype."""
         return (
             f"{self.model!r} (weights {self.fingerprint[:12]}, processing "
             f"{self.weight_processing or 'unknown'}, dtype {self.dtype or 'unknown'})"

@@ -25,6 +25,7 @@ from dictlearn.comparison.vocabulary import (
     formatted,
     reference_losses,
     trained,
+    transfer,
     value_of,
     with_interval,
 )
@@ -107,6 +108,7 @@ def report_html(
         trained=trained(records),
         baselines=baselines(records),
         losses=reference_losses(records),
+        transfer=transfer(records),
         verdict=verdict(records),
         curves=_curves(records),
         matched=matched_tables(records),

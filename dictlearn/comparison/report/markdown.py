@@ -15,6 +15,7 @@ from dictlearn.comparison.vocabulary import (
     baselines,
     formatted,
     trained,
+    transfer,
     value_of,
 )
 from dictlearn.records.agreement import AgreementRecords
@@ -47,6 +48,7 @@ def results_page(
         about=about,
         origin=origin,
         images=images or {},
+        transfer=transfer(records),
         verdict=verdict(records),
         caption=MATCHED_CAPTION,
         matched=[

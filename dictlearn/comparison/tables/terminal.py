@@ -18,6 +18,7 @@ from dictlearn.comparison.vocabulary import (
     formatted,
     reference_losses,
     trained,
+    transfer,
     value_of,
     with_interval,
 )
@@ -109,7 +110,8 @@ def results_table(records: Records) -> Table:
             table.add_row(*_cells(name, hook, record, footnotes), style=style)
         table.add_section()
     losses = [f"Cross-entropy at {hook}: {loss}" for hook, loss in targets.items()]
-    table.caption = Text("\n".join([*losses, CAPTION, *footnotes.lines()]), style="dim")
+    lines = filter(None, [transfer(records), *losses, CAPTION, *footnotes.lines()])
+    table.caption = Text("\n".join(lines), style="dim")
     return table
 
 

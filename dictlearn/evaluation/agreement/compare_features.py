@@ -20,9 +20,8 @@ from dictlearn.evaluation.agreement.feature_statistics import (
     feature_summary,
     known_densities,
 )
+from dictlearn.evaluation.origins import require_fitting
 from dictlearn.lm.hooks import LanguageModel
-from dictlearn.lm.identity import model_provenance
-from dictlearn.lm.sites import require_sites
 from dictlearn.metrics.agreement import matched_cosine_similarity, max_cosine_similarity
 from dictlearn.progress import progress as progress_bar
 from dictlearn.records.agreement import (
@@ -44,6 +43,7 @@ def compare_features(
     live_only: bool = False,
     matching_limit: int = 8192,
     exclude_special: bool = True,
+    allow_other_model: bool = False,
     progress: bool = True,
 ) -> AgreementRecords:
     """Agreement between the features of every two dictionaries, in both directions.
@@ -70,20 +70,21 @@ def compare_features(
         matching_limit: largest number of features that are matched one to one; the time this
             takes grows with its cube.
         exclude_special: leave out special tokens (BOS, EOS, padding).
+        allow_other_model: also take dictionaries of another model; the records name them.
         progress: show a progress bar.
 
     Raises:
         InputError: fewer than two dictionaries, a model without tokens or the reverse, one that
             does not fit, or `live_only` without densities.
-        ProvenanceError: a dictionary was trained on another model.
+        ProvenanceError: a dictionary was trained on another model, and `allow_other_model` is off.
         NonFiniteError: activations hold NaN or infinity.
     """
     _require(dictionaries, model, tokens)
     found, origin, described = None, Provenance(), dict[str, Any]()
     if model is not None and tokens is not None:
-        origin = model_provenance(model).on(tokens, exclude_special=exclude_special)
-        described = tokens.describe() | {"exclude_special": exclude_special}
-        _require_fitting(dictionaries, model, origin)
+        origin, transfer = require_fitting(dictionaries, model, allow_other_model=allow_other_model)
+        origin = origin.on(tokens, exclude_special=exclude_special)
+        described = tokens.describe() | {"exclude_special": exclude_special} | transfer
         counted = tokens.counted(exclude_special=exclude_special)
         reading = Correlations(dictionaries, model, tokens.ids, counted)
         with progress_bar("correlating", reading.n_batches, show=progress) as done:
@@ -213,11 +214,3 @@ def _require(
         )
     if (model is None) != (tokens is None):
         raise InputError("required both a model and tokens, or neither; got only one of them")
-
-
-def _require_fitting(
-    dictionaries: Mapping[str, FeatureDictionary], model: LanguageModel, origin: Provenance
-) -> None:
-    require_sites(model, {f"dictionary {name!r}": d.sites for name, d in dictionaries.items()})
-    for name, dictionary in dictionaries.items():
-        dictionary.provenance.require_same_model(origin, name)

@@ -10,10 +10,9 @@ from dictlearn.core.errors import InputError, nearest
 from dictlearn.core.tokens import Tokens
 from dictlearn.evaluation.cards.feature_card import CardMaker
 from dictlearn.evaluation.cards.top_contexts import TopContexts, Windows
+from dictlearn.evaluation.origins import require_fitting
 from dictlearn.evaluation.stream.activations import ActivationStream
 from dictlearn.lm.hooks import LanguageModel
-from dictlearn.lm.identity import model_provenance
-from dictlearn.lm.sites import require_sites
 from dictlearn.progress import progress as progress_bar
 from dictlearn.records.features import FeatureRecords
 
@@ -34,6 +33,7 @@ def describe_features(
     window: tuple[int, int] = (12, 6),
     exclude_special: bool = True,
     seed: int = 0,
+    allow_other_model: bool = False,
     progress: bool = True,
 ) -> FeatureRecords:
     """A card for each chosen feature: its top contexts, logit weights and nearest features.
@@ -60,15 +60,17 @@ def describe_features(
         window: number of tokens shown before and after the strongest.
         exclude_special: leave out special tokens (BOS, EOS, padding); they also end a window.
         seed: the seed of the sample.
+        allow_other_model: also take dictionaries of another model; the records name them.
         progress: show a progress bar.
 
     Raises:
         InputError: a dictionary or feature does not exist, an argument is out of range, or a
             dictionary does not fit the model.
-        ProvenanceError: a dictionary was trained on another model.
+        ProvenanceError: a dictionary was trained on another model, and `allow_other_model` is off.
         NonFiniteError: activations hold NaN or infinity.
     """
-    _require_fitting(dictionaries, model)
+    _require_dictionaries(dictionaries, model)
+    origin, transfer = require_fitting(dictionaries, model, allow_other_model=allow_other_model)
     if isinstance(features, Mapping):
         named = {name: list(dict.fromkeys(map(index, some))) for name, some in features.items()}
         _require_features(dictionaries, named)
@@ -90,10 +92,10 @@ def describe_features(
     chosen = named if isinstance(features, Mapping) else _samples(tops, features, seed)
     maker = CardMaker(dictionaries, model, tokens, counted, window)
     cards = [card for name in tops for card in maker.cards(name, tops[name], chosen[name])]
-    described = tokens.describe() | {"exclude_special": exclude_special, "seed": seed}
+    described = tokens.describe() | {"exclude_special": exclude_special, "seed": seed} | transfer
     silent = "none of its features is active" if not named else "none was asked for"
     left_out = {name: silent for name, some in chosen.items() if not some}
-    provenance = model_provenance(model).on(tokens, exclude_special=exclude_special)
+    provenance = origin.on(tokens, exclude_special=exclude_special)
     return FeatureRecords(provenance, described | {"chosen": rule}, cards, left_out)
 
 
@@ -132,7 +134,9 @@ def _samples(tops: Mapping[str, TopContexts], n: int, seed: int) -> dict[str, li
     return found
 
 
-def _require_fitting(dictionaries: Mapping[str, FeatureDictionary], model: LanguageModel) -> None:
+def _require_dictionaries(
+    dictionaries: Mapping[str, FeatureDictionary], model: LanguageModel
+) -> None:
     if not isinstance(dictionaries, Mapping) or not dictionaries:
         raise InputError(
             "describe_features needs a dict of dictionaries by name, with at least one; got "
@@ -140,10 +144,6 @@ def _require_fitting(dictionaries: Mapping[str, FeatureDictionary], model: Langu
         )
     if getattr(model, "tokenizer", None) is None:
         raise InputError("required a model with a tokenizer, got none; set model.tokenizer")
-    require_sites(model, {f"dictionary {name!r}": d.sites for name, d in dictionaries.items()})
-    origin = model_provenance(model)
-    for name, dictionary in dictionaries.items():
-        dictionary.provenance.require_same_model(origin, name)
 
 
 def _require_features(

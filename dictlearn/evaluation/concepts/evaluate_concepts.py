@@ -12,13 +12,11 @@ from torch import Tensor
 
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import InputError
-from dictlearn.core.provenance import Provenance
 from dictlearn.core.tokens import Tokens
 from dictlearn.evaluation.concepts.matched_recall import FEATURES, compare_families
 from dictlearn.evaluation.concepts.split_halves import NEURONS, halves
+from dictlearn.evaluation.origins import require_fitting
 from dictlearn.lm.hooks import LanguageModel
-from dictlearn.lm.identity import model_provenance
-from dictlearn.lm.sites import require_sites
 from dictlearn.metrics.bootstrap import bootstrap_weights
 from dictlearn.progress import progress as progress_bar
 from dictlearn.records.concepts import ConceptRecords, ConceptScore
@@ -34,6 +32,7 @@ def evaluate_concepts(
     min_matches: int = 20,
     n_resamples: int = 1000,
     seed: int = 0,
+    allow_other_model: bool = False,
     progress: bool = True,
 ) -> ConceptRecords:
     """The precision with which features detect each concept, beside that of baselines.
@@ -60,15 +59,17 @@ def evaluate_concepts(
         min_matches: concepts with fewer matching tokens in either half are left out.
         n_resamples: number of bootstrap resamples for each interval.
         seed: the seed of the halves and of the resamples.
+        allow_other_model: also take dictionaries of another model; the records name them.
         progress: show a progress bar.
 
     Raises:
         InputError: there is no dictionary, no concept with enough matches, fewer than four
             sequences, or a dictionary does not fit the model.
-        ProvenanceError: a dictionary was trained on another model.
+        ProvenanceError: a dictionary was trained on another model, and `allow_other_model` is off.
         NonFiniteError: activations hold NaN or infinity.
     """
-    origin = _checked(dictionaries, model, tokens)
+    _require_enough(dictionaries, tokens)
+    origin, transfer = require_fitting(dictionaries, model, allow_other_model=allow_other_model)
     empty = {f"{n}: {FEATURES}": "it has none" for n, d in dictionaries.items() if not d.n_features}
     dictionaries = {name: d for name, d in dictionaries.items() if d.n_features}
     labels = concept_labels(tokens, model.tokenizer, concepts)
@@ -89,15 +90,13 @@ def evaluate_concepts(
             scores += compare_families(choosing, scoring, names, target, kept, weights)
             done(len({score.dictionary for score in scores}))
     described = tokens.describe() | {"seed": seed, "n_scored_sequences": scoring.n_sequences}
+    described |= transfer
     patterns = {c.name: c.pattern for c in concepts if c.name in kept}
     provenance = origin.on(tokens, exclude_special=True)
     return ConceptRecords(provenance, described, patterns, scores, left_out)
 
 
-def _checked(
-    dictionaries: Mapping[str, FeatureDictionary], model: LanguageModel, tokens: Tokens
-) -> Provenance:
-    """The provenance of `model`, checked to be that of all dictionaries."""
+def _require_enough(dictionaries: Mapping[str, FeatureDictionary], tokens: Tokens) -> None:
     if not isinstance(dictionaries, Mapping) or not any(
         dictionary.n_features for dictionary in dictionaries.values()
     ):
@@ -110,11 +109,6 @@ def _checked(
             f"two halves of at least 2 sequences are required, got {len(tokens)} sequences; use "
             "more tokens or a shorter context"
         )
-    require_sites(model, {f"dictionary {name!r}": d.sites for name, d in dictionaries.items()})
-    origin = model_provenance(model)
-    for name, dictionary in dictionaries.items():
-        dictionary.provenance.require_same_model(origin, name)
-    return origin
 
 
 def _frequent(

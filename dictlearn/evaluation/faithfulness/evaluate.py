@@ -10,9 +10,9 @@ from dictlearn.evaluation.faithfulness.ablations import ABLATIONS
 from dictlearn.evaluation.faithfulness.clean_passes import CleanPasses
 from dictlearn.evaluation.faithfulness.coefficient_bits import coefficient_costs
 from dictlearn.evaluation.faithfulness.dictionary_sums import DictionarySums, named_targets
+from dictlearn.evaluation.origins import require_fitting
 from dictlearn.lm.hooks import LanguageModel
-from dictlearn.lm.identity import model_provenance
-from dictlearn.lm.sites import require_readable, require_sites
+from dictlearn.lm.sites import require_readable
 from dictlearn.records.results import Records
 
 
@@ -26,6 +26,7 @@ def evaluate(
     seed: int = 0,
     bits: bool = False,
     ablations: Collection[str] = ABLATIONS,
+    allow_other_model: bool = False,
     progress: bool = True,
 ) -> Records:
     """The records of `dictionaries`, all evaluated on the same tokens of `model`.
@@ -52,18 +53,20 @@ def evaluate(
     `ablations` says against what loss recovered is measured: "zero", and "mean" and "resample"
     unless left out to save their passes.
 
+    With `allow_other_model`, dictionaries of another model are evaluated too, such as those of a
+    base model on its fine-tuned sibling; the records name them.
+
     Raises:
         InputError: no dictionary, no such ablation, a hook that the model does not have, a wrong
             width, or a target that changes the predictions when it is replaced by itself.
-        ProvenanceError: a dictionary was trained on another model.
+        ProvenanceError: a dictionary was trained on another model, and `allow_other_model` is off.
         NonFiniteError: activations or an estimate hold NaN or infinity.
     """
     require_readable(model, tokens)
-    _require_fitting(dictionaries, model)
-    origin = model_provenance(model)
+    _require_dictionaries(dictionaries)
+    origin, transfer = require_fitting(dictionaries, model, allow_other_model=allow_other_model)
     for name, dictionary in dictionaries.items():
         trained_on = dictionary.provenance
-        trained_on.require_same_model(origin, name)
         if trained_on.text_hash == tokens.hash or trained_on.split == tokens.split == "train":
             warnings.warn(
                 f"{name!r} was trained on text of this split: evaluate on the held-out split",
@@ -85,6 +88,7 @@ def evaluate(
         "exclude_special": exclude_special,
         "resample_seed": seed,
         "shortcuts": passes.splicer.shortcuts.names,
+        **transfer,
     }
     return Records(provenance, described, found)
 
@@ -103,7 +107,7 @@ def _known_ablations(ablations: Collection[str]) -> Collection[str]:
     return ablations
 
 
-def _require_fitting(dictionaries: Mapping[str, FeatureDictionary], model: LanguageModel) -> None:
+def _require_dictionaries(dictionaries: Mapping[str, FeatureDictionary]) -> None:
     if not isinstance(dictionaries, Mapping) or not dictionaries:
         raise InputError(
             "evaluate needs a dict of dictionaries by name, with at least one; got "
@@ -120,4 +124,3 @@ def _require_fitting(dictionaries: Mapping[str, FeatureDictionary], model: Langu
             f"two results would be named {', '.join(map(repr, sorted(twice)))}, since a dictionary "
             "of several targets has one of each; rename one of the dictionaries"
         )
-    require_sites(model, {f"dictionary {name!r}": d.sites for name, d in dictionaries.items()})
