@@ -14,6 +14,7 @@ from dictlearn.core.errors import InputError, nearest
 from dictlearn.core.tokens import Tokens
 from dictlearn.progress import progress
 from dictlearn.text.corpora import documents, source_name
+from dictlearn.text.encoding import Encoder
 
 SPLITS = ("train", "held_out")
 LONGEST_CONTEXT = 1024
@@ -34,9 +35,9 @@ def load_tokens(
 
     The split of a document follows from its content (`split_of`), so "train" and "held_out" share
     no document. Documents are joined into one stream, each preceded by a separator (the BOS token;
-    EOS if there is no BOS; nothing if there is neither). The stream is cut into blocks of
-    `context` tokens that all start with the separator; an incomplete last block is dropped.
-    Special tokens that are spelled out in the text are tokenized as plain text.
+    EOS if there is no BOS; nothing if neither is in the model's vocabulary). The stream is cut into
+    blocks of `context` tokens that all start with the separator; an incomplete last block is
+    dropped. Special tokens that are spelled out in the text are tokenized as plain text.
 
     Args:
         source: a source of `documents`.
@@ -50,27 +51,28 @@ def load_tokens(
             in documents longer than a block, which are cut. The cost is the padding.
 
     Raises:
-        InputError: an argument is out of range, the model has no tokenizer, the text is
-            shorter than one block, or it holds fewer tokens than asked for.
+        InputError: an argument is out of range, the model has no tokenizer, a token is not in
+            its vocabulary, the text is shorter than one block, or it holds fewer tokens than asked
+            for.
         CorruptFileError: a file of the source cannot be read.
     """
+    encoder = Encoder(model)
     context = _checked(model, split, n_tokens, context)
     chosen = (text for text in documents(source) if split_of(text) == split)
-    special = np.array(sorted(model.tokenizer.all_special_ids), dtype=np.int64)
     blocks: list[np.ndarray] = []
     found = 0
     with progress("tokenising", n_tokens) as done:
         pack = _whole if whole_documents else _cut_anywhere
-        for block in pack(chosen, model.tokenizer, context):
+        for block in pack(chosen, encoder, context):
             blocks.append(block)
-            found += context - int(np.isin(block, special).sum())
+            found += context - int(np.isin(block, encoder.special).sum())
             done(found)
             if n_tokens is not None and found >= n_tokens:
                 break
     _require_enough(source, split, len(blocks), found, n_tokens, context)
     array = np.stack(blocks)
     ids = torch.from_numpy(array)
-    ordinary = torch.from_numpy(~np.isin(array, special))
+    ordinary = torch.from_numpy(~np.isin(array, encoder.special))
     return Tokens(ids, ordinary, source_name(source), split, hash_ids(ids))
 
 
@@ -99,8 +101,6 @@ def _checked(model: Any, split: str, n_tokens: int | None, context: int | None) 
         raise InputError(
             f"required split {' or '.join(SPLITS)}, got {split!r}; {nearest(split, SPLITS)}"
         )
-    if getattr(model, "tokenizer", None) is None:
-        raise InputError("required a model with a tokenizer, got none; set model.tokenizer")
     longest = model.cfg.n_ctx
     context = min(longest, LONGEST_CONTEXT) if context is None else context
     if not 2 <= context <= longest:
@@ -131,22 +131,17 @@ def _require_enough(
         )
 
 
-def _separator(tokenizer: Any) -> list[int]:
-    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
-    return [i for i in (bos, eos) if i is not None][:1]
-
-
-def _whole(texts: Iterable[str], tokenizer: Any, context: int) -> Iterator[np.ndarray]:
+def _whole(texts: Iterable[str], encoder: Encoder, context: int) -> Iterator[np.ndarray]:
     """Blocks of whole documents, each preceded by the separator and padded with separators."""
-    separator = _separator(tokenizer)
+    separator = encoder.separator
     if not separator:
         raise InputError(
             "whole_documents needs a BOS or EOS token to fill blocks with, and this tokenizer has "
-            "neither; set tokenizer.eos_token"
+            "neither in the vocabulary of the model; set tokenizer.eos_token"
         )
     block: list[int] = []
     for batch in _batches(texts):
-        for ids in _encode(tokenizer, batch):
+        for ids in encoder.encode(batch):
             for start in range(0, len(ids), context - 1):
                 piece = separator + ids[start : start + context - 1]
                 if len(block) + len(piece) > context:
@@ -157,12 +152,12 @@ def _whole(texts: Iterable[str], tokenizer: Any, context: int) -> Iterator[np.nd
         yield np.array(block + separator * (context - len(block)), dtype=np.int64)
 
 
-def _cut_anywhere(texts: Iterable[str], tokenizer: Any, context: int) -> Iterator[np.ndarray]:
+def _cut_anywhere(texts: Iterable[str], encoder: Encoder, context: int) -> Iterator[np.ndarray]:
     """Blocks of a stream of documents, each starting with the separator."""
-    separator = _separator(tokenizer)
+    separator = encoder.separator
     stream: list[int] = []
     for batch in _batches(texts):
-        for ids in _encode(tokenizer, batch):
+        for ids in encoder.encode(batch):
             stream += separator + ids
         yield from _cut(stream, separator, context)
 
@@ -196,14 +191,3 @@ def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
             batch, size = [], 0
     if batch:
         yield batch
-
-
-def _encode(tokenizer: Any, batch: list[str]) -> list[list[int]]:
-    encoded = tokenizer(
-        batch,
-        add_special_tokens=False,
-        split_special_tokens=True,
-        return_attention_mask=False,
-        verbose=False,
-    )
-    return encoded["input_ids"]

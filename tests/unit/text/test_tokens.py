@@ -6,9 +6,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, GPT2Config, PreTrainedTokenizerFast
 
 from dictlearn.core.errors import InputError
+from dictlearn.harvesting import harvest
+from dictlearn.lm.loading import load_model
+from dictlearn.lm.sites import hook_sites
 from dictlearn.text import tokens as tokens_module
 from dictlearn.text.tokens import hash_ids, load_tokens, split_of
 
@@ -22,7 +25,7 @@ def model(n_ctx: int = 8, **special: str | None) -> SimpleNamespace:
     tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
     special = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"} | special
     wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
-    return SimpleNamespace(tokenizer=wrapped, cfg=SimpleNamespace(n_ctx=n_ctx))
+    return SimpleNamespace(tokenizer=wrapped, cfg=SimpleNamespace(n_ctx=n_ctx, d_vocab=len(WORDS)))
 
 
 def write(path: Path, texts: list[str]) -> Path:
@@ -127,6 +130,38 @@ def test_unknown_tokens_are_special(tmp_path: Path) -> None:
     text = next(t for t in (x + "??" for x in of_split("train", 99)) if split_of(t) == "train")
     tokens = load_tokens(write(tmp_path / "a.jsonl", [text]), model(), context=8)
     assert tokens.ordinary[0].tolist() == [False] + [True] * 5 + [False] * 2
+
+
+def test_a_token_behind_the_embedding_separates_nothing(train_file: Path) -> None:
+    """TransformerLens adds one to a tokenizer without special tokens."""
+    wrapped = model(bos_token=None, eos_token=None)
+    wrapped.tokenizer.add_special_tokens({"eos_token": "<|endoftext|>"})
+    wrapped.tokenizer.bos_token = "<|endoftext|>"
+    tokens = load_tokens(train_file, wrapped)
+    assert tokens.ids.flatten().tolist() == [i for t in of_split("train", 40) for i in ids_of(t)]
+
+
+def test_a_loaded_model_whose_tokenizer_has_no_special_tokens_is_harvested(
+    train_file: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "model"
+    sizes = {"n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 16}
+    config = GPT2Config(**sizes, vocab_size=len(WORDS), bos_token_id=1, eos_token_id=2)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    model(unk_token=None, bos_token=None, eos_token=None).tokenizer.save_pretrained(folder)
+    loaded = load_model(folder, "cpu")
+    assert loaded.tokenizer.eos_token_id == len(WORDS)
+    tokens = load_tokens(train_file, loaded)
+    assert int(tokens.ids.max()) < len(WORDS)
+    assert harvest(loaded, tokens, hook_sites(loaded, "hook_embed"), progress=False).n_rows
+
+
+def test_an_id_outside_the_vocabulary_is_refused_by_its_token(tmp_path: Path) -> None:
+    text = next(t for t in (x + "|" for x in of_split("train", 99)) if split_of(t) == "train")
+    small = model()
+    small.cfg.d_vocab = WORDS.index("|")
+    with pytest.raises(InputError, match=rf"from 0 to {WORDS.index('|') - 1}.* \('\|'\)"):
+        load_tokens(write(tmp_path / "a.jsonl", [text]), small)
 
 
 def test_splits_share_no_document(tmp_path: Path) -> None:
