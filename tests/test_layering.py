@@ -111,7 +111,7 @@ def test_what_is_imported_is_required_and_nothing_else():
     project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text(encoding="utf-8"))
     extras = project["project"]["optional-dependencies"]
     required = {package(line) for line in project["project"]["dependencies"]}
-    optional = {package(line) for name in ("datasets", "saelens") for line in extras[name]}
+    optional = {package(line) for line in extras["saelens"]}
     found = {module.partition(".")[0] for path in FILES for module in imports(path, lazy=True)}
     found -= sys.stdlib_module_names | {"dictlearn"}
     assert required <= found

@@ -7,7 +7,10 @@ import typer
 
 from dictlearn.cli.terminal import (
     CheckModel,
+    Column,
     Context,
+    DatasetSplit,
+    IdsColumn,
     IncludeSpecial,
     ModelName,
     Split,
@@ -27,6 +30,9 @@ def evaluate(
     model: ModelName = "builtin:stories",
     check_model: CheckModel = True,
     text: TextSource = "builtin:stories",
+    column: Column = "text",
+    ids_column: IdsColumn = None,
+    dataset_split: DatasetSplit = None,
     tokens: Annotated[int, typer.Option(help="Number of tokens to evaluate on.")] = 40_000,
     split: Split = "held_out",
     context: Context = None,
@@ -51,7 +57,8 @@ def evaluate(
     subject = load_model(model, check=check_model)
     blocks = load_tokens(
         text, subject, split=split, n_tokens=tokens, context=context,
-        whole_documents=whole_documents,
+        whole_documents=whole_documents, column=column, ids_column=ids_column,
+        dataset_split=dataset_split,
     )  # fmt: skip
     records = run(
         loaded, subject, blocks, exclude_special=not include_special, bits=bits,

@@ -28,6 +28,13 @@ TextSource = Annotated[
         help="builtin:stories, a .txt, .jsonl or .parquet file, a folder of these, or hf:DATASET.",
     ),
 ]
+Column = Annotated[
+    str, typer.Option(help="Column of text, or of messages for the chat template, in tables.")
+]
+IdsColumn = Annotated[str | None, typer.Option(help="Column of token ids to read instead of text.")]
+DatasetSplit = Annotated[
+    str | None, typer.Option(help="Split of a data set with several; by default train.")
+]
 WholeDocuments = Annotated[
     bool, typer.Option(help="Do not split documents between blocks; pad blocks instead.")
 ]

@@ -9,7 +9,10 @@ from rich.markup import escape
 
 from dictlearn.cli.terminal import (
     CheckModel,
+    Column,
     Context,
+    DatasetSplit,
+    IdsColumn,
     IncludeSpecial,
     ModelName,
     Overwrite,
@@ -33,6 +36,9 @@ def harvest(
     model: ModelName = "builtin:stories",
     check_model: CheckModel = True,
     text: TextSource = "builtin:stories",
+    column: Column = "text",
+    ids_column: IdsColumn = None,
+    dataset_split: DatasetSplit = None,
     hook: Annotated[
         list[str] | None, typer.Option(help="Hook point to read; may be repeated.")
     ] = None,
@@ -61,7 +67,8 @@ def harvest(
     sites = _sites(loaded, hook or (), mlp or ())
     blocks = load_tokens(
         text, loaded, split=split, n_tokens=tokens, context=context,
-        whole_documents=whole_documents,
+        whole_documents=whole_documents, column=column, ids_column=ids_column,
+        dataset_split=dataset_split,
     )  # fmt: skip
     store = run(
         loaded, blocks, sites, out, dtype=dtype, exclude_special=not include_special,

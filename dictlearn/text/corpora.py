@@ -1,63 +1,98 @@
-"""Documents of the built-in corpus, of local files and of Hugging Face data sets."""
+"""Documents of the built-in corpus, of local files, of data sets and of lists."""
 
 import gzip
 import json
 import lzma
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeAlias
 
 from dictlearn.core.errors import CorruptFileError, InputError, nearest
+from dictlearn.text.columns import Column, Document
+from dictlearn.text.hub import why_no_hub
+
+Source: TypeAlias = str | Path | Iterable[Any]
+"""A name or path, or rows at hand: a list of texts, or a `datasets.Dataset`."""
+
+Row: TypeAlias = tuple[int, Any]
+"""A row with its number, from 1: an object with columns, or the value itself."""
 
 BUILTIN_CORPORA = {"builtin:stories": "stories/corpus.jsonl.xz"}
 SEPARATOR_LINE = "<|endoftext|>"
 ACCEPTED = (
     "'builtin:stories', a .txt, .jsonl or .parquet file (.txt and .jsonl also as .xz or .gz), a "
-    "folder of such files, 'hf:NAME' or 'hf:NAME:CONFIG'"
+    "folder of such files, 'hf:NAME' or 'hf:NAME:CONFIG', or a list of texts"
 )
 _OPENERS: dict[str, Callable[..., Any]] = {".xz": lzma.open, ".gz": gzip.open}
 _SUFFIXES = (".txt", ".jsonl", ".txt.xz", ".txt.gz", ".jsonl.xz", ".jsonl.gz", ".parquet")
+_ROWS_AT_ONCE = 1024
 
 
-def documents(source: str | Path) -> Iterator[str]:
+def documents(
+    source: Source, column: Column | None = None, dataset_split: str | None = None
+) -> Iterator[Document]:
     """The non-empty documents of `source`, one by one.
 
     * `builtin:stories`: the corpus included in the package;
     * `.txt`: documents are separated by lines `<|endoftext|>`, or, in a file without such a line,
       by blank lines;
-    * `.jsonl`: a string, or an object with a "text" field, on each line;
-    * `.parquet`: the column "text";
+    * `.jsonl`: an object with the column, or the text itself (a string), on each line;
+    * `.parquet`: the column;
     * a folder: all files of these types in it, in alphabetical order;
-    * `hf:NAME` or `hf:NAME:CONFIG`: the column "text" of the "train" split of a data set on the
-      Hugging Face hub, streamed.
+    * `hf:NAME` or `hf:NAME:CONFIG`: the column of one split of a data set on the Hugging Face hub
+      or in a local folder, streamed;
+    * a list of texts, or anything else that gives texts or rows with columns, such as a
+      `datasets.Dataset`.
 
-    Documents are read lazily, so a source may be larger than memory.
+    Documents are read lazily, so a source may be larger than memory. `column` says which column
+    is read and counts the empty rows that it skips, by default "text". `dataset_split` is the
+    split of a data set, by default "train".
 
     Raises:
-        InputError: the source is unknown or absent (immediately), or has no text or no column
-            "text" (when read).
+        InputError: the source is unknown or absent (immediately), or has no text, no such column,
+            or something else than text in a row of it (when read).
         CorruptFileError: a file is truncated or malformed (when read).
     """
-    return _not_empty(_read(source), source)
+    column = column or Column()
+    tables = _tables(source, dataset_split)
+    return _required((column.of(name, row) for name, rows in tables for row in rows), source)
 
 
-def source_name(source: str | Path) -> str:
+def source_name(source: Source) -> str:
     """The name of `source` in records; for local paths, the last component."""
+    if not isinstance(source, str | Path):
+        return f"{type(source).__name__} in memory"
     return str(source) if _is_scheme(source) else Path(source).expanduser().resolve().name
 
 
-def _is_scheme(source: str | Path) -> bool:
+def _is_scheme(source: Source) -> bool:
     return isinstance(source, str) and source.startswith(("builtin:", "hf:"))
 
 
-def _read(source: str | Path) -> Iterator[str]:
-    if source in BUILTIN_CORPORA:
-        return _builtin(BUILTIN_CORPORA[str(source)])
+def _tables(source: Source, split: str | None) -> Iterable[tuple[str, Iterator[Row]]]:
+    """The rows of each table of a source, with its name in messages."""
     if isinstance(source, str) and source.startswith("hf:"):
-        return _hugging_face(source)
+        return [(source, _hugging_face(source, split or "train"))]
+    if isinstance(source, Mapping):  # a DatasetDict
+        if (split or "train") not in source:
+            raise InputError(f"no split {split or 'train'!r}; {nearest(split or 'train', source)}")
+        source, split = source[split or "train"], None
+    if split is not None:
+        raise InputError(
+            f"dataset_split={split!r} needs a data set with splits (hf:NAME, hf:FOLDER or a "
+            f"DatasetDict), got {source_name(source)}"
+        )
+    if not isinstance(source, str | Path):
+        return [(source_name(source), enumerate(source, start=1))]
+    if source in BUILTIN_CORPORA:
+        return [(str(source), _builtin(BUILTIN_CORPORA[str(source)]))]
+    return [(str(path), _file(path)) for path in _members(source)]
+
+
+def _members(source: str | Path) -> list[Path]:
     path = Path(source).expanduser()
     if _is_scheme(source) or not path.exists():
         raise InputError(_unknown(source, path))
@@ -65,10 +100,10 @@ def _read(source: str | Path) -> Iterator[str]:
         members = sorted(p for p in path.iterdir() if p.is_file() and p.name.endswith(_SUFFIXES))
         if not members:
             raise InputError(f"{path}: required a folder with text files in it; use {ACCEPTED}")
-        return (document for member in members for document in _file(member))
+        return members
     if not path.name.endswith(_SUFFIXES):
         raise InputError(f"{path}: the kind of file is not known by its ending; use {ACCEPTED}")
-    return _file(path)
+    return [path]
 
 
 def _unknown(source: str | Path, path: Path) -> str:
@@ -79,25 +114,27 @@ def _unknown(source: str | Path, path: Path) -> str:
     return f"no text source {str(source)!r}; {hint} (accepted: {ACCEPTED})"
 
 
-def _not_empty(texts: Iterator[str], source: str | Path) -> Iterator[str]:
-    found = False
-    for text in texts:
-        if text and not text.isspace():
-            found = True
-            yield text
-    if not found:
-        raise InputError(f"{source}: required at least one document with text, got none")
+def _required(found: Iterator[Document | None], source: Source) -> Iterator[Document]:
+    any_found = False
+    for document in found:
+        if document is not None:
+            any_found = True
+            yield document
+    if not any_found:
+        raise InputError(
+            f"{source_name(source)}: required at least one document with text, got none"
+        )
 
 
-def _builtin(name: str) -> Iterator[str]:
+def _builtin(name: str) -> Iterator[Row]:
     with as_file(files("dictlearn.assets") / name) as path:
         yield from _file(path)
 
 
-def _file(path: Path) -> Iterator[str]:
+def _file(path: Path) -> Iterator[Row]:
     if path.suffix == ".parquet":
         return _parquet(path)
-    return _jsonl(path) if ".jsonl" in path.suffixes[-2:] else _txt(path)
+    return _jsonl(path) if ".jsonl" in path.suffixes[-2:] else enumerate(_txt(path), start=1)
 
 
 @contextmanager
@@ -118,68 +155,55 @@ def _txt(path: Path) -> Iterator[str]:
     held: list[str] = []
     with _lines(path) as lines:
         for line in lines:
-            if line.strip() == boundary:
-                yield "".join(held).strip("\n")
-                held.clear()
-            else:
+            if line.strip() != boundary:
                 held.append(line)
-    yield "".join(held).strip("\n")
+            else:
+                yield from _joined(held)
+                held.clear()
+    yield from _joined(held)
 
 
-def _jsonl(path: Path) -> Iterator[str]:
+def _joined(lines: list[str]) -> list[str]:
+    """The document of these lines, if it is not blank."""
+    text = "".join(lines).strip("\n")
+    return [text] if text and not text.isspace() else []
+
+
+def _jsonl(path: Path) -> Iterator[Row]:
     with _lines(path) as lines:
         for number, line in enumerate(lines, start=1):
             if line.isspace():
                 continue
             try:
-                entry = json.loads(line)
+                yield number, json.loads(line)
             except json.JSONDecodeError as error:
                 raise CorruptFileError(
                     f"{path}, line {number}: not valid JSON ({error})"
                 ) from error
-            text = entry.get("text") if isinstance(entry, dict) else entry
-            if not isinstance(text, str):
-                raise CorruptFileError(
-                    f'{path}, line {number}: required a string or an object with a "text" field, '
-                    f"got {line.strip()[:80]}"
-                )
-            yield text
 
 
-def _parquet(path: Path) -> Iterator[str]:
+def _parquet(path: Path) -> Iterator[Row]:
     from pyarrow import ArrowException
     from pyarrow.parquet import ParquetFile
 
     try:
         with ParquetFile(path) as file:
-            _require_text(str(path), file.schema_arrow.names)
-            for batch in file.iter_batches(columns=["text"]):
-                yield from (text for text in batch.column(0).to_pylist() if text)
+            batches = file.iter_batches(_ROWS_AT_ONCE)
+            yield from enumerate((row for batch in batches for row in batch.to_pylist()), start=1)
     except (ArrowException, OSError) as error:
         raise CorruptFileError(f"{path}: cannot be read as parquet ({error})") from error
 
 
-def _hugging_face(source: str) -> Iterator[str]:
-    try:
-        from datasets import load_dataset
-    except ImportError as error:
-        raise InputError(
-            f"{source}: required the package datasets; pip install dictlearn[datasets]"
-        ) from error
+def _hugging_face(source: str, split: str) -> Iterator[Row]:
+    from datasets import load_dataset
+    from huggingface_hub import constants
+
     name, _, config = source.removeprefix("hf:").partition(":")
+    on_hub = not Path(name).is_dir() and not constants.HF_HUB_OFFLINE
+    if reason := why_no_hub() if on_hub else "":
+        raise InputError(f"{source}: the dataset could not be opened ({reason})")
     try:
-        rows = load_dataset(name, config or None, split="train", streaming=True)
+        rows = load_dataset(name, config or None, split=split, streaming=True)
     except (OSError, ValueError) as error:
         raise InputError(f"{source}: the dataset could not be opened ({error})") from error
-    return _column(source, rows)
-
-
-def _column(source: str, rows: Iterable[dict[str, object]]) -> Iterator[str]:
-    for row in rows:
-        _require_text(source, row)
-        yield str(row["text"] or "")
-
-
-def _require_text(where: str, columns: Iterable[str]) -> None:
-    if "text" not in columns:
-        raise InputError(f'{where}: required a column "text", got {", ".join(columns)}')
+    return enumerate(rows, start=1)

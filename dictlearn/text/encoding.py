@@ -1,11 +1,13 @@
 """Documents as token ids of one model: the tokenizer, its special tokens and the separator."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int
 
 from dictlearn.core.errors import InputError
+from dictlearn.text.columns import Document, Messages
 
 
 class Encoder:
@@ -26,22 +28,48 @@ class Encoder:
         )
         """The ids of special tokens, in ascending order."""
 
-    def encode(self, batch: list[str]) -> list[list[int]]:
+    def encode(self, batch: Sequence[Document]) -> list[list[int]]:
         """The ids of each document, without separators.
 
         Raises:
-            InputError: the tokenizer gives an id that is not in the vocabulary of the model.
+            InputError: an id is not in the vocabulary of the model, or the tokenizer has no chat
+                template for messages, or one that does not accept them.
         """
-        encoded = self._tokenizer(
-            batch,
+        texts = iter(self._of_texts([d for d in batch if isinstance(d, str)]))
+        encoded = [next(texts) if isinstance(d, str) else self._of_others(d) for d in batch]
+        for ids in encoded:
+            self._require_known(ids)
+        return encoded
+
+    def _of_texts(self, texts: list[str]) -> list[list[int]]:
+        if not texts:
+            return []
+        return self._tokenizer(
+            texts,
             add_special_tokens=False,
             split_special_tokens=True,
             return_attention_mask=False,
             verbose=False,
         )["input_ids"]
-        for ids in encoded:
-            self._require_known(ids)
-        return encoded
+
+    def _of_others(self, document: list[Any]) -> list[int]:
+        """The ids of a document that is no text, less a separator that it begins with."""
+        ids = document if isinstance(document[0], int) else self._of_messages(document)
+        n = len(self.separator)
+        return ids[n:] if ids[:n] == self.separator else ids
+
+    def _of_messages(self, messages: Messages) -> list[int]:
+        if getattr(self._tokenizer, "chat_template", None) is None:
+            raise InputError(
+                "required a tokenizer with a chat template, since the column holds messages, got "
+                "one without; set model.tokenizer.chat_template, or name a column of text"
+            )
+        try:
+            return self._tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False)
+        except Exception as error:  # of the template: it may refuse a role or an order of roles
+            raise InputError(
+                f"the chat template does not accept the messages {messages!r:.200}: {error}"
+            ) from error
 
     def _default_separator(self) -> list[int]:
         ends = (self._tokenizer.bos_token_id, self._tokenizer.eos_token_id)

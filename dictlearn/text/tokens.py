@@ -1,19 +1,21 @@
 """Tokenized documents, split by content and packed into blocks of equal length."""
 
 import hashlib
+import json
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Int
+from rich.console import Console
 from torch import Tensor
 
 from dictlearn.core.errors import InputError, nearest
 from dictlearn.core.tokens import Tokens
 from dictlearn.progress import progress
-from dictlearn.text.corpora import documents, source_name
+from dictlearn.text.columns import TEXT, Column, Document
+from dictlearn.text.corpora import Source, documents, source_name
 from dictlearn.text.encoding import Encoder
 
 SPLITS = ("train", "held_out")
@@ -23,13 +25,16 @@ _BATCH_CHARACTERS = 1 << 18
 
 
 def load_tokens(
-    source: str | Path,
+    source: Source,
     model: Any,
     split: str = "train",
     n_tokens: int | None = None,
     *,
     context: int | None = None,
     whole_documents: bool = False,
+    column: str = TEXT,
+    ids_column: str | None = None,
+    dataset_split: str | None = None,
 ) -> Tokens:
     """Packed blocks of tokens of one split of `source`, with the tokenizer of `model`.
 
@@ -40,7 +45,7 @@ def load_tokens(
     dropped. Special tokens that are spelled out in the text are tokenized as plain text.
 
     Args:
-        source: a source of `documents`.
+        source: a source of `documents`: a name, a path, a list of texts or a data set.
         model: an object with a Hugging Face `tokenizer` and with `cfg.n_ctx`.
         split: "train" (about nine documents in ten) or "held_out".
         n_tokens: blocks are read until they contain this many non-special tokens; None reads the
@@ -49,6 +54,11 @@ def load_tokens(
         whole_documents: blocks contain whole documents and are padded with separators, which are
             special tokens. Every token then has the beginning of its document as context, except
             in documents longer than a block, which are cut. The cost is the padding.
+        column: the column of text, where the source has columns; or of messages, lists of
+            {"role", "content"}, which go through the chat template of the tokenizer.
+        ids_column: the column of token ids to read instead, made with the model's tokenizer.
+        dataset_split: the split of a data set with several, by default "train". It is divided
+            into "train" and "held_out" like any other source.
 
     Raises:
         InputError: an argument is out of range, the model has no tokenizer, a token is not in
@@ -58,7 +68,9 @@ def load_tokens(
     """
     encoder = Encoder(model)
     context = _checked(model, split, n_tokens, context)
-    chosen = (text for text in documents(source) if split_of(text) == split)
+    read = Column(ids_column or column, holds_ids=ids_column is not None)
+    found_in = documents(source, read, dataset_split)
+    chosen = (document for document in found_in if split_of(document) == split)
     blocks: list[np.ndarray] = []
     found = 0
     with progress("tokenising", n_tokens) as done:
@@ -69,6 +81,7 @@ def load_tokens(
             done(found)
             if n_tokens is not None and found >= n_tokens:
                 break
+    _say_skipped(source, read)
     _require_enough(source, split, len(blocks), found, n_tokens, context)
     array = np.stack(blocks)
     ids = torch.from_numpy(array)
@@ -76,15 +89,18 @@ def load_tokens(
     return Tokens(ids, ordinary, source_name(source), split, hash_ids(ids))
 
 
-def split_of(text: str) -> str:
+def split_of(document: Document) -> str:
     """The split of a document by the hash of its content: "held_out" for one in ten.
 
-    The first 8 bytes of the SHA-256 of its UTF-8 text, as a big-endian number, decide: a
-    multiple of 10 is held out.
+    The first 8 bytes of the SHA-256 of its UTF-8 text (of its JSON form, for token ids and
+    messages), as a big-endian number, decide: a multiple of 10 is held out.
 
     >>> split_of("Once upon a time")
     'train'
     """
+    text = (
+        document if isinstance(document, str) else json.dumps(document, sort_keys=True, default=str)
+    )
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
     return "held_out" if int.from_bytes(digest[:8], "big") % 10 == 0 else "train"
 
@@ -115,23 +131,33 @@ def _checked(model: Any, split: str, n_tokens: int | None, context: int | None) 
     return context
 
 
+def _say_skipped(source: Source, read: Column) -> None:
+    if read.n_skipped:
+        Console(stderr=True).print(
+            f"{source_name(source)}: skipped {read.n_skipped:,} of {read.n_read:,} rows, which are "
+            "null or empty",
+            highlight=False, markup=False,
+        )  # fmt: skip
+
+
 def _require_enough(
-    source: str | Path, split: str, n_blocks: int, found: int, asked: int | None, context: int
+    source: Source, split: str, n_blocks: int, found: int, asked: int | None, context: int
 ) -> None:
+    where = f"split {split!r} of {source_name(source)}"
     if n_blocks == 0:
         raise InputError(
-            f"tokens shorter than a context: required at least {context} in split {split!r} of "
-            f"{source}, got fewer; choose a shorter context or a longer text (a document's split "
-            "follows from its content, and about one in ten is held out)"
+            f"tokens shorter than a context: required at least {context} in {where}, got "
+            "fewer; choose a shorter context or a longer text (a document's split follows from its "
+            "content, and about one in ten is held out)"
         )
     if asked is not None and found < asked:
         raise InputError(
-            f"required {asked} tokens in split {split!r} of {source}, got {found} in {n_blocks} "
-            f"blocks of {context}; ask for at most {found}, or n_tokens=None for all of them"
+            f"required {asked} tokens in {where}, got {found} in {n_blocks} blocks of "
+            f"{context}; ask for at most {found}, or n_tokens=None for all of them"
         )
 
 
-def _whole(texts: Iterable[str], encoder: Encoder, context: int) -> Iterator[np.ndarray]:
+def _whole(texts: Iterable[Document], encoder: Encoder, context: int) -> Iterator[np.ndarray]:
     """Blocks of whole documents, each preceded by the separator and padded with separators."""
     separator = encoder.separator
     if not separator:
@@ -152,7 +178,9 @@ def _whole(texts: Iterable[str], encoder: Encoder, context: int) -> Iterator[np.
         yield np.array(block + separator * (context - len(block)), dtype=np.int64)
 
 
-def _cut_anywhere(texts: Iterable[str], encoder: Encoder, context: int) -> Iterator[np.ndarray]:
+def _cut_anywhere(
+    texts: Iterable[Document], encoder: Encoder, context: int
+) -> Iterator[np.ndarray]:
     """Blocks of a stream of documents, each starting with the separator."""
     separator = encoder.separator
     stream: list[int] = []
@@ -180,8 +208,8 @@ def _cut(stream: list[int], separator: list[int], context: int) -> list[np.ndarr
     return blocks
 
 
-def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
-    batch: list[str] = []
+def _batches(texts: Iterable[Document]) -> Iterator[list[Document]]:
+    batch: list[Document] = []
     size = 0
     for text in texts:
         batch.append(text)

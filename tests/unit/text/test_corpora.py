@@ -1,15 +1,17 @@
 import gzip
 import json
 import lzma
-import sys
+import time
 from importlib.resources import files
 from pathlib import Path
 
+import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from dictlearn.core.errors import CorruptFileError, InputError
+from dictlearn.text.columns import Column
 from dictlearn.text.corpora import BUILTIN_CORPORA, documents, source_name
 
 
@@ -75,21 +77,100 @@ def test_hugging_face_source_is_streamed(tmp_path: Path) -> None:
     assert list(documents(f"hf:{tmp_path}")) == ["one", "two"]
 
 
-def test_hugging_face_dataset_without_text(tmp_path: Path) -> None:
-    write_jsonl(tmp_path / "train.jsonl", {"story": "one"})
-    with pytest.raises(InputError, match='required a column "text", got story'):
-        list(documents(f"hf:{tmp_path}:default"))
-
-
 def test_absent_hugging_face_dataset(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="could not be opened"):
         list(documents(f"hf:{tmp_path / 'absent'}"))
 
 
-def test_hugging_face_source_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(InputError, match=r"pip install dictlearn\[datasets\]"):
-        next(documents("hf:anything"))
+def test_a_hub_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # nothing listens there
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    began = time.monotonic()
+    with pytest.raises(InputError, match=r"could not be opened \(http\S* does not answer"):
+        documents("hf:someone/something")
+    assert time.monotonic() - began < 4
+
+
+def as_jsonl(folder: Path, rows: list[dict]) -> object:
+    return write_jsonl(folder / "a.jsonl", *rows)
+
+
+def as_parquet(folder: Path, rows: list[dict]) -> object:
+    pq.write_table(pa.Table.from_pylist(rows), folder / "a.parquet")
+    return folder / "a.parquet"
+
+
+def as_folder(folder: Path, rows: list[dict]) -> object:
+    pq.write_table(pa.Table.from_pylist(rows), folder / "train.parquet")
+    return f"hf:{folder}"
+
+
+def as_dataset(folder: Path, rows: list[dict]) -> object:
+    return datasets.Dataset.from_list(rows)
+
+
+in_each_format = pytest.mark.parametrize("save", [as_jsonl, as_parquet, as_folder, as_dataset])
+
+
+@in_each_format
+def test_a_column_is_named_and_empty_rows_are_counted(save, tmp_path: Path) -> None:
+    rows = [{"id": i, "story": s} for i, s in enumerate(["one", None, "", " \n", "two"])]
+    column = Column("story")
+    assert list(documents(save(tmp_path, rows), column)) == ["one", "two"]
+    assert (column.n_read, column.n_skipped) == (5, 3)
+
+
+@in_each_format
+def test_a_missing_column_is_refused_with_those_there_are(save, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"row 1: required a column 'text', got id, story"):
+        list(documents(save(tmp_path, [{"id": 1, "story": "one"}])))
+
+
+@in_each_format
+@pytest.mark.parametrize("value", [7, 1.5, ["one", "two"], [1, 2], {"a": "b"}])
+def test_what_is_no_text_is_refused_by_row_and_column(save, value, tmp_path: Path) -> None:
+    rows = [{"story": None}, {"story": value}]
+    kind = type(value).__name__
+    message = rf"row 2: required text or messages in column 'story', got {kind} .*--ids-column"
+    with pytest.raises(InputError, match=message):
+        list(documents(save(tmp_path, rows), Column("story")))
+
+
+@in_each_format
+def test_token_ids_and_messages_are_documents(save, tmp_path: Path) -> None:
+    said = [{"role": "user", "content": "one"}]
+    source = save(tmp_path, [{"ids": [4, 5], "said": said}, {"ids": None, "said": None}])
+    assert list(documents(source, Column("ids", holds_ids=True))) == [[4, 5]]
+    assert list(documents(source, Column("said"))) == [said]
+    with pytest.raises(InputError, match=r"row 1: required token ids .* got list"):
+        list(documents(source, Column("said", holds_ids=True)))
+
+
+def test_a_split_of_a_data_set_is_named(tmp_path: Path) -> None:
+    for name in ("train", "test"):
+        write_jsonl(tmp_path / f"{name}.jsonl", {"text": name})
+    assert list(documents(f"hf:{tmp_path}")) == ["train"]
+    assert list(documents(f"hf:{tmp_path}", dataset_split="test")) == ["test"]
+    with pytest.raises(InputError, match=r"could not be opened .*[Bb]ad split"):
+        list(documents(f"hf:{tmp_path}", dataset_split="tset"))
+    with pytest.raises(InputError, match=r"needs a data set with splits .* got train\.jsonl"):
+        documents(tmp_path / "train.jsonl", dataset_split="test")
+    parts = datasets.DatasetDict(
+        {name: datasets.Dataset.from_dict({"text": [name]}) for name in ("train", "test")}
+    )
+    assert list(documents(parts)) == ["train"]
+    assert list(documents(parts, dataset_split="test")) == ["test"]
+    with pytest.raises(InputError, match="no split 'tset'; did you mean 'test'"):
+        documents(parts, dataset_split="tset")
+
+
+def test_texts_at_hand() -> None:
+    assert list(documents(["one", "", "two"])) == ["one", "two"]
+    assert list(documents(text for text in ("one", "two"))) == ["one", "two"]
+    with pytest.raises(InputError, match=r"list in memory, row 2: required text .* got int 7"):
+        list(documents(["one", 7]))
 
 
 def test_unknown_source_is_refused_at_once_with_the_nearest_file(tmp_path: Path) -> None:
@@ -114,7 +195,7 @@ def test_bad_line_is_named(tmp_path: Path) -> None:
     with pytest.raises(CorruptFileError, match=r"a\.jsonl, line 3: not valid JSON"):
         list(documents(path))
     path.write_text('"one"\n{"story": "two"}\n')
-    with pytest.raises(CorruptFileError, match=r'line 2: .*a "text" field, got \{"story"'):
+    with pytest.raises(InputError, match=r"a\.jsonl, row 2: required a column 'text', got story"):
         list(documents(path))
 
 
@@ -128,12 +209,6 @@ def test_damaged_files(tmp_path: Path) -> None:
     for path in (cut, latin, broken):
         with pytest.raises(CorruptFileError, match=path.name):
             list(documents(path))
-
-
-def test_parquet_without_text(tmp_path: Path) -> None:
-    pq.write_table(pa.table({"story": ["one"]}), tmp_path / "a.parquet")
-    with pytest.raises(InputError, match='required a column "text", got story'):
-        list(documents(tmp_path / "a.parquet"))
 
 
 def test_source_without_text(tmp_path: Path) -> None:

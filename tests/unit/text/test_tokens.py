@@ -164,6 +164,59 @@ def test_an_id_outside_the_vocabulary_is_refused_by_its_token(tmp_path: Path) ->
         load_tokens(write(tmp_path / "a.jsonl", [text]), small)
 
 
+def test_texts_in_a_list_are_as_those_in_a_file(train_file: Path) -> None:
+    tokens = load_tokens(of_split("train", 40), model())
+    assert torch.equal(tokens.ids, load_tokens(train_file, model()).ids)
+    assert tokens.source == "list in memory"
+
+
+def test_token_ids_are_as_their_texts(tmp_path: Path) -> None:
+    """A separator that they begin with is not repeated."""
+    texts = [t for t in of_split("train", 80) if split_of(ids_of(t)) == "train"]
+    rows = [{"input_ids": ids_of(t) if i % 2 else [BOS, *ids_of(t)]} for i, t in enumerate(texts)]
+    rows = [row for row in rows if split_of(row["input_ids"]) == "train"]
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    tokens = load_tokens(path, model(), ids_column="input_ids")
+    kept = [text for text in texts if any(ids_of(text) == row["input_ids"][-5:] for row in rows)]
+    assert torch.equal(tokens.ids, load_tokens(kept, model()).ids)
+    with pytest.raises(InputError, match=r"ids from 0 to 15, .* got -1"):
+        load_tokens([[-1] * 100], model(), split_of([-1] * 100), ids_column="ids")
+
+
+CHAT = "{% for m in messages %}<s>{{ m['role'][0] }}|{{ m['content'] }}</s>{% endfor %}"
+
+
+def test_messages_go_through_the_chat_template(tmp_path: Path) -> None:
+    """Its control tokens are control tokens, and a leading separator is not repeated."""
+    rows = [[{"role": "bot", "content": text}] for text in of_split("train", 40)]
+    rows = [row for row in rows if split_of(row) == "train"]
+    path = write(tmp_path / "a.jsonl", [{"said": row} for row in rows])
+    speaking = model(n_ctx=9)
+    speaking.tokenizer.chat_template = CHAT
+    tokens = load_tokens(path, speaking, context=9, column="said")
+    assert tokens.ids[0].tolist() == [BOS, *ids_of("b|" + rows[0][0]["content"]), EOS][:9]
+    assert tokens.ordinary[0].tolist() == [False] + [True] * 7 + [False]
+    with pytest.raises(InputError, match=r"a tokenizer with a chat template.*chat_template"):
+        load_tokens(path, model(), column="said")
+    speaking.tokenizer.chat_template = "{{ raise_exception('roles must alternate') }}"
+    with pytest.raises(InputError, match=r"does not accept .*'bot'.*roles must alternate"):
+        load_tokens(path, speaking, column="said")
+
+
+def test_skipped_rows_are_counted_in_a_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "a.jsonl"
+    rows = [*({"story": text} for text in of_split("train", 40)), {"story": None}, {"story": " "}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    load_tokens(path, model(), column="story")
+    line = "a.jsonl: skipped 2 of 42 rows, which are null or empty"
+    assert " ".join(capsys.readouterr().err.split()) == line
+    load_tokens(of_split("train", 40), model())
+    assert capsys.readouterr().err == ""
+
+
 def test_splits_share_no_document(tmp_path: Path) -> None:
     train, held = of_split("train", 30), of_split("held_out", 30)
     path = write(tmp_path / "a.jsonl", [t for pair in zip(train, held, strict=True) for t in pair])
@@ -181,16 +234,15 @@ def test_one_document_in_ten_is_held_out() -> None:
 def test_takes_whole_blocks_and_stops_reading(monkeypatch: pytest.MonkeyPatch) -> None:
     read = 0
 
-    def endless(source: str) -> Iterator[str]:
+    def endless() -> Iterator[str]:
         nonlocal read
         while True:
             read += 1
             yield "abcdefgh" * 100
 
-    monkeypatch.setattr(tokens_module, "documents", endless)
     monkeypatch.setattr(tokens_module, "_BATCH_CHARACTERS", 1000)
     split = split_of("abcdefgh" * 100)
-    tokens = load_tokens("endless", model(), split, n_tokens=50)
+    tokens = load_tokens(endless(), model(), split, n_tokens=50)
     assert len(tokens) == 8  # 7 ordinary tokens in each
     assert 50 <= tokens.n_tokens < 57
     assert read == 2
