@@ -9,10 +9,12 @@ from dictlearn.cli.terminal import (
     CheckModel,
     Column,
     Context,
+    ControlTokens,
     DatasetSplit,
     IdsColumn,
     IncludeSpecial,
     ModelName,
+    Separator,
     Split,
     TextSource,
     WholeDocuments,
@@ -33,6 +35,8 @@ def evaluate(
     column: Column = "text",
     ids_column: IdsColumn = None,
     dataset_split: DatasetSplit = None,
+    control_tokens: ControlTokens = False,
+    separator: Separator = None,
     tokens: Annotated[int, typer.Option(help="Number of tokens to evaluate on.")] = 40_000,
     split: Split = "held_out",
     context: Context = None,
@@ -58,7 +62,7 @@ def evaluate(
     blocks = load_tokens(
         text, subject, split=split, n_tokens=tokens, context=context,
         whole_documents=whole_documents, column=column, ids_column=ids_column,
-        dataset_split=dataset_split,
+        dataset_split=dataset_split, control_tokens=control_tokens, separator=separator,
     )  # fmt: skip
     records = run(
         loaded, subject, blocks, exclude_special=not include_special, bits=bits,

@@ -35,6 +35,12 @@ IdsColumn = Annotated[str | None, typer.Option(help="Column of token ids to read
 DatasetSplit = Annotated[
     str | None, typer.Option(help="Split of a data set with several; by default train.")
 ]
+ControlTokens = Annotated[
+    bool, typer.Option(help="Read special tokens that are spelled out in the text as such.")
+]
+Separator = Annotated[
+    str | None, typer.Option(help="Token before each document; by default BOS, else EOS.")
+]
 WholeDocuments = Annotated[
     bool, typer.Option(help="Do not split documents between blocks; pad blocks instead.")
 ]

@@ -11,12 +11,14 @@ from dictlearn.cli.terminal import (
     CheckModel,
     Column,
     Context,
+    ControlTokens,
     DatasetSplit,
     IdsColumn,
     IncludeSpecial,
     ModelName,
     Overwrite,
     Seed,
+    Separator,
     Split,
     TextSource,
     WholeDocuments,
@@ -39,6 +41,8 @@ def harvest(
     column: Column = "text",
     ids_column: IdsColumn = None,
     dataset_split: DatasetSplit = None,
+    control_tokens: ControlTokens = False,
+    separator: Separator = None,
     hook: Annotated[
         list[str] | None, typer.Option(help="Hook point to read; may be repeated.")
     ] = None,
@@ -68,7 +72,7 @@ def harvest(
     blocks = load_tokens(
         text, loaded, split=split, n_tokens=tokens, context=context,
         whole_documents=whole_documents, column=column, ids_column=ids_column,
-        dataset_split=dataset_split,
+        dataset_split=dataset_split, control_tokens=control_tokens, separator=separator,
     )  # fmt: skip
     store = run(
         loaded, blocks, sites, out, dtype=dtype, exclude_special=not include_special,

@@ -35,6 +35,8 @@ def load_tokens(
     column: str = TEXT,
     ids_column: str | None = None,
     dataset_split: str | None = None,
+    control_tokens: bool = False,
+    separator: str | None = None,
 ) -> Tokens:
     """Packed blocks of tokens of one split of `source`, with the tokenizer of `model`.
 
@@ -42,7 +44,7 @@ def load_tokens(
     no document. Documents are joined into one stream, each preceded by a separator (the BOS token;
     EOS if there is no BOS; nothing if neither is in the model's vocabulary). The stream is cut into
     blocks of `context` tokens that all start with the separator; an incomplete last block is
-    dropped. Special tokens that are spelled out in the text are tokenized as plain text.
+    dropped.
 
     Args:
         source: a source of `documents`: a name, a path, a list of texts or a data set.
@@ -59,6 +61,10 @@ def load_tokens(
         ids_column: the column of token ids to read instead, made with the model's tokenizer.
         dataset_split: the split of a data set with several, by default "train". It is divided
             into "train" and "held_out" like any other source.
+        control_tokens: special tokens that are spelled out in the text (`<|im_start|>`) become
+            those tokens; otherwise they are plain text, and a warning says how many documents
+            have any.
+        separator: the token before each document, where it is neither BOS nor EOS.
 
     Raises:
         InputError: an argument is out of range, the model has no tokenizer, a token is not in
@@ -66,7 +72,7 @@ def load_tokens(
             for.
         CorruptFileError: a file of the source cannot be read.
     """
-    encoder = Encoder(model)
+    encoder = Encoder(model, separator, control_tokens=control_tokens)
     context = _checked(model, split, n_tokens, context)
     read = Column(ids_column or column, holds_ids=ids_column is not None)
     found_in = documents(source, read, dataset_split)
@@ -81,6 +87,7 @@ def load_tokens(
             done(found)
             if n_tokens is not None and found >= n_tokens:
                 break
+    encoder.warn(source_name(source))
     _say_skipped(source, read)
     _require_enough(source, split, len(blocks), found, n_tokens, context)
     array = np.stack(blocks)
@@ -163,7 +170,7 @@ def _whole(texts: Iterable[Document], encoder: Encoder, context: int) -> Iterato
     if not separator:
         raise InputError(
             "whole_documents needs a BOS or EOS token to fill blocks with, and this tokenizer has "
-            "neither in the vocabulary of the model; set tokenizer.eos_token"
+            "neither in the vocabulary of the model; name a separator"
         )
     block: list[int] = []
     for batch in _batches(texts):

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, GPT2Config, PreTrainedTokenizerFast
 
 from dictlearn.core.errors import InputError
@@ -121,9 +121,31 @@ def test_separator_falls_back_to_eos_then_to_nothing(train_file: Path) -> None:
 
 def test_special_tokens_spelled_out_stay_text(tmp_path: Path) -> None:
     text = next(t for t in (f"<s>{x}</s>" for x in of_split("train", 99)) if split_of(t) == "train")
-    tokens = load_tokens(write(tmp_path / "a.jsonl", [text]), model(), context=8)
+    path = write(tmp_path / "a.jsonl", [text])
+    with pytest.warns(UserWarning, match=r"1 documents of a\.jsonl spell .* such as '<s>'.*True"):
+        tokens = load_tokens(path, model(), context=8)
     assert tokens.ids[0].tolist() == [BOS, *ids_of(text)][:8]
     assert tokens.ordinary[0].tolist() == [False] + [True] * 7
+
+
+def test_special_tokens_spelled_out_are_control_tokens_if_asked_for() -> None:
+    """Also those that are neither BOS nor EOS nor any other named one."""
+    turns = model()
+    turns.tokenizer.add_tokens([AddedToken("|", special=True)])
+    text = next(t for t in (f"|{x}</s>" for x in of_split("train", 99)) if split_of(t) == "train")
+    tokens = load_tokens([text], turns, context=8, control_tokens=True)
+    assert tokens.ids[0].tolist() == [BOS, WORDS.index("|"), *ids_of(text[1:6]), EOS]
+    assert tokens.ordinary[0].tolist() == [False] * 2 + [True] * 5 + [False]
+    with pytest.warns(UserWarning, match=r"such as '\|'"):
+        assert load_tokens([text], turns, context=8).ids[0, 1] == WORDS.index("|")
+
+
+def test_a_separator_is_named(train_file: Path) -> None:
+    tokens = load_tokens(train_file, model(), separator="|")
+    assert (tokens.ids[:, 0] == WORDS.index("|")).all()
+    assert torch.equal(tokens.ordinary, tokens.ids != WORDS.index("|"))
+    with pytest.raises(InputError, match=r"got '</t>'; did you mean .*'</s>'"):
+        load_tokens(train_file, model(), separator="</t>")
 
 
 def test_unknown_tokens_are_special(tmp_path: Path) -> None:
