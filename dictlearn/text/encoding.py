@@ -51,7 +51,7 @@ class Encoder:
                 template for messages, or one that does not accept them.
         """
         texts = iter(self._of_texts([d for d in batch if isinstance(d, str)]))
-        encoded = [next(texts) if isinstance(d, str) else self._of_others(d) for d in batch]
+        encoded = [next(texts) if isinstance(d, str) else self._own(d) for d in batch]
         for ids in encoded:
             self._require_known(ids)
         return encoded
@@ -62,17 +62,22 @@ class Encoder:
         if not self.control_tokens:
             found = (self._control.search(text) for text in texts)
             self.n_spelt.update(match.group() for match in found if match)
-        return self._tokenizer(
+        encoded = self._tokenizer(
             texts,
             add_special_tokens=False,
             split_special_tokens=not self.control_tokens,
             return_attention_mask=False,
             verbose=False,
         )["input_ids"]
+        return [*map(self._without_separator, encoded)] if self.control_tokens else encoded
 
-    def _of_others(self, document: list[Any]) -> list[int]:
-        """The ids of a document that is no text, less a separator that it begins with."""
+    def _own(self, document: list[Any]) -> list[int]:
+        """The ids of a document that is no text."""
         ids = document if isinstance(document[0], int) else self._of_messages(document)
+        return self._without_separator(ids)
+
+    def _without_separator(self, ids: list[int]) -> list[int]:
+        """The ids less a separator that they begin with, since one is put before them."""
         n = len(self.separator)
         return ids[n:] if ids[:n] == self.separator else ids
 

@@ -136,6 +136,10 @@ def test_special_tokens_spelled_out_are_control_tokens_if_asked_for() -> None:
     tokens = load_tokens([text], turns, context=8, control_tokens=True)
     assert tokens.ids[0].tolist() == [BOS, WORDS.index("|"), *ids_of(text[1:6]), EOS]
     assert tokens.ordinary[0].tolist() == [False] * 2 + [True] * 5 + [False]
+    assert torch.equal(
+        load_tokens([text], turns, context=7, control_tokens=True, separator="|").ids,
+        torch.tensor([[WORDS.index("|"), *ids_of(text[1:6]), EOS]]),
+    )
     with pytest.warns(UserWarning, match=r"such as '\|'"):
         assert load_tokens([text], turns, context=8).ids[0, 1] == WORDS.index("|")
 
