@@ -45,20 +45,31 @@ def load_model(
         check: compare with the original. Without, the provenance of activations says so.
 
     Raises:
-        InputError: there is no such model, it cannot be reached or loaded, it has no hooks, or
-            its logits differ from those of the original.
+        InputError: there is no such model or device, the model cannot be reached or loaded, it has
+            no hooks, or its logits differ from those of the original.
         CorruptFileError: the files of the built-in model are absent or damaged.
     """
     if not isinstance(name, str | Path):
         require_hooks(name)
         return name
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = _usable(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     dtype = dtype or torch.float32
     if str(name).startswith("builtin:"):
         model = _boot_builtin(str(name), device, dtype)
     else:
         model = _boot_transformers(_resolved(name), device, dtype, check=check)
     return model.eval().requires_grad_(False)
+
+
+def _usable(device: str | torch.device) -> str | torch.device:
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
+        raise InputError(
+            f"the device {str(device)!r} cannot be used ({str(error).splitlines()[0]}); use 'cpu', "
+            "or leave it out for the best there is"
+        ) from error
+    return device
 
 
 def _boot_builtin(name: str, device: str | torch.device, dtype: torch.dtype) -> LanguageModel:

@@ -40,9 +40,9 @@ class Original:
         architecture = source.determine_architecture_from_hf_config(options["config"])
         model_class = source.get_hf_model_class_for_architecture(architecture)
         model = model_class.from_pretrained(name, **options).to(self._device)
-        n_vocab = model.config.get_text_config().vocab_size
-        ids = torch.arange(1, N_TOKENS + 1, device=self._device) * n_vocab // (N_TOKENS + 1)
         try:
+            n_vocab = model.config.get_text_config().vocab_size
+            ids = torch.arange(1, N_TOKENS + 1, device=self._device) * n_vocab // (N_TOKENS + 1)
             with torch.no_grad():
                 self._logits, self._ids = model(ids[None]).logits, ids[None]
         except Exception as error:  # anything: models differ in what they ask for beside tokens
@@ -78,7 +78,7 @@ class Original:
             )
 
 
-def relative_difference(logits: Float[Tensor, "*n v"], expected: Float[Tensor, "*n v"]) -> float:
+def relative_difference(logits: Float[Tensor, "*n v"], expected: Float[Tensor, "*m w"]) -> float:
     """The norm of the difference over the norm of what was expected, both centred per token.
 
     Centred, since a number that is added to all logits of a token changes no prediction and would

@@ -120,6 +120,12 @@ def test_names_of_nothing(tmp_path: Path) -> None:
         load_model(tmp_path / "my-model")
 
 
+@pytest.mark.parametrize("device", ["cuda:99", "nonsense"])
+def test_a_device_that_cannot_be_used(device: str) -> None:
+    with pytest.raises(InputError, match=rf"the device '{device}' cannot be used .*use 'cpu'"):
+        load_model("builtin:stories", device)
+
+
 def test_folder_that_cannot_be_loaded(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "nothing"}')
     with pytest.raises(InputError, match=r"(?s)could not be loaded.*builtin:stories"):
