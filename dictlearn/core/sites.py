@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import index
 from typing import Any
 
 import torch
@@ -24,8 +25,10 @@ class Site:
     """The width at each hook."""
 
     def __init__(self, hook: str | Sequence[str], d: int | Sequence[int]) -> None:
-        hooks = (hook,) if isinstance(hook, str) else tuple(hook)
-        widths = (d,) if isinstance(d, int) else tuple(d)
+        hooks = (hook,) if isinstance(hook, str) else _listed(hook)
+        widths = tuple(map(_width, _listed(d) or (d,)))
+        if not all(isinstance(name, str) for name in hooks):
+            raise InputError(f"a site needs the name of a hook, or several names, got {hook!r:.80}")
         if not hooks or len(hooks) != len(widths) or len(set(hooks)) < len(hooks):
             raise InputError(
                 f"a site needs different hooks and a width for each, got {hooks} and {widths}"
@@ -37,8 +40,19 @@ class Site:
 
     @classmethod
     def joined(cls, sites: "Iterable[Site]") -> "Site":
-        """The site of all hooks of `sites`, in their order; a repeated hook counts once."""
-        at = {hook: d for site in sites for hook, d in zip(site.hooks, site.widths, strict=True)}
+        """The site of all hooks of `sites`, in their order; a repeated hook counts once.
+
+        Raises:
+            InputError: a hook is repeated with another width.
+        """
+        at: dict[str, int] = {}
+        for part in (part for site in sites for part in site.parts):
+            width = at.setdefault(part.hook, part.d)
+            if width != part.d:
+                raise InputError(
+                    f"required one width at {part.hook!r}, got {width} and {part.d}; make all "
+                    "sites from one model"
+                )
         return cls(tuple(at), tuple(at.values()))
 
     @property
@@ -63,7 +77,15 @@ class Site:
         return tuple(map(Site, self.hooks, self.widths))
 
     def split(self, x: Float[Tensor, "*b d"]) -> tuple[Float[Tensor, "*b _"], ...]:
-        """The activations of each hook, without those of the others."""
+        """The activations of each hook, without those of the others.
+
+        Raises:
+            InputError: `x` is not as wide as the site.
+        """
+        if x.ndim == 0 or x.shape[-1] != self.d:
+            raise InputError(
+                f"required activations of width {self.d} ({self}), got shape {tuple(x.shape)}"
+            )
         return x.split(self.widths, dim=-1)
 
     def scale(self, scales: Sequence[Float[Tensor, ""]]) -> Float[Tensor, "*scale"]:
@@ -137,7 +159,30 @@ def only(offered: Sequence[Sites]) -> Sites:
     if len(offered) != 1:
         raise InputError(
             f"these activations offer {len(offered)} sites ({'; '.join(map(str, offered))}), and "
-            "one is required here: choose with fit(…, sites=…), one for each dictionary if you "
-            "like, or with activations.select(sites)"
+            "one is required here. Choose with fit(…, sites=…), one for each dictionary if you "
+            "like, or with activations.select(sites); on the command line with --at HOOK, or "
+            "--at all for a dictionary at each"
         )
     return offered[0]
+
+
+def _listed(value: Any) -> tuple[Any, ...]:
+    """The items of a sequence, or () of what is none."""
+    try:
+        return tuple(value)
+    except TypeError:
+        return ()
+
+
+def _width(d: Any) -> int:
+    """A width as an `int`; whole numbers of other libraries are accepted.
+
+    Raises:
+        InputError: it is something else, such as a float, a boolean or a tensor.
+    """
+    if not isinstance(d, bool | Tensor):
+        try:
+            return index(d)
+        except TypeError:
+            pass
+    raise InputError(f"a site needs a whole number as its width, got {d!r:.80}")
