@@ -3,8 +3,9 @@
 Connects `lm/` and `activations/`, which do not import each other.
 """
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
+from itertools import combinations
 from pathlib import Path
 
 import torch
@@ -17,10 +18,10 @@ from dictlearn.activations.manifest import DTYPES
 from dictlearn.activations.store import estimated_bytes, write_store
 from dictlearn.core.batches import Activations, Rows
 from dictlearn.core.errors import InputError, nearest
-from dictlearn.core.sites import Site, Sites
+from dictlearn.core.sites import Sites
 from dictlearn.core.tokens import Tokens
 from dictlearn.lm.forward import default_batch_size, fusable_attention, reading
-from dictlearn.lm.hooks import LanguageModel
+from dictlearn.lm.hooks import LanguageModel, is_same_hook
 from dictlearn.lm.identity import model_provenance
 from dictlearn.lm.mlps import mlp_weights
 from dictlearn.lm.sites import require_readable, require_sites
@@ -46,9 +47,9 @@ def harvest(
 
     With `out`, they are written to that folder (its size is printed before it starts) and read
     from there by memory map. Without, nothing is stored: the model computes each batch when
-    training needs it. Several sites cost one forward pass, cut short after the
-    deepest of them. With `exclude_special`, special tokens give no rows. `batch_size` is in
-    sequences; unless set, it follows from the memory at hand, and changes no more than rounding.
+    training needs it. Several sites cost one forward pass, cut short after the deepest of them; a
+    repeated pair counts once. With `exclude_special`, special tokens give no rows. `batch_size` is
+    in sequences; unless set, it follows from the memory at hand, and changes no more than rounding.
 
     Raises:
         InputError: an unknown hook or dtype, no rows, or a store that exists already.
@@ -56,12 +57,21 @@ def harvest(
         NonFiniteError: the model gave NaN or infinity; the shard and row are named.
     """
     require_readable(model, tokens)
-    offered = (sites,) if isinstance(sites, Sites | Site | str) else tuple(sites)
+    offered = (
+        tuple(sites) if isinstance(sites, Iterable) and not isinstance(sites, Sites) else (sites,)
+    )
     if not offered or not all(isinstance(s, Sites) for s in offered):
         raise InputError(
             "harvest needs Sites, or several of them: hook_sites(model, hook) and "
             f"mlp_sites(model, layer) make them; got {sites!r}"
         )
+    offered = tuple(dict.fromkeys(offered))
+    for pair, other in combinations(offered, 2):
+        if _is_same_pair(model, pair, other):
+            raise InputError(
+                f"required different sites, got {pair} and {other}, which are names of the same "
+                "hooks of this model; keep one of them"
+            )
     require_sites(model, {f"the pair {s}": s for s in offered})
     if dtype not in DTYPES:
         raise InputError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}; "
@@ -72,6 +82,11 @@ def harvest(
         raise InputError(f"batch_size must be at least 1, got {batch_size}")
     provenance = model_provenance(model).on(tokens, exclude_special=exclude_special)
     counted = tokens.counted(exclude_special=exclude_special)
+    if not counted.any():
+        raise InputError(
+            f"required at least one non-special token, got none among {tokens.ids.numel():,}; give "
+            "other text, or exclude_special=False to harvest special tokens too"
+        )
     mlps = {s: weights for s in offered if (weights := mlp_weights(model, s)) is not None}
     reader = _Reader(model, tokens.ids, counted, offered)
     if out is None:
@@ -99,6 +114,15 @@ def harvest(
             mlps=mlps,
             overwrite=overwrite,
         )
+
+
+def _is_same_pair(model: LanguageModel, pair: Sites, other: Sites) -> bool:
+    """Whether two pairs of sites have the same hooks, in the same order, by whatever names."""
+    ours, theirs = ((*s.source.hooks, *s.target.hooks) for s in (pair, other))
+    sizes = [(len(s.source.hooks), len(s.target.hooks)) for s in (pair, other)]
+    return sizes[0] == sizes[1] and all(
+        is_same_hook(model, *names) for names in zip(ours, theirs, strict=True)
+    )
 
 
 class _Reader:

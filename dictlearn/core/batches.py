@@ -92,7 +92,7 @@ class Activations(ABC):
         """The same rows, offering only `sites`.
 
         Raises:
-            InputError: the hooks of `sites` are not among those harvested.
+            InputError: `sites` is something else, or its hooks are not among those harvested.
         """
         return SelectedActivations(self, sites)
 
@@ -100,8 +100,13 @@ class Activations(ABC):
         """Check that the hooks of `sites` are among those harvested, with the same widths.
 
         Raises:
-            InputError: one is not.
+            InputError: one is not, or `sites` is something else.
         """
+        if not isinstance(sites, Sites):
+            raise InputError(
+                f"required one Sites out of those harvested ({'; '.join(map(str, self.sites))}), "
+                f"got {sites!r:.80}"
+            )
         offered = [site for pair in self.sites for site in (pair.source, pair.target)]
         known = Site.joined(offered)
         for part in (*sites.source.parts, *sites.target.parts):

@@ -1,6 +1,7 @@
 """MLPs of a language model: their sites and their weights."""
 
 import re
+from numbers import Integral
 
 import torch
 from einops import rearrange
@@ -10,7 +11,7 @@ from torch import Tensor
 from dictlearn.core.errors import InputError
 from dictlearn.core.mlp_weights import ACTIVATION_FUNCTIONS, MLPWeights
 from dictlearn.core.sites import Site, Sites
-from dictlearn.lm.hooks import LanguageModel, hook_names
+from dictlearn.lm.hooks import LanguageModel, hook_names, require_hooks
 from dictlearn.lm.sites import probe
 
 _SAME_FUNCTION = {"gelu_fast": "gelu_new", "gelu_pytorch_tanh": "gelu_new", "swish": "silu"}
@@ -26,9 +27,13 @@ def mlp_sites(model: LanguageModel, layer: int) -> Sites:
     Raises:
         InputError: there is no such layer, or no MLP with hooks on both sides in it.
     """
+    require_hooks(model)
     n_layers = model.cfg.n_layers
-    if not 0 <= layer < n_layers:
-        raise InputError(f"required a layer from 0 to {n_layers - 1}, got {layer}")
+    if not isinstance(layer, Integral) or isinstance(layer, bool) or not 0 <= layer < n_layers:
+        raise InputError(
+            f"required a layer from 0 to {n_layers - 1}, got {layer!r:.80}; for several layers, "
+            "call mlp_sites for each"
+        )
     found = []
     for source, target in _mlp_hooks(model, layer):
         try:
@@ -52,7 +57,16 @@ def mlp_weights(model: LanguageModel, sites: Sites) -> MLPWeights | None:
 
     None where no weights give the target from the source, which is tested: other sites than those
     of `mlp_sites`, mixtures of experts, unknown activation functions.
+
+    Raises:
+        InputError: `sites` is something else, or the model does not have its hooks.
     """
+    require_hooks(model)
+    if not isinstance(sites, Sites):
+        raise InputError(
+            "mlp_weights needs Sites, as mlp_sites(model, layer) returns, got "
+            f"{type(sites).__name__}: {sites!s:.80}"
+        )
     layer = re.match(r"blocks\.(\d+)\.", sites.target.hooks[0])
     one_each = len(sites.source.hooks) == len(sites.target.hooks) == 1
     if layer is None or not one_each or sites.is_autoencoder:

@@ -1,6 +1,7 @@
 """Sites of a language model: widths found by a forward pass over two tokens."""
 
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +10,7 @@ from dictlearn.core.errors import InputError, nearest
 from dictlearn.core.sites import Site, Sites
 from dictlearn.core.tokens import Tokens
 from dictlearn.lm.forward import reading
-from dictlearn.lm.hooks import LanguageModel, hook_names, require_hooks
+from dictlearn.lm.hooks import LanguageModel, hook_names, is_same_hook, require_hooks
 
 
 def hook_sites(model: LanguageModel, hook: str | Sequence[str]) -> Sites:
@@ -17,20 +18,41 @@ def hook_sites(model: LanguageModel, hook: str | Sequence[str]) -> Sites:
 
     Raises:
         InputError: the hook does not exist, never fires, or has no vector for every token (an
-            attention pattern, for instance).
+            attention pattern, for instance), or two names are of one hook.
     """
-    hooks = (hook,) if isinstance(hook, str) else tuple(hook)
+    require_hooks(model)
+    hooks = (hook,) if isinstance(hook, str) else tuple(hook) if isinstance(hook, Sequence) else ()
+    if not hooks or not all(isinstance(name, str) for name in hooks):
+        raise InputError(
+            "hook_sites needs the name of a hook, such as 'blocks.0.hook_mlp_out', or a list of "
+            f"names, got {hook!r:.80}"
+        )
+    require_different(model, hooks)
     at = probe(model, hooks)
     site = Site(hooks, [at[name].shape[-1] for name in hooks])
     return Sites(site, site)
+
+
+def require_different(model: LanguageModel, hooks: Sequence[str]) -> None:
+    """Check that no two of these names are aliases of one hook of `model`.
+
+    Raises:
+        InputError: two are, so a site of these hooks would have the same activation twice.
+    """
+    for name, other in combinations(hooks, 2):
+        if is_same_hook(model, name, other):
+            raise InputError(
+                f"required different hooks, got {name!r} and {other!r}, which are names of one "
+                "hook of this model; keep one of them"
+            )
 
 
 def require_sites(model: LanguageModel, users: Mapping[str, Sites]) -> None:
     """Check on two tokens that `model` has the hooks and widths of all sites, by who uses them.
 
     Raises:
-        InputError: a hook does not exist (the nearest names are suggested), never fires, or has
-            another width.
+        InputError: a hook does not exist (the nearest names are suggested), never fires, has
+            another width, or has two names in one site.
     """
     require_deterministic(model)
     names = hook_names(model)
@@ -43,6 +65,9 @@ def require_sites(model: LanguageModel, users: Mapping[str, Sites]) -> None:
                 f"{user} sits at {part.hook!r}, which this model does not have; "
                 f"{nearest(part.hook, names)}"
             )
+    for at in users.values():
+        for site in (at.source, at.target):
+            require_different(model, site.hooks)
     found = probe(model, list(dict.fromkeys(part.hook for _, part in wanted)))
     for user, part in wanted:
         width = found[part.hook].shape[-1]

@@ -94,3 +94,10 @@ def test_require_finite_names_place_and_row():
     x[2, 0] = math.nan
     with pytest.raises(NonFiniteError, match=r"here: .* row 2"):
         require_finite(x, "here")
+
+
+@pytest.mark.untyped
+@pytest.mark.parametrize("wrong", [list(OFFERED), OFFERED[0].source, "x", None])
+def test_only_sites_are_selected(wrong):
+    with pytest.raises(InputError, match="required one Sites out of those harvested"):
+        Counting().select(wrong)

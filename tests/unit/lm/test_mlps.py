@@ -123,3 +123,15 @@ def test_bad_layer(native, layer: int) -> None:
 def test_layer_without_mlp(native) -> None:
     with pytest.raises(InputError, match="no MLP"):
         mlp_sites(native(attn_only=True), 0)
+
+
+@pytest.mark.untyped
+def test_arguments_of_another_type_are_named(native):
+    model = native()
+    for layer in ([0, 1], "0", None, 0.0, True, 2):
+        with pytest.raises(InputError, match="required a layer from 0 to 1, got"):
+            mlp_sites(model, layer)
+    sites = mlp_sites(model, 0)
+    for wrong in (sites.source, "blocks.0", [sites]):
+        with pytest.raises(InputError, match="mlp_weights needs Sites, as mlp_sites"):
+            mlp_weights(model, wrong)

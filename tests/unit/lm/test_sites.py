@@ -6,7 +6,7 @@ import torch
 from dictlearn.core.errors import InputError
 from dictlearn.core.sites import Site, Sites
 from dictlearn.core.tokens import Tokens
-from dictlearn.lm.sites import hook_sites, require_readable
+from dictlearn.lm.sites import hook_sites, require_readable, require_sites
 
 
 @pytest.mark.parametrize(
@@ -58,3 +58,25 @@ def test_tokens_that_a_model_cannot_read_are_refused(native):
     for shape in (ids[0], ids.float()):
         with pytest.raises(InputError, match="whole numbers"):
             Tokens(shape, shape != 0, source="", split="", hash="")
+
+
+def test_names_of_one_hook_are_not_joined(native):
+    """An alias gives the same activation once more."""
+    model = native()
+    names = ["blocks.0.mlp.hook_out", "blocks.0.hook_mlp_out"]
+    with pytest.raises(InputError, match="names of one hook of this model"):
+        hook_sites(model, names)
+    site = Site(names, [16, 16])
+    with pytest.raises(InputError, match="names of one hook of this model"):
+        require_sites(model, {"it": Sites(site, site)})
+    require_sites(model, {name: hook_sites(model, name) for name in names})
+
+
+@pytest.mark.untyped
+def test_arguments_of_another_type_are_named(native):
+    model = native()
+    for hook in (3, None, [], [3]):
+        with pytest.raises(InputError, match="hook_sites needs the name of a hook"):
+            hook_sites(model, hook)
+    with pytest.raises(InputError, match="a model with TransformerLens hooks"):
+        hook_sites("builtin:stories", "blocks.0.hook_mlp_out")
