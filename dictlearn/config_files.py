@@ -20,7 +20,8 @@ class ConfigFile:
 
     The file has a section `[fit]` with fields of `FitConfig`, and one section
     `[dictionaries.NAME]` per dictionary, with its `kind` and the fields of that kind's config. If
-    several sites were harvested, `at` names the target hook, a list of them, or "all".
+    several sites were harvested, `at` names a target hook or "SOURCE -> TARGET", a list of these,
+    or "all".
     """
 
     configs: dict[str, DictionaryConfig]
@@ -53,16 +54,17 @@ def read_config_file(path: str | Path) -> ConfigFile:
             raise ConfigError(f'{path}: [dictionaries.{name}] needs a kind, such as kind = "sae"')
         fields = dict(entry)
         configured = config_class(fields.pop("kind"))
-        at[name] = _hooks(fields.pop("at", []), f"{path}: [dictionaries.{name}] at")
+        where = f"{path}: [dictionaries.{name}] at"
+        at[name] = _hooks(fields.pop("at"), where) if "at" in fields else []
         configs[name] = configured.from_dict(fields)
     return ConfigFile(configs, at, FitConfig.from_dict(data.get("fit", {})))
 
 
 def _hooks(value: Any, where: str) -> list[str]:
-    """One hook or a list of hooks as a list."""
+    """One hook or a list of hooks as a list, which is not empty if it is given."""
     hooks = [value] if isinstance(value, str) else value
-    if not isinstance(hooks, list) or not all(isinstance(hook, str) for hook in hooks):
-        raise ConfigError(f"{where} must be a hook or a list of hooks, got {value!r}")
+    if not isinstance(hooks, list) or not hooks or not all(isinstance(hook, str) for hook in hooks):
+        raise ConfigError(f"{where} must be a hook or a list of hooks, got {value!r:.80}")
     return hooks
 
 

@@ -99,8 +99,8 @@ def train(
     at: Annotated[
         list[str] | None,
         typer.Option(
-            help="Hook point to train at, of several harvested; repeated, or 'all', for a "
-            "dictionary at each."
+            help="Sites to train at, of several harvested: a target hook, or "
+            "'SOURCE -> TARGET'. Repeat it, or give 'all', for a dictionary at each."
         ),
     ] = None,
     steps: Annotated[int, typer.Option(help="Number of training steps.")] = 2000,
@@ -140,8 +140,11 @@ def train(
     configs: dict[str, DictionaryConfig] = {}
     sites: dict[str, Sites] = {}
     for name, one in given.configs.items():
-        chosen = _at(store.sites, name, given.at[name])
-        configs |= dict.fromkeys(chosen or [name], one)
+        chosen = _at(one, store.sites, name, given.at[name])
+        for own in chosen or [name]:
+            if own in configs:
+                raise InputError(f"two dictionaries would be named {own!r}; rename one of them")
+            configs[own] = one
         sites |= chosen
     launch(nproc, fit, configs, store, given.fit, sites=sites, out=out, overwrite=overwrite)
     for name in configs:
@@ -169,15 +172,48 @@ def _sites(model: object, hooks: Sequence[str], mlps: Sequence[int]) -> list[Sit
     return found
 
 
-def _at(offered: Sequence[Sites], name: str, hooks: Sequence[str]) -> dict[str, Sites]:
-    """The sites with these targets, by names for the dictionaries there."""
-    by_target = {str(sites.target): sites for sites in offered}
-    wanted = list(by_target) if list(hooks) == ["all"] else hooks
-    for hook in wanted:
-        if hook not in by_target:
-            raise InputError(f"nothing was harvested at {hook!r}; {nearest(hook, by_target)}")
-    single = len(wanted) == 1
-    return {name if single else f"{name}-{hook}": by_target[hook] for hook in wanted}
+def _at(
+    config: DictionaryConfig, offered: Sequence[Sites], name: str, places: Sequence[str]
+) -> dict[str, Sites]:
+    """The sites at `places`, by names for the dictionaries there.
+
+    A place is a target hook or "SOURCE -> TARGET"; ["all"] stands for all that differ for the kind.
+    """
+    if list(places) == ["all"]:
+        chosen = list(dict.fromkeys(map(config.sites, offered)))
+    else:
+        chosen = list(dict.fromkeys(_one_at(config, offered, place) for place in places))
+    if len(chosen) == 1:
+        return {name: chosen[0]}
+    targets = [str(sites.target) for sites in chosen]
+    return {
+        f"{name}-{target}" if targets.count(target) == 1 else f"{name}-{at.source}-{target}": at
+        for target, at in zip(targets, chosen, strict=True)
+    }
+
+
+def _one_at(config: DictionaryConfig, offered: Sequence[Sites], place: str) -> Sites:
+    """The sites of a dictionary of this kind at `place`, a target hook or "SOURCE -> TARGET"."""
+    named = {_arrow(sites): sites for sites in offered}
+    found = {
+        config.sites(sites): arrow
+        for arrow, sites in named.items()
+        if place in (arrow, str(sites.target))
+    }
+    if not found:
+        known = dict.fromkeys((*(str(sites.target) for sites in offered), *named))
+        raise InputError(f"nothing was harvested at {place!r}; {nearest(place, known)}")
+    if len(found) > 1:
+        raise InputError(
+            f"several sites with the target {place!r} were harvested, and a {config.kind} differs "
+            f"between them: name one as {' or '.join(map(repr, found.values()))}"
+        )
+    return next(iter(found))
+
+
+def _arrow(sites: Sites) -> str:
+    """Both sides of a pair, also of an autoencoder's, whose own text is its target."""
+    return f"{sites.source} -> {sites.target}"
 
 
 _RUN = ("at", "steps", "batch_size", "learning_rate", "seed", "device", "shard_features")
