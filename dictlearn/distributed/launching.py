@@ -4,6 +4,7 @@ import atexit
 import faulthandler
 import json
 import os
+import pickle
 import signal
 import sys
 import tempfile
@@ -40,7 +41,8 @@ def launch(nproc: int, work: Callable[..., object], *args: Any, **kwargs: Any) -
     `OMP_NUM_THREADS` says otherwise.
 
     Raises:
-        InputError: fewer than one process, or torchrun has started several already.
+        InputError: fewer than one process, torchrun has started several already, or `work` or an
+            argument cannot be pickled.
         DictLearnError: what the first process to fail raised; the others were ended.
     """
     if nproc < 1:
@@ -55,9 +57,16 @@ def launch(nproc: int, work: Callable[..., object], *args: Any, **kwargs: Any) -
         )
     with tempfile.TemporaryDirectory() as folder:
         meeting, failure = Path(folder) / "meeting", Path(folder) / "failure"
-        workers = mp.spawn(
-            _worker, (nproc, meeting, failure, partial(work, *args, **kwargs)), nproc, join=False
-        )
+        call = partial(work, *args, **kwargs)
+        try:
+            workers = mp.spawn(_worker, (nproc, meeting, failure, call), nproc, join=False)
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            raise InputError(
+                f"required a function and arguments that can be pickled for other processes, got "
+                f"{_types(work, *args, *kwargs.values())} ({error}). Harvest live activations to a "
+                "store first (harvest(…, out=FOLDER)), define functions at the top of a module, "
+                "or start the processes with torchrun"
+            ) from error
         with interruptible() as interruption:
             told = False
             try:
@@ -74,6 +83,12 @@ def launch(nproc: int, work: Callable[..., object], *args: Any, **kwargs: Any) -
                     raise _cause(statuses, failure) from None
                 for process in workers.processes:
                     process.join()
+
+
+def _types(work: Callable[..., object], *arguments: object) -> str:
+    """The call in an error message, with the types of its arguments."""
+    name = getattr(work, "__name__", type(work).__name__)
+    return f"{name}({', '.join(type(argument).__name__ for argument in arguments)})"
 
 
 def join() -> ProcessGroup:
