@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from dictlearn.core.errors import InputError
 from dictlearn.lm.forward import require_fired, require_rows
-from dictlearn.lm.hooks import HookFunction, LanguageModel, hooked, placed
+from dictlearn.lm.hooks import HookFunction, LanguageModel, hooked, placed, require_hooks
+from dictlearn.lm.positions import positions_in, positions_in_hooked
 
 Patch: TypeAlias = Callable[
     [Float[Tensor, "b pos d"], Int[Tensor, "b pos"]], Float[Tensor, "b pos d"] | None
@@ -32,24 +33,42 @@ def patched(
     continue through a key-value cache, and start at -n with n tokens of left padding.
 
     Raises:
-        InputError: a hook does not exist or, in a pass, never fires, has no vector for every
-            token, or a function returns another shape.
+        InputError: a hook does not exist or has something else than functions; or, in a pass, it
+            never fires or has no vector for every token, a function returns something else than
+            an activation of this shape, or a `HookedTransformer` is given text instead of ids.
     """
-    listed = {
-        name: tuple(given) if isinstance(given, Sequence) else (given,)
-        for name, given in patches.items()
-    }
+    require_hooks(model)
+    listed = _functions(patches)
     now = _Pass()
     functions = [(name, as_hook(name, some, now.at)) for name, some in listed.items()]
-    inner = _wrapped(model)
-    before = inner.register_forward_pre_hook(now.begin, with_kwargs=True)
-    after = inner.register_forward_hook(lambda *_: require_fired(listed, now.fired))
-    try:
-        with hooked(model, functions):
-            yield model
-    finally:
-        before.remove()
-        after.remove()
+    told = _told(model, now.begin, lambda: require_fired(listed, now.fired))
+    with told, hooked(model, functions):
+        yield model
+
+
+def _functions(patches: Mapping[str, Patch | Sequence[Patch]]) -> dict[str, tuple[Patch, ...]]:
+    """The functions at each hook.
+
+    Raises:
+        InputError: something is no function; its hook is named.
+    """
+    if not isinstance(patches, Mapping):
+        raise InputError(
+            "patched needs a dict of functions by hook, such as {'blocks.0.hook_mlp_out': function}"
+            f", got {type(patches).__name__}"
+        )
+    listed = {
+        name: tuple(given) if isinstance(given, list | tuple) else (given,)
+        for name, given in patches.items()
+    }
+    for name, functions in listed.items():
+        for function in functions:
+            if not callable(function):
+                raise InputError(
+                    f"at {name!r}: required a function of an activation and its positions, or a "
+                    f"list of functions, got {function!r:.80}"
+                )
+    return listed
 
 
 def as_hook(
@@ -65,6 +84,11 @@ def as_hook(
             changed = patch(y, positions)
             if changed is None:
                 continue
+            if not isinstance(changed, Tensor):
+                raise InputError(
+                    f"at {name!r}: required a tensor or None from the function there, got "
+                    f"{type(changed).__name__}"
+                )
             if changed.shape != given.shape:
                 raise InputError(
                     f"at {name!r}: required an activation of shape {list(given.shape)} from the "
@@ -124,10 +148,10 @@ class _Pass:
         self.positions = torch.empty(0, 0, dtype=torch.long)
         self.fired = set[str]()
 
-    def begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Record the arguments at the start of a pass."""
+    def begin(self, positions: Int[Tensor, "b pos"]) -> None:
+        """Record the positions at the start of a pass."""
         self.fired.clear()
-        self.positions = _positions(args, kwargs)
+        self.positions = positions
 
     def at(self, name: str) -> Int[Tensor, "b pos"]:
         """The positions of the current tokens; marks the hook as fired."""
@@ -135,28 +159,44 @@ class _Pass:
         return self.positions
 
 
-def _wrapped(model: LanguageModel) -> nn.Module:
-    """The module that a pass calls once with ids, cache and mask: a bridge wraps another one."""
-    inner = getattr(model, "original_model", model)
-    assert isinstance(inner, nn.Module)
-    return inner
+@contextmanager
+def _told(
+    model: LanguageModel, begin: Callable[[Tensor], None], end: Callable[[], None]
+) -> Iterator[None]:
+    """Within, `begin` is called with the positions of every pass, and `end` after it.
 
+    A bridge wraps a module, which a pass calls once, with ids, cache and mask. A
+    `HookedTransformer` is such a module itself, but its `generate` calls `forward` past the hooks
+    of a module, so there `forward` takes note.
+    """
+    inner = getattr(model, "original_model", None)
+    if isinstance(inner, nn.Module):
+        handles = (
+            inner.register_forward_pre_hook(
+                lambda _, args, kwargs: begin(positions_in(args, kwargs)), with_kwargs=True
+            ),
+            inner.register_forward_hook(lambda *_: end()),
+        )
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+        return
+    forward = model.forward
 
-def _positions(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Int[Tensor, "b pos"]:
-    """The position of every token of a pass in its own sequence."""
-    ids = args[0] if args else kwargs.get("input_ids", kwargs.get("inputs_embeds"))
-    assert isinstance(ids, Tensor)
-    b, pos = ids.shape[:2]
-    past = kwargs.get("past_key_values", kwargs.get("past_kv_cache"))
-    if past is None:
-        seen = 0
-    elif hasattr(past, "get_seq_length"):
-        seen = int(past.get_seq_length())
-    else:  # the cache of a HookedTransformer
-        seen = int(past[0].past_keys.shape[1])
-    positions = torch.arange(seen, seen + pos, device=ids.device).expand(b, pos)
-    mask = kwargs.get("attention_mask")
-    if isinstance(mask, Tensor) and mask.shape == (b, seen + pos):
-        return positions - mask.long().argmax(dim=1, keepdim=True)
-    given = kwargs.get("position_ids")
-    return given.expand(b, pos) if isinstance(given, Tensor) else positions
+    def noted(*args: Any, **kwargs: Any) -> Any:
+        begin(positions_in_hooked(model, args, kwargs))
+        result = forward(*args, **kwargs)
+        end()
+        return result
+
+    own = model.__dict__.get("forward")  # of a `patched` around this one
+    model.forward = noted
+    try:
+        yield
+    finally:
+        if own is None:
+            del model.forward
+        else:
+            model.forward = own

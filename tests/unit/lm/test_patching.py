@@ -1,5 +1,6 @@
 """Functions at hooks: what they see and write, with gradients, in order, and under a cache."""
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -122,6 +123,81 @@ def test_mistakes_are_told_and_leave_nothing(model, ids):
         model(ids)
     assert torch.equal(model(ids), clean)
     assert set(activations_at(model, ids, [MLP])) == {MLP}
+
+
+@pytest.mark.untyped
+def test_what_is_no_function_is_refused_on_entry(model):
+    for wrong in (None, "scale", [None], ["scale"], 3):
+        with pytest.raises(InputError, match=r"at 'blocks\.0\.hook_mlp_out': required a function"):
+            patched(model, {MLP: wrong}).__enter__()
+    for wrong in ([(MLP, print)], MLP, None):
+        with pytest.raises(InputError, match="a dict of functions by hook"):
+            patched(model, wrong).__enter__()
+    with pytest.raises(InputError, match="a model with TransformerLens hooks"):
+        patched("builtin:stories", {MLP: print}).__enter__()
+
+
+@pytest.mark.parametrize("wrong", [0.0, (torch.zeros(3, 12, 16),), np.zeros((3, 12, 16)), True])
+def test_a_result_that_is_no_tensor_is_refused(model, ids, wrong):
+    with (
+        patched(model, {MLP: lambda y, positions: wrong}),
+        pytest.raises(InputError, match=r"at 'blocks\.0\.hook_mlp_out': required a tensor or None"),
+    ):
+        model(ids)
+
+
+def test_a_single_sequence_may_lack_its_axis(model, ids):
+    seen = []
+    with patched(model, {MLP: lambda y, positions: seen.append(positions)}):
+        model(ids[0])
+    assert seen[0].tolist() == [list(range(12))]
+
+
+@pytest.fixture
+def old(hooked_transformer):
+    """A `HookedTransformer` with the built-in tokenizer, which pads on the left."""
+    from importlib.resources import files
+
+    from transformers import PreTrainedTokenizerFast
+
+    file = str(files("dictlearn.assets") / "stories" / "tokenizer.json")
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_file=file, bos_token="<s>", eos_token="</s>", pad_token="<pad>"
+    )
+    model = hooked_transformer(d_vocab=len(tokenizer), default_prepend_bos=False)
+    model.tokenizer, tokenizer.padding_side = tokenizer, "left"
+    return model
+
+
+@pytest.mark.filterwarnings("ignore:.*HookedTransformer is deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*HookedTransformer:FutureWarning")
+def test_a_hooked_transformer_generates_and_takes_single_sequences(old):
+    ids = torch.randint(1, 40, (2, 5), generator=torch.Generator().manual_seed(0))
+    seen = []
+
+    def late(y, positions):
+        seen.append(positions.clone())
+        return torch.where((positions >= 6).unsqueeze(2), y + 3 * (positions % 3).unsqueeze(2), y)
+
+    generate = {"max_new_tokens": 4, "do_sample": False, "verbose": False, "stop_at_eos": False}
+    with patched(old, {MLP: late}):
+        cached = old.generate(ids, use_past_kv_cache=True, **generate)
+        assert [p.tolist() for p in seen[:2]] == [[[0, 1, 2, 3, 4]] * 2, [[5]] * 2]
+        whole = old.generate(ids, use_past_kv_cache=False, **generate)
+        assert seen[-1].shape == (2, 8)
+        with patched(old, {MLP: late}):
+            old(ids[0])
+        assert seen[-2].tolist() == seen[-1].tolist() == [[0, 1, 2, 3, 4]]
+        old(ids)
+        assert seen[-1].shape == (2, 5), "the one outside is still there"
+        padded = torch.tensor([[old.tokenizer.pad_token_id] * 2 + [5, 6], [5, 6, 7, 8]])
+        old(padded)
+        assert seen[-1].tolist() == [[-2, -1, 0, 1], [0, 1, 2, 3]]
+        for text in ("Once upon", ["Once", "upon"]):
+            with pytest.raises(InputError, match=r"got (str|list); model\.to_tokens"):
+                old(text)
+    assert torch.equal(cached, whole)
+    assert "forward" not in vars(old)
 
 
 def test_positions_count_on_through_a_cache(gpt2):
