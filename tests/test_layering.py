@@ -33,7 +33,10 @@ MODULES: dict[str, set[str]] = {"progress": set(), "_threads": set(), "__main__"
     joint: {*ROOMS, *JOINTS[:i], "progress"} for i, joint in enumerate(JOINTS)
 }
 CORE_LIBRARIES = {"torch", "jaxtyping", "safetensors", "msgspec", "filelock"}
-PACKAGES = {"scikit_learn": "sklearn"}  # what a distribution is imported as, where that differs
+PACKAGES = {
+    "scikit_learn": "sklearn",
+    "pyyaml": "yaml",
+}  # what a distribution is imported as, where that differs
 LONGEST_FILE = 300
 LONGER_FILES: dict[str, int] = {}  # a file and its limit, where its ideas do not come apart
 

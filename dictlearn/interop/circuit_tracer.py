@@ -4,7 +4,6 @@ A set of transcoders is written one dictionary after the other into one folder. 
 when its layers run from 0 without a gap, which is for whoever writes them to see to.
 """
 
-import json
 import re
 from pathlib import Path
 
@@ -23,8 +22,15 @@ from dictlearn.dictionaries.linear import Rule
 from dictlearn.dictionaries.sae import ReLU
 from dictlearn.dictionaries.topk_sae import TopK
 from dictlearn.interop import circuit_tracer_clt
-from dictlearn.interop.circuit_tracer_clt import CONFIG_FILE
-from dictlearn.interop.files import EXPORT, TensorFile, cast, require_widths, sites_named
+from dictlearn.interop.circuit_tracer_config import (
+    CONFIG_FILE,
+    CROSS_LAYER,
+    SET,
+    TracerConfig,
+    read_config,
+    require_kind,
+)
+from dictlearn.interop.files import EXPORT, TensorFile, cast, count, require_widths, sites_named
 from dictlearn.interop.ours import built, folded
 from dictlearn.interop.weights import LinearWeights
 
@@ -32,7 +38,6 @@ LIBRARY = "circuit-tracer"
 THRESHOLD = "activation_function.threshold"
 _HOOK = re.compile(r"blocks\.(\d+)\.(.+)")
 _LAYER_FILE = re.compile(r"layer_(\d+)\.safetensors")
-_ENTRY = re.compile(r"(\w+):\s*(\S.*?)?\s*")
 
 _RULES = (ReLU, TopK, BatchTopK, JumpReLU)
 
@@ -44,7 +49,8 @@ def write(dictionary: FeatureDictionary, path: Path) -> Path:
 
     Raises:
         InputError: it is no transcoder within one layer, or differs from the layers in the folder
-            in hooks, model or selection, or a file is in the way that no export wrote there.
+            in hooks, model or selection, or a cross-layer transcoder or a file that no export wrote
+            is in the way.
     """
     if isinstance(dictionary, CrossLayerTranscoder):
         return circuit_tracer_clt.write(dictionary, path)
@@ -58,14 +64,15 @@ def write(dictionary: FeatureDictionary, path: Path) -> Path:
             f"{LIBRARY} holds transcoders of one width between hooks blocks.LAYER.NAME of one "
             f"layer; got {sites} with widths {sites.source.d} and {sites.target.d}"
         )
-    config: dict[str, str | int] = {
-        "model_kind": "transcoder_set",
-        "model_name": dictionary.provenance.model,
-        "feature_input_hook": source[2],
-        "feature_output_hook": target[2],
-    }
-    if isinstance(weights.rule, TopK):
-        config |= {"activation": "topk", "k": weights.rule.k}
+    k = weights.rule.k if isinstance(weights.rule, TopK) else None
+    config = TracerConfig(
+        SET,
+        source[2],
+        target[2],
+        model_name=dictionary.provenance.model,
+        activation="topk" if k else None,
+        k=k,
+    )
     tensors = {
         "W_enc": weights.W_enc.T,
         "b_enc": weights.b_enc,
@@ -80,7 +87,8 @@ def write(dictionary: FeatureDictionary, path: Path) -> Path:
     own = OwnFiles.of(path, EXPORT, sum(t.nbytes for t in written.values()))
     folder, file = own.path, own.path / f"layer_{source[1]}.safetensors"
     others = [other for other in _layers(folder) if other != file]
-    if others and _read_yaml(folder / CONFIG_FILE) != {k: str(v) for k, v in config.items()}:
+    require_kind(folder, SET)
+    if others and read_config(folder) != config:
         raise InputError(
             f"{folder}: its other layers ({', '.join(o.name for o in others)}) have another "
             f"{CONFIG_FILE}; a set shares hooks, model and selection. Choose another folder"
@@ -88,7 +96,7 @@ def write(dictionary: FeatureDictionary, path: Path) -> Path:
     own.require(file.name, *([] if others else [CONFIG_FILE]))
     own.write_tensors(file.name, written, {"format": "pt"})
     if not others:  # elsewhere the config says the same already
-        own.write_text(CONFIG_FILE, "".join(f"{k}: {json.dumps(v)}\n" for k, v in config.items()))
+        config.write(own)
     return file
 
 
@@ -101,19 +109,19 @@ def read(path: Path, sites: Sites | None) -> FeatureDictionary:
     """
     layers = [path] if path.suffix == ".safetensors" else _layers(path)
     if not layers and (path / CONFIG_FILE).is_file():
-        config = _read_yaml(path / CONFIG_FILE)
-        if config.get("model_kind") == circuit_tracer_clt.MODEL_KIND:
+        config = read_config(path)
+        if config.model_kind == CROSS_LAYER:
             return circuit_tracer_clt.read(path, config, sites)
     if len(layers) != 1:
         names = ", ".join(layer.name for layer in layers) or "none"
         raise InputError(f"{path}: required one layer's file; it has {names}: give one by its path")
     [layer_path] = layers
     config_path = layer_path.parent / CONFIG_FILE
-    config = _read_yaml(config_path)
-    if config.get("model_kind") != "transcoder_set":
+    config = read_config(layer_path.parent)
+    if config.model_kind != SET:
         raise InputError(
-            f"{config_path}: required model_kind 'transcoder_set', got "
-            f"{config.get('model_kind')!r}; a {circuit_tracer_clt.MODEL_KIND} is read by its folder"
+            f"{config_path}: required model_kind {SET!r}, got {config.model_kind!r:.80}; a "
+            f"{CROSS_LAYER} is read by its folder"
         )
     file = TensorFile(layer_path)
     W_enc = file.take("W_enc", None, None).T
@@ -134,9 +142,9 @@ def read(path: Path, sites: Sites | None) -> FeatureDictionary:
     if sites is None:
         number = _LAYER_FILE.fullmatch(layer_path.name)
         block = f"blocks.{number[1]}." if number else ""
-        source, target = config.get("feature_input_hook"), config.get("feature_output_hook")
-        sites = sites_named(block + (source or "x"), block + (target or "y"), (d, d))
-    provenance = Provenance(model=config.get("model_name", ""), versions={})
+        source, target = config.feature_input_hook, config.feature_output_hook
+        sites = sites_named(block + source, block + target, (d, d))
+    provenance = Provenance(model=config.model_name, versions={})
     return built(weights, require_widths(sites, (d, d), path), provenance, file.dtype)
 
 
@@ -145,42 +153,18 @@ def _layers(folder: Path) -> list[Path]:
 
 
 def _rule(
-    file: TensorFile, config: dict[str, str], n_features: int, path: Path
+    file: TensorFile, config: TracerConfig, n_features: int, path: Path
 ) -> tuple[Rule, dict[str, Tensor]]:
     """The rule of the set, and its parameters in this layer."""
-    if THRESHOLD in file:
-        return JumpReLU(), {"threshold": file.take(THRESHOLD, n_features)}
     # Its own writer leaves a tensor k, which its reader refuses.
-    k = str(int(file.take("k"))) if "k" in file else config.get("k", "")
-    if config.get("activation") != "topk" and not k:
-        return ReLU(), {}
-    if not k.isdecimal():
-        raise CorruptFileError(f"{path}: the entry 'k' must be a whole number, got {k!r}")
-    return TopK(int(k)), {}
-
-
-def _read_yaml(path: Path) -> dict[str, str]:
-    """The entries `name: value` of a YAML file, as text; lists and what is nested are passed over.
-
-    Raises:
-        CorruptFileError: the file cannot be read.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise CorruptFileError(f"{path}: cannot be read ({error})") from error
-    entries = filter(None, map(_ENTRY.fullmatch, lines))
-    return {found[1]: _scalar(found[2] or "") for found in entries}
-
-
-def _scalar(text: str) -> str:
-    """The value of a YAML scalar, without quotes or a trailing comment."""
-    if text[:1] in ("'", '"'):
-        end = text.rfind(text[0])
-        if text[0] == '"':
-            try:
-                return str(json.loads(text[: end + 1]))
-            except json.JSONDecodeError:
-                pass
-        return text[1:end]
-    return re.sub(r"\s+#.*", "", text)
+    k = count({"k": int(file.take("k"))}, "k", file.path) if "k" in file else config.k
+    has_threshold, named = THRESHOLD in file, config.activation
+    found = "jumprelu" if has_threshold else "topk" if k else "relu"
+    if named not in (None, found) or (has_threshold and k):
+        raise CorruptFileError(
+            f"{path}: activation {named!r} and k {k!r} do not fit {file.path.name}, which has "
+            f"{'' if has_threshold else 'no '}thresholds"
+        )
+    if has_threshold:
+        return JumpReLU(), {"threshold": file.take(THRESHOLD, n_features)}
+    return (TopK(k) if k else ReLU()), {}

@@ -4,7 +4,6 @@
 of all later ones. `config.yaml` names hooks within a block, so that layers run from 0 to the last.
 """
 
-import json
 import re
 from pathlib import Path
 
@@ -21,12 +20,16 @@ from dictlearn.dictionaries.cross_layer_transcoder import (
     CrossLayerTranscoder,
     CrossLayerTranscoderConfig,
 )
+from dictlearn.interop.circuit_tracer_config import (
+    CONFIG_FILE,
+    CROSS_LAYER,
+    TracerConfig,
+    require_kind,
+)
 from dictlearn.interop.files import EXPORT, TensorFile, cast, require_widths
 
-MODEL_KIND = "cross_layer_transcoder"
-CONFIG_FILE = "config.yaml"
 _HOOK = re.compile(r"blocks\.(\d+)\.(.+)")
-_ENCODER_FILE = re.compile(r"W_enc_(\d+)\.safetensors")
+_FILE = re.compile(r"W_(enc|dec)_(\d+)\.safetensors")
 
 
 def write(dictionary: CrossLayerTranscoder, path: Path) -> Path:
@@ -34,7 +37,8 @@ def write(dictionary: CrossLayerTranscoder, path: Path) -> Path:
 
     Raises:
         InputError: its layers are not those of a whole model from 0 on, or differ in width or in
-            the name of a hook; or files are in the way that no export wrote there.
+            the name of a hook; or a set of transcoders or files that no export wrote are in the
+            way.
     """
     sites = dictionary.sites
     source, target = (_name_in_block(site) for site in (sites.source, sites.target))
@@ -55,24 +59,26 @@ def write(dictionary: CrossLayerTranscoder, path: Path) -> Path:
         encoder = {f"W_enc_{i}": W_enc, f"b_enc_{i}": b_enc, f"b_dec_{i}": biases[i]}
         files[f"W_enc_{i}.safetensors"] = cast(encoder, dictionary)
         files[f"W_dec_{i}.safetensors"] = cast({f"W_dec_{i}": by_layer[i, :, i:]}, dictionary)
-    config = {
-        "model_kind": MODEL_KIND,
-        "model_name": dictionary.provenance.model,
-        "feature_input_hook": source,
-        "feature_output_hook": target,
-        "n_layers": n_layers,
-        "d_transcoder": n_features,
-    }
+    config = TracerConfig(
+        CROSS_LAYER,
+        source,
+        target,
+        model_name=dictionary.provenance.model,
+        sizes={"n_layers": n_layers, "d_transcoder": n_features},
+    )
     own = OwnFiles.of(path, EXPORT, sum(t.nbytes for file in files.values() for t in file.values()))
-    own.require(*files, CONFIG_FILE)
-    own.remove(CONFIG_FILE)
+    require_kind(own.path, CROSS_LAYER)
+    # Of an earlier export with more layers, which would be taken for layers of this one.
+    stale = [p.name for p in own.path.iterdir() if _FILE.fullmatch(p.name) and p.name not in files]
+    own.require(*files, CONFIG_FILE, *stale)
+    own.remove(CONFIG_FILE, *stale)
     for name, tensors in files.items():
         own.write_tensors(name, tensors, {"format": "pt"})
-    own.write_text(CONFIG_FILE, "".join(f"{k}: {json.dumps(v)}\n" for k, v in config.items()))
+    config.write(own)
     return own.path
 
 
-def read(folder: Path, config: dict[str, str], sites: Sites | None) -> CrossLayerTranscoder:
+def read(folder: Path, config: TracerConfig, sites: Sites | None) -> CrossLayerTranscoder:
     """The cross-layer transcoder in `folder`, whose `config.yaml` holds `config`.
 
     Raises:
@@ -80,7 +86,13 @@ def read(folder: Path, config: dict[str, str], sites: Sites | None) -> CrossLaye
         InputError: it has learned thresholds or a skip, which the kind here does not, or other
             widths than `sites`.
     """
-    numbers = sorted(int(m[1]) for p in folder.iterdir() if (m := _ENCODER_FILE.fullmatch(p.name)))
+    if config.activation not in (None, "relu") or config.k:
+        raise InputError(
+            f"{folder}: its features have the activation {config.activation!r}, and {CROSS_LAYER} "
+            "here has ReLU"
+        )
+    found = [m for p in folder.iterdir() if (m := _FILE.fullmatch(p.name))]
+    numbers = sorted(int(m[2]) for m in found if m[1] == "enc")
     n_layers = len(numbers)
     if numbers != list(range(n_layers)) or not numbers:
         raise CorruptFileError(
@@ -89,16 +101,21 @@ def read(folder: Path, config: dict[str, str], sites: Sites | None) -> CrossLaye
     encoders = [TensorFile(folder / f"W_enc_{i}.safetensors") for i in numbers]
     if "threshold_0" in encoders[0]:
         raise InputError(
-            f"{folder}: its features have thresholds (JumpReLU), and {MODEL_KIND} here has ReLU"
+            f"{folder}: its features have thresholds (JumpReLU), and {CROSS_LAYER} here has ReLU"
         )
     n_features, d = encoders[0].shape("W_enc_0")
+    for name, size in {"n_layers": n_layers, "d_transcoder": n_features}.items():
+        if config.sizes.get(name, size) != size:
+            raise CorruptFileError(
+                f"{folder}: {CONFIG_FILE} has {name} = {config.sizes[name]}, and the files {size}"
+            )
     if sites is None:
-        names = (config.get("feature_input_hook", "x"), config.get("feature_output_hook", "y"))
+        names = (config.feature_input_hook, config.feature_output_hook)
         sites = Sites(*(Site([f"blocks.{i}.{n}" for i in numbers], [d] * n_layers) for n in names))
     require_widths(sites, (n_layers * d, n_layers * d), folder)
     dictionary = CrossLayerTranscoderConfig(n_features=n_features).build(sites)
     dictionary.to(encoders[0].dtype).eval()
-    dictionary.provenance = Provenance(model=config.get("model_name", ""), versions={})
+    dictionary.provenance = Provenance(model=config.model_name, versions={})
     offsets, biases = [], []
     with torch.no_grad():
         for i, file in enumerate(encoders):

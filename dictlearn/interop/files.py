@@ -101,6 +101,44 @@ def entry(data: Mapping[str, Any], key: str, of: type[T], path: Path) -> T:
     return value
 
 
+def count(data: Mapping[str, Any], key: str, path: Path) -> int:
+    """The entry `key` of a config, a whole number of at least 1.
+
+    Raises:
+        CorruptFileError: it is absent or something else.
+    """
+    value = data.get(key)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise CorruptFileError(
+            f"{path}: the entry {key!r} must be a whole number of at least 1, got {value!r:.80}"
+            + ("" if key in data else " (it is absent)")
+        )
+    return value
+
+
+def flag(data: Mapping[str, Any], key: str, path: Path, otherwise: bool = False) -> bool:
+    """The entry `key` of a config, true or false, or `otherwise` where it is absent.
+
+    Raises:
+        CorruptFileError: it is something else.
+    """
+    return entry(data, key, bool, path) if key in data else otherwise
+
+
+def require_known(data: Mapping[str, Any], known: Iterable[str], path: Path) -> None:
+    """Check that a config has no entries but those that are read here or change nothing.
+
+    Raises:
+        InputError: it has; they may change what the dictionary computes.
+    """
+    unknown = sorted(data.keys() - {*known, OWN_KEY})
+    if unknown:
+        raise InputError(
+            f"{path}: has the settings {', '.join(unknown)[:200]}, which are unknown here and may "
+            "change what the dictionary computes; remove them if they do not"
+        )
+
+
 def own_entry(dictionary: FeatureDictionary) -> dict[str, Any]:
     """Sites and provenance of `dictionary`, for formats without fields for them."""
     return {
@@ -167,10 +205,16 @@ def write_folder(
     """Write tensors first and the config last, so that a folder with a config is complete.
 
     Raises:
-        InputError: there are files of these names, and no export to this folder wrote them.
+        InputError: there are files of these names, and no export to this folder wrote them; or the
+            config is that of an export for another library.
     """
     own = OwnFiles.of(path, EXPORT, sum(t.nbytes for t in tensors.values()))
     own.require(weights_file, config_file)
+    if (own.path / config_file).exists() and not (own.path / weights_file).exists():
+        raise InputError(
+            f"{own.path} has a {config_file} and no {weights_file}: it holds an export for another "
+            "library, whose config would be replaced; choose another folder, or remove that export"
+        )
     own.remove(config_file)
     own.write_tensors(weights_file, dict(tensors), {"format": "pt"})
     own.write_text(config_file, json_text(config))

@@ -425,7 +425,9 @@ def test_circuit_tracer_refusals(tmp_path):
     with pytest.raises(InputError, match="cross_layer_transcoder"):
         dl.load(f"circuit_tracer:{path}")
     circuit_tracer(tmp_path, YAML + "activation: topk\nk: many\n", w)
-    with pytest.raises(CorruptFileError, match="'k' must be a whole number, got 'many'"):
+    with pytest.raises(
+        CorruptFileError, match="'k' must be a whole number of at least 1, got 'many'"
+    ):
         dl.load(f"circuit_tracer:{path}")
     circuit_tracer(tmp_path, YAML, w, layer=1)
     with pytest.raises(InputError, match=r"layer_0\.safetensors, layer_1\.safetensors"):
@@ -451,10 +453,10 @@ def test_a_set_of_layers_is_written_one_by_one(x, tmp_path):
     assert lines == [
         'model_kind: "transcoder_set"',
         'model_name: ""',
-        'feature_input_hook: "mlp.hook_in"',
-        'feature_output_hook: "mlp.hook_out"',
         'activation: "topk"',
         "k: 2",
+        'feature_input_hook: "mlp.hook_in"',
+        'feature_output_hook: "mlp.hook_out"',
     ]
     with pytest.raises(InputError, match="a set shares"):
         dl.save(transcoder(2, k=3), tmp_path, format="circuit_tracer")
