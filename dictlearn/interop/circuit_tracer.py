@@ -30,7 +30,7 @@ from dictlearn.interop.circuit_tracer_config import (
     read_config,
     require_kind,
 )
-from dictlearn.interop.files import EXPORT, TensorFile, cast, count, require_widths, sites_named
+from dictlearn.interop.files import EXPORT, TensorFile, cast, require_widths, sites_named
 from dictlearn.interop.ours import built, folded
 from dictlearn.interop.weights import LinearWeights
 
@@ -145,7 +145,7 @@ def read(path: Path, sites: Sites | None) -> FeatureDictionary:
         source, target = config.feature_input_hook, config.feature_output_hook
         sites = sites_named(block + source, block + target, (d, d))
     provenance = Provenance(model=config.model_name, versions={})
-    return built(weights, require_widths(sites, (d, d), path), provenance, file.dtype)
+    return built(weights, require_widths(sites, (d, d), path), provenance, file.dtype, path)
 
 
 def _layers(folder: Path) -> list[Path]:
@@ -157,7 +157,7 @@ def _rule(
 ) -> tuple[Rule, dict[str, Tensor]]:
     """The rule of the set, and its parameters in this layer."""
     # Its own writer leaves a tensor k, which its reader refuses.
-    k = count({"k": int(file.take("k"))}, "k", file.path) if "k" in file else config.k
+    k = file.count("k") if "k" in file else config.k
     has_threshold, named = THRESHOLD in file, config.activation
     found = "jumprelu" if has_threshold else "topk" if k else "relu"
     if named not in (None, found) or (has_threshold and k):

@@ -5,8 +5,7 @@ could run.
 """
 
 import pickle
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +21,15 @@ from dictlearn.core.sites import Sites
 from dictlearn.dictionaries.batchtopk_sae import BatchTopK
 from dictlearn.dictionaries.gated_sae import Gated
 from dictlearn.dictionaries.jumprelu_sae import JumpReLU
-from dictlearn.dictionaries.linear import Rule
 from dictlearn.dictionaries.sae import ReLU
 from dictlearn.dictionaries.topk_sae import TopK
+from dictlearn.interop.dictionary_learning_classes import (
+    CLASSES,
+    CONFIG_FILE,
+    UNSET,
+    Layout,
+    Trainer,
+)
 from dictlearn.interop.files import (
     EXPORT,
     OWN_KEY,
@@ -38,73 +43,12 @@ from dictlearn.interop.files import (
     sites_named,
 )
 from dictlearn.interop.ours import built, folded
-from dictlearn.interop.weights import LinearWeights, gates
+from dictlearn.interop.weights import LinearWeights
 
 LIBRARY = "dictionary_learning"
-CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "ae.pt"
-Trainer = Mapping[str, Any]
-UNSET = -1.0
-"""The threshold of a dictionary whose training ended before it was ever measured."""
-
-
-Learned = tuple[Rule, dict[str, Tensor]]
-"""A rule, and what it has learned (`LinearWeights.learned`)."""
-
-
-def _relu(file: TensorFile, trainer: Trainer, b_enc: Tensor) -> Learned:
-    return ReLU(), {}
-
-
-def _top_k(file: TensorFile, trainer: Trainer, b_enc: Tensor) -> Learned:
-    return TopK(_k(file, trainer)), {}
-
-
-def _jumprelu(file: TensorFile, trainer: Trainer, b_enc: Tensor) -> Learned:
-    return JumpReLU(), {"threshold": file.take("threshold", len(b_enc))}
-
-
-def _gated(file: TensorFile, trainer: Trainer, b_enc: Tensor) -> Learned:
-    r_mag, b_mag = file.take("r_mag", len(b_enc)), file.take("mag_bias", len(b_enc))
-    return Gated(), gates(r_mag, b_mag, b_enc)
-
-
-def _batch_top_k(file: TensorFile, trainer: Trainer, b_enc: Tensor) -> Learned:
-    threshold = file.take("threshold")
-    if threshold < 0:
-        raise InputError(
-            f"{file.path}: its threshold was never set (it is {float(threshold):g}), so that every "
-            "positive feature would stay; train it beyond threshold_start_step. To select the k "
-            f"largest of each row instead, change dict_class in {CONFIG_FILE} from BatchTopKSAE "
-            "to AutoEncoderTopK"
-        )
-    return BatchTopK(_k(file, trainer)), {"threshold": threshold}
-
-
-def _k(file: TensorFile, trainer: Trainer) -> int:
-    """The value from the tensors, or from the config in older files without the tensor."""
-    return int(file.take("k")) if "k" in file else entry(trainer, "k", int, file.path)
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Layout of a class: names of its biases, whether it subtracts `b_dec`, and its rule."""
-
-    b_enc: str
-    b_dec: str
-    centred: bool
-    rule: Callable[[TensorFile, Trainer, Tensor], Learned]
-
-
-CLASSES: Mapping[str, Layout] = {
-    "AutoEncoder": Layout("encoder.bias", "bias", True, _relu),
-    "AutoEncoderNew": Layout("encoder.bias", "decoder.bias", False, _relu),
-    "GatedAutoEncoder": Layout("gate_bias", "decoder_bias", True, _gated),
-    "JumpReluAutoEncoder": Layout("b_enc", "b_dec", False, _jumprelu),
-    "AutoEncoderTopK": Layout("encoder.bias", "b_dec", True, _top_k),
-    "BatchTopKSAE": Layout("encoder.bias", "b_dec", True, _batch_top_k),
-    "MatryoshkaBatchTopKSAE": Layout("b_enc", "b_dec", True, _batch_top_k),
-}
+HOOKS = {"out": ("", ""), "in": (".in", ".in"), "in_and_out": (".in", ".out")}
+"""Names of source and target after a module's, by what of the module was read."""
 
 
 def write(dictionary: FeatureDictionary, path: Path) -> Path:
@@ -201,7 +145,8 @@ def read(path: Path, sites: Sites | None) -> FeatureDictionary:
     """The dictionary in the folder `path`, or in a `.pt` file below a folder with its config.
 
     `sites` override the submodule that the config names; one trained from its input to its output
-    gets the hooks `NAME.in` and `NAME.out`.
+    gets the hooks `NAME.in` and `NAME.out`. As in `load_dictionary`, the decoder of an
+    `AutoEncoder` gets unit norm. Settings of training are not read, there or here.
 
     Raises:
         CorruptFileError: a file is absent, damaged, holds more than tensors, or does not fit.
@@ -224,12 +169,16 @@ def read(path: Path, sites: Sites | None) -> FeatureDictionary:
     buffer = config.get("buffer") or {}
     layer = trainer.get("layer")
     name = trainer.get("submodule_name") or ("x" if layer is None else f"layers.{layer}")
-    across = buffer.get("io") == "in_and_out"
-    hooks = (f"{name}.in", f"{name}.out") if across else (name, name)
+    io = buffer.get("io", "out")
+    if io not in HOOKS:
+        raise CorruptFileError(
+            f"{config_path}: 'io' must be one of {', '.join(HOOKS)}, got {io!r:.80}"
+        )
+    hooks = (name + HOOKS[io][0], name + HOOKS[io][1])
     sites = sites or own_sites(config, config_path) or sites_named(*hooks, widths)
     origin = Provenance(model=trainer.get("lm_name") or "", seed=trainer.get("seed"), versions={})
     sites = require_widths(sites, widths, path)
-    return built(weights, sites, own_provenance(config, origin), file.dtype)
+    return built(weights, sites, own_provenance(config, origin), file.dtype, path)
 
 
 def _unpickled(path: Path) -> Mapping[str, Tensor]:
@@ -260,9 +209,30 @@ def _weights(file: TensorFile, layout: Layout, trainer: Trainer) -> LinearWeight
         )
     b_enc, b_dec = file.take(layout.b_enc, n_features), file.take(layout.b_dec, d)
     rule, learned = layout.rule(file, trainer, b_enc)
+    if layout.unit_norm:
+        W_enc, b_enc, W_dec = _unit_norm(W_enc, b_enc, W_dec, file.path)
     ends = file.take("group_sizes", None).cumsum(0).tolist() if "group_sizes" in file else []
+    if ends and ends[-1] != n_features:
+        raise CorruptFileError(
+            f"{file.path}: its group_sizes add up to {ends[-1]:g}, and it has {n_features} features"
+        )
     file.finish(ignored=("threshold",))
     centre = b_dec if layout.centred else torch.zeros_like(b_dec)
     return LinearWeights(
         W_enc, b_enc, W_dec, b_dec, centre, rule, learned, prefixes=tuple(map(int, ends[:-1]))
     )
+
+
+def _unit_norm(
+    W_enc: Tensor, b_enc: Tensor, W_dec: Tensor, path: Path
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The same function with a decoder of unit norm, as `AutoEncoder.from_pretrained` makes it."""
+    norms = W_dec.norm(dim=1)
+    if torch.allclose(norms, torch.ones_like(norms)):
+        return W_enc, b_enc, W_dec
+    if not (norms > 0).all():
+        raise CorruptFileError(
+            f"{path}: required decoder directions that differ from 0, as {LIBRARY} does to give an "
+            f"AutoEncoder unit norm; {int((norms == 0).sum())} do not"
+        )
+    return W_enc * norms, b_enc * norms, W_dec / norms.unsqueeze(1)

@@ -55,6 +55,15 @@ class TensorFile:
         del self._tensors[name]
         return tensor.to(torch.float64)
 
+    def count(self, name: str) -> int:
+        """The number in the tensor `name`, a whole one of at least 1.
+
+        Raises:
+            CorruptFileError: it is absent or something else.
+        """
+        value = float(self.take(name))
+        return count({name: int(value) if value.is_integer() else value}, name, self.path)
+
     def _require(self, name: str, shape: tuple[int | None, ...]) -> Tensor:
         if name not in self._tensors:
             held = ", ".join(sorted(self._tensors)) or "nothing else"

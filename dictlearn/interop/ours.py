@@ -1,6 +1,7 @@
 """Our kinds as linear weights, and linear weights as our kinds."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -8,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dictlearn.core.dictionary import FeatureDictionary
-from dictlearn.core.errors import InputError
+from dictlearn.core.errors import ConfigError, CorruptFileError, InputError
 from dictlearn.core.provenance import Provenance
 from dictlearn.core.sites import Sites
 from dictlearn.dictionaries.batchtopk_sae import BatchTopK, BatchTopKSAEConfig
@@ -87,22 +88,23 @@ def folded(dictionary: FeatureDictionary, library: str) -> LinearWeights:
 
 
 def built(
-    weights: LinearWeights, sites: Sites, provenance: Provenance, dtype: torch.dtype
+    weights: LinearWeights, sites: Sites, provenance: Provenance, dtype: torch.dtype, path: Path
 ) -> FeatureDictionary:
-    """The dictionary of ours that computes what `weights` do, on raw activations at `sites`.
+    """The dictionary of ours that computes what `weights`, from `path`, do on raw activations.
 
     It is an autoencoder where source and target are one site and there is no skip, and a
     transcoder elsewhere. Its standardization is the identity.
 
     Raises:
         InputError: no kind of ours has this rule there.
+        CorruptFileError: a setting is out of range.
     """
     has_skip = weights.W_skip is not None
     kinds = KINDS[type(weights.rule)]
     is_autoencoder = sites.is_autoencoder and not has_skip
     if not is_autoencoder and len(kinds) == 1:
         raise InputError(
-            f"at {sites}: the file holds a transcoder with gates, and no kind can be one"
+            f"{path}: at {sites}, the file holds a transcoder with gates, and no kind can be one"
         )
     fields: dict[str, Any] = {"n_features": len(weights.W_dec)}
     if isinstance(weights.rule, TopK | BatchTopK):
@@ -113,7 +115,11 @@ def built(
     if weights.prefixes and kind is BatchTopKSAEConfig:
         kind = MatryoshkaSAEConfig
         fields["prefixes"] = tuple(width / len(weights.W_dec) for width in weights.prefixes)
-    dictionary = kind(**fields).build(sites).to(dtype).eval()
+    try:
+        config = kind(**fields)
+    except ConfigError as error:
+        raise CorruptFileError(f"{path}: holds a setting out of range ({error})") from error
+    dictionary = config.build(sites).to(dtype).eval()
     weights = weights.centred_at_b_dec() if is_autoencoder else weights.uncentred()
     values = {name: getattr(weights, name) for name in ("W_enc", "b_enc", "W_dec", "b_dec")}
     if weights.W_skip is not None:

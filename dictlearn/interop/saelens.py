@@ -1,5 +1,6 @@
 """SAELens: `cfg.json` and `sae_weights.safetensors` in a folder, as its version 6 writes them."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dictlearn.core.dictionary import FeatureDictionary
-from dictlearn.core.errors import InputError, nearest
+from dictlearn.core.errors import CorruptFileError, InputError, nearest
 from dictlearn.core.files import read_json
 from dictlearn.core.provenance import Provenance
 from dictlearn.core.sites import Sites
@@ -22,8 +23,11 @@ from dictlearn.interop.files import (
     OWN_KEY,
     TensorFile,
     cast,
+    count,
     entry,
+    flag,
     own_provenance,
+    require_known,
     require_widths,
     sites_named,
     write_folder,
@@ -41,7 +45,28 @@ AUTOENCODERS = ("standard", "topk", "gated", "jumprelu", "batchtopk", "matryoshk
 TRANSCODERS = (
     "transcoder", "skip_transcoder", "jumprelu_transcoder", "jumprelu_skip_transcoder"
 )  # fmt: skip
-_RENAMED = {"hook_point": "hook_name", "activation_fn_str": "activation_fn"}
+CHECKPOINTS = ("batchtopk", "matryoshka_batchtopk")
+"""Architectures that SAELens has in training only."""
+_RENAMED = {
+    "hook_point": "hook_name",
+    "hook_point_head_index": "hook_head_index",
+    "activation_fn_str": "activation_fn",
+}
+_RESCALED = {"topk": False, **dict.fromkeys(CHECKPOINTS, True)}
+"""The architectures with `rescale_acts_by_decoder_norm`, and its default in each."""
+_READ = (
+    "architecture", "d_in", "d_sae", "d_out", "apply_b_dec_to_input", "normalize_activations",
+    "reshape_activations", "metadata", "k", "rescale_acts_by_decoder_norm", "matryoshka_widths",
+    "activation_fn",
+)  # fmt: skip
+_WITHOUT_EFFECT = (
+    "dtype", "device", "decoder_init_norm", "l1_coefficient", "lp_norm", "l1_warm_up_steps",
+    "use_sparse_activations", "aux_loss_coefficient", "topk_threshold_lr",
+    "use_matryoshka_aux_loss", "jumprelu_init_threshold", "jumprelu_bandwidth",
+    "jumprelu_sparsity_loss_mode", "l0_coefficient", "l0_warm_up_steps",
+    "pre_act_loss_coefficient", "jumprelu_tanh_scale", "jumprelu_ste_to_input", "target_l0",
+)  # fmt: skip
+"""Settings of training in a checkpoint, which a trained dictionary does not depend on."""
 
 
 def write(dictionary: FeatureDictionary, path: Path) -> Path:
@@ -113,7 +138,7 @@ def read(path: Path, sites: Sites | None) -> FeatureDictionary:
         InputError: no kind here computes the same.
     """
     config_path = path / CONFIG_FILE
-    config = _modern(read_json(config_path))
+    config = _modern(read_json(config_path), config_path)
     architecture = entry(config, "architecture", str, config_path)
     if architecture not in AUTOENCODERS + TRANSCODERS:
         known = AUTOENCODERS + TRANSCODERS
@@ -121,7 +146,7 @@ def read(path: Path, sites: Sites | None) -> FeatureDictionary:
             f"{config_path}: no kind of ours computes what the {LIBRARY} architecture "
             f"{architecture!r} does; {nearest(architecture, known, n=len(known))}"
         )
-    _refuse_scaling(config, config_path)
+    _refuse_unknown(config, config_path)
     file = TensorFile(path / WEIGHTS_FILE)
     weights = _weights(file, architecture, config, config_path)
     widths = (weights.W_enc.shape[0], weights.W_dec.shape[1])
@@ -137,12 +162,16 @@ def read(path: Path, sites: Sites | None) -> FeatureDictionary:
         versions={"sae-lens": str(version)} if version else {},
     )
     sites = require_widths(sites, widths, path)
-    return built(weights, sites, own_provenance(metadata, origin), file.dtype)
+    return built(weights, sites, own_provenance(metadata, origin), file.dtype, path)
 
 
-def _modern(config: dict[str, Any]) -> dict[str, Any]:
-    """A config in the form of version 6; before it, there was one level of entries."""
+def _modern(config: dict[str, Any], path: Path) -> dict[str, Any]:
+    """A config in the form of version 6; before it, there was one level of entries.
+
+    Of those, SAELens ignores what its version 6 has no field for: settings of training.
+    """
     if isinstance(config.get("metadata"), dict):
+        require_known(config, (*_READ, *_WITHOUT_EFFECT), path)
         return config
     flat = {_RENAMED.get(key, key): value for key, value in config.items()}
     arguments = flat.get("activation_fn_kwargs") or {}
@@ -155,12 +184,24 @@ def _modern(config: dict[str, Any]) -> dict[str, Any]:
     return modern | {"metadata": flat}
 
 
-def _refuse_scaling(config: Mapping[str, Any], path: Path) -> None:
+def _refuse_unknown(config: Mapping[str, Any], path: Path) -> None:
     """Check that nothing but the weights acts on activations.
 
     Raises:
-        InputError: activations are normalized first, or the non-linearity is another one.
+        InputError: activations are normalized or selected first, or the non-linearity is another.
     """
+    for key in ("hook_head_index", "hook_head_index_out"):
+        head = config["metadata"].get(key)
+        if head is not None:
+            raise InputError(
+                f"{path}: is of head {head!r:.80} alone ({key}), and sites here have all heads of "
+                "a hook, flattened; no kind of ours computes the same"
+            )
+    if config.get("reshape_activations", "none") not in ("none", "hook_z"):
+        raise InputError(
+            f"{path}: required activations as they are or with heads flattened ('hook_z'), got "
+            f"reshape_activations {config['reshape_activations']!r:.80}"
+        )
     if config.get("normalize_activations") not in (None, False, "none"):
         raise InputError(
             f"{path}: normalizes activations ({config['normalize_activations']!r}) by what is not "
@@ -181,17 +222,31 @@ def _weights(
     b_dec = file.take("b_dec", W_dec.shape[1])
     b_enc = file.take("b_gate" if architecture == "gated" else "b_enc", n_features)
     rule, learned = _rule(file, architecture, config, path, b_enc)
-    if config.get("rescale_acts_by_decoder_norm"):
+    for key, size in {"d_in": d_in, "d_sae": n_features, "d_out": W_dec.shape[1]}.items():
+        if config.get(key, size) != size:
+            raise CorruptFileError(
+                f"{path}: has {key} = {config[key]!r:.80}, and the weights {size}"
+            )
+    default = _RESCALED.get(architecture)
+    if default is not None and flag(config, "rescale_acts_by_decoder_norm", path, default):
         norms = W_dec.norm(dim=1).clamp_min(1e-8)
         W_enc, b_enc, W_dec = W_enc * norms, b_enc * norms, W_dec / norms.unsqueeze(1)
     W_skip = file.take("W_skip", W_dec.shape[1], d_in).T if "skip" in architecture else None
     if "scaling_factor" in file and not file.take("scaling_factor", n_features).eq(1).all():
         raise InputError(f"{path}: coefficients are rescaled after fine-tuning; fold that first")
     file.finish()
-    widths = config.get("matryoshka_widths") or []
-    prefixes = tuple(int(width) for width in widths if width < n_features)
+    prefixes: tuple[int, ...] = ()
+    if architecture == "matryoshka_batchtopk":
+        widths = enumerate(entry(config, "matryoshka_widths", list, path))
+        named = {f"matryoshka_widths[{i}]": width for i, width in widths}
+        sizes = [count(named, name, path) for name in named]
+        prefixes = tuple(size for size in sizes if size < n_features)
     centre = torch.zeros(d_in, dtype=torch.float64)
-    if is_autoencoder and entry(config, "apply_b_dec_to_input", bool, path):
+    if entry(config, "apply_b_dec_to_input", bool, path):
+        if not is_autoencoder:
+            raise InputError(
+                f"{path}: required apply_b_dec_to_input = false of a transcoder, as {LIBRARY} does"
+            )
         centre = b_dec
     return LinearWeights(W_enc, b_enc, W_dec, b_dec, centre, rule, learned, W_skip, prefixes)
 
@@ -203,14 +258,16 @@ def _rule(
     n_features = len(b_enc)
     match architecture:
         case "topk":
-            return TopK(entry(config, "k", int, path)), {}
+            return TopK(count(config, "k", path)), {}
         case "jumprelu" if "log_threshold" in file:
             return JumpReLU(), {"threshold": file.take("log_threshold", n_features).exp()}
         case "jumprelu" | "jumprelu_transcoder" | "jumprelu_skip_transcoder":
             return JumpReLU(), {"threshold": file.take("threshold", n_features)}
         case "batchtopk" | "matryoshka_batchtopk":  # a checkpoint of training
-            k = round(entry(config, "k", float, path))
-            return BatchTopK(k), {"threshold": file.take("topk_threshold")}
+            k = entry(config, "k", float, path)  # a mean over tokens, so it may be a fraction
+            if not (math.isfinite(k) and k > 0):
+                raise CorruptFileError(f"{path}: the entry 'k' must be above 0, got {k!r}")
+            return BatchTopK(max(1, round(k))), {"threshold": file.take("topk_threshold")}
         case "gated":
             r_mag, b_mag = file.take("r_mag", n_features), file.take("b_mag", n_features)
             return Gated(), gates(r_mag, b_mag, b_enc)

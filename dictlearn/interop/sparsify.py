@@ -19,10 +19,12 @@ from dictlearn.interop.files import (
     OWN_KEY,
     TensorFile,
     cast,
-    entry,
+    count,
+    flag,
     own_entry,
     own_provenance,
     own_sites,
+    require_known,
     require_widths,
     sites_named,
     write_folder,
@@ -33,6 +35,11 @@ from dictlearn.interop.weights import LinearWeights
 LIBRARY = "sparsify"
 CONFIG_FILE = "cfg.json"
 WEIGHTS_FILE = "sae.safetensors"
+_READ = (
+    "activation", "d_in", "expansion_factor", "k", "num_latents", "skip_connection", "transcode"
+)  # fmt: skip
+_OF_TRAINING = ("multi_topk", "normalize_decoder")
+"""A term of the loss, and a constraint on the decoder while it learns."""
 
 
 def write(dictionary: FeatureDictionary, path: Path) -> Path:
@@ -81,7 +88,7 @@ def read(path: Path, sites: Sites | None) -> FeatureDictionary:
 
     Raises:
         CorruptFileError: a file is absent, truncated, or does not fit the other.
-        InputError: it selects by something else than top-k.
+        InputError: it selects by something else than top-k, or has settings unknown here.
     """
     config_path = path / CONFIG_FILE
     config = read_json(config_path)
@@ -89,10 +96,12 @@ def read(path: Path, sites: Sites | None) -> FeatureDictionary:
         raise InputError(
             f"{config_path}: no kind of ours selects by {config['activation']!r}; required 'topk'"
         )
-    d_in, transcode = entry(config, "d_in", int, config_path), bool(config.get("transcode"))
-    n_features = config.get("num_latents") or d_in * entry(
-        config, "expansion_factor", int, config_path
-    )
+    require_known(config, (*_READ, *_OF_TRAINING), config_path)
+    d_in, transcode = count(config, "d_in", config_path), flag(config, "transcode", config_path)
+    if config.get("num_latents"):
+        n_features = count(config, "num_latents", config_path)
+    else:
+        n_features = d_in * count(config, "expansion_factor", config_path)
     file = TensorFile(path / WEIGHTS_FILE)
     b_dec = file.take("b_dec", d_in)
     weights = LinearWeights(
@@ -101,8 +110,12 @@ def read(path: Path, sites: Sites | None) -> FeatureDictionary:
         W_dec=file.take("W_dec", n_features, d_in),
         b_dec=b_dec,
         centre=torch.zeros_like(b_dec) if transcode else b_dec,
-        rule=TopK(entry(config, "k", int, config_path)),
-        W_skip=file.take("W_skip", d_in, d_in).T if config.get("skip_connection") else None,
+        rule=TopK(count(config, "k", config_path)),
+        W_skip=(
+            file.take("W_skip", d_in, d_in).T
+            if flag(config, "skip_connection", config_path)
+            else None
+        ),
     )
     file.finish()
     folder = path.resolve()
@@ -111,4 +124,4 @@ def read(path: Path, sites: Sites | None) -> FeatureDictionary:
     sites = sites or own_sites(config, config_path) or sites_named(*hooks, (d_in, d_in))
     sites = require_widths(sites, (d_in, d_in), path)
     provenance = own_provenance(config, Provenance(versions={}))
-    return built(weights, sites, provenance, file.dtype)
+    return built(weights, sites, provenance, file.dtype, path)

@@ -6,7 +6,9 @@ written).
 """
 
 import importlib.util
+import json
 from collections.abc import Callable
+from dataclasses import fields
 from importlib import import_module
 from itertools import product
 from typing import Any
@@ -16,6 +18,7 @@ import torch
 
 import dictlearn as dl
 from dictlearn.core.files import read_json, write_json
+from dictlearn.interop import saelens
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # theirs, on being imported
 D, L = 12, 40
@@ -152,6 +155,56 @@ def test_we_load_what_saelens_leaves_of_batch_top_k(x, tmp_path):
         assert_equal(ours(x), theirs(x))
 
 
+@needs("sae_lens")
+@torch.no_grad()
+@pytest.mark.parametrize("architecture", ["standard", "gated", "jumprelu"])
+def test_a_setting_that_saelens_ignores_there_is_ignored(architecture, x, tmp_path):
+    """`rescale_acts_by_decoder_norm` belongs to top-k; a converter may have left it."""
+    sae_lens = import_module("sae_lens")
+    sae_class, config_class = import_module("sae_lens.registry").get_sae_class(architecture)
+    random_(sae_class(config_class(d_in=D, d_sae=L))).save_model(tmp_path)
+    config = read_json(tmp_path / "cfg.json") | {"rescale_acts_by_decoder_norm": True}
+    (tmp_path / "cfg.json").write_text(json.dumps(config))
+    theirs = sae_lens.SAE.load_from_disk(tmp_path)
+    ours = dl.load(f"saelens:{tmp_path}")
+    assert_equal(ours.encode(x), theirs.encode(x))
+    assert_equal(ours(x), theirs(x))
+
+
+@needs("sae_lens")
+@torch.no_grad()
+@pytest.mark.parametrize("given", [True, False, None])
+def test_checkpoints_are_rescaled_unless_they_say_otherwise(given, x, tmp_path):
+    """As SAELens has it where the entry is absent."""
+    sae_lens = import_module("sae_lens")
+    more = {} if given is None else {"rescale_acts_by_decoder_norm": given}
+    config = sae_lens.BatchTopKTrainingSAEConfig(d_in=D, d_sae=L, k=0.4, **more)
+    training = random_(sae_lens.BatchTopKTrainingSAE(config))
+    training.topk_threshold.fill_(0.7)
+    training.save_model(tmp_path / "training")
+    training.save_inference_model(tmp_path / "inference")
+    file = tmp_path / "training" / "cfg.json"
+    written = read_json(file)
+    if given is None:
+        del written["rescale_acts_by_decoder_norm"]
+    file.write_text(json.dumps(written))
+    ours = dl.load(f"saelens:{tmp_path / 'training'}")
+    theirs = sae_lens.SAE.load_from_disk(tmp_path / "inference")
+    assert_equal(ours.encode(x), theirs.encode(x))
+    assert_equal(ours(x), theirs(x))
+    assert ours.config.k == 1, "a mean of 0.4 a token, rounded up to something"
+
+
+@needs("sae_lens")
+def test_every_setting_of_saelens_is_read_or_known_to_change_nothing():
+    registry = import_module("sae_lens.registry")
+    known = {*saelens._READ, *saelens._WITHOUT_EFFECT}
+    for classes in (registry.SAE_CLASS_REGISTRY, registry.SAE_TRAINING_CLASS_REGISTRY):
+        for architecture, (_, config) in classes.items():
+            if architecture in saelens.AUTOENCODERS + saelens.TRANSCODERS:
+                assert {field.name for field in fields(config)} <= known, architecture
+
+
 def their_classes() -> dict[str, Callable[..., Any]]:
     """The classes of dictionary_learning, by how each is made and how it is loaded."""
     classes = import_module("dictionary_learning.dictionary")
@@ -205,6 +258,7 @@ def test_we_load_what_dictionary_learning_writes(dict_class, arguments, x, tmp_p
     trainer = {"dict_class": dict_class, "submodule_name": "mlp", "lm_name": "tiny"} | arguments
     write_json(tmp_path / "config.json", {"trainer": trainer})
     ours = dl.load(f"dictionary_learning:{tmp_path}")
+    theirs = type(theirs).from_pretrained(tmp_path / "ae.pt")  # may change units
     acts = theirs.encode(x)
     assert_equal(ours.encode(x), acts)
     assert_equal(ours.decode(acts), theirs.decode(acts))

@@ -171,7 +171,7 @@ def test_saelens_rescaled_coefficients_are_refused(tmp_path):
         ({}, {"W_dec": torch.zeros(L, D + 1)}, r"'W_dec' must have shape \(7, 4\), got \(7, 5\)"),
         ({}, {"W_skip": torch.zeros(D, D)}, "holds W_skip"),
         ({"architecture": "gated"}, {}, "required a tensor 'b_gate'"),
-        ({"architecture": "topk"}, {}, "'k' must be int, got None"),
+        ({"architecture": "topk"}, {}, "'k' must be a whole number of at least 1, got None"),
         ({"apply_b_dec_to_input": "yes"}, {}, "'apply_b_dec_to_input' must be bool, got 'yes'"),
         ({"architecture": None}, {}, "'architecture' must be str"),
     ],
@@ -215,7 +215,9 @@ def test_dictionary_learning_autoencoders(x, tmp_path):
     path = dictionary_learning(tmp_path / "old", "AutoEncoder", old)
     d = dl.load(f"dictionary_learning:{path}")
     acts = ((x - w["b_dec"]) @ w["W_enc"] + w["b_enc"]).relu()
-    torch.testing.assert_close(d.encode(x), acts)
+    norms = w["W_dec"].pow(2).sum(dim=1).sqrt()
+    torch.testing.assert_close(d.atoms.norm(dim=1), torch.ones_like(norms))
+    torch.testing.assert_close(d.encode(x), acts * norms)
     torch.testing.assert_close(d(x), acts @ w["W_dec"] + w["b_dec"])
     assert d.sites.source == dl.Site("layers.3", D)
     new = theirs(w, **{"encoder.bias": "b_enc", "decoder.bias": "b_dec"})
@@ -406,6 +408,7 @@ def test_saelens_matryoshka_widths_become_prefixes(x, tmp_path):
         "d_in": D,
         "d_sae": L,
         "k": K,
+        "rescale_acts_by_decoder_norm": False,
         "matryoshka_widths": [1, L // 2, L],
         "metadata": {},
     }
