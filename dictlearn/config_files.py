@@ -69,12 +69,17 @@ def _hooks(value: Any, where: str) -> list[str]:
 
 
 def parse_value(text: str) -> Any:
-    """The value of a TOML number, boolean, list or string; quotes are optional.
+    """The value of a TOML number, boolean, list or string; quotes are optional, and so are the
+    brackets of a list of several values.
 
     >>> parse_value("32"), parse_value("1e-3"), parse_value("true"), parse_value("cosine")
     (32, 0.001, True, 'cosine')
+    >>> parse_value("0.1,0.5"), parse_value("[8]"), parse_value("this, that")
+    ([0.1, 0.5], [8], 'this, that')
     """
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
+    for written in (text, f"[{text}]") if "," in text else (text,):
+        try:
+            return tomllib.loads(f"value = {written}")["value"]
+        except tomllib.TOMLDecodeError:
+            pass
+    return text

@@ -1,13 +1,14 @@
 """Commands that list models, hook points, kinds and hyperparameters."""
 
 import dataclasses
-from typing import Annotated
+from typing import Annotated, get_type_hints
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
 from dictlearn.cli.terminal import console
+from dictlearn.core.config import in_words
 
 
 def models(
@@ -44,12 +45,20 @@ def kinds(
         for config in KINDS:
             table.add_row(*map(escape, (config.kind, (config.__doc__ or "").splitlines()[0])))
     else:
+        config = config_class(kind)
+        hints = get_type_hints(config)
         table = Table("field", "type", "default", box=None, pad_edge=False)
-        for field in dataclasses.fields(config_class(kind)):
+        for field in dataclasses.fields(config):
             if not field.repr:  # weights, which are no setting
                 continue
             required = field.default is dataclasses.MISSING
-            kind_name = getattr(field.type, "__name__", str(field.type))
-            default = "required" if required else repr(field.default)
-            table.add_row(*map(escape, (field.name, kind_name, default)))
+            default = "required" if required else _as_option(field.default)
+            table.add_row(*map(escape, (field.name, in_words(hints[field.name]), default)))
     console.print(table)
+
+
+def _as_option(value: object) -> str:
+    """A value as it is given on the command line: the items of a list with commas between."""
+    if isinstance(value, tuple):
+        return ",".join(map(str, value)) or "none"
+    return str(value).lower() if isinstance(value, bool) or value is None else str(value)

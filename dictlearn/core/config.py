@@ -30,15 +30,19 @@ class _NamesChecked(ABCMeta):
             raise ConfigError(f"{cls.__name__} needs a value for {', '.join(missing)}")
         hints = get_type_hints(cls)
         for name, value in kwargs.items():
+            kwargs[name] = value = _as_declared(value, hints[name])
             if not _matches(value, hints[name]):
-                wanted = _words(hints[name])
+                wanted = in_words(hints[name])
                 raise ConfigError(f"{cls.__name__}.{name} must be {wanted}, got {value!r}")
         return super().__call__(*args, **kwargs)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config(metaclass=_NamesChecked):
-    """Base of every configuration; unknown names and bad values are rejected on construction."""
+    """Base of every configuration; unknown names and bad values are rejected on construction.
+
+    Where a tuple is declared, a list becomes one.
+    """
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON values."""
@@ -46,8 +50,8 @@ class Config(metaclass=_NamesChecked):
 
     @classmethod
     def from_dict(cls: type[C], data: Mapping[str, Any]) -> C:
-        """The config with these fields; lists become tuples where a tuple is declared."""
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in data.items()})
+        """The config with these fields, as `to_dict` gives them."""
+        return cls(**data)
 
     def _require(self, holds: bool, field: str, requirement: str) -> None:
         if not holds:
@@ -95,12 +99,32 @@ def _matches(value: object, hint: Any) -> bool:
     return isinstance(value, int | float if hint is float else hint)
 
 
-def _words(hint: Any) -> str:
-    """A declared type in words."""
+def _as_declared(value: object, hint: Any) -> object:
+    """`value`, a list as a tuple where a tuple is declared."""
+    arms = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    is_tuple = any(get_origin(arm) is tuple for arm in arms)
+    return tuple(value) if is_tuple and isinstance(value, list) else value
+
+
+_WORDS = {
+    int: ("a whole number", "whole numbers"),
+    float: ("a number", "numbers"),
+    bool: ("true or false", "true or false"),
+    str: ("text", "texts"),
+    NoneType: ("none", "none"),
+}
+
+
+def in_words(hint: Any) -> str:
+    """A declared type in words.
+
+    >>> in_words(tuple[float, ...]), in_words(tuple[float, float]), in_words(int | None)
+    ('a list of numbers', 'a list of 2 numbers', 'a whole number or none')
+    """
     if get_origin(hint) is tuple:
         inner = get_args(hint)
-        return f"a list of {_words(inner[0])}" + ("" if inner[1:] == (...,) else f" ({len(inner)})")
+        many = _WORDS.get(inner[0], (str(inner[0]),))[-1]
+        return f"a list of {many}" if inner[1:] == (...,) else f"a list of {len(inner)} {many}"
     if get_origin(hint) in (Union, UnionType):
-        return " or ".join(_words(arm) for arm in get_args(hint))
-    known = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
-    return known.get(hint, "none" if hint is NoneType else str(hint))
+        return " or ".join(in_words(arm) for arm in get_args(hint))
+    return _WORDS.get(hint, (str(hint),))[0]

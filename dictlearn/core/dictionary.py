@@ -18,6 +18,8 @@ from dictlearn.core.provenance import Provenance
 from dictlearn.core.sites import Sites
 from dictlearn.core.sparse_acts import SparseActs
 
+_INDICES = (torch.int64, torch.int32, torch.int16, torch.int8)
+
 
 @dataclass(frozen=True)
 class Traits:
@@ -153,10 +155,25 @@ class FeatureDictionary(nn.Module, ABC):
         everywhere, also where a feature is inactive or its coefficient is 0 or 1.
 
         Raises:
-            InputError: `x` is not a matrix as wide as the source site.
+            InputError: `x` is not a matrix as wide as the source site, or `features` is no vector
+                of indices of features.
         """
         if x.ndim != 2:
             raise InputError(f"scores needs a matrix of rows, got shape {tuple(x.shape)}")
+        is_vector = isinstance(features, Tensor) and features.dtype in _INDICES
+        if not is_vector or features.ndim != 1:
+            raise InputError(
+                "scores needs a vector of whole numbers as features, such as torch.tensor([3]), "
+                f"got {features!r:.80}"
+            )
+        if (
+            features.numel()
+            and not 0 <= int(features.min()) <= int(features.max()) < self.n_features
+        ):
+            raise InputError(
+                f"required features from 0 to {self.n_features - 1}, got {int(features.min())} to "
+                f"{int(features.max())}"
+            )
         return self._scores(self._standardized(self._checked(x)), features)
 
     @final

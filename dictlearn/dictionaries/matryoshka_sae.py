@@ -53,6 +53,11 @@ class MatryoshkaSAEConfig(BatchTopKSAEConfig):
         super().__post_init__()
         widths = (0, *self.widths, self.n_features)
         increasing = all(a < b for a, b in pairwise(widths))
+        if self.prefixes == type(self).prefixes:
+            self._require(
+                increasing, "n_features",
+                "at least 17 with the default prefixes; for fewer, set others, such as [0.25, 0.5]",
+            )  # fmt: skip
         self._require(
             increasing, "prefixes",
             f"increasing fractions above 0 and below 1, with at least one feature of "

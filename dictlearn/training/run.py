@@ -95,6 +95,11 @@ def _chosen(
 ) -> dict[str, Sites]:
     """The sites of each dictionary: as given for all or for each, or else chosen by its kind."""
     each = given if isinstance(given, Mapping) else dict.fromkeys(configs, given)
+    if isinstance(given, Mapping) and list(configs) == ["dictionary"] and given.keys() - configs:
+        raise InputError(
+            f"sites are given by name ({', '.join(map(repr, given))}), but a single config has "
+            "none: pass one Sites"
+        )
     for name in each:
         if name not in configs:
             raise InputError(f"sites are given for {name!r}, which no config has; "

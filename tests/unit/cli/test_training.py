@@ -3,6 +3,8 @@
 import pytest
 
 import dictlearn as dl
+from dictlearn.cli.lists import kinds
+from dictlearn.cli.terminal import leftover_fields
 from dictlearn.cli.training import _at
 from dictlearn.config_files import read_config_file
 from dictlearn.core.errors import ConfigError, InputError
@@ -60,6 +62,19 @@ def test_a_config_file_names_hooks_or_leaves_them_out(at, tmp_path):
     )
     with pytest.raises(ConfigError, match=r"\[dictionaries.sae\] at must be a hook or a list"):
         read_config_file(tmp_path / "a.toml")
+
+
+def test_lists_are_given_with_commas():
+    assert leftover_fields(["--prefixes", "0.1,0.5"]) == {"prefixes": [0.1, 0.5]}
+    assert leftover_fields(["--prefixes=0.1,"]) == {"prefixes": [0.1]}
+    assert leftover_fields(["--name", "this, that"]) == {"name": "this, that"}
+
+
+def test_kinds_say_how_lists_are_given(capsys):
+    kinds("matryoshka_sae")
+    said = " ".join(capsys.readouterr().out.split())
+    assert "prefixes a list of numbers 0.03125,0.09375,0.21875,0.46875" in said
+    assert "n_features a whole number required" in said
 
 
 def test_a_choice_is_asked_for_in_the_words_of_either_way():

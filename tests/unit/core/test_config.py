@@ -16,6 +16,7 @@ class Example(Config):
     rate: float = 1.0
     choice: str = "sum"
     steps: tuple[int, ...] = ()
+    range: tuple[float, float] | None = None
 
     def __post_init__(self):
         self._require_count("n_features")
@@ -44,6 +45,9 @@ def test_misspelt_name():
         ({"rate": 0}, "a finite number above 0, got 0"),
         ({"choice": "summ"}, "one of sum, mean, got 'summ'; did you mean 'sum'"),
         ({"steps": (1, 2, 3)}, r"at most two, got \(1, 2, 3\)"),
+        ({"steps": [1.5]}, r"a list of whole numbers, got \(1\.5,\)"),
+        ({"steps": 3}, "a list of whole numbers, got 3"),
+        ({"range": [0.5]}, r"a list of 2 numbers or none, got \(0\.5,\)"),
     ],
 )
 def test_bad_values_name_the_field(bad, requirement):
@@ -60,6 +64,14 @@ def test_dict_round_trip_turns_lists_into_tuples():
     config = Example(steps=(1, 2))
     assert Example.from_dict(config.to_dict()) == config
     assert Example.from_dict({"steps": [1, 2]}).steps == (1, 2)
+
+
+def test_a_list_is_taken_for_a_tuple_where_one_is_declared():
+    config = Example(steps=[1, 2], range=[0.5, 1])
+    assert (config.steps, config.range) == ((1, 2), (0.5, 1))
+    assert hash(config) == hash(Example(steps=(1, 2), range=(0.5, 1)))
+    with pytest.raises(ConfigError, match=r"choice must be text, got \['sum'\]"):
+        Example(choice=["sum"])
 
 
 def test_frozen_and_keyword_only():

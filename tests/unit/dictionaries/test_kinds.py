@@ -501,7 +501,7 @@ def test_unit_norm_and_its_gradient():
         (lambda: SAEConfig(n_features=8, l1_coefficient=-1.0), "l1_coefficient"),
         (lambda: SAEConfig(), "needs a value for n_features"),
         (lambda: SAEConfig(n_features=8, l1_coefficient=float("inf")), "l1_coefficient"),
-        (lambda: SAEConfig.from_dict({"n_features": 8, "resample_steps": 100}), "list of a whole"),
+        (lambda: SAEConfig.from_dict({"n_features": 8, "resample_steps": 100}), "list of whole"),
         (
             lambda: TopKTranscoderConfig.from_dict({"n_features": 8, "k": 2, "linear_skip": "no"}),
             "true or false",
@@ -597,3 +597,33 @@ def test_a_cross_layer_transcoder_needs_pairs_of_layers(hooks, words):
     sites = Sites(Site(hooks, [3, 3]), Site(after, [3, 3]))
     with pytest.raises(ConfigError, match=words):
         CrossLayerTranscoderConfig(n_features=4).build(sites)
+
+
+def test_few_features_need_prefixes_of_their_own():
+    with pytest.raises(ConfigError, match=r"n_features must be at least 17 with the default pre"):
+        MatryoshkaSAEConfig(n_features=16, k=3)
+    for n in range(17, 200):
+        MatryoshkaSAEConfig(n_features=n, k=3)
+    assert MatryoshkaSAEConfig(n_features=16, k=3, prefixes=[0.25, 0.5]).widths == (4, 8)
+    with pytest.raises(ConfigError, match=r"prefixes must be increasing.*, got \(0\.01, 0\.5\)"):
+        MatryoshkaSAEConfig(n_features=16, k=3, prefixes=[0.01, 0.5])
+
+
+@pytest.mark.untyped
+@pytest.mark.parametrize(
+    ("features", "words"),
+    [
+        (torch.tensor([99]), "features from 0 to 5, got 99 to 99"),
+        (torch.tensor([-1, 2]), "features from 0 to 5, got -1 to 2"),
+        (3, "a vector of whole numbers as features"),
+        ([3], "a vector of whole numbers as features"),
+        (torch.tensor(3), "a vector of whole numbers as features"),
+        (torch.tensor([1.0]), "a vector of whole numbers as features"),
+        (torch.ones(6, dtype=torch.bool), "a vector of whole numbers as features"),
+    ],
+)
+def test_scores_are_asked_for_by_indices(features, words):
+    sae = SAEConfig(n_features=6).build(ONE)
+    with pytest.raises(InputError, match=words):
+        sae.scores(rows(), features)
+    assert sae.scores(rows(), torch.tensor([], dtype=torch.long)).shape == (64, 0)
