@@ -126,7 +126,7 @@ def _is_same_pair(model: LanguageModel, pair: Sites, other: Sites) -> bool:
 
 
 class _Reader:
-    """Reads the counted rows of blocks of tokens at several hooks."""
+    """Reads the activations of non-special tokens, in blocks of tokens, at several hooks."""
 
     def __init__(
         self,

@@ -15,7 +15,7 @@ from dictlearn.lm.hooks import LanguageModel
 from dictlearn.lm.shadows import nearly_equal, shadowed
 
 _FIRED = ("hook_in", "hook_out")
-"""The hooks of the module itself that fire as ever, as do those of its linear maps."""
+"""The hooks of the module itself that still fire, as do those of its linear maps."""
 
 
 FusedAttention: TypeAlias = dict[nn.Module, Callable[..., Any]]

@@ -95,7 +95,7 @@ def fusable_attention(
     Give real tokens, in blocks of the length that will be read; random ones are added, since real
     ones may all be alike. Each module is tried alone
     (`trying_fused_attention`) and then all together, by what they give at the hooks; where that
-    differs, a line in the log says so, and all run as ever.
+    differs, none runs fused, and a line in the log says so.
 
     Raises:
         InputError: a hook does not exist, never fires, or is not of shape [b, pos, ...].
@@ -114,7 +114,7 @@ def fusable_attention(
     ]
     if different:
         logger.warning(
-            "fused attention changes the activations at %s: attention runs as ever",
+            "fused attention changes the activations at %s and is not used",
             ", ".join(different),
         )
         return {}

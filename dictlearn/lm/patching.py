@@ -12,6 +12,7 @@ from dictlearn.core.errors import InputError
 from dictlearn.lm.forward import require_fired, require_rows
 from dictlearn.lm.hooks import HookFunction, LanguageModel, hooked, placed, require_hooks
 from dictlearn.lm.positions import positions_in, positions_in_hooked
+from dictlearn.lm.shadows import shadowed
 
 Patch: TypeAlias = Callable[
     [Float[Tensor, "b pos d"], Int[Tensor, "b pos"]], Float[Tensor, "b pos d"] | None
@@ -191,12 +192,5 @@ def _told(
         end()
         return result
 
-    own = model.__dict__.get("forward")  # of a `patched` around this one
-    model.forward = noted
-    try:
+    with shadowed({model: noted}):
         yield
-    finally:
-        if own is None:
-            del model.forward
-        else:
-            model.forward = own

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 def shadowed(forwards: dict[nn.Module, Callable[..., Any]]) -> Iterator[None]:
     """A context in which these functions are the `forward` of these modules.
 
-    They shadow the methods in the instances' own namespaces: hooks of the modules work as ever,
+    They shadow the methods in the instances' own namespaces: hooks of the modules still fire,
     and a class that has its own way of setting attributes is left out of it.
     """
     before = {module: vars(module).get("forward") for module in forwards}

@@ -33,7 +33,7 @@ class Splicer:
     """Runs `model` clean, and then again with functions at some of `hooks`.
 
     Passes are plain unless it is given `shortcuts`; `lm.trials.splicer_with_shortcuts` finds
-    those that may be taken.
+    those that may be used.
 
     It is a context manager: within, its functions are at the model's hooks, once for all passes.
 

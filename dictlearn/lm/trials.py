@@ -36,15 +36,15 @@ def splicer_with_shortcuts(
     targets: Sequence[tuple[str, ...]],
     ids: Int[Tensor, "b pos"],
 ) -> Splicer:
-    """A `Splicer` that takes every shortcut that holds on `ids`, the first tokens it will run on.
+    """A `Splicer` with all shortcuts that pass a trial on `ids`, the first tokens it will run on.
 
     It reads `hooks`, and patches the hooks of one of the `targets` at a time, all together.
 
     With all of them on, and its functions at the hooks, passes have to give what plain passes
     give: at every hook and in the logits, clean and with zeros at each target; and the clean
     activation in its own place must change nothing. Where they do not, the shortcuts are added
-    one after another, each kept if it holds beside those before; a line in the log names those
-    that do not. None is taken where shortcuts are switched off (`core.shortcuts`).
+    one after another, each kept if it agrees beside those before; a line in the log names those
+    that do not. None is used where shortcuts are switched off (`core.shortcuts`).
 
     Raises:
         InputError: a hook does not exist, never fires, or has no vector for every token; or a
@@ -71,7 +71,7 @@ class _Trial:
         self._most_kl = max(_KL, 8 * torch.finfo(self._logits.dtype).eps ** 2)
 
     def find(self, targets: list[Target]) -> Shortcuts:
-        """The shortcuts that hold together, for splices at these targets.
+        """The shortcuts that agree with plain passes together, for splices at these targets.
 
         Raises:
             InputError: a target replaced by itself changes the predictions.
@@ -93,17 +93,19 @@ class _Trial:
             kept = self._extended(kept, [target], name, routes=routes)
         if self._holds(kept, targets):
             return kept
-        logger.warning("shortcuts that hold one by one fail together: passes are plain")
+        logger.warning("shortcuts that pass their trials one by one fail together: none is used")
         return Shortcuts()
 
     def _extended(
         self, kept: Shortcuts, targets: list[Target], what: str, **found: Any
     ) -> Shortcuts:
-        """`kept` with one more shortcut, if it holds."""
+        """`kept` with one more shortcut, if it passes its trial."""
         tried = replace(kept, **found)
         if tried == kept or self._holds(tried, targets):
             return tried
-        logger.warning("this model gives other results with a shortcut for %s: it is off", what)
+        logger.warning(
+            "this model gives other results with the shortcut for %s, which is not used", what
+        )
         return kept
 
     def _routes(self, targets: list[Target], attention: FusedAttention) -> dict[Target, Route]:

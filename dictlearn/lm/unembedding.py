@@ -110,7 +110,7 @@ def why_not_in_stream(model: LanguageModel, hook: str, d: int) -> str:
             change = after[name].float() - before[name].float()
             if (change - added.to(change)).norm() <= tolerance:
                 return ""
-    return f"what stands at {hook!r} is not added to the residual stream as it is"
+    return f"the activation at {hook!r} is not added to the residual stream unchanged"
 
 
 def _run(

@@ -140,7 +140,7 @@ def bit_metrics(
 ) -> dict[str, Metric]:
     """The metrics of `BITS`, in order.
 
-    `density` is None where there are no counted rows. `coefficients` is the cost of the
+    `density` is None where there are no non-special tokens. `coefficients` is the cost of the
     coefficients, None where it was not measured. Binary coefficients cost nothing. If in addition
     the number of active features is bounded, they are codes, and `support_bits` is the entropy of
     the codes.

@@ -18,7 +18,7 @@ from dictlearn.core.errors import InputError, nearest
 from dictlearn.core.metric import Metric
 
 SUMS: Mapping[str, str] = {
-    "rows": "counted rows",
+    "rows": "number of non-special tokens",
     "l0": "active features",
     "l1": "absolute coefficients",
     "squared_error": "||y - y_hat||^2",
@@ -36,7 +36,7 @@ SUMS: Mapping[str, str] = {
     "kl_zero": "KL(clean || zeros spliced in)",
     "top1_agreement": "predictions in which the clean and the spliced model agree",
 }
-"""The sums over the counted rows or predictions of each sequence; losses are in nats."""
+"""The sums over the non-special tokens or the predictions of each sequence; losses are in nats."""
 
 
 @dataclass(frozen=True, kw_only=True)

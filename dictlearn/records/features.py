@@ -73,7 +73,7 @@ class FeatureCard:
     dictionary: str
     feature: int
     density: float
-    """Fraction of counted rows in which the feature is active."""
+    """Fraction of non-special tokens on which the feature is active."""
     contexts: list[Context]
     """The strongest first."""
     promoted: list[TokenWeight] | None

@@ -40,9 +40,9 @@ class DictionaryRecord:
     provenance: Provenance
     metrics: dict[str, Metric]
     sums: dict[str, Float[Tensor, " sequence"]]
-    """Named sums over the counted rows of each sequence, in float64 (`metrics.pooled.SUMS`)."""
+    """Sums over the non-special tokens of a sequence, in float64 (`metrics.pooled.SUMS`)."""
     density: Float[Tensor, " feature"]
-    """Fraction of counted rows in which each feature is active."""
+    """Fraction of non-special tokens on which each feature is active."""
     baseline: bool = False
     """Whether its kind is a baseline."""
     estimates: str = CLEAN_PASS

@@ -75,7 +75,7 @@ def test_attention_that_only_fails_in_company_is_not_fused(model, ids, monkeypat
     assert taken(model, ids) == ALL[1:]
     assert "fused attention" in caplog.text
     assert fusable_attention(model, ids, ["blocks.1.hook_mlp_out"]) == {}
-    assert "attention runs as ever" in caplog.text
+    assert "and is not used" in caplog.text
 
 
 def test_a_hook_that_is_not_alone_is_refused(model, ids):
