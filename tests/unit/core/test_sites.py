@@ -47,6 +47,7 @@ def test_one_hook_of_two_widths_is_not_joined():
         Site.joined([A, Site("mlp.in", 5)])
 
 
+@pytest.mark.untyped
 def test_activations_of_another_width_are_not_split():
     site = Site.joined([A, B])
     assert [part.shape for part in site.split(torch.zeros(4, 5))] == [(4, 2), (4, 3)]

@@ -23,8 +23,8 @@ def ours(request):
     for tensor in (*d.parameters(), d.x_mean, d.y_mean):
         tensor.data = torch.randn(tensor.shape, generator=generator).to(request.param)
     d.standardize_(
-        d.x_mean, sites.source.scale(torch.tensor([2.0, 0.5, 3.0])), d.y_mean,
-        sites.target.scale(torch.tensor([0.3, 4.0, 1.5])),
+        d.x_mean, sites.source.scale(torch.tensor([2.0, 0.5, 3.0]).unbind()), d.y_mean,
+        sites.target.scale(torch.tensor([0.3, 4.0, 1.5]).unbind()),
     )  # fmt: skip
     d.provenance = Provenance(model="tiny")
     return d
