@@ -84,9 +84,8 @@ def test_what_cannot_be_read_is_refused(ours, tmp_path):
 
 def test_what_cannot_be_written_is_refused(tmp_path):
     for hooks in (("a", "b"), ("blocks.1.out", "blocks.2.out"), ("blocks.0.x", "blocks.1.y")):
-        after = dl.Site([f"{hook}.after" for hook in hooks], [D, D])
-        sites = dl.Sites(dl.Site(hooks, [D, D]), after)
-        d = dl.CrossLayerTranscoderConfig(n_features=N).build(sites)
+        ends = (dl.Site([f"{hook}.{end}" for hook in hooks], [D, D]) for end in ("in", "out"))
+        d = dl.CrossLayerTranscoderConfig(n_features=N).build(dl.Sites(*ends))
         with pytest.raises(InputError, match="of all layers from 0 on"):
             dl.save(d, tmp_path / "clt", format="circuit_tracer")
     assert not (tmp_path / "clt").exists()
