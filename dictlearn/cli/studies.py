@@ -23,7 +23,8 @@ from dictlearn.cli.terminal import (
 from dictlearn.core.errors import InputError, nearest
 from dictlearn.studies.study import Study
 
-STUDIES_FILE = Path("benchmarks/studies.py")
+STUDIES_FILE = Path(__file__).resolve().parents[2] / "benchmarks" / "studies.py"
+"""The studies of the clone that the package is in: never a file of the folder one stands in."""
 
 
 def demo(
@@ -49,7 +50,11 @@ def bench(
     ),
     studies: Annotated[
         Path,
-        typer.Option(help="Python file with a dict STUDIES of functions by name."),
+        typer.Option(
+            help="Python file with a dict STUDIES of functions by name; by default that of this "
+            "package's repository.",
+            show_default=False,
+        ),
     ] = STUDIES_FILE,
     out: Annotated[Path | None, typer.Option(help="Output folder; by default runs/NAME.")] = (None),
     images: Annotated[
@@ -89,8 +94,8 @@ def bench(
 def _studies(path: Path) -> Mapping[str, Callable[..., Study]]:
     if not path.is_file():
         raise InputError(
-            f"required a Python file with STUDIES, got {path}, which is not there; run this in a "
-            "clone of the repository, or name a file of yours with --studies"
+            f"required a Python file with STUDIES, got {path}, which is not there; install the "
+            "package from a clone of its repository, or name a file of yours with --studies"
         )
     found = runpy.run_path(str(path)).get("STUDIES")
     if not isinstance(found, Mapping) or not found:

@@ -31,9 +31,12 @@ def library_versions() -> dict[str, str]:
 def code_revision() -> str:
     """The git revision of this package, with "-dirty" if its files differ from that.
 
-    Empty where the code is not in a repository.
+    Empty where the package is not in a clone of its own repository: one that it is installed into,
+    in an environment inside somebody's project, has commits of that project.
     """
     try:
+        if Path(_git("rev-parse", "--show-toplevel")) != Path(__file__).resolve().parents[2]:
+            return ""
         revision = _git("rev-parse", "--short=12", "HEAD")
         return f"{revision}-dirty" if _git("status", "--porcelain", "--", "..") else revision
     except (OSError, subprocess.CalledProcessError):

@@ -178,3 +178,14 @@ def test_the_report_works_in_a_browser(monkeypatch, capsys, tmp_path, file, look
         assert seen["drawn"] == seen["plots"] >= 8
         assert seen["hovers"] == seen["plots"], "every plot answers a pointer"
         assert seen["width"] <= seen["window"], "the page itself never scrolls sideways"
+
+
+def test_bench_runs_no_file_of_the_folder_one_stands_in(tmp_path, monkeypatch, capsys):
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks" / "studies.py").write_text("raise SystemExit('executed')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["dictlearn", "bench"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert not ended.value.code
+    assert "families" in capsys.readouterr().out

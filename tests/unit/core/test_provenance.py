@@ -1,10 +1,16 @@
 """Provenance travels, and forbids a dictionary on another model."""
 
+import os
 import re
+import shutil
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+import dictlearn
 from dictlearn.core.errors import ProvenanceError
 from dictlearn.core.provenance import Provenance, code_revision, library_versions
 from dictlearn.training.checkpoints import differences
@@ -13,6 +19,8 @@ TRAINED = Provenance(
     model="small", model_hash="a" * 64, weight_processing="none", text_hash="t", split="train",
     exclude_special=False, seed=3,
 )  # fmt: skip
+
+PACKAGE = Path(dictlearn.__file__).parent
 
 
 def test_round_trip_ignores_later_fields():
@@ -54,3 +62,19 @@ def test_runs_that_an_earlier_version_began_compare_equal_to_their_continuation(
 
 def test_the_revision_is_one_of_git_or_nothing():
     assert re.fullmatch(r"([0-9a-f]{12}(-dirty)?)?", code_revision())
+
+
+def test_a_package_inside_another_repository_has_no_revision(tmp_path):
+    """Installed into an environment in somebody's project, whose commits are not the package's."""
+    shutil.copytree(
+        PACKAGE, tmp_path / "env" / "dictlearn", ignore=shutil.ignore_patterns("assets")
+    )
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    for command in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "theirs"]):
+        subprocess.run([*git, *command], check=True)
+    code = "from dictlearn.core.provenance import code_revision; print(repr(code_revision()))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path / "env", capture_output=True, text=True,
+        env=os.environ | {"PYTHONPATH": str(tmp_path / "env")}, check=True,
+    )  # fmt: skip
+    assert done.stdout.strip() == "''"

@@ -1,5 +1,4 @@
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -8,7 +7,7 @@ from dictlearn.cli.studies import STUDIES_FILE, _studies
 from dictlearn.core.errors import ConfigError
 from dictlearn.studies.study import MLP, Hook, Study
 
-STUDIES = _studies(Path(__file__).parents[3] / STUDIES_FILE)
+STUDIES = _studies(STUDIES_FILE)
 SMALL = Study(
     name="small",
     question="Is it small?",
