@@ -57,22 +57,7 @@ def harvest(
         NonFiniteError: the model gave NaN or infinity; the shard and row are named.
     """
     require_readable(model, tokens)
-    offered = (
-        tuple(sites) if isinstance(sites, Iterable) and not isinstance(sites, Sites) else (sites,)
-    )
-    if not offered or not all(isinstance(s, Sites) for s in offered):
-        raise InputError(
-            "harvest needs Sites, or several of them: hook_sites(model, hook) and "
-            f"mlp_sites(model, layer) make them; got {sites!r}"
-        )
-    offered = tuple(dict.fromkeys(offered))
-    for pair, other in combinations(offered, 2):
-        if _is_same_pair(model, pair, other):
-            raise InputError(
-                f"required different sites, got {pair} and {other}, which are names of the same "
-                "hooks of this model; keep one of them"
-            )
-    require_sites(model, {f"the pair {s}": s for s in offered})
+    offered = _distinct(model, sites)
     if dtype not in DTYPES:
         raise InputError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}; "
                          f"{nearest(dtype, DTYPES)}")  # fmt: skip
@@ -114,6 +99,32 @@ def harvest(
             mlps=mlps,
             overwrite=overwrite,
         )
+
+
+def _distinct(model: LanguageModel, sites: Sites | Sequence[Sites]) -> tuple[Sites, ...]:
+    """The sites given, each once.
+
+    Raises:
+        InputError: they are something else, the model does not have them, or two are names of the
+            same hooks.
+    """
+    offered = (
+        tuple(sites) if isinstance(sites, Iterable) and not isinstance(sites, Sites) else (sites,)
+    )
+    if not offered or not all(isinstance(s, Sites) for s in offered):
+        raise InputError(
+            "harvest needs Sites, or several of them: hook_sites(model, hook) and "
+            f"mlp_sites(model, layer) make them; got {sites!r}"
+        )
+    offered = tuple(dict.fromkeys(offered))
+    for pair, other in combinations(offered, 2):
+        if _is_same_pair(model, pair, other):
+            raise InputError(
+                f"required different sites, got {pair} and {other}, which are names of the same "
+                "hooks of this model; keep one of them"
+            )
+    require_sites(model, {f"the pair {s}": s for s in offered})
+    return offered
 
 
 def _is_same_pair(model: LanguageModel, pair: Sites, other: Sites) -> bool:

@@ -87,7 +87,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def parsed(path: Path, parse: Callable[[str], Any], language: str) -> Any:
-    """What `parse` makes of the text in `path`.
+    """The text in `path`, parsed.
 
     Raises:
         CorruptFileError: the file is absent, too large, or not in that language.

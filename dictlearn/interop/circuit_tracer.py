@@ -25,6 +25,7 @@ from dictlearn.interop import circuit_tracer_clt
 from dictlearn.interop.circuit_tracer_config import (
     CONFIG_FILE,
     CROSS_LAYER,
+    HOOK,
     SET,
     TracerConfig,
     read_config,
@@ -36,7 +37,6 @@ from dictlearn.interop.weights import LinearWeights
 
 LIBRARY = "circuit-tracer"
 THRESHOLD = "activation_function.threshold"
-_HOOK = re.compile(r"blocks\.(\d+)\.(.+)")
 _LAYER_FILE = re.compile(r"layer_(\d+)\.safetensors")
 
 _RULES = (ReLU, TopK, BatchTopK, JumpReLU)
@@ -55,7 +55,7 @@ def write(dictionary: FeatureDictionary, path: Path) -> Path:
     if isinstance(dictionary, CrossLayerTranscoder):
         return circuit_tracer_clt.write(dictionary, path)
     weights, sites = folded(dictionary, LIBRARY).uncentred(), dictionary.sites
-    source, target = _HOOK.fullmatch(sites.source.hook), _HOOK.fullmatch(sites.target.hook)
+    source, target = HOOK.fullmatch(sites.source.hook), HOOK.fullmatch(sites.target.hook)
     if (
         source is None or target is None or source[1] != target[1] or sites.is_autoencoder
         or sites.source.d != sites.target.d or not isinstance(weights.rule, _RULES)

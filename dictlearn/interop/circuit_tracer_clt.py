@@ -23,12 +23,12 @@ from dictlearn.dictionaries.cross_layer_transcoder import (
 from dictlearn.interop.circuit_tracer_config import (
     CONFIG_FILE,
     CROSS_LAYER,
+    HOOK,
     TracerConfig,
     require_kind,
 )
 from dictlearn.interop.files import EXPORT, TensorFile, cast, require_widths
 
-_HOOK = re.compile(r"blocks\.(\d+)\.(.+)")
 _FILE = re.compile(r"W_(enc|dec)_(\d+)\.safetensors")
 
 
@@ -134,7 +134,7 @@ def read(folder: Path, config: TracerConfig, sites: Sites | None) -> CrossLayerT
 
 def _name_in_block(site: Site) -> str | None:
     """The common name of a site's hooks `blocks.0.NAME`, `blocks.1.NAME` and so on."""
-    found = [_HOOK.fullmatch(hook) for hook in site.hooks]
+    found = [HOOK.fullmatch(hook) for hook in site.hooks]
     names = {match[2] for match in found if match}
     layers = [int(match[1]) for match in found if match]
     return names.pop() if len(names) == 1 and layers == list(range(len(found))) else None

@@ -1,6 +1,7 @@
 """The `config.yaml` of circuit-tracer's folders: what kind of set it is, and at which hooks."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,8 @@ from dictlearn.core.files import parsed
 from dictlearn.core.own_files import OwnFiles
 from dictlearn.interop.files import count, entry
 
+HOOK = re.compile(r"blocks\.(\d+)\.(.+)")
+"""A hook as the configs name it: its layer, and its name within the block."""
 CONFIG_FILE = "config.yaml"
 SET, CROSS_LAYER = "transcoder_set", "cross_layer_transcoder"
 _WEIGHTS = {SET: "layer_*.safetensors", CROSS_LAYER: "W_enc_*.safetensors"}

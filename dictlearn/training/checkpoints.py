@@ -22,7 +22,7 @@ States = Mapping[str, Mapping[str, Tensor]]
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint says beside the states."""
+    """The content of a checkpoint beside the states."""
 
     step: int
     description: dict[str, Any]

@@ -128,7 +128,7 @@ def fit(
 
 
 def _start(run: Run, *, single: bool, overwrite: bool) -> Checkpoint:
-    """Where to start from: the checkpoint in the folder, which is then ready."""
+    """The checkpoint to start from; the folder is made ready."""
     group, files = run.group, run.files
     for rank, other in enumerate(group.all_gather_object(run.description)):
         if other != run.description:
