@@ -38,6 +38,7 @@ from dictlearn.text.tokens import load_tokens
 from dictlearn.training.checkpoints import CHECKPOINT_FILE
 from dictlearn.training.config import FitConfig
 from dictlearn.training.fit import fit
+from dictlearn.training.output import stopped_in
 from dictlearn.training.progress import LOG_FILE
 
 R = TypeVar("R", Records, ConceptRecords, AgreementRecords, FeatureRecords)
@@ -109,7 +110,7 @@ class _Run:
 
     def concepts(self) -> ConceptRecords | None:
         """The precision of the inspected dictionaries of the first seed at detecting concepts."""
-        if not self.study.inspected:
+        if not self._inspected(1):
             return None
         return self._kept(
             CONCEPTS_FILE,
@@ -119,7 +120,7 @@ class _Run:
 
     def agreement(self) -> AgreementRecords | None:
         """The similarity of the inspected dictionaries of two seeds; None if there is only one."""
-        if len(self.study.inspected) * len(self.study.seeds[:2]) < 2:
+        if len(self._inspected(2)) < 2:
             return None
         return self._kept(
             AGREEMENT_FILE,
@@ -129,7 +130,7 @@ class _Run:
 
     def features(self) -> FeatureRecords | None:
         """Cards of some features of the inspected dictionaries of the first seed."""
-        if not self.study.inspected or not self.study.n_cards:
+        if not self._inspected(1) or not self.study.n_cards:
             return None
         return self._kept(
             FEATURES_FILE,
@@ -140,11 +141,14 @@ class _Run:
         )
 
     def logs(self) -> dict[str, Path]:
-        """The training logs of the first seed, by place."""
+        """The training logs of the first seed by place, and those in which a dictionary diverged."""
         first = self.study.seeds[0]
         return {
-            self._at("", place): self._trained(place, first) / LOG_FILE
+            self._at("", place, None if seed == first else seed): folder / LOG_FILE
             for place in self.study.places
+            for seed in self.study.seeds
+            for folder in [self._trained(place, seed)]
+            if seed == first or stopped_in(folder)
         }
 
     def _kept(self, file: str, kind: type[R], make: Callable[[], R]) -> R:
@@ -204,16 +208,17 @@ class _Run:
         configs: Mapping[str, DictionaryConfig],
         run: FitConfig,
     ) -> dict[str, FeatureDictionary]:
-        """The dictionaries in `folder`, trained first if they do not exist yet."""
+        """The dictionaries in `folder` but for those that diverged, trained first if need be."""
         if not configs:
             return {}
-        done = all((folder / name / CONFIG_FILE).exists() for name in configs)
         begun = (folder / CHECKPOINT_FILE).exists()
-        if begun or not done:
+        left = configs.keys() - stopped_in(folder)
+        if begun or not all((folder / name / CONFIG_FILE).exists() for name in left):
             Console(stderr=True).print(f"training {folder.relative_to(self.folder)}")
             out = self._written(folder, "training")
             fit(configs, self._activations(place), run, out=out, overwrite=not begun)
-        return {name: load(folder / name) for name in configs}
+            left = configs.keys() - stopped_in(folder)
+        return {name: load(folder / name) for name in configs if name in left}
 
     def _activations(self, place: Place) -> Activations:
         folder = self._place(place) / "activations"
@@ -241,14 +246,14 @@ class _Run:
         return {f"random_k{k}": RandomConfig(n_features=n_features, k=k) for k in sorted(found)}
 
     def _inspected(self, n_seeds: int) -> dict[str, FeatureDictionary]:
-        """The inspected dictionaries of the first place and the first seeds."""
+        """The inspected dictionaries of the first place and the first seeds that did not diverge."""
         place = self.study.places[0]
         names = (
             self._at(name, place, seed)
             for name in self.study.inspected
             for seed in self.study.seeds[:n_seeds]
         )
-        return {name: self.dictionaries[name] for name in names}
+        return {name: self.dictionaries[name] for name in names if name in self.dictionaries}
 
     # Folders and names of the parts
 

@@ -31,15 +31,16 @@ def numbers(
     return values, bad
 
 
-def stop(run: Run, bad: Mapping[str, str], stopped: dict[str, str]) -> None:
-    """Take learners out of the run, back in the state of the last checkpoint if there is one."""
+def stop(run: Run, bad: Mapping[str, str]) -> dict[str, str]:
+    """The reasons, once learners are back in the state of the last checkpoint if there is one."""
+    reasons = dict(bad)
     for name, reason in bad.items():
-        stopped[name] = reason
         _logger.warning("%s; the others go on", reason)
         path = run.folder and run.folder / CHECKPOINT_FILE
         if path and path.exists() and (state := state_of(name, read_tensors(path))):
             run.learners[name].load_state(state)
-            stopped[name] += f"; its state of step {int(state.get('step', 0))} is kept"
+            reasons[name] += f"; its state of step {int(state.get('step', 0))} is kept"
+    return reasons
 
 
 def diverged(run: Run, step: int, stopped: Mapping[str, str]) -> dict[str, str]:

@@ -179,13 +179,18 @@ def _train(
             done = step + 1
             view.advance(done)
             last = done == config.steps
+            bad: dict[str, str] = {}
             if done % config.log_every == 0 or last:
                 values, bad = numbers(scalars, done)
-                view.show(values, log.write(done, values, config.batch_size, bad))
-                stop(run, bad, stopped)
+                view.show(values, log.write(done, values, config.batch_size))
             ends = bool(run.folder) and group.any(interruption.signal is not None)
-            if last or ends or (run.folder and done % config.checkpoint_every == 0):
-                stop(run, diverged(run, done, stopped), stopped)
+            saves = last or ends or (run.folder and done % config.checkpoint_every == 0)
+            if saves:
+                bad = diverged(run, done, stopped) | bad
+            reasons = stop(run, bad)
+            stopped |= reasons
+            log.stopped(done, reasons)
+            if saves:
                 if run.folder and not last and len(stopped) < len(run.learners):
                     write_checkpoint(run, Checkpoint(done, dict(run.description), stopped))
                 if ends and not last:

@@ -1,10 +1,11 @@
 """The folder of a run: made ready, checkpoints, and at the end the dictionaries."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import InputError
-from dictlearn.core.files import writable_folder
+from dictlearn.core.files import entries_of, read_own_json, typed, writable_folder
 from dictlearn.core.own_files import OwnFiles
 from dictlearn.dictionaries.files import CONFIG_FILE, WEIGHTS_FILE, save
 from dictlearn.training.checkpoints import CHECKPOINT_FILE, Checkpoint, save_checkpoint
@@ -14,6 +15,20 @@ from dictlearn.training.run import Run
 
 STOPPED_FILE = "stopped.json"
 """Dictionaries of the run that diverged, each with the reason; absent if there are none."""
+
+
+def stopped_in(folder: Path) -> dict[str, str]:
+    """The dictionaries of the finished run in `folder` that diverged, each with the reason.
+
+    Raises:
+        CorruptFileError: the file that tells was damaged.
+    """
+    path = folder / STOPPED_FILE
+    if not path.exists():
+        return {}
+    with entries_of(path):
+        data = read_own_json(path, "stopped dictionaries", "train again")
+        return typed(data["stopped"], dict[str, str])
 
 
 def prepare(run: Run, *, single: bool, overwrite: bool) -> None:

@@ -33,7 +33,7 @@ Scalars = Mapping[str, Mapping[str, Tensor]]
 
 class TrainingLog:
     """Appends one JSON object a line, with keys `step`, `seconds`, `rows_per_second` and
-    `NAME/METRIC`. On resuming, lines of steps that are taken again are dropped.
+    `NAME/METRIC`, or `step` and `stopped`. On resuming, lines of steps that are taken again are dropped.
     """
 
     def __init__(self, own: OwnFiles | None, from_step: int) -> None:
@@ -45,13 +45,7 @@ class TrainingLog:
             own.write_text(LOG_FILE, "".join(kept))
             own.grow(LOG_FILE)
 
-    def write(
-        self,
-        step: int,
-        scalars: Mapping[str, Mapping[str, float]],
-        n_rows: int,
-        stopped: Mapping[str, str],
-    ) -> float:
+    def write(self, step: int, scalars: Mapping[str, Mapping[str, float]], n_rows: int) -> float:
         """Append the line of `step`; the rows per second since the start."""
         seconds = time.monotonic() - self._start
         speed = n_rows * (step - self._from_step) / max(seconds, 1e-9)
@@ -63,12 +57,18 @@ class TrainingLog:
         for name, metrics in scalars.items():
             for metric, value in metrics.items():
                 line[f"{name}/{metric}"] = value if math.isfinite(value) else None
-        if stopped:
-            line["stopped"] = dict(stopped)
+        self._append(line)
+        return speed
+
+    def stopped(self, step: int, reasons: Mapping[str, str]) -> None:
+        """Append the dictionaries that diverged at `step`, if any, each with the reason."""
+        if reasons:
+            self._append({"step": step, "stopped": dict(reasons)})
+
+    def _append(self, line: Mapping[str, Any]) -> None:
         if self._path is not None:
             with self._path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
-        return speed
 
 
 class LiveView:

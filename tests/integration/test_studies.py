@@ -189,3 +189,24 @@ def test_bench_runs_no_file_of_the_folder_one_stands_in(tmp_path, monkeypatch, c
         main()
     assert not ended.value.code
     assert "families" in capsys.readouterr().out
+
+
+def test_a_study_goes_on_without_a_dictionary_that_diverged(tmp_path):
+    diverging = dl.SAEConfig(n_features=16, l1_coefficient=3e38)
+    study = replace(
+        TINY,
+        learned={**TINY.learned, "sae": diverging},
+        inspected=("sae", "topk"),
+        concept_tokens=2_000,
+        n_cards=1,
+    )
+    records = run_study(study, tmp_path / "both")
+    alone = run_study(replace(study, learned=TINY.learned, inspected=("topk",)), tmp_path / "one")
+    assert records.dictionaries.keys() == {"topk"}
+    assert records.dictionaries["topk"].metrics == alone.dictionaries["topk"].metrics
+    report = (tmp_path / "both" / "report.html").read_text()
+    assert "diverged: its loss is" in report
+    assert "diverged: its loss is" not in (tmp_path / "one" / "report.html").read_text()
+    (tmp_path / "both" / "report.html").unlink()
+    run_study(study, tmp_path / "both")  # reads what is there: training again would say so
+    assert "diverged: its loss is" in (tmp_path / "both" / "report.html").read_text()

@@ -80,6 +80,20 @@ def training_figure(
     return styled(figure, height=170 * len(panels) + 110)
 
 
+def divergences(logs: Mapping[str, list[dict[str, Any]]]) -> list[str]:
+    """The reasons why dictionaries left their runs, with the name of the log if there are several.
+
+    Malformed entries are shown as they are.
+    """
+    found = []
+    for log, rows in logs.items():
+        for row in rows:
+            reasons = row.get("stopped", {})
+            lines = reasons.values() if isinstance(reasons, Mapping) else [reasons]
+            found += [f"{log}: {line}" if len(logs) > 1 and log else str(line) for line in lines]
+    return found
+
+
 def _curves(
     logs: Mapping[str, list[dict[str, Any]]],
 ) -> dict[tuple[str, str], dict[int, float]]:

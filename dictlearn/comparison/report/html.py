@@ -11,7 +11,7 @@ from dictlearn.comparison.figures.density import density_figure
 from dictlearn.comparison.figures.precision import precision_figure
 from dictlearn.comparison.figures.rates import bits_are_measured, rate_distortion_figure
 from dictlearn.comparison.figures.style import looks
-from dictlearn.comparison.figures.training import read_training_log, training_figure
+from dictlearn.comparison.figures.training import divergences, read_training_log, training_figure
 from dictlearn.comparison.report.agreement import agreement_data
 from dictlearn.comparison.report.templates import render
 from dictlearn.comparison.report.verdict import verdict
@@ -96,11 +96,8 @@ def report_html(
     Raises:
         CorruptFileError: the training log cannot be read.
     """
-    training = None
-    if training_log is not None:
-        paths = training_log if isinstance(training_log, Mapping) else {"": training_log}
-        logs = {run: read_training_log(path) for run, path in paths.items()}
-        training = training_figure(logs, looks(records))
+    paths = training_log if isinstance(training_log, Mapping) else {"": training_log}
+    logs = {run: read_training_log(path) for run, path in paths.items() if path is not None}
     return render(
         "report.html.jinja",
         title=title,
@@ -117,7 +114,8 @@ def report_html(
         concepts=None if concepts is None else precision_data(concepts),
         agreement=None if agreement is None else agreement_data(agreement),
         density=density_figure(records),
-        training=training,
+        training=training_figure(logs, looks(records)) if logs else None,
+        diverged=divergences(logs),
         features=features,
     )
 

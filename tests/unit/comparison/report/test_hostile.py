@@ -93,7 +93,8 @@ def files(tmp_path, records, concepts, agreement, make):
     code = {"versions": {"torch": "2.6"}, "revision": "abc"}
     study = {"study": {"question": "Which?", "seeds": [0]}, **code, "continued": [code]}
     (tmp_path / "study.json").write_text(json.dumps(study))
-    (tmp_path / "log.jsonl").write_text(json.dumps({"step": 1, "sae/loss": 1.0, "sae/fvu": 0.5}))
+    row = {"step": 1, "sae/loss": 1.0, "sae/fvu": 0.5, "stopped": {"sae": "diverged"}}
+    (tmp_path / "log.jsonl").write_text(json.dumps(row))
     return tmp_path
 
 
@@ -121,7 +122,9 @@ def put_everywhere(folder, put):
         write_json(path, data)
     row = json.loads((folder / "log.jsonl").read_text())
     (folder / "log.jsonl").write_text(
-        json.dumps({k if k == "step" else put + k: v for k, v in row.items()})
+        json.dumps(
+            {k if k in ("step", "stopped") else put + k: renamed(v, put) for k, v in row.items()}
+        )
     )
 
 
