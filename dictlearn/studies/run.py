@@ -141,7 +141,7 @@ class _Run:
         )
 
     def logs(self) -> dict[str, Path]:
-        """The training logs of the first seed by place, and those in which a dictionary diverged."""
+        """The training logs of the first seed by place, and of runs in which something diverged."""
         first = self.study.seeds[0]
         return {
             self._at("", place, None if seed == first else seed): folder / LOG_FILE
@@ -246,7 +246,7 @@ class _Run:
         return {f"random_k{k}": RandomConfig(n_features=n_features, k=k) for k in sorted(found)}
 
     def _inspected(self, n_seeds: int) -> dict[str, FeatureDictionary]:
-        """The inspected dictionaries of the first place and the first seeds that did not diverge."""
+        """The inspected dictionaries of the first place and seeds, if they did not diverge."""
         place = self.study.places[0]
         names = (
             self._at(name, place, seed)

@@ -33,7 +33,7 @@ Scalars = Mapping[str, Mapping[str, Tensor]]
 
 class TrainingLog:
     """Appends one JSON object a line, with keys `step`, `seconds`, `rows_per_second` and
-    `NAME/METRIC`, or `step` and `stopped`. On resuming, lines of steps that are taken again are dropped.
+    `NAME/METRIC`, or `step` and `stopped`. On resuming, steps that are taken again are dropped.
     """
 
     def __init__(self, own: OwnFiles | None, from_step: int) -> None:
