@@ -106,6 +106,14 @@ def train(
     steps: Annotated[int, typer.Option(help="Number of training steps.")] = 2000,
     batch_size: Annotated[int, typer.Option(help="Tokens per batch.")] = 4096,
     learning_rate: Annotated[float | None, typer.Option(help="By default the kind's own.")] = None,
+    max_norm_ratio: Annotated[
+        float | None,
+        typer.Option(help="Leave out rows with norms over this many times the median."),
+    ] = None,
+    init: Annotated[
+        str | None,
+        typer.Option(help="Dictionary to start from; its kind and fields are the default."),
+    ] = None,
     seed: Seed = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …")] = "cpu",
     nproc: Annotated[int, typer.Option(help="Processes that each batch is split over.")] = 1,
@@ -120,16 +128,22 @@ def train(
     from dictlearn.config_files import ConfigFile
     from dictlearn.dictionaries.registry import config_class
     from dictlearn.distributed.launching import launch
+    from dictlearn.formats import load
     from dictlearn.training.config import FitConfig
     from dictlearn.training.fit import fit
 
     fields = leftover_fields(context.args)
+    start = None
+    if init is not None and config is None:
+        start = load(init)  # a path, or "saelens:PATH" and the like
+        own_kind, own_fields = start.kind, {} if start.config is None else start.config.to_dict()
+        kind, fields = kind or own_kind, own_fields | fields
     if config is not None and kind is None:
         given = _from_file(config, context, fields)
     elif kind is not None and config is None:
         fit_config = FitConfig(
             steps=steps, batch_size=batch_size, learning_rate=learning_rate, seed=seed,
-            device=device, shard_features=shard_features,
+            device=device, shard_features=shard_features, max_norm_ratio=max_norm_ratio,
         )  # fmt: skip
         given = ConfigFile(
             {kind: config_class(kind).from_dict(fields)}, {kind: at or []}, fit_config
@@ -146,7 +160,10 @@ def train(
                 raise InputError(f"two dictionaries would be named {own!r}; rename one of them")
             configs[own] = one
         sites |= chosen
-    launch(nproc, fit, configs, store, given.fit, sites=sites, out=out, overwrite=overwrite)
+    launch(
+        nproc, fit, configs, store, given.fit, sites=sites,
+        init=dict.fromkeys(configs, start) if start else None, out=out, overwrite=overwrite,
+    )  # fmt: skip
     for name in configs:
         say(f"{name}: {out / name}")
 
@@ -216,7 +233,8 @@ def _arrow(sites: Sites) -> str:
     return f"{sites.source} -> {sites.target}"
 
 
-_RUN = ("at", "steps", "batch_size", "learning_rate", "seed", "device", "shard_features")
+_RUN = ("at", "steps", "batch_size", "learning_rate", "max_norm_ratio", "init", "seed", "device",
+        "shard_features")  # fmt: skip
 """Options of `train` that have no meaning beside a config file."""
 
 

@@ -110,6 +110,10 @@ class TrainableDictionary(FeatureDictionary, ABC):
         """Restore constraints on parameters after a step."""
 
     @torch.no_grad()
+    def constrain_(self) -> None:
+        """Satisfy constraints as far as no estimate changes, given weights from elsewhere."""
+
+    @torch.no_grad()
     def observe_(self, fit_pass: FitPass) -> None:
         """Update running statistics (a threshold, say) from a training pass."""
 

@@ -12,7 +12,7 @@ from dictlearn.core.errors import ProvenanceError
 from dictlearn.core.files import typed
 from dictlearn.core.tokens import Tokens
 
-_LATER_FIELDS = ("weights_hash", "dtype", "model_check")
+_LATER_FIELDS = ("weights_hash", "dtype", "model_check", "training")
 """Fields that files of version 0.1 do not have."""
 _LIBRARIES = ("dictlearn", "torch", "transformer-lens", "transformers")
 
@@ -77,11 +77,14 @@ class Provenance:
     """Whether special tokens were left out of rows and metrics."""
     seed: int | None = None
     """Seed of the training run; unset for activations."""
+    training: dict[str, Any] = field(default_factory=dict, compare=False)
+    """Settings of the training run (`fit_config`), rows left out of it (`left_out`), and the hash
+    of the weights that it started from (`init`), if any. Empty for activations."""
     versions: dict[str, str] = field(default_factory=library_versions, compare=False)
 
-    def with_seed(self, seed: int) -> "Provenance":
-        """The same origin, with the seed of a training run."""
-        return replace(self, seed=seed)
+    def trained(self, seed: int, **settings: Any) -> "Provenance":
+        """The same origin, with the seed and the settings of a training run."""
+        return replace(self, seed=seed, training={k: v for k, v in settings.items() if v})
 
     def on(self, tokens: Tokens, *, exclude_special: bool) -> "Provenance":
         """The same model, run on `tokens`."""

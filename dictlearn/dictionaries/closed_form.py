@@ -9,6 +9,7 @@ from torch import Tensor
 from dictlearn.core.batches import Batch
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.learning import Learner
+from dictlearn.core.massive import beyond, norm_limit
 
 
 class MomentsLearner(Learner):
@@ -71,8 +72,10 @@ class RowsLearner(Learner):
     def finish(self) -> FeatureDictionary:
         """The dictionary fitted to the rows kept."""
         if len(self._rows) > 0:
-            mean, site = self._rows.mean(dim=0), self.dictionary.sites.target
-            squares = site.split((self._rows - mean).pow(2))
+            site = self.dictionary.sites.target
+            rows = self._rows[~beyond(self._rows, norm_limit(self._rows))]
+            mean = rows.mean(dim=0)
+            squares = site.split((rows - mean).pow(2))
             scale = site.scale([part.mean().sqrt().clamp_min(1e-12) for part in squares])
             self.dictionary.standardize_(mean, scale, mean, scale)
             self.dictionary.solve_((self._rows - mean) / scale)

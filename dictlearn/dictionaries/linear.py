@@ -39,6 +39,8 @@ class Rule(ABC):
     """The feature axis of each parameter that the rule adds."""
     keeps_scale: ClassVar[bool] = False
     """Whether initialization must not rescale scores, because thresholds are absolute."""
+    is_homogeneous: ClassVar[bool] = False
+    """Whether a factor on one feature's score does nothing but multiply its coefficient."""
 
     @property
     def traits(self) -> Traits:
@@ -191,6 +193,29 @@ class LinearDictionary(Searching, DistributedDictionary):
     def project_(self) -> None:
         """Scale each decoder row to unit norm, in standardized units."""
         normalize_rows_(self.W_dec)
+
+    @torch.no_grad()
+    def constrain_(self) -> None:
+        """Give decoder rows unit norm: the scale takes a common factor, so that coefficients and
+        estimates stay; where the rule allows it, the encoder takes each feature's own factor.
+        """
+        norms = torch.linalg.vector_norm(self.W_dec, dim=1)
+        live = norms[norms > 0]
+        if torch.allclose(live, torch.ones_like(live)):
+            return
+        common = live.square().mean().sqrt()
+        for tensor in (self.W_dec, self.b_dec, self.W_skip):
+            if tensor is not None:
+                tensor.div_(common)
+        self.y_scale.mul_(common)
+        if self.centred:  # both sides have one scale
+            self.x_scale.mul_(common)
+            self.W_enc.mul_(common)
+        if self.rule.is_homogeneous:
+            own = torch.where(norms > 0, norms / common, 1.0)
+            self.W_dec.div_(own.unsqueeze(1))
+            self.W_enc.mul_(own)
+            self.b_enc.mul_(own)
 
     @torch.no_grad()
     def reseed_(

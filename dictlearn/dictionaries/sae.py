@@ -27,6 +27,8 @@ SPARSE_BELOW = 0.15
 class ReLU(Rule):
     """`acts` = the positive scores."""
 
+    is_homogeneous = True
+
     def coefficients(
         self, dictionary: LinearDictionary, scores: Float[Tensor, "n feature"]
     ) -> Float[Tensor, "n feature"]:

@@ -34,6 +34,10 @@ class FitConfig(Config):
     """Norm to which the gradient of each dictionary is clipped; None turns clipping off."""
     standardize_rows: int = 16_384
     """Rows from the first batches on which mean and scale of each site are fitted."""
+    max_norm_ratio: float | None = None
+    """Rows whose norm is over this many times the median norm are left out of training: other rows
+    take their places. By default all rows are trained on; mean and scale are always fitted without
+    rows of over 10 times the median. (Massive activations: `core.massive`.)"""
     dead_after: int = 250
     """Steps without firing after which a feature counts as dead."""
     log_every: int = 50
@@ -66,6 +70,8 @@ class FitConfig(Config):
         for name in ("learning_rate", "max_gradient_norm"):
             if getattr(self, name) is not None:
                 self._require_positive(name)
+        ratio = self.max_norm_ratio
+        self._require(ratio is None or ratio > 1, "max_norm_ratio", "over 1, or None")
         for name in ("warmup_fraction", "decay_fraction", "sparsity_warmup_fraction"):
             self._require(0 <= getattr(self, name) <= 1, name, "between 0 and 1")
         self._require(

@@ -9,7 +9,7 @@ from typing import Any, overload
 import torch
 from torch import Tensor
 
-from dictlearn.core.batches import Activations, Rows
+from dictlearn.core.batches import Activations, Batch, Rows
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import ConfigError, InputError, NonFiniteError
 from dictlearn.core.file_lists import is_file_name
@@ -18,6 +18,7 @@ from dictlearn.core.sites import Sites
 from dictlearn.dictionaries.files import CONFIG_FILE
 from dictlearn.distributed.interruption import Interrupted, Interruption, interruptible
 from dictlearn.distributed.launching import join
+from dictlearn.distributed.process_group import SINGLE as ALONE
 from dictlearn.training.ahead import reading_ahead
 from dictlearn.training.batches import as_activations
 from dictlearn.training.checkpoints import (
@@ -43,6 +44,7 @@ def fit(
     fit_config: FitConfig | None = None,
     *,
     sites: Sites | Mapping[str, Sites] | None = None,
+    init: FeatureDictionary | Mapping[str, FeatureDictionary] | None = None,
     out: str | Path | None = None,
     overwrite: bool = False,
     progress: bool = True,
@@ -56,6 +58,7 @@ def fit(
     fit_config: FitConfig | None = None,
     *,
     sites: Sites | Mapping[str, Sites] | None = None,
+    init: FeatureDictionary | Mapping[str, FeatureDictionary] | None = None,
     out: str | Path | None = None,
     overwrite: bool = False,
     progress: bool = True,
@@ -68,6 +71,7 @@ def fit(
     fit_config: FitConfig | None = None,
     *,
     sites: Sites | Mapping[str, Sites] | None = None,
+    init: FeatureDictionary | Mapping[str, FeatureDictionary] | None = None,
     out: str | Path | None = None,
     overwrite: bool = False,
     progress: bool = True,
@@ -81,6 +85,11 @@ def fit(
     If several sites were harvested, `sites` is the site of all dictionaries, or maps the name of
     each to its site, so that one pass over activations of all layers trains a dictionary at
     each. By default, kinds that read or write several hooks join all sites.
+
+    Training starts from `init`, if given: a dictionary of the same kind and shapes (this library's
+    or a downloaded one), or several by name for those that do not start afresh. It keeps its mean
+    and scale; optimizer and schedules begin anew. That is how a finished run is continued:
+    `fit(d.config, activations, run, init=d)` with `d = load(folder)`.
 
     With `out`, that folder receives `train.jsonl`, a checkpoint that a later call with the same
     arguments continues to the same bits, and at the end the dictionaries (each in a folder of
@@ -110,8 +119,9 @@ def fit(
     named = {SINGLE: configs} if isinstance(configs, DictionaryConfig) else configs
     _require_configs(named)
     group = join()
+    initial = {SINGLE: init} if single and isinstance(init, FeatureDictionary) else init or {}
     run = group.all_succeed(
-        lambda: set_up(named, as_activations(activations), fit_config, group, out, sites)
+        lambda: set_up(named, as_activations(activations), fit_config, group, out, sites, initial)
     )
     with ExitStack() as held:
         group.all_succeed(lambda: held.enter_context(run.locked()))
@@ -173,7 +183,7 @@ def _train(
                 break
             rows = group.all_succeed(partial(read, step))
             scalars = {
-                name: learner.update(rows[learner.shares_batch].batch(run.sites[name]))
+                name: learner.update(_batch(run, name, rows, step))
                 for name, learner in learners.items()
             }
             done = step + 1
@@ -205,6 +215,12 @@ def _read(run: Run, step: int) -> dict[bool, Rows]:
         return {True: run.batches.rows(step, group)}
     whole = run.batches.rows(step)
     return {True: whole.of(group.rank, group.world_size), False: whole}
+
+
+def _batch(run: Run, name: str, rows: Mapping[bool, Rows], step: int) -> Batch:
+    """The part of the rows that the learner `name` learns from in this process."""
+    shares = run.learners[name].shares_batch
+    return run.batches.batch(rows[shares], run.sites[name], step, run.group if shares else ALONE)
 
 
 def _require_configs(configs: Any) -> None:

@@ -1,6 +1,6 @@
 """The one learner of every kind that learns by gradient descent."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
 import torch
@@ -47,7 +47,7 @@ class GradientLearner(Learner):
         config: GradientConfig,
         sites: Sites,
         fit_config: FitConfig,
-        standardization: Standardization,
+        start: Standardization | TrainableDictionary,
         batch_at: BatchAt,
         group: ProcessGroup = SINGLE,
     ) -> None:
@@ -70,8 +70,11 @@ class GradientLearner(Learner):
         self._peak = fit_config.learning_rate or config.default_learning_rate
         self._step = 0
         self._idle = torch.zeros(dictionary.n_features, dtype=torch.long, device=fit_config.device)
-        standardization.apply_(self.dictionary)
-        self.dictionary.initialize_(*self.dictionary.standardized(batch_at(0)))
+        if isinstance(start, Standardization):
+            start.apply_(self.dictionary)
+            self.dictionary.initialize_(*self.dictionary.standardized(batch_at(0)))
+        else:
+            self._load_dictionary(start.state_dict())
         self.dictionary.project_()
         self._optimizer = torch.optim.Adam(
             [
@@ -135,11 +138,12 @@ class GradientLearner(Learner):
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Continue from what `state` returned, to the same bits."""
-        features, prefix = feature_group_of(self.dictionary), "dictionary/"
-        state = {key: part(t, self._axis(key), features) for key, t in state.items()}
-        self.dictionary.load_state_dict(
+        prefix = "dictionary/"
+        self._load_dictionary(
             {k.removeprefix(prefix): t for k, t in state.items() if k.startswith(prefix)}
         )
+        features = feature_group_of(self.dictionary)
+        state = {key: part(t, self._axis(key), features) for key, t in state.items()}
         for name, parameter in self.dictionary.named_parameters():
             prefix = f"adam/{name}/"
             if prefix + "step" in state:  # absent before the first step
@@ -153,6 +157,12 @@ class GradientLearner(Learner):
                 }
         self._idle = state["idle"].to(self._config.device)
         self._step = int(state["step"])
+
+    def _load_dictionary(self, state: Mapping[str, Tensor]) -> None:
+        axes, features = feature_axes_of(self.dictionary), feature_group_of(self.dictionary)
+        self.dictionary.load_state_dict(
+            {name: part(t, axes.get(name), features) for name, t in state.items()}
+        )
 
     def _descend(self, loss: Tensor) -> None:
         for group in self._optimizer.param_groups:

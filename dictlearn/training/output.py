@@ -53,8 +53,9 @@ def prepare(run: Run, *, single: bool, overwrite: bool) -> None:
     ]
     if finished and not overwrite and not checkpoint.exists():
         raise InputError(
-            f"a trained dictionary is already in {', '.join(finished)}; choose another folder, or "
-            "overwrite that run (overwrite=True, --overwrite)"
+            f"a trained dictionary is already in {', '.join(finished)}; choose another folder (to "
+            "train it further, pass it as init=, --init), or overwrite that run (overwrite=True, "
+            "--overwrite)"
         )
     for place in [own] if single else map(own.inside, learners):
         place.require(CONFIG_FILE, WEIGHTS_FILE)
@@ -87,7 +88,7 @@ def write_dictionaries(
 ) -> None:
     """Give the dictionaries their origin and write them, if there is a folder."""
     for name, dictionary in dictionaries.items():
-        dictionary.provenance = run.provenance
+        dictionary.provenance = run.provenance_of(name)
         if run.written:
             save(dictionary, run.written if single else run.written.folder(name))
     if run.written:

@@ -10,9 +10,10 @@ from typing import Any
 from torch import Tensor
 
 from dictlearn.core.batches import Activations
+from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import ConfigError, InputError, nearest
 from dictlearn.core.kinds import ClosedFormConfig, DictionaryConfig, GradientConfig
-from dictlearn.core.learning import Learner
+from dictlearn.core.learning import Learner, TrainableDictionary
 from dictlearn.core.own_files import OwnFiles
 from dictlearn.core.provenance import Provenance
 from dictlearn.core.sites import Sites
@@ -21,7 +22,8 @@ from dictlearn.distributed.process_group import ProcessGroup
 from dictlearn.training.batches import RunBatches
 from dictlearn.training.config import FitConfig
 from dictlearn.training.gradient import GradientLearner
-from dictlearn.training.standardize import Standardization, Units, fit_units
+from dictlearn.training.initial import starts, weights_hash
+from dictlearn.training.standardize import Standardization, Units, fit_all_units
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,11 @@ class Run:
     batches: RunBatches
     learners: Mapping[str, Learner]
     description: Mapping[str, Any]
-    provenance: Provenance
+    units: Mapping[str, Units]
+    inits: Mapping[str, str]
+    """The hashes of the weights that dictionaries start from, where they do not start afresh."""
+    origin: Provenance
+    """The provenance of the activations."""
     folder: Path | None
 
     def states(self) -> dict[str, dict[str, Tensor]]:
@@ -51,6 +57,18 @@ class Run:
         """The same, in the one process that writes there."""
         return self.files if self.group.is_main else None
 
+    def provenance_of(self, name: str) -> Provenance:
+        """The provenance of one of the dictionaries."""
+        out = {
+            hook: f"{u.n_massive} of the first {u.n_rows} rows, with norms over {u.limit:.4g}"
+            for hook, u in self.units.items()
+            if self.config.max_norm_ratio and hook in self.sites[name].hooks
+        }
+        return self.origin.trained(
+            self.config.seed, fit_config=self.config.to_dict(), left_out=out,
+            init=self.inits.get(name),
+        )  # fmt: skip
+
     def locked(self) -> AbstractContextManager[None]:
         """The folder as this run's alone, in the process that writes there."""
         return self.written.locked() if self.written else nullcontext()
@@ -63,6 +81,7 @@ def set_up(
     group: ProcessGroup,
     out: str | Path | None,
     given: Sites | Mapping[str, Sites] | None = None,
+    init: FeatureDictionary | Mapping[str, FeatureDictionary] | None = None,
 ) -> Run:
     """Everything that can be made and checked without the other processes."""
     if fit_config.batch_size % group.world_size and not fit_config.shard_features:
@@ -74,7 +93,17 @@ def set_up(
     sites = _chosen(configs, activations, given)
     batches = RunBatches(activations, placed)
     complete = {name: c.given(activations.mlp_weights(sites[name])) for name, c in configs.items()}
-    learners = _make_learners(complete, sites, placed, batches, group)
+    start = starts(complete, sites, init or {})
+    needed = [
+        at
+        for name, at in sites.items()
+        if placed.max_norm_ratio or isinstance(configs[name], GradientConfig)
+    ]
+    units = fit_all_units(needed, batches.first() if needed else (), placed)
+    if placed.max_norm_ratio:
+        batches.leave_out({hook: u.limit for hook, u in units.items()}, sites.values())
+    learners = _make_learners(complete, sites, placed, batches, group, units, start)
+    inits = {name: weights_hash(dictionary) for name, dictionary in start.items()}
     described = out is not None or group.world_size > 1
     return Run(
         placed,
@@ -82,8 +111,10 @@ def set_up(
         sites,
         batches,
         learners,
-        _describe(configs, sites, fit_config, batches) if described else {},
-        activations.provenance.with_seed(fit_config.seed),
+        _describe(configs, sites, fit_config, batches, inits) if described else {},
+        units,
+        inits,
+        activations.provenance,
         None if out is None else Path(out),
     )
 
@@ -125,9 +156,10 @@ def _make_learners(
     fit_config: FitConfig,
     batches: RunBatches,
     group: ProcessGroup,
+    units: Mapping[str, Units],
+    start: Mapping[str, TrainableDictionary],
 ) -> dict[str, Learner]:
     learners: dict[str, Learner] = {}
-    units: dict[str, Units] = {}
     for name, config in configs.items():
         at = sites[name]
         if isinstance(config, ClosedFormConfig):
@@ -136,15 +168,11 @@ def _make_learners(
                 learners[name].dictionary.double()
             continue
         assert isinstance(config, GradientConfig)
-        for site in (*at.source.parts, *at.target.parts):
-            if site.hook not in units:
-                first = (rows.at[site.hook] for rows in batches.first())
-                units[site.hook] = fit_units(site, first, fit_config.torch_dtype)
         learners[name] = GradientLearner(
             config,
             at,
             fit_config,
-            Standardization.at(at, units),
+            start.get(name) or Standardization.at(at, units),
             partial(batches.at, at),
             group,
         )
@@ -156,6 +184,7 @@ def _describe(
     sites: Mapping[str, Sites],
     fit_config: FitConfig,
     batches: RunBatches,
+    inits: Mapping[str, str],
 ) -> dict[str, Any]:
     """The settings that determine the result of a run, as JSON; a checkpoint requires the same.
 
@@ -163,10 +192,13 @@ def _describe(
     """
     settings = fit_config.to_dict()
     del settings["shard_features"]
+    if settings["max_norm_ratio"] is None:  # a setting that earlier versions did not have
+        del settings["max_norm_ratio"]
     return {
         "fit_config": settings,
         "dictionaries": {
             name: {"kind": c.kind, "sites": sites[name].to_dict(), "config": c.to_dict()}
+            | ({"init": inits[name]} if name in inits else {})
             for name, c in configs.items()
         },
         "activations": batches.describe(),

@@ -1,5 +1,6 @@
 """Standardization of sites: a mean vector and one scale for each hook."""
 
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -7,8 +8,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from dictlearn.core.batches import Rows
 from dictlearn.core.dictionary import FeatureDictionary
+from dictlearn.core.massive import RATIO, beyond, norm_limit
 from dictlearn.core.sites import Site, Sites
+from dictlearn.training.config import FitConfig
+
+_MUCH = 0.1
+"""Share of the variance from which on massive rows are worth a warning."""
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -17,6 +25,12 @@ class Units:
 
     mean: Float[Tensor, " d"]
     scale: Float[Tensor, "*#d"]
+    limit: float = float("inf")
+    """The norm beyond which rows are massive and were left out of both."""
+    n_rows: int = 0
+    n_massive: int = 0
+    massive_share: float = 0.0
+    """Part of the variance of all rows about `mean` that the massive ones hold."""
 
 
 @dataclass(frozen=True)
@@ -37,24 +51,81 @@ class Standardization:
         dictionary.standardize_(source.mean, source.scale, target.mean, target.scale)
 
 
+class Moments:
+    """Sums over rows of one hook, in float64, and apart from them those of massive rows.
+
+    The first batch that is added decides which norms are massive.
+    """
+
+    def __init__(self, d: int, ratio: float = RATIO) -> None:
+        self._ratio, self._limit = ratio, float("inf")
+        self._n, self._squares = [0, 0], [0.0, 0.0]
+        self._total = torch.zeros(2, d, dtype=torch.float64)
+
+    def add(self, x: Float[Tensor, "n d"]) -> None:
+        """Add the rows of one batch."""
+        rows = x.to("cpu", torch.float64)
+        if not any(self._n):
+            self._limit = norm_limit(rows, self._ratio)
+        massive = beyond(rows, self._limit)
+        parts = [rows[~massive], rows[massive]] if massive.any() else [rows]
+        for which, part in enumerate(parts):
+            self._n[which] += len(part)
+            self._total[which] += part.sum(dim=0)
+            self._squares[which] += float(part.pow(2).sum())
+
+    def units(self, dtype: torch.dtype) -> Units:
+        """Mean and scale of the rows that are not massive.
+
+        The scale is the root of the variance averaged over dimensions; a site that never varies
+        keeps scale 1.
+        """
+        n, n_massive = self._n
+        mean = self._total[0] / n
+        within, d = self._squares[0] / n, len(mean)
+        variance = max(within - float(mean.pow(2).sum()), 0.0) / d
+        scale = variance**0.5 if variance > 0 else 1.0
+        far = self._squares[1] - 2 * float(mean @ self._total[1]) + n_massive * float(mean @ mean)
+        share = far / (far + n * d * variance) if n_massive else 0.0
+        return Units(
+            mean.to(dtype), torch.tensor(scale, dtype=dtype),
+            self._limit, n + n_massive, n_massive, share,
+        )  # fmt: skip
+
+
 def fit_units(
     site: Site, batches: Iterable[Float[Tensor, "n d"]], dtype: torch.dtype = torch.float32
 ) -> Units:
-    """Mean and scale of `site` from rows of activations, accumulated in float64, as `dtype`.
-
-    The scale is the root of the variance averaged over dimensions; a site that never varies
-    keeps scale 1.
-    """
-    n, total, squares = 0, torch.zeros(site.d, dtype=torch.float64), 0.0
+    """Mean and scale of `site` from rows of activations, as `dtype`, without massive rows."""
+    moments = Moments(site.d)
     for x in batches:
-        rows = x.to("cpu", torch.float64)
-        n += len(rows)
-        total += rows.sum(dim=0)
-        squares += float(rows.pow(2).sum())
-    mean = total / n
-    variance = max(squares / n - float(mean.pow(2).sum()), 0.0) / site.d
-    scale = variance**0.5 if variance > 0 else 1.0
-    return Units(mean.to(dtype), torch.tensor(scale, dtype=dtype))
+        moments.add(x)
+    return moments.units(dtype)
+
+
+def fit_all_units(
+    sites: Iterable[Sites], batches: Iterable[Rows], fit_config: FitConfig
+) -> dict[str, Units]:
+    """Mean and scale of every hook of `sites`, from one pass over the first batches of a run.
+
+    A warning names hooks at which massive rows hold much of the variance and are trained on.
+    """
+    ratio = fit_config.max_norm_ratio
+    parts = {part.hook: part for at in sites for part in (*at.source.parts, *at.target.parts)}
+    moments = {hook: Moments(part.d, ratio or RATIO) for hook, part in parts.items()}
+    for rows in batches:
+        for hook, sums in moments.items():
+            sums.add(rows.at[hook])
+    units = {hook: sums.units(fit_config.torch_dtype) for hook, sums in moments.items()}
+    for hook, u in units.items():
+        if u.massive_share > _MUCH and not ratio:
+            _logger.warning(
+                "%d of the first %d rows at %r have norms over %g times the median and hold "
+                "%.0f %% of the variance; mean and scale are fitted without them, and to leave "
+                "such rows out of training, set FitConfig(max_norm_ratio=%g) (--max-norm-ratio)",
+                u.n_massive, u.n_rows, hook, RATIO, 100 * u.massive_share, RATIO,
+            )  # fmt: skip
+    return units
 
 
 def _joined(site: Site, units: Mapping[str, Units]) -> Units:

@@ -11,6 +11,7 @@ import transformers
 
 from dictlearn.activations.store import ActivationStore
 from dictlearn.cli import main
+from dictlearn.formats import load
 from dictlearn.records.results import Records
 
 SIZES = {"n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 32, "vocab_size": 4096}
@@ -65,3 +66,18 @@ def test_a_dictionary_of_a_base_model_on_its_sibling(
     records = Records.load(out)
     assert records.provenance.model_check == "equal"
     assert records.tokens["other_models"]["pca"].startswith("'base'")
+
+
+def test_training_goes_on_from_a_dictionary_without_massive_rows(run, tmp_path: Path) -> None:
+    store, first, more = tmp_path / "store", tmp_path / "first", tmp_path / "more"
+    run("harvest", "--tokens", 2000, "--hook", "blocks.1.hook_resid_post", "--out", store)
+    run("train", store, "--kind", "topk_sae", "--n-features", 64, "--k", 4, "--steps", 4,
+        "--batch-size", 256, "--out", first)  # fmt: skip
+    run("train", store, "--init", first / "topk_sae", "--steps", 2, "--batch-size", 256,
+        "--max-norm-ratio", 8, "--out", more)  # fmt: skip
+    one, other = load(first / "topk_sae"), load(more / "topk_sae")
+    assert one.config == other.config
+    assert torch.equal(one.x_mean, other.x_mean)
+    assert not torch.equal(one.atoms, other.atoms)
+    assert other.provenance.training["fit_config"]["max_norm_ratio"] == 8
+    assert len(other.provenance.training["init"]) == 64

@@ -58,7 +58,7 @@ def make_record(
     densities = torch.tensor(density)
     metrics = pooled_metrics({name: s.sum() for name, s in sums.items()}, densities)
     sites = Sites(Site(source or hook, 24), Site(hook, 24))
-    origin = ORIGIN if seed is None else ORIGIN.with_seed(seed)
+    origin = ORIGIN if seed is None else ORIGIN.trained(seed)
     baseline = kind in BASELINES
     return DictionaryRecord(kind, sites, len(density), origin, metrics, sums, densities, baseline)
 

@@ -33,8 +33,8 @@ def test_versions_are_recorded_but_not_compared():
     assert Provenance(versions={"torch": "1"}) == Provenance(versions={"torch": "2"})
 
 
-def test_with_seed():
-    assert TRAINED.with_seed(4).seed == 4
+def test_trained():
+    assert TRAINED.trained(4).seed == 4
     assert TRAINED.seed == 3
 
 

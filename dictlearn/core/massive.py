@@ -1,0 +1,39 @@
+"""Massive activations: a few rows whose norm is many times that of the others.
+
+Some tokens have them in most language models (Sun et al. 2024, "Massive Activations in Large
+Language Models"). Where they hold most of the variance, any number that averages squares speaks
+of them alone.
+"""
+
+import math
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+RATIO = 10.0
+"""A row is massive if its norm is over this many times the median norm."""
+_FEWEST_ROWS = 16
+"""Fewer rows have no median to rely on, and none of them is massive."""
+
+
+def norm_limit(x: Float[Tensor, "n d"], ratio: float = RATIO) -> float:
+    """`ratio` times the median norm of the rows that are not zero; infinite for under 16 of these.
+
+    >>> x = torch.ones(20, 4)
+    >>> norm_limit(x)
+    20.0
+    """
+    norms = norms_of(x)
+    norms = norms[norms > 0]
+    return ratio * float(norms.median()) if len(norms) >= _FEWEST_ROWS else math.inf
+
+
+def beyond(x: Float[Tensor, "n d"], limit: float) -> Bool[Tensor, " n"]:
+    """The rows whose norm is over `limit`."""
+    return norms_of(x) > limit
+
+
+def norms_of(x: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
+    """The norm of each row."""
+    return torch.linalg.vector_norm(x, dim=1)
