@@ -8,7 +8,7 @@ of them alone.
 import math
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 RATIO = 10.0
@@ -32,6 +32,16 @@ def norm_limit(x: Float[Tensor, "n d"], ratio: float = RATIO) -> float:
 def beyond(x: Float[Tensor, "n d"], limit: float) -> Bool[Tensor, " n"]:
     """The rows whose norm is over `limit`."""
     return norms_of(x) > limit
+
+
+def massive_rows(x: Float[Tensor, "n d"], sequences: Int[Tensor, " n"]) -> Bool[Tensor, " n"]:
+    """The rows whose norm is over `RATIO` times the median of their sequence.
+
+    The rows of a sequence follow one another. Nothing else decides, so the answer does not depend
+    on how sequences are batched.
+    """
+    parts = x.split(torch.unique_consecutive(sequences, return_counts=True)[1].tolist())
+    return torch.cat([x.new_empty(0, dtype=torch.bool)] + [beyond(p, norm_limit(p)) for p in parts])
 
 
 def norms_of(x: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:

@@ -1,10 +1,10 @@
 """Zero, mean and resample ablation of a target: the reference points of loss recovered."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 ABLATIONS = ("zero", "mean", "resample")
@@ -16,6 +16,8 @@ class Reference:
     """The mean activation at one target, over the counted rows of the whole evaluation set."""
 
     mean: Float[Tensor, " d"]
+    typical_mean: Float[Tensor, " d"]
+    """The mean over the rows that are not massive (`core.massive`)."""
 
     def ablations(
         self, y: Float[Tensor, "n d"], others: Float[Tensor, "n d"]
@@ -41,19 +43,19 @@ def donors(n_sequences: int, seed: int) -> Int[Tensor, " sequence"]:
 
 
 class RunningMean:
-    """The mean of rows that arrive in batches, in float64, per hook."""
+    """The mean of rows at a target that arrive in batches, in float64, with and without massive
+    rows (`core.massive`)."""
 
     def __init__(self) -> None:
-        self._totals: dict[str, Tensor] = {}
-        self._n = 0
+        self._n, self._total = [0, 0], [torch.zeros(()), torch.zeros(())]
 
-    def add_(self, rows: Mapping[str, Float[Tensor, "n _"]]) -> None:
-        """Update with aligned rows at several hooks."""
-        self._n += len(next(iter(rows.values())))
-        for hook, y in rows.items():
-            total = y.to("cpu", torch.float64).sum(dim=0)
-            self._totals[hook] = self._totals.get(hook, 0.0) + total
+    def add_(self, y: Float[Tensor, "n d"], massive: Bool[Tensor, " n"]) -> None:
+        """Update with the rows of one batch."""
+        for which, rows in enumerate((y, y[massive])):
+            self._n[which] += len(rows)
+            self._total[which] = self._total[which] + rows.to("cpu", torch.float64).sum(dim=0)
 
-    def means(self) -> dict[str, Float[Tensor, " d"]]:
-        """The mean at every hook."""
-        return {hook: t / max(self._n, 1) for hook, t in self._totals.items()}
+    def reference(self) -> Reference:
+        """The means so far; zero without any row."""
+        (n, n_massive), (total, far) = self._n, self._total
+        return Reference(total / max(n, 1), (total - far) / max(n - n_massive, 1))

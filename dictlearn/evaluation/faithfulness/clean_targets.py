@@ -2,10 +2,10 @@
 
 from collections.abc import Callable
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from dictlearn.core.massive import massive_rows
 from dictlearn.core.sites import Site
 from dictlearn.evaluation.faithfulness.ablations import Reference, RunningMean
 from dictlearn.evaluation.faithfulness.clean_passes import CleanPasses
@@ -23,8 +23,8 @@ class CleanTargets:
     """
 
     def __init__(self, passes: CleanPasses) -> None:
-        self._stream, self._targets = passes.stream, passes.targets
-        self._mean = RunningMean()
+        self._stream = passes.stream
+        self._means = {site: RunningMean() for site in passes.targets}
         self._kept: dict[str, Tensor] = {}
 
     def read_(self, done: Callable[[int], None]) -> None:
@@ -36,7 +36,9 @@ class CleanTargets:
         """
         with self._stream.batches() as batches:
             for i, batch in enumerate(batches):
-                self._mean.add_({hook: batch.rows(hook) for hook in batch.at})
+                for site, mean in self._means.items():
+                    y = batch.rows_at(site)
+                    mean.add_(y, massive_rows(y, batch.row_sequences))
                 self._keep(batch)
                 done(i + 1)
 
@@ -50,11 +52,7 @@ class CleanTargets:
 
     def references(self) -> dict[Site, Reference]:
         """The reference of each target, from the sequences read."""
-        means = self._mean.means()
-        return {
-            site: Reference(torch.cat([means[hook] for hook in site.hooks]))
-            for site in self._targets
-        }
+        return {site: mean.reference() for site, mean in self._means.items()}
 
     def activations_of(self, sequences: Int[Tensor, " b"]) -> dict[str, Float[Tensor, "b pos _"]]:
         """The activations of these sequences at each target."""

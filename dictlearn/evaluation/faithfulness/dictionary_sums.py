@@ -9,6 +9,7 @@ from torch import Tensor
 
 from dictlearn.core.batches import require_finite
 from dictlearn.core.dictionary import FeatureDictionary
+from dictlearn.core.massive import massive_rows
 from dictlearn.core.metric import Metric
 from dictlearn.core.sites import Site, Sites
 from dictlearn.evaluation.faithfulness.ablations import ABLATIONS, Reference, donors
@@ -136,13 +137,19 @@ class DictionarySums:
     ) -> Float[Tensor, "n d_out"]:
         """Add what depends on the target alone; its rows."""
         y = batch.rows_at(site)
+        typical = ~massive_rows(y, batch.row_sequences)
         deviation = y.double() - reference.mean.to(y.device)
+        variance = own = per_row.squared_norm(deviation)
+        if not torch.equal(reference.mean, reference.typical_mean):
+            own = per_row.squared_norm(y.double() - reference.typical_mean.to(y.device))
         self._target_sums[site].add_(
             batch.row_sequences,
             {
                 "rows": torch.ones_like(y[:, 0]),
-                "variance": per_row.squared_norm(deviation),
+                "variance": variance,
                 "norm": per_row.squared_norm(y).sqrt(),
+                "typical_rows": typical.double(),
+                "typical_variance": own.where(typical, 0.0),
             },
         )
         return y
@@ -166,10 +173,12 @@ class DictionarySums:
         self, row: str, y: Float[Tensor, "n d"], y_hat: Float[Tensor, "n d"], batch: CleanBatch
     ) -> None:
         """Add what needs no language model."""
+        error = per_row.squared_error(y, y_hat)
         self._sums[row].add_(
             batch.row_sequences,
             {
-                "squared_error": per_row.squared_error(y, y_hat),
+                "squared_error": error,
+                "typical_squared_error": error.where(~massive_rows(y, batch.row_sequences), 0.0),
                 "cosine": per_row.cosine_similarity(y, y_hat),
                 "norm_hat": per_row.squared_norm(y_hat).sqrt(),
             },

@@ -41,6 +41,11 @@ class ActivationBatch:
         """The positions of the counted rows in the batch, one sequence after another."""
         return self.counted.flatten().nonzero()[:, 0]
 
+    @property
+    def row_sequences(self) -> Int[Tensor, " n"]:
+        """The number of each counted row's sequence among those of the batch."""
+        return self.index // self.counted.shape[1]
+
     def counted_rows(self, at: Float[Tensor, "b pos d"]) -> Float[Tensor, "n d"]:
         """The rows of `at` at counted positions."""
         return at.flatten(0, 1)[self.index.to(at.device)]

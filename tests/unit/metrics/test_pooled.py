@@ -15,6 +15,8 @@ NAMES = [
     "l1",
     "dead_fraction",
     "fraction_variance_unexplained",
+    "massive_fraction",
+    "fraction_variance_unexplained_typical",
     "explained_variance",
     "cosine",
     "norm_ratio",
@@ -27,6 +29,7 @@ NAMES = [
     "kl_recovered_zero",
     "top1_agreement",
 ]
+VARIANCE = ["fraction_variance_unexplained", "explained_variance"]
 BY_NAME = {metric.name: metric for metric in METRICS}
 DENSITY = torch.tensor([0.5, 0.0, 1.0, 0.0])
 
@@ -34,6 +37,7 @@ DENSITY = torch.tensor([0.5, 0.0, 1.0, 0.0])
 def totals(**changes: float) -> dict[str, torch.Tensor]:
     numbers = {
         "rows": 10, "l0": 30, "l1": 45, "squared_error": 20, "variance": 80, "cosine": 9,
+        "typical_rows": 8, "typical_variance": 10, "typical_squared_error": 6,
         "norm": 50, "norm_hat": 40, "predictions": 8, "cross_entropy_clean": 16,
         "cross_entropy_spliced": 20, "cross_entropy_zero": 48, "cross_entropy_mean": 36,
         "cross_entropy_resample": 24, "kl": 4, "kl_zero": 40, "top1_agreement": 6,
@@ -44,7 +48,25 @@ def totals(**changes: float) -> dict[str, torch.Tensor]:
 def test_every_metric_by_hand_and_in_order():
     metrics = pooled_metrics(totals(), DENSITY)
     assert list(metrics) == NAMES
-    expected = [3, 4.5, 0.5, 0.25, 0.75, 0.9, 0.8, 2, 2.5, 28 / 32, 16 / 20, 4 / 8, 0.5, 0.9, 0.75]
+    expected = [
+        3,
+        4.5,
+        0.5,
+        0.25,
+        0.2,
+        0.6,
+        0.75,
+        0.9,
+        0.8,
+        2,
+        2.5,
+        28 / 32,
+        16 / 20,
+        4 / 8,
+        0.5,
+        0.9,
+        0.75,
+    ]
     assert [m.value for m in metrics.values()] == pytest.approx(expected)
     assert all(m.reason == "" for m in metrics.values())
 
@@ -72,20 +94,21 @@ def test_bad_estimates_are_not_clipped():
 @pytest.mark.parametrize(
     ("changes", "undefined", "reason"),
     [
-        ({"variance": 0}, NAMES[3:5], "the target is constant"),
+        ({"variance": 0}, VARIANCE, "the target is constant"),
+        ({"typical_variance": 0}, ["fraction_variance_unexplained_typical"], "is constant"),
         ({"norm": 0}, ["norm_ratio"], "every target is zero"),
         ({"cross_entropy_zero": 16}, ["loss_recovered_zero"], "nothing to recover"),
         ({"cross_entropy_mean": 16}, ["loss_recovered_mean"], "nothing to recover"),
         ({"cross_entropy_resample": 16}, ["loss_recovered_resample"], "nothing to recover"),
         ({"kl_zero": 0}, ["kl_recovered_zero"], "does not change the predictions"),
-        ({"rows": 0}, ["l0", "l1", "dead_fraction", "cosine"], "no rows"),
+        ({"rows": 0}, ["l0", "l1", "dead_fraction", "massive_fraction", "cosine"], "no rows"),
         (
             {"predictions": 0},
             ["cross_entropy_clean", "cross_entropy_spliced", "kl", "top1_agreement"],
             "no next-token predictions",
         ),
         ({"kl": math.inf}, ["kl", "kl_recovered_zero"], "not finite"),
-        ({"variance": math.inf}, NAMES[3:5], "not finite"),
+        ({"variance": math.inf}, VARIANCE, "not finite"),
     ],
 )
 def test_undefined_values_are_nan_with_a_reason(changes, undefined, reason):

@@ -306,3 +306,31 @@ def test_evaluating_on_training_tokens_warns(model, tokens, sites):
 def test_an_estimate_with_nan_is_named(model, tokens, sites):
     with pytest.raises(NonFiniteError, match="dictionary 'broken'"):
         evaluate({"broken": Affine(sites.at_target(), shift=math.nan)}, model, tokens)
+
+
+def test_fvu_with_and_without_massive_rows(native):
+    model = native(n_ctx=40)
+    ids = torch.randint(6, 40, (6, 40), generator=torch.Generator().manual_seed(1))
+    ids[2:4, 7] = MASSIVE = 5
+    with torch.no_grad():
+        model.W_E[MASSIVE] *= 300
+    tokens = Tokens(ids, torch.ones_like(ids).bool(), source="x", split="held_out", hash="abc")
+    hook = hook_sites(model, "hook_embed")
+    y = model.W_E[ids].flatten(0, 1).double()
+    typical = y[ids.flatten() != MASSIVE]
+    mean, shrink = Mean(hook), Affine(hook, 0.5)
+    mean._bias.copy_(typical.mean(dim=0))
+    given = {"identity": IdentityConfig().build(hook), "mean": mean, "half": shrink}
+    records = evaluate(given, model, tokens)
+    assert all(metrics(records, name)["massive_fraction"] == 2 / 240 for name in given)
+    found = {
+        name: metrics(records, name)["fraction_variance_unexplained_typical"] for name in given
+    }
+    variance = (typical - typical.mean(dim=0)).square().sum()
+    half = float(typical.square().sum() / 4 / variance)
+    assert found == pytest.approx({"identity": 0, "mean": 1, "half": half}, abs=1e-6)
+    assert metrics(records, "mean")["fraction_variance_unexplained"] == pytest.approx(1, abs=0.01)
+    again = evaluate(given, model, tokens, batch_size=1)
+    for name, value in found.items():
+        one = metrics(again, name)["fraction_variance_unexplained_typical"]
+        assert one == pytest.approx(value, rel=1e-5, abs=1e-6)
