@@ -56,35 +56,21 @@ class LiveActivations(Activations):
         pool_blocks: int = 256,
         read_blocks: int = 32,
     ) -> None:
-        n_rows = int(rows_per_block.sum())
-        if min(n_rows, pool_blocks, read_blocks) < 1:
+        self.sites, self.provenance = tuple(sites), provenance
+        self.n_rows = int(rows_per_block.sum())
+        if min(self.n_rows, pool_blocks, read_blocks) < 1:
             raise InputError(
                 "required at least 1 row, 1 block a pool and 1 block a read, got "
-                f"{n_rows}, {pool_blocks} and {read_blocks}"
+                f"{self.n_rows}, {pool_blocks} and {read_blocks}"
             )
-        self._n_rows = n_rows
         self._read = read
         self._rows_per_block = rows_per_block.cpu().long()
-        self._sites = tuple(sites)
         self._mlps = mlps or {}
         self._widths = hook_widths(sites)
-        self._provenance = provenance
         self._pool_blocks = pool_blocks
         self._read_blocks = read_blocks
         self._pools: OrderedDict[tuple[int, int, int], Rows] = OrderedDict()
         self._order: tuple[tuple[int, int], Tensor, Tensor] | None = None
-
-    @property
-    def sites(self) -> tuple[Sites, ...]:
-        return self._sites
-
-    @property
-    def n_rows(self) -> int:
-        return self._n_rows
-
-    @property
-    def provenance(self) -> Provenance:
-        return self._provenance
 
     def mlp_weights(self, sites: Sites) -> MLPWeights | None:
         return self._mlps.get(sites)
@@ -111,7 +97,7 @@ class LiveActivations(Activations):
     def _spans(self, seed: int, start: int, n: int) -> list[_Span]:
         spans = []
         while n > 0:
-            epoch, row = divmod(start, self._n_rows)
+            epoch, row = divmod(start, self.n_rows)
             blocks, ends = self._epoch(seed, epoch)
             pool = int(torch.searchsorted(ends, row, right=True))
             first = int(ends[pool - 1]) if pool else 0

@@ -42,6 +42,11 @@ class ActivationStore(Activations):
 
     def __init__(self, path: Path, manifest: Manifest) -> None:
         self.path = path
+        self.sites, self.n_rows = manifest.sites, manifest.n_rows
+        self.provenance = manifest.provenance
+        self.tokens = manifest.tokens
+        """The tokens that the rows were harvested from, as described by `core.tokens.Tokens`."""
+        self.dtype = manifest.dtype
         self._manifest = manifest
         self._widths = hook_widths(manifest.sites)
         sizes = [shard.n_rows for shard in manifest.shards]
@@ -64,14 +69,6 @@ class ActivationStore(Activations):
         folder = Path(path)
         return cls(folder, Manifest.read(folder, verify))
 
-    @property
-    def sites(self) -> tuple[Sites, ...]:
-        return self._manifest.sites
-
-    @property
-    def n_rows(self) -> int:
-        return self._manifest.n_rows
-
     def mlp_weights(self, sites: Sites) -> MLPWeights | None:
         """The weights of the MLP from source to target of `sites`, where they were harvested.
 
@@ -81,24 +78,11 @@ class ActivationStore(Activations):
         stored = dict(zip(self.sites, self._manifest.mlps, strict=True)).get(sites)
         return stored.load(self.path) if stored else None
 
-    @property
-    def provenance(self) -> Provenance:
-        return self._manifest.provenance
-
-    @property
-    def tokens(self) -> dict[str, Any]:
-        """The tokens that the rows were harvested from, as described by `core.tokens.Tokens`."""
-        return self._manifest.tokens
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The dtype of the rows."""
-        return self._manifest.dtype
-
     def rows(self, seed: int, step: int, n: int) -> Rows:
         return self.rows_of(0, 1, seed, step, n)
 
     def rows_of(self, rank: int, world_size: int, seed: int, step: int, n: int) -> Rows:
+        """The rows of one process, read from the disk shard by shard."""
         walk = shuffled_positions(seed, step * n, n, self.n_rows)
         positions, order = walk[rank::world_size].sort()
         n = len(positions)

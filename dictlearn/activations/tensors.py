@@ -48,9 +48,9 @@ class TensorActivations(Activations):
         if sites.is_autoencoder != (y is None):
             needed = "x alone" if sites.is_autoencoder else "x and y"
             raise InputError(f"sites {sites} require {needed}, got {'x' if y is None else 'both'}")
-        self._sites = sites
+        self.sites, self.n_rows = (sites,), len(x)
+        self.provenance = provenance or Provenance()
         self._mlp = mlp
-        self._provenance = provenance or Provenance()
         at: dict[str, Tensor] = {}
         for site, given in ((sites.source, x), (sites.target, x if y is None else y)):
             if given.shape[1] != site.d:
@@ -63,20 +63,8 @@ class TensorActivations(Activations):
         for hook, tensor in self._rows.at.items():
             require_finite(tensor, hook)
 
-    @property
-    def sites(self) -> tuple[Sites, ...]:
-        return (self._sites,)
-
-    @property
-    def n_rows(self) -> int:
-        return len(self._rows)
-
-    @property
-    def provenance(self) -> Provenance:
-        return self._provenance
-
     def mlp_weights(self, sites: Sites) -> MLPWeights | None:
-        return self._mlp if sites == self._sites else None
+        return self._mlp if (sites,) == self.sites else None
 
     def rows(self, seed: int, step: int, n: int) -> Rows:
         return self.rows_of(0, 1, seed, step, n)

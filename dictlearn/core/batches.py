@@ -10,7 +10,7 @@ from torch import Tensor
 from dictlearn.core.errors import InputError, NonFiniteError
 from dictlearn.core.mlp_weights import MLPWeights
 from dictlearn.core.provenance import Provenance
-from dictlearn.core.sites import Site, Sites, only
+from dictlearn.core.sites import Site, Sites
 
 
 @dataclass(frozen=True)
@@ -57,20 +57,11 @@ class Activations(ABC):
     and "training many equals training each alone" follow from that, not from saved buffers.
     """
 
-    @property
-    @abstractmethod
-    def sites(self) -> tuple[Sites, ...]:
-        """The sites offered, in the order harvested."""
-
-    @property
-    @abstractmethod
-    def n_rows(self) -> int:
-        """Rows in one epoch."""
-
-    @property
-    @abstractmethod
-    def provenance(self) -> Provenance:
-        """The provenance of the activations."""
+    sites: tuple[Sites, ...]
+    """The sites offered, in the order harvested."""
+    n_rows: int
+    """Rows in one epoch."""
+    provenance: Provenance
 
     @abstractmethod
     def rows(self, seed: int, step: int, n: int) -> Rows:
@@ -116,15 +107,6 @@ class Activations(ABC):
                     f"{part.hook!r} of width {part.d}; harvest it first"
                 )
 
-    @property
-    def only_sites(self) -> Sites:
-        """The one pair of sites offered.
-
-        Raises:
-            InputError: several are offered, so that the caller has to choose.
-        """
-        return only(self.sites)
-
 
 class SelectedActivations(Activations):
     """A view of activations that offers one pair of sites out of several."""
@@ -132,19 +114,7 @@ class SelectedActivations(Activations):
     def __init__(self, base: Activations, sites: Sites) -> None:
         base.require(sites)
         self._base = base
-        self._sites = sites
-
-    @property
-    def sites(self) -> tuple[Sites, ...]:
-        return (self._sites,)
-
-    @property
-    def n_rows(self) -> int:
-        return self._base.n_rows
-
-    @property
-    def provenance(self) -> Provenance:
-        return self._base.provenance
+        self.sites, self.n_rows, self.provenance = (sites,), base.n_rows, base.provenance
 
     def mlp_weights(self, sites: Sites) -> MLPWeights | None:
         return self._base.mlp_weights(sites)
@@ -156,7 +126,7 @@ class SelectedActivations(Activations):
         return self._only(self._base.rows_of(rank, world_size, seed, step, n))
 
     def _only(self, rows: Rows) -> Rows:
-        return Rows({hook: rows.at[hook] for hook in self._sites.hooks})
+        return Rows({hook: rows.at[hook] for hook in self.sites[0].hooks})
 
     def locate(self, seed: int, step: int, n: int, row: int) -> str:
         return self._base.locate(seed, step, n, row)

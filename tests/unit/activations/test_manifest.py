@@ -97,4 +97,4 @@ def test_mlp_weights_that_are_incomplete_are_named(stored):
     path.write_bytes(data)
     store = ActivationStore.open(stored)
     with pytest.raises(CorruptFileError, match=r"mlp_0.safetensors: was altered"):
-        store.mlp_weights(store.only_sites)
+        store.mlp_weights(store.sites[0])

@@ -38,7 +38,7 @@ def test_sites_of_an_autoencoder_and_of_a_transcoder():
     x, y = Site("x", 2), Site("y", 4)
     assert TensorActivations(X).sites == (Sites(x, x),)
     assert TensorActivations(X, X).sites == (Sites(x, x),)
-    assert TensorActivations(X, Y).only_sites == Sites(x, y)
+    assert TensorActivations(X, Y).sites == (Sites(x, y),)
     batch = TensorActivations(X).rows(0, 0, 4).batch(Sites(x, x))
     assert batch.y is batch.x
 
@@ -46,7 +46,7 @@ def test_sites_of_an_autoencoder_and_of_a_transcoder():
 def test_explicit_sites_name_the_hooks():
     sites = Sites(Site("blocks.0.in", 2), Site("blocks.0.out", 4))
     activations = TensorActivations(X, Y, sites=sites, provenance=Provenance(model="toy"))
-    assert activations.only_sites == sites
+    assert activations.sites == (sites,)
     assert list(activations.rows(0, 0, 1).at) == ["blocks.0.in", "blocks.0.out"]
     assert activations.provenance.model == "toy"
 

@@ -276,6 +276,6 @@ def test_a_writer_waits_for_a_folder_and_then_gives_up(tmp_path, monkeypatch):
     try:
         assert holder.stdout.readline() == b"held\n"
         with pytest.raises(StorageError, match="in use by process"):
-            dl.save(dl.PCAConfig(k=2).build(TensorActivations(X).only_sites), tmp_path)
+            dl.save(dl.PCAConfig(k=2).build(TensorActivations(X).sites[0]), tmp_path)
     finally:
         holder.communicate()
