@@ -3,8 +3,10 @@
 Tamkin, Taufeeque and Goodman 2024, "Codebook Features", section 2.
 """
 
-from abc import ABC, abstractmethod
+from abc import ABC
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from einops import rearrange
@@ -22,55 +24,31 @@ from dictlearn.dictionaries.objectives import squared_error
 from dictlearn.dictionaries.selection import Choosing, Searching
 from dictlearn.kernels.decode import decode
 
-
-class Similarity(ABC):
-    """A similarity between inputs and codes; the k most similar codes are chosen.
-
-    Only the ranking of codes matters, so every similarity here is affine in the input.
-    """
-
-    @abstractmethod
-    def scores(
-        self, codes: Float[Tensor, "code d"]
-    ) -> tuple[Float[Tensor, "d code"], Float[Tensor, " code"]]:
-        """Weight and bias of the scores of an input, larger for more similar codes."""
+Affine: TypeAlias = tuple[Float[Tensor, "d code"], Float[Tensor, " code"]]
+"""Weight and bias of the scores of an input, larger for more similar codes."""
 
 
-class Cosine(Similarity):
-    """Cosine similarity, up to the norm of the input, which does not affect the ranking."""
-
-    def scores(
-        self, codes: Float[Tensor, "code d"]
-    ) -> tuple[Float[Tensor, "d code"], Float[Tensor, " code"]]:
-        """`z . c / |c|`."""
-        return normalize(codes, dim=1).T, codes.new_zeros(len(codes))
+def cosine(codes: Float[Tensor, "code d"]) -> Affine:
+    """`z . c / |c|`: cosine similarity up to the norm of the input, which changes no ranking."""
+    return normalize(codes, dim=1).T, codes.new_zeros(len(codes))
 
 
-class InnerProduct(Similarity):
-    """Inner product."""
-
-    def scores(
-        self, codes: Float[Tensor, "code d"]
-    ) -> tuple[Float[Tensor, "d code"], Float[Tensor, " code"]]:
-        """`z . c`."""
-        return codes.T, codes.new_zeros(len(codes))
+def inner_product(codes: Float[Tensor, "code d"]) -> Affine:
+    """`z . c`."""
+    return codes.T, codes.new_zeros(len(codes))
 
 
-class Euclidean(Similarity):
-    """Euclidean distance."""
-
-    def scores(
-        self, codes: Float[Tensor, "code d"]
-    ) -> tuple[Float[Tensor, "d code"], Float[Tensor, " code"]]:
-        """`z . c - |c|^2 / 2`, which ranks codes as `-|z - c|` does."""
-        return codes.T, -0.5 * codes.pow(2).sum(dim=1)
+def euclidean(codes: Float[Tensor, "code d"]) -> Affine:
+    """`z . c - |c|^2 / 2`, which ranks codes as `-|z - c|` does."""
+    return codes.T, -0.5 * codes.pow(2).sum(dim=1)
 
 
-SIMILARITIES: dict[str, type[Similarity]] = {
-    "cosine": Cosine,
-    "inner_product": InnerProduct,
-    "euclidean": Euclidean,
+SIMILARITIES: dict[str, Callable[[Tensor], Affine]] = {
+    "cosine": cosine,
+    "inner_product": inner_product,
+    "euclidean": euclidean,
 }
+"""Similarities of inputs and codes. Only the ranking of codes matters, so each is affine in z."""
 
 
 class Quantizer(Choosing, Searching, TrainableDictionary, ABC):
@@ -92,8 +70,8 @@ class Codebook(Quantizer):
     """
 
     def __init__(
-        self, sites: Sites, *, n_codes: int, k: int, n_groups: int, similarity: Similarity,
-        mean: bool, seed: int
+        self, sites: Sites, *, n_codes: int, k: int, n_groups: int,
+        similarity: Callable[[Tensor], Affine], mean: bool, seed: int
     ) -> None:  # fmt: skip
         super().__init__(sites, n_groups * n_codes)
         self.k, self.n_codes, self.n_groups = k, n_codes, n_groups
@@ -118,7 +96,7 @@ class Codebook(Quantizer):
         """Feature indices of the chosen codes of all groups."""
         chosen = [
             group * self.n_codes
-            + self.search.top_k(chunk.contiguous(), *self.similarity.scores(codes), self.k).features
+            + self.search(chunk.contiguous(), *self.similarity(codes), self.k).features
             for group, (chunk, codes) in enumerate(zip(self._chunks(z), self.codes, strict=True))
         ]
         return torch.cat(chosen, dim=1)
@@ -130,7 +108,7 @@ class Codebook(Quantizer):
         similarities = [
             torch.addmm(offset, chunk, codes)
             for chunk, (codes, offset) in zip(
-                self._chunks(z), map(self.similarity.scores, self.codes), strict=True
+                self._chunks(z), map(self.similarity, self.codes), strict=True
             )
         ]
         return torch.cat(similarities, dim=1)[:, features]
@@ -242,7 +220,7 @@ class CodebookConfig(CodebookFields[Codebook]):
             n_codes=self.n_codes,
             k=self.k,
             n_groups=self.n_groups,
-            similarity=SIMILARITIES[self.similarity](),
+            similarity=SIMILARITIES[self.similarity],
             mean=self.combine == "mean",
             seed=seed,
         )

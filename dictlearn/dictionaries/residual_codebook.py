@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dictlearn.core.dictionary import Traits
 from dictlearn.core.sites import Sites
-from dictlearn.dictionaries.codebook import CodebookFields, Euclidean, Quantizer
+from dictlearn.dictionaries.codebook import CodebookFields, Quantizer, euclidean
 
 
 class ResidualCodebook(Quantizer):
@@ -37,7 +37,7 @@ class ResidualCodebook(Quantizer):
     def _nearest(
         self, z: Float[Tensor, "n d"], codes: Float[Tensor, "code d"]
     ) -> Int[Tensor, " n"]:
-        return self.search.top_k(z, *Euclidean().scores(codes), 1).features[:, 0]
+        return self.search(z, *euclidean(codes), 1).features[:, 0]
 
     def _stages(
         self, z: Float[Tensor, "n d_in"]
@@ -62,7 +62,7 @@ class ResidualCodebook(Quantizer):
         near = [
             torch.addmm(offset, residual, codes)
             for (residual, _), (codes, offset) in zip(
-                self._stages(z), map(Euclidean().scores, self.codes), strict=True
+                self._stages(z), map(euclidean, self.codes), strict=True
             )
         ]
         return torch.cat(near, dim=1)[:, features]

@@ -12,7 +12,7 @@ from dictlearn.core.errors import ConfigError
 from dictlearn.core.sparse_acts import SparseActs
 from dictlearn.distributed.process_group import SINGLE, ProcessGroup
 from dictlearn.kernels import processor
-from dictlearn.kernels.search import ExactSearch, Int8Search, Search
+from dictlearn.kernels.search import Search, exact_top_k, int8_top_k
 
 
 def top_k(scores: Float[Tensor, "n feature"], k: int) -> Float[Tensor, "n feature"]:
@@ -45,16 +45,16 @@ def require_fast_int8(device: torch.device) -> None:
 class Searching(FeatureDictionary, ABC):
     """A kind that finds the features with the best scores by `search`."""
 
-    search: Search = ExactSearch()
+    search: Search = staticmethod(exact_top_k)
     """The search for the features with the largest scores."""
 
     def search_exactly_(self) -> None:
         """Use the exact search, which is the default."""
-        self.search = ExactSearch()
+        self.search = exact_top_k
 
     def search_inexactly_(self) -> None:
         """Use the faster int8 search, which finds nearly all of the best features."""
-        self.search = Int8Search()
+        self.search = int8_top_k
 
     @torch.no_grad()
     def search_recall(self, z: Float[Tensor, "n d_in"]) -> Float[Tensor, ""]:
@@ -76,7 +76,7 @@ class Searching(FeatureDictionary, ABC):
 
         With a `group` that shares the features, the part held here of the `k` largest of all.
         """
-        scores, features = self.search.top_k(z, W, b, min(k, len(b)))
+        scores, features = self.search(z, W, b, min(k, len(b)))
         scores = group.global_top_k(scores, k)
         return SparseActs.from_top(scores.relu(), features, len(b))
 

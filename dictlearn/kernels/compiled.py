@@ -215,26 +215,11 @@ def weighted_sums(
 
 
 @loop(parallel=True, fastmath=REASSOCIATED)
-def dots(
-    offsets: np.ndarray, indices: np.ndarray, x: np.ndarray, atoms: np.ndarray, out: np.ndarray
-) -> None:
-    """For every entry the inner product of its row of `x` and its feature's atom."""
-    for i in prange(len(offsets) - 1):
-        row = x[i]
-        for e in range(offsets[i], offsets[i + 1]):
-            atom = atoms[indices[e]]
-            total = row[0] * atom[0]
-            for j in range(1, len(row)):
-                total += row[j] * atom[j]
-            out[e] = total
-
-
-@loop(parallel=True, fastmath=REASSOCIATED)
 def dots_and_weighted_sums(
     starts: np.ndarray, rows: np.ndarray, entries: np.ndarray, weights: np.ndarray,
     x: np.ndarray, atoms: np.ndarray, out_dots: np.ndarray, out: np.ndarray,
 ) -> None:  # fmt: skip
-    """`dots` and `weighted_sums` in one pass, since both read the same rows of `x`."""
+    """`weighted_sums`, and for every entry its row of `x` times its feature's atom, in one pass."""
     for f in prange(len(starts) - 1):
         total, atom = out[f], atoms[f]
         total[:] = 0.0

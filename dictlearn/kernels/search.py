@@ -7,8 +7,8 @@ Nothing here carries a gradient: `kernels.scores` gives the few scores found the
 """
 
 import math
-from abc import ABC, abstractmethod
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, TypeAlias
 
 import torch
 from jaxtyping import Float, Int
@@ -37,91 +37,72 @@ class Top(NamedTuple):
     features: Int[Tensor, "n k"]
 
 
-class Search(ABC):
-    """A way to find the best features of each row."""
-
-    @abstractmethod
-    def top_k(
-        self,
-        x: Float[Tensor, "n d_in"],
-        W: Float[Tensor, "d_in feature"],
-        b: Float[Tensor, " feature"],
-        k: int,
-    ) -> Top:
-        """The `k` largest entries of each row of `x @ W + b`."""
+Search: TypeAlias = Callable[[Tensor, Tensor, Tensor, int], Top]
+"""A function of `x`, `W`, `b` and `k`: the `k` largest entries of each row of `x @ W + b`."""
 
 
-class ExactSearch(Search):
-    """The exact search: the same result as from all scores.
+@torch.no_grad()
+def exact_top_k(
+    x: Float[Tensor, "n d_in"],
+    W: Float[Tensor, "d_in feature"],
+    b: Float[Tensor, " feature"],
+    k: int,
+) -> Top:
+    """The `k` largest entries of each row of `x @ W + b`, as from all scores.
 
     Where bfloat16 products are faster, a product of rounded factors bounds every score from both
     sides, and only scores that the bounds do not exclude are computed (`rounding_pays`).
     """
-
-    @torch.no_grad()
-    def top_k(
-        self,
-        x: Float[Tensor, "n d_in"],
-        W: Float[Tensor, "d_in feature"],
-        b: Float[Tensor, " feature"],
-        k: int,
-    ) -> Top:
-        """The `k` largest entries of each row of `x @ W + b`."""
-        top = _empty_top(x, k)
-        if rounding_pays(x, W):
-            weights, lanes = W.T.contiguous(), _lanes(k, len(b))
-            for rows, rounded in rounded_tiles(x, weights):
-                run(
-                    compiled_rounded.bounded_top_k, *rounded, x[rows], weights, b, k, lanes,
-                    top.scores[rows], top.features[rows],
-                )  # fmt: skip
-            return top
-        for rows, scores in score_tiles(x, W, b):
-            if is_native(scores):
-                out = top.scores[rows], top.features[rows]
-                run(compiled.top_k, scores, k, _lanes(k, len(b)), *out)
-            else:
-                top.scores[rows], top.features[rows] = scores.topk(k, dim=1, sorted=False)
+    top = _empty_top(x, k)
+    if rounding_pays(x, W):
+        weights, lanes = W.T.contiguous(), _lanes(k, len(b))
+        for rows, rounded in rounded_tiles(x, weights):
+            run(
+                compiled_rounded.bounded_top_k, *rounded, x[rows], weights, b, k, lanes,
+                top.scores[rows], top.features[rows],
+            )  # fmt: skip
         return top
+    for rows, scores in score_tiles(x, W, b):
+        if is_native(scores):
+            out = top.scores[rows], top.features[rows]
+            run(compiled.top_k, scores, k, _lanes(k, len(b)), *out)
+        else:
+            top.scores[rows], top.features[rows] = scores.topk(k, dim=1, sorted=False)
+    return top
 
 
-class Int8Search(Search):
-    """Candidates by an int8 product, and the best of them by their exact scores.
+@torch.no_grad()
+def int8_top_k(
+    x: Float[Tensor, "n d_in"],
+    W: Float[Tensor, "d_in feature"],
+    b: Float[Tensor, " feature"],
+    k: int,
+) -> Top:
+    """The same among candidates that an int8 product finds, by their exact scores.
 
     Rows and features are rounded to 8 bits in units of their own largest entry. Twice as many
     features as asked for become candidates, so that one of the k best is missed only where
     rounding moves it below all of those: a training run logs how often (`recall`). Where
     `processor.multiplies_int8`, the product takes a quarter of the time of one in float32, or less;
-    elsewhere the same is found, but
-    not faster than exactly.
+    elsewhere the same is found, but not faster than exactly.
     """
-
-    @torch.no_grad()
-    def top_k(
-        self,
-        x: Float[Tensor, "n d_in"],
-        W: Float[Tensor, "d_in feature"],
-        b: Float[Tensor, " feature"],
-        k: int,
-    ) -> Top:
-        """The `k` largest entries of each row of `x @ W + b` among the candidates."""
-        if not is_native(x, W, b):
-            return ExactSearch().top_k(x, W, b, k)
-        top = _empty_top(x, k)
-        weights = W.T.contiguous()
-        x8, x_scales = to_int8(x)
-        w8, w_scales = to_int8(weights)
-        n_candidates = min(len(b), max(2 * k, k + 16))
-        lanes = _lanes(n_candidates, len(b))
-        buffer = torch.empty(tile_rows(x, len(b)), len(b), dtype=torch.int32)
-        for rows in row_slices(len(x), len(buffer)):
-            products = buffer[: rows.stop - rows.start]
-            int8_products_(products, x8[rows], w8)
-            run(
-                compiled_rounded.rescored_top_k, products, x_scales[rows], w_scales, x[rows],
-                weights, b, k, n_candidates, lanes, top.scores[rows], top.features[rows],
-            )  # fmt: skip
-        return top
+    if not is_native(x, W, b):
+        return exact_top_k(x, W, b, k)
+    top = _empty_top(x, k)
+    weights = W.T.contiguous()
+    x8, x_scales = to_int8(x)
+    w8, w_scales = to_int8(weights)
+    n_candidates = min(len(b), max(2 * k, k + 16))
+    lanes = _lanes(n_candidates, len(b))
+    buffer = torch.empty(tile_rows(x, len(b)), len(b), dtype=torch.int32)
+    for rows in row_slices(len(x), len(buffer)):
+        products = buffer[: rows.stop - rows.start]
+        int8_products_(products, x8[rows], w8)
+        run(
+            compiled_rounded.rescored_top_k, products, x_scales[rows], w_scales, x[rows],
+            weights, b, k, n_candidates, lanes, top.scores[rows], top.features[rows],
+        )  # fmt: skip
+    return top
 
 
 @torch.no_grad()
@@ -226,7 +207,7 @@ def _bounded_entries_above(
 
 
 def _lanes(k: int, n_features: int) -> int:
-    """The number of lanes that a row is divided into: see `compiled._bound`."""
+    """The number of lanes that a row is divided into: see `compiled.kth_bound`."""
     return min(n_features, max(128, 8 * k))
 
 

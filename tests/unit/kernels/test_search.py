@@ -5,10 +5,10 @@ import torch
 
 from dictlearn.kernels import processor, rounding, search, tiles
 from dictlearn.kernels.search import (
-    ExactSearch,
-    Int8Search,
     above,
     batch_top_k,
+    exact_top_k,
+    int8_top_k,
     positive_if_sparse,
 )
 
@@ -47,7 +47,7 @@ def _small_tiles(monkeypatch, request):
 @pytest.mark.parametrize(("n_features", "k"), [(1, 1), (70, 1), (70, 7), (70, 70), (600, 130)])
 def test_top_k_finds_the_largest_scores(dtype, n, n_features, k):
     x, W, b = problem(n=n, n_features=n_features, dtype=dtype)
-    top = ExactSearch().top_k(x, W, b, k)
+    top = exact_top_k(x, W, b, k)
     scores = torch.addmm(b, x, W)
     expected = scores.topk(k, dim=1).values
     assert_equal(top.scores.sort(dim=1, descending=True).values, expected)
@@ -60,7 +60,7 @@ def test_of_equal_scores_exactly_k_are_kept_and_the_first_of_them():
     x, b = torch.ones(3, 1), torch.zeros(100)
     W = torch.zeros(1, 100)
     W[0, 90] = 1.0
-    features = ExactSearch().top_k(x, W, b, 4).features
+    features = exact_top_k(x, W, b, 4).features
     assert features.tolist() == [[0, 1, 2, 90]] * 3
 
 
@@ -123,8 +123,7 @@ def test_int8_search_scores_what_it_finds_exactly(monkeypatch, n, n_features, k,
         pytest.skip(f"needs {processor.INT8_NEEDS}, not capped; got {processor.described()}")
     monkeypatch.setattr(processor, "multiplies_int8", lambda: fast)
     x, W, b = problem(n=n, n_features=n_features, d=16)
-    finder = Int8Search()
-    top = finder.top_k(x, W, b, k)
+    top = int8_top_k(x, W, b, k)
     scores = torch.addmm(b, x, W)
     assert_equal(scores.gather(1, top.features), top.scores)
     true = scores.topk(k, dim=1).indices.unsqueeze(1)
@@ -141,7 +140,7 @@ def test_bounds_leave_nothing_out_however_close_the_scores(scale):
     W[:, ::7] *= torch.logspace(-3, 0.5, len(W[0, ::7]))
     b = scale * torch.randn(3000, generator=make)
     exact = torch.addmm(b.double(), x.double(), W.double())
-    found = exact.gather(1, ExactSearch().top_k(x, W, b, 16).features).sort(dim=1).values
+    found = exact.gather(1, exact_top_k(x, W, b, 16).features).sort(dim=1).values
     true = exact.topk(16, dim=1).values.sort(dim=1).values
     # By how much a sum in float32 can be wrong, whatever its order: n eps |x| . |w|.
     rounding = 98 * 2**-24 * torch.addmm(b.abs(), x.abs(), W.abs()).max().item()
