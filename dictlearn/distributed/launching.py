@@ -22,7 +22,7 @@ import torch.multiprocessing as mp
 from dictlearn.core import errors
 from dictlearn.core.errors import ConfigError, DictLearnError, InputError, ProcessError
 from dictlearn.distributed.interruption import interruptible
-from dictlearn.distributed.process_group import SINGLE, ProcessGroup, TorchProcessGroup
+from dictlearn.distributed.process_group import SINGLE, ProcessGroup
 
 _TORCHRUN = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """The environment by which torchrun, and launchers like it, tell a process who it is."""
@@ -110,7 +110,7 @@ def join() -> ProcessGroup:
             f"{dist.get_backend_config()!r}; set it up with 'cpu:gloo,cuda:nccl', or leave that to "
             "fit"
         )
-    return TorchProcessGroup() if dist.get_world_size() > 1 else SINGLE
+    return ProcessGroup(dist.get_rank(), dist.get_world_size())
 
 
 def own_device(device: str, ranks: ProcessGroup) -> str:

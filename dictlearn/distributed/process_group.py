@@ -1,7 +1,6 @@
 """The process group of a run: rank, world size, and collective operations.
 
-A run in one process has the group `SINGLE`, whose every operation returns its argument, so that
-learners and objectives are written once.
+A run in one process has the group `SINGLE`, so that learners and objectives are written once.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,13 +20,17 @@ T = TypeVar("T")
 
 
 class ProcessGroup:
-    """A run in one process.
+    """A rank, the world size, and the collective operations of `torch.distributed`.
 
-    Row `i` of a batch belongs to rank `i % world_size`; all ranks hold equally many.
+    Row `i` of a batch belongs to rank `i % world_size`; all ranks hold equally many. In a group of
+    one process, every operation returns its argument.
+
+    Raises:
+        ProcessError: (by every method) another process has ended.
     """
 
-    rank: int = 0
-    world_size: int = 1
+    def __init__(self, rank: int = 0, world_size: int = 1) -> None:
+        self.rank, self.world_size = rank, world_size
 
     @property
     def is_main(self) -> bool:
@@ -36,19 +39,26 @@ class ProcessGroup:
 
     def all_reduce(self, t: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
         """The sum of `t` over all ranks; no gradient passes."""
-        return t
+        return t if self.world_size == 1 else _reduced(t, dist.ReduceOp.SUM)
 
     def all_reduce_mean(self, t: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
         """The mean of `t` over all ranks; no gradient passes."""
-        return t
+        return t if self.world_size == 1 else self.all_reduce(t) / self.world_size
 
     def all_reduce_min(self, t: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
         """The smallest of each entry of `t` over all ranks; no gradient passes."""
-        return t
+        return t if self.world_size == 1 else _reduced(t, dist.ReduceOp.MIN)
 
     def all_reduce_means(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """Each tensor's mean over all ranks, at the cost of one message."""
-        return list(tensors)
+        if self.world_size == 1:
+            return list(tensors)
+        flat = torch.cat([t.detach().flatten() for t in tensors])
+        with _peers_alive():
+            dist.all_reduce(flat)
+        flat /= self.world_size
+        parts = flat.split([t.numel() for t in tensors])
+        return [part.view_as(t) for part, t in zip(parts, tensors, strict=True)]
 
     def all_reduce_forward(self, t: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
         """The sum of `t` over all ranks, whose gradient reaches each rank's `t` as it is.
@@ -56,25 +66,41 @@ class ProcessGroup:
         For a sum over features that are divided between ranks: what follows from it is computed
         by each of them alike.
         """
-        return t
+        return t if self.world_size == 1 else _AllReduceForward.apply(t)
 
     def all_reduce_backward(self, t: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
         """`t`, which is equal on all ranks; its gradient is the sum of those of all ranks.
 
         For a parameter on which all features depend, where these are divided between ranks.
         """
-        return t
+        return t if self.world_size == 1 else _AllReduceBackward.apply(t)
 
     def global_top_k(self, values: Shaped[Tensor, "*b m"], k: int) -> Shaped[Tensor, "*b m"]:
         """`values` where they are among the `k` largest of all ranks, zero elsewhere.
 
-        Each rank gives its own `k` largest or, where it has fewer, all.
+        Each rank gives its own `k` largest or, where it has fewer, all. All ranks sort the same
+        numbers, so ties break alike on every rank.
         """
-        return values
+        if self.world_size == 1:
+            return values
+        m = values.shape[-1]
+        own = pad(values.detach(), (0, k - m), value=-torch.inf).contiguous()
+        everyone = torch.cat(self._gathered(own), dim=-1)
+        kept = everyone.topk(k, dim=-1, sorted=False).indices
+        keep = torch.zeros_like(everyone, dtype=torch.bool).scatter_(-1, kept, True)
+        return values.where(keep.split(k, dim=-1)[self.rank][..., :m], 0.0)
 
     def all_gather(self, t: Shaped[Tensor, "..."], axis: int) -> Shaped[Tensor, "..."]:
-        """The tensors of all ranks side by side along `axis`, on the CPU."""
-        return t
+        """The tensors of all ranks, of one shape, side by side along `axis`, on the CPU."""
+        if self.world_size == 1:
+            return t
+        return torch.cat(self._gathered(t.detach().cpu().contiguous()), dim=axis)
+
+    def _gathered(self, own: Tensor) -> list[Tensor]:
+        parts = [torch.empty_like(own) for _ in range(self.world_size)]
+        with _peers_alive():
+            dist.all_gather(parts, own)
+        return parts
 
     def slice_of(self, n: int) -> tuple[slice, int]:
         """The slice of this rank's `n` elements among those of all ranks, and the total number."""
@@ -84,10 +110,20 @@ class ProcessGroup:
 
     def broadcast_(self, tensors: Iterable[Tensor]) -> None:
         """Overwrite the tensors of all ranks by those of rank 0."""
+        for tensor in tensors if self.world_size > 1 else ():
+            told = tensor.contiguous()
+            with _peers_alive():
+                dist.broadcast(told, src=0)
+            tensor.copy_(told)
 
     def all_gather_object(self, thing: T) -> list[T]:
         """The object of every rank, in their order."""
-        return [thing]
+        if self.world_size == 1:
+            return [thing]
+        things: list[Any] = [None] * self.world_size
+        with _peers_alive():
+            dist.all_gather_object(things, thing)
+        return things
 
     def any(self, holds: bool) -> bool:
         """Whether something holds on any rank."""
@@ -101,91 +137,8 @@ class ProcessGroup:
         Raises:
             Exception: it failed on this rank or, if it did not, as it failed on another.
         """
-        return work()
-
-
-SINGLE = ProcessGroup()
-
-
-class TorchProcessGroup(ProcessGroup):
-    """The processes of `torch.distributed`, which is set up when this is made.
-
-    Raises:
-        ProcessError: (by every method) another process has ended.
-    """
-
-    def __init__(self) -> None:
-        self.rank = dist.get_rank()
-        self.world_size = dist.get_world_size()
-
-    def all_reduce(self, t: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
-        """The sum of `t` over all ranks; no gradient passes."""
-        return _reduced(t, dist.ReduceOp.SUM)
-
-    def all_reduce_mean(self, t: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
-        """The mean of `t` over all ranks; no gradient passes."""
-        return self.all_reduce(t) / self.world_size
-
-    def all_reduce_min(self, t: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
-        """The smallest of each entry of `t` over all ranks; no gradient passes."""
-        return _reduced(t, dist.ReduceOp.MIN)
-
-    def all_reduce_means(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        """Each tensor's mean over all ranks, at the cost of one message."""
-        flat = torch.cat([t.detach().flatten() for t in tensors])
-        with _peers_alive():
-            dist.all_reduce(flat)
-        flat /= self.world_size
-        parts = flat.split([t.numel() for t in tensors])
-        return [part.view_as(t) for part, t in zip(parts, tensors, strict=True)]
-
-    def all_reduce_forward(self, t: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
-        """The sum of `t` over all ranks, whose gradient reaches each rank's `t` as it is."""
-        return _AllReduceForward.apply(t)
-
-    def all_reduce_backward(self, t: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
-        """`t`, which is equal on all ranks; its gradient is the sum of those of all ranks."""
-        return _AllReduceBackward.apply(t)
-
-    def global_top_k(self, values: Shaped[Tensor, "*b m"], k: int) -> Shaped[Tensor, "*b m"]:
-        """`values` where they are among the `k` largest of all ranks, zero elsewhere.
-
-        All ranks sort the same numbers, so ties break alike on every rank.
-        """
-        m = values.shape[-1]
-        own = pad(values.detach(), (0, k - m), value=-torch.inf).contiguous()
-        everyone = torch.cat(self._gathered(own), dim=-1)
-        kept = everyone.topk(k, dim=-1, sorted=False).indices
-        keep = torch.zeros_like(everyone, dtype=torch.bool).scatter_(-1, kept, True)
-        return values.where(keep.split(k, dim=-1)[self.rank][..., :m], 0.0)
-
-    def all_gather(self, t: Shaped[Tensor, "..."], axis: int) -> Shaped[Tensor, "..."]:
-        """The tensors of all ranks, of one shape, side by side along `axis`, on the CPU."""
-        return torch.cat(self._gathered(t.detach().cpu().contiguous()), dim=axis)
-
-    def _gathered(self, own: Tensor) -> list[Tensor]:
-        parts = [torch.empty_like(own) for _ in range(self.world_size)]
-        with _peers_alive():
-            dist.all_gather(parts, own)
-        return parts
-
-    def broadcast_(self, tensors: Iterable[Tensor]) -> None:
-        """Overwrite the tensors of all ranks by those of rank 0."""
-        for tensor in tensors:
-            told = tensor.contiguous()
-            with _peers_alive():
-                dist.broadcast(told, src=0)
-            tensor.copy_(told)
-
-    def all_gather_object(self, thing: T) -> list[T]:
-        """The object of every rank, in their order."""
-        things: list[Any] = [None] * self.world_size
-        with _peers_alive():
-            dist.all_gather_object(things, thing)
-        return things
-
-    def all_succeed(self, work: Callable[[], T]) -> T:
-        """The result of `work`, once it has succeeded on every rank; it may not use the ranks."""
+        if self.world_size == 1:
+            return work()
         own: Exception | None = None
         try:
             result = work()
@@ -196,6 +149,10 @@ class TorchProcessGroup(ProcessGroup):
             return result
         failures = [error for error in self.all_gather_object(_portable(own, self.rank)) if error]
         raise own or failures[0]
+
+
+SINGLE = ProcessGroup()
+"""The group of a run in one process."""
 
 
 class _AllReduceForward(torch.autograd.Function):
