@@ -16,8 +16,3 @@ class BatchTopKTranscoderConfig(TranscoderFields, BatchTopKSAEConfig):
 
     kind = "batchtopk_transcoder"
     shards_features = True
-
-    @classmethod
-    def tiny(cls) -> "BatchTopKTranscoderConfig":
-        """The smallest useful instance."""
-        return cls(n_features=32, k=4, linear_skip=True)

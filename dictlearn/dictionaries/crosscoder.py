@@ -13,9 +13,9 @@ from torch import Tensor
 from dictlearn.core.learning import FitPass
 from dictlearn.core.sites import Site, Sites
 from dictlearn.core.sparse_acts import SparseActs
-from dictlearn.dictionaries.linear import LinearConfig, LinearDictionary
+from dictlearn.dictionaries.linear import LinearDictionary
 from dictlearn.dictionaries.objectives import squared_error
-from dictlearn.dictionaries.sae import ReLU
+from dictlearn.dictionaries.sae import L1Config
 
 
 @dataclass(frozen=True)
@@ -48,35 +48,21 @@ def decoder_norms(dictionary: LinearDictionary) -> Float[Tensor, "feature layer"
 
 
 @dataclass(frozen=True, kw_only=True)
-class CrosscoderConfig(LinearConfig):
+class CrosscoderConfig(L1Config):
     """A ReLU autoencoder of several layers, whose L1 penalty sums decoder norms over layers.
 
     The decoder's bias is subtracted from the input, which in the paper is part of the encoder's
     bias: the functions are equal. Each layer has its own scale, so all have the same weight.
+    `l1_coefficient` is the cost of one unit of coefficient times decoder norm.
     """
 
     kind = "crosscoder"
-    l1_coefficient: float = 5e-3
-    """Cost of one unit of coefficient times decoder norm, in standardized units."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._require_not_negative("l1_coefficient")
 
     def among(self, offered: Sequence[Sites]) -> Sites:
         """All targets offered, as one site that is read and written."""
         every = Site.joined([sites.target for sites in offered])
         return Sites(every, every)
 
-    def rule(self) -> ReLU:
-        """Positive scores."""
-        return ReLU()
-
     def objective(self) -> LayerwiseL1:
         """Squared error and the layerwise L1 penalty."""
         return LayerwiseL1(self.l1_coefficient)
-
-    @classmethod
-    def tiny(cls) -> "CrosscoderConfig":
-        """The smallest useful instance."""
-        return cls(n_features=32, l1_coefficient=1e-3)

@@ -12,8 +12,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from dictlearn.core.learning import FitPass
-from dictlearn.dictionaries.linear import LinearConfig, LinearDictionary, Rule
+from dictlearn.dictionaries.linear import LinearDictionary, Rule
 from dictlearn.dictionaries.objectives import squared_error
+from dictlearn.dictionaries.sae import L1Config
 
 
 @dataclass(frozen=True)
@@ -63,17 +64,14 @@ class GatedLoss:
 
 
 @dataclass(frozen=True, kw_only=True)
-class GatedSAEConfig(LinearConfig):
-    """An autoencoder whose L1 penalty acts on the gates only, so that magnitudes are not shrunk."""
+class GatedSAEConfig(L1Config):
+    """An autoencoder whose L1 penalty acts on the gates only, so that magnitudes are not shrunk.
+
+    `l1_coefficient` is the cost of one unit of gate.
+    """
 
     kind = "gated_sae"
     shards_features = True
-    l1_coefficient: float = 5e-3
-    """Cost of one unit of gate, in standardized units; larger is sparser."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._require_not_negative("l1_coefficient")
 
     def rule(self) -> Gated:
         """Gated magnitudes."""
@@ -82,8 +80,3 @@ class GatedSAEConfig(LinearConfig):
     def objective(self) -> GatedLoss:
         """Squared error, L1 on the gates, and the gates' own estimate."""
         return GatedLoss(self.l1_coefficient)
-
-    @classmethod
-    def tiny(cls) -> "GatedSAEConfig":
-        """The smallest useful instance."""
-        return cls(n_features=32, l1_coefficient=1e-3)

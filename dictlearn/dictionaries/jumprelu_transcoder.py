@@ -16,8 +16,3 @@ class JumpReLUTranscoderConfig(TranscoderFields, JumpReLUSAEConfig):
 
     kind = "jumprelu_transcoder"
     shards_features = True
-
-    @classmethod
-    def tiny(cls) -> "JumpReLUTranscoderConfig":
-        """The smallest useful instance."""
-        return cls(n_features=32, l0_coefficient=1e-3, linear_skip=True)

@@ -7,8 +7,8 @@ source to target (`linear_skip`).
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
 
 import torch
 from jaxtyping import Float, Int
@@ -297,3 +297,8 @@ class TranscoderFields(LinearConfig, ABC):
             sites, self.n_features, self.rule(), centred=False, linear_skip=self.linear_skip,
             seed=seed,
         )  # fmt: skip
+
+    @classmethod
+    def tiny(cls) -> Self:
+        """The smallest useful instance of the autoencoder, with a skip."""
+        return replace(super().tiny(), linear_skip=True)

@@ -4,13 +4,15 @@ Bricken et al. 2023, "Towards Monosemanticity", sections "Sparse Autoencoder Set
 "Neuron Resampling".
 """
 
+from abc import ABC
 from dataclasses import dataclass
+from typing import Self
 
 from jaxtyping import Float
 from torch import Tensor
 
 from dictlearn.core.kinds import Resampling
-from dictlearn.core.learning import Encoding
+from dictlearn.core.learning import Encoding, Objective
 from dictlearn.core.sparse_acts import SparseActs
 from dictlearn.dictionaries.linear import LinearConfig, LinearDictionary, Rule
 from dictlearn.dictionaries.objectives import SparsityL1
@@ -48,13 +50,36 @@ class ReLU(Rule):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SAEConfig(LinearConfig):
+class L1Config(LinearConfig, ABC):
+    """A linear dictionary with ReLU and an L1 penalty."""
+
+    l1_coefficient: float = 5e-3
+    """Cost of one unit of coefficient, in standardized units; larger is sparser."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require_not_negative("l1_coefficient")
+
+    def rule(self) -> Rule:
+        """Positive scores."""
+        return ReLU()
+
+    def objective(self) -> Objective:
+        """Squared error and L1."""
+        return SparsityL1(self.l1_coefficient)
+
+    @classmethod
+    def tiny(cls) -> Self:
+        """The smallest useful instance."""
+        return cls(n_features=32, l1_coefficient=1e-3)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SAEConfig(L1Config):
     """A ReLU autoencoder with an L1 penalty, and optional resampling of dead features."""
 
     kind = "sae"
     shards_features = True
-    l1_coefficient: float = 5e-3
-    """Cost of one unit of coefficient, in standardized units; larger is sparser."""
     resample_steps: tuple[int, ...] = ()
     """Steps after which dead features are resampled (published: four times in the first tenth)."""
     resample_window: int = 1000
@@ -65,16 +90,7 @@ class SAEConfig(LinearConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._require_count("resample_window", "resample_rows")
-        self._require_not_negative("l1_coefficient")
         self._require(all(s >= 1 for s in self.resample_steps), "resample_steps", "at least 1 each")
-
-    def rule(self) -> ReLU:
-        """Positive scores."""
-        return ReLU()
-
-    def objective(self) -> SparsityL1:
-        """Squared error and L1."""
-        return SparsityL1(self.l1_coefficient)
 
     def resampling(self) -> Resampling | None:
         """Resampling as published: rows drawn with probability proportional to squared loss."""
@@ -86,8 +102,3 @@ class SAEConfig(LinearConfig):
             loss_power=2.0,
             steps=self.resample_steps,
         )
-
-    @classmethod
-    def tiny(cls) -> "SAEConfig":
-        """The smallest useful instance."""
-        return cls(n_features=32, l1_coefficient=1e-3)

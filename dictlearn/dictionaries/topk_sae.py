@@ -4,6 +4,7 @@ Gao et al. 2024, "Scaling and evaluating sparse autoencoders".
 """
 
 from dataclasses import dataclass
+from typing import Self
 
 from jaxtyping import Float
 from torch import Tensor
@@ -75,6 +76,6 @@ class TopKSAEConfig(LinearConfig):
         return AuxK(self.auxk_coefficient, self.k_aux)
 
     @classmethod
-    def tiny(cls) -> "TopKSAEConfig":
+    def tiny(cls) -> Self:
         """The smallest useful instance."""
         return cls(n_features=32, k=4)

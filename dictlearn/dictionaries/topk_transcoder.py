@@ -16,8 +16,3 @@ class TopKTranscoderConfig(TranscoderFields, TopKSAEConfig):
 
     kind = "topk_transcoder"
     shards_features = True
-
-    @classmethod
-    def tiny(cls) -> "TopKTranscoderConfig":
-        """The smallest useful instance."""
-        return cls(n_features=32, k=4, linear_skip=True)
