@@ -1,14 +1,13 @@
 """Labels and number formats shared by tables, figures and the report."""
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from dictlearn.core.errors import InputError, nearest
 from dictlearn.core.metric import Metric
 from dictlearn.metrics.bits import REPORTED
 from dictlearn.metrics.bootstrap import Interval
-from dictlearn.records.agreement import FeatureSummary
 from dictlearn.records.results import DictionaryRecord, Records
 
 LABELS: Mapping[str, str] = {metric.name: metric.label for metric in REPORTED}
@@ -32,19 +31,22 @@ MISSING = "\N{EN DASH}"
 _SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
-def is_baseline(record: DictionaryRecord | FeatureSummary) -> bool:
-    """Whether the dictionary of this record is a baseline."""
-    return record.baseline
-
-
 def trained(records: Records) -> dict[str, DictionaryRecord]:
     """The dictionaries that are not baselines, in the order of the records."""
-    return {name: r for name, r in records.dictionaries.items() if not is_baseline(r)}
+    return {name: r for name, r in records.dictionaries.items() if not r.baseline}
 
 
 def baselines(records: Records) -> dict[str, DictionaryRecord]:
     """The baselines, in the order of the records."""
-    return {name: r for name, r in records.dictionaries.items() if is_baseline(r)}
+    return {name: r for name, r in records.dictionaries.items() if r.baseline}
+
+
+def by_target(records: Records) -> dict[str, Records]:
+    """The records of each replaced hook; losses are comparable only within one."""
+    found: dict[str, dict[str, DictionaryRecord]] = {}
+    for name, record in records.dictionaries.items():
+        found.setdefault(record.place, {})[name] = record
+    return {hook: replace(records, dictionaries=group) for hook, group in found.items()}
 
 
 def transfer(records: Records) -> str:
@@ -155,17 +157,14 @@ def reference_losses(records: Records) -> dict[str, ReferenceLosses]:
     Computed from the sums of the first dictionary at the hook that has them; they are the same
     for all dictionaries there. `nan` if no predictions were evaluated.
     """
-    by_hook: dict[str, list[DictionaryRecord]] = {}
-    for record in records.dictionaries.values():
-        by_hook.setdefault(record.place, []).append(record)
     return {
         hook: ReferenceLosses(*(_pooled_loss(found, key) for key in ("clean", "zero", "mean")))
-        for hook, found in by_hook.items()
+        for hook, found in by_target(records).items()
     }
 
 
-def _pooled_loss(records: Iterable[DictionaryRecord], ablation: str) -> float:
-    for record in records:
+def _pooled_loss(records: Records, ablation: str) -> float:
+    for record in records.dictionaries.values():
         sums, predictions = (
             record.sums.get(name) for name in (f"cross_entropy_{ablation}", "predictions")
         )

@@ -4,12 +4,10 @@ import math
 from collections.abc import Sequence
 
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
-from dictlearn.comparison.figures.style import BASELINE_COLOUR, COLOURS, plain, styled
-from dictlearn.comparison.vocabulary import is_baseline
+from dictlearn.comparison.figures.style import BASELINE_COLOUR, COLOURS, plain, stacked, styled
 from dictlearn.core.errors import InputError
-from dictlearn.records.agreement import AgreementRecords, PairAgreement
+from dictlearn.records.agreement import AgreementRecords, FeatureSummary, PairAgreement
 
 MEASURE_LABELS = {
     "mmcs": "mean max cosine similarity",
@@ -76,24 +74,13 @@ def similarity_histogram(
     if quantity not in QUANTITIES:
         raise InputError(f"required the quantity 'cosine' or 'correlation', got {quantity!r}")
     chosen = records.pairs if pairs is None else [records.pair(*pair) for pair in pairs]
-    shown = [pair for pair in chosen if _counts(pair, quantity)]
-    if not shown:
-        return styled(go.Figure(), height=120)
-    height = 84 * len(shown) + 66
-    figure = make_subplots(
-        rows=len(shown), cols=1, shared_xaxes=True, vertical_spacing=30 / (height - 66),
-        subplot_titles=[_heading(pair, quantity) for pair in shown],
-    )  # fmt: skip
-    figure.update_annotations(x=0, xanchor="left", font={"size": 12})
-    for row, pair in enumerate(shown, start=1):
-        baseline = is_baseline(records.dictionaries[pair.first])
-        bars = _bars(_counts(pair, quantity), quantity, baseline=baseline)
-        figure.add_trace(bars, row=row, col=1)
-    figure.update_xaxes(range=(-1.02, 1.02), dtick=0.5)
-    figure.update_xaxes(title=f"maximum {quantity} of a feature", row=len(shown))
-    figure.update_yaxes(showticklabels=False, showgrid=False)
-    figure = styled(figure, height=height)
-    return figure.update_layout(showlegend=False, margin={"t": 30, "l": 14})
+    bars = [
+        (_heading(pair, quantity), _bars(counts, quantity, records.dictionaries[pair.first]))
+        for pair in chosen
+        if (counts := getattr(pair, f"{quantity}_counts"))
+    ]
+    x_title = f"maximum {quantity} of a feature"
+    return stacked(bars, x_title, each=84, range=(-1.02, 1.02), dtick=0.5)
 
 
 def ordered(records: AgreementRecords) -> list[str]:
@@ -101,16 +88,16 @@ def ordered(records: AgreementRecords) -> list[str]:
     kinds = list(dict.fromkeys(summary.kind for summary in records.dictionaries.values()))
     entries = sorted(
         records.dictionaries.items(),
-        key=lambda entry: (is_baseline(entry[1]), kinds.index(entry[1].kind)),
+        key=lambda entry: (entry[1].baseline, kinds.index(entry[1].kind)),
     )
     return [name for name, _ in entries]
 
 
-def _bars(counts: list[int], quantity: str, *, baseline: bool) -> go.Bar:
+def _bars(counts: list[int], quantity: str, summary: FeatureSummary) -> go.Bar:
     width = 2 / len(counts)
     return go.Bar(
         x=[-1 + width * (i + 0.5) for i in range(len(counts))], y=counts, width=0.92 * width,
-        marker={"color": BASELINE_COLOUR if baseline else COLOURS[0], "line": {"width": 0}},
+        marker={"color": BASELINE_COLOUR if summary.baseline else COLOURS[0], "line": {"width": 0}},
         hovertemplate=f"%{{y:,}} features near {quantity} %{{x:.2f}}<extra></extra>",
     )  # fmt: skip
 
@@ -129,11 +116,6 @@ def _hover(records: AgreementRecords, row: str, column: str, measure: str) -> st
         return f"{head}{MEASURE_LABELS[measure]} {value:.3f}"
     reasons = (pair.reasons.get(key, "") for key in (measure, measure.partition("_")[0]))
     return head + plain(next((reason for reason in reasons if reason), "undefined"))
-
-
-def _counts(pair: PairAgreement, quantity: str) -> list[int]:
-    counts = pair.cosine_counts if quantity == "cosine" else pair.correlation_counts
-    return list(map(int, counts))
 
 
 def _heading(pair: PairAgreement, quantity: str) -> str:

@@ -5,10 +5,9 @@ import math
 import plotly.graph_objects as go
 import torch
 from jaxtyping import Float
-from plotly.subplots import make_subplots
 from torch import Tensor
 
-from dictlearn.comparison.figures.style import MOST_NAMES, Look, looks, plain, styled
+from dictlearn.comparison.figures.style import MOST_NAMES, Look, looks, plain, stacked
 from dictlearn.comparison.vocabulary import baselines, trained
 from dictlearn.records.results import DictionaryRecord, Records
 
@@ -29,27 +28,17 @@ def density_figure(records: Records) -> go.Figure:
         learned = {name: record for name, record in learned.items() if record.seed == seed}
     ordered = {**learned, **baselines(records)}
     shown = {name: record for name, record in ordered.items() if record.density.numel()}
-    if not shown:
-        return styled(go.Figure(), height=120)
-    height = 74 * len(shown) + 66
-    gap = 30 / (height - 66)
-    figure = make_subplots(
-        rows=len(shown), cols=1, shared_xaxes=True, vertical_spacing=gap,
-        subplot_titles=[_density_heading(name, record) for name, record in shown.items()],
+    lowest = min((_lowest_decade(record.density) for record in shown.values()), default=-1)
+    style, decades = looks(records), list(range(lowest, 1))
+    bars = [
+        (_density_heading(name, record), _histogram(name, record, lowest, style[name]))
+        for name, record in shown.items()
+    ]
+    figure = stacked(
+        bars, "feature density (fraction of tokens, log scale)", each=74,
+        range=(lowest - 0.1, 0.2), tickvals=decades, ticktext=[f"{10.0**d:g}" for d in decades],
     )  # fmt: skip
-    figure.update_annotations(x=0, xanchor="left", font={"size": 12})
-    lowest = min(_lowest_decade(record.density) for record in shown.values())
-    style = looks(records)
-    for row, (name, record) in enumerate(shown.items(), start=1):
-        figure.add_trace(_histogram(name, record, lowest, style[name]), row=row, col=1)
-    decades = list(range(lowest, 1))
-    figure.update_xaxes(
-        range=(lowest - 0.1, 0.2), tickvals=decades, ticktext=[f"{10.0**d:g}" for d in decades]
-    )
-    figure.update_xaxes(title="feature density (fraction of tokens, log scale)", row=len(shown))
-    figure.update_yaxes(showticklabels=False, showgrid=False)
-    figure = styled(figure, height=height)
-    return figure.update_layout(showlegend=False, bargap=0.08, margin={"t": 30, "l": 14})
+    return figure.update_layout(bargap=0.08)
 
 
 def _density_heading(name: str, record: DictionaryRecord) -> str:

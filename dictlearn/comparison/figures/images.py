@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 from dictlearn.comparison.figures.agreement import agreement_figure
 from dictlearn.comparison.figures.density import density_figure
 from dictlearn.comparison.figures.precision import precision_figure
-from dictlearn.comparison.figures.rates import bits_are_measured, rate_distortion_figure
+from dictlearn.comparison.figures.rates import rate_distortion_figures
 from dictlearn.comparison.figures.style import MOST_NAMES
 from dictlearn.core.errors import InputError, StorageError
 from dictlearn.core.own_files import OwnFiles
@@ -29,10 +29,11 @@ def main_figures(
     agreement: AgreementRecords | None = None,
 ) -> dict[str, go.Figure]:
     """The main figures of a report, by file name."""
-    figures = {}
-    for rate in (["bits"] if bits_are_measured(records) else []) + ["l0"]:
-        for quality in ("fraction_variance_unexplained", "loss_recovered_zero"):
-            figures[f"{quality}-{rate}"] = rate_distortion_figure(records, rate, quality)
+    figures = {
+        f"{quality}-{rate}": figure
+        for rate, found in rate_distortion_figures(records).items()
+        for quality, figure in found.items()
+    }
     if concepts is not None:
         figures["precision"] = precision_figure(concepts)
     if agreement is not None:

@@ -1,6 +1,7 @@
 """Rate-distortion figures: quality of reconstruction against L0 or bits per token."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import plotly.graph_objects as go
@@ -13,7 +14,6 @@ from dictlearn.comparison.vocabulary import (
     LABELS,
     baselines,
     formatted,
-    is_baseline,
     require_metric,
     trained,
     value_of,
@@ -58,7 +58,7 @@ def rate_distortion_figure(
     limits = _limits(records, quality)
     style = looks(records)
     figure = go.Figure()
-    on_axis = Records(records.provenance, records.tokens, marks)
+    on_axis = replace(records, dictionaries=marks)
     _add_curves(figure, on_axis, (rate, quality), style)
     _add_marks(figure, on_axis, (rate, quality), style, limits)
     _add_references(figure, lines, limits, quality)
@@ -68,7 +68,18 @@ def rate_distortion_figure(
     return styled(figure, height=480)
 
 
-def bits_are_measured(records: Records) -> bool:
+def rate_distortion_figures(records: Records) -> dict[str, dict[str, go.Figure]]:
+    """FVU and loss recovered by rate, first against bits per token, if these were measured."""
+    return {
+        rate: {
+            quality: rate_distortion_figure(records, rate, quality)
+            for quality in ("fraction_variance_unexplained", "loss_recovered_zero")
+        }
+        for rate in (("bits", "l0") if _bits_are_measured(records) else ("l0",))
+    }
+
+
+def _bits_are_measured(records: Records) -> bool:
     """Whether any trained dictionary other than a codebook has a cost in bits.
 
     Codebooks always have one, but alone they cannot be compared with anything.
@@ -81,7 +92,7 @@ def bits_are_measured(records: Records) -> bool:
 def _is_reference(record: DictionaryRecord, rate: str) -> bool:
     spent = value_of(record, rate)
     dense = rate == "l0" and spent >= record.sites.target.d / 2
-    return is_baseline(record) and (spent == 0 or dense)
+    return record.baseline and (spent == 0 or dense)
 
 
 def _bar(found: Interval | None, drawn_at: float) -> dict[str, Any] | None:
@@ -116,7 +127,7 @@ def _add_curves(
     for family, curves in families(marks, axes[0]).items():
         for names in curves:
             members = [marks.dictionaries[name] for name in names]
-            if len(members) > 1 and not is_baseline(members[0]):
+            if len(members) > 1 and not members[0].baseline:
                 x, y = ([value_of(record, axis) for record in members] for axis in axes)
                 figure.add_scatter(
                     x=x, y=y, mode="lines", name=plain(family), showlegend=False,

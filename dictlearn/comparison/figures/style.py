@@ -7,14 +7,14 @@ background and mid-grey text, so they are legible on light and on dark pages.
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
 
 import plotly.graph_objects as go
+from plotly.subplots import make_subplots
 
-from dictlearn.comparison.vocabulary import is_baseline
 from dictlearn.records.results import Records
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
@@ -44,12 +44,12 @@ class Look:
 
 def looks(records: Records) -> dict[str, Look]:
     """The look of each dictionary; trained kinds get colours in order of appearance."""
-    families = Counter(r.kind for r in records.dictionaries.values() if not is_baseline(r))
+    families = Counter(r.kind for r in records.dictionaries.values() if not r.baseline)
     palette: dict[str, str] = {}
     seen: Counter[str] = Counter()
     result = {}
     for name, record in records.dictionaries.items():
-        baseline = is_baseline(record)
+        baseline = record.baseline
         family = "" if baseline else record.kind
         if not baseline:
             palette.setdefault(family, _cyclic(COLOURS, len(palette)))
@@ -115,6 +115,30 @@ def styled(figure: go.Figure, height: int) -> go.Figure:
     figure.update_xaxes(**axis, showline=True)
     figure.update_yaxes(**axis)
     return figure
+
+
+def stacked(
+    bars: Sequence[tuple[str, go.Bar]], x_title: str, *, each: int, **x_axis: Any
+) -> go.Figure:
+    """Histograms, one below the other on a common axis, each with its heading and own heights.
+
+    `each` is the height of one in pixels.
+    """
+    if not bars:
+        return styled(go.Figure(), height=120)
+    height = each * len(bars) + 66
+    figure = make_subplots(
+        rows=len(bars), cols=1, shared_xaxes=True, vertical_spacing=30 / (height - 66),
+        subplot_titles=[heading for heading, _ in bars],
+    )  # fmt: skip
+    figure.update_annotations(x=0, xanchor="left", font={"size": 12})
+    for row, (_, bar) in enumerate(bars, start=1):
+        figure.add_trace(bar, row=row, col=1)
+    figure.update_xaxes(**x_axis)
+    figure.update_xaxes(title=x_title, row=len(bars))
+    figure.update_yaxes(showticklabels=False, showgrid=False)
+    figure = styled(figure, height=height)
+    return figure.update_layout(showlegend=False, margin={"t": 30, "l": 14})
 
 
 def log_axis(values: list[float]) -> dict[str, Any]:

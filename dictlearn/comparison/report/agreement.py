@@ -10,7 +10,7 @@ from dictlearn.comparison.figures.agreement import (
     ordered,
     similarity_histogram,
 )
-from dictlearn.comparison.vocabulary import Footnotes, is_baseline
+from dictlearn.comparison.vocabulary import Footnotes
 from dictlearn.core.metric import Metric
 from dictlearn.records.agreement import AgreementRecords, FeatureSummary
 
@@ -63,7 +63,7 @@ def _shared_initialization(records: AgreementRecords) -> list[list[str]]:
     """The sets of dictionaries with the same seed and size, of two or more."""
     together: dict[tuple[int, int], list[str]] = {}
     for name, summary in records.dictionaries.items():
-        drawn = not is_baseline(summary) or summary.kind == "random"
+        drawn = not summary.baseline or summary.kind == "random"
         if summary.seed is not None and drawn:
             together.setdefault((summary.seed, summary.n_features), []).append(name)
     return [names for names in together.values() if len(names) > 1]

@@ -1,15 +1,13 @@
 """The report of a comparison as one HTML file."""
 
-import math
 from collections.abc import Mapping
+from math import isfinite, isnan, nan
 from pathlib import Path
 from typing import Any
 
-import plotly.graph_objects as go
-
 from dictlearn.comparison.figures.density import density_figure
 from dictlearn.comparison.figures.precision import precision_figure
-from dictlearn.comparison.figures.rates import bits_are_measured, rate_distortion_figure
+from dictlearn.comparison.figures.rates import rate_distortion_figures
 from dictlearn.comparison.figures.style import looks
 from dictlearn.comparison.figures.training import divergences, read_training_log, training_figure
 from dictlearn.comparison.report.agreement import agreement_data
@@ -107,7 +105,10 @@ def report_html(
         losses=reference_losses(records),
         transfer=transfer(records),
         verdict=verdict(records),
-        curves=_curves(records),
+        curves={
+            rate: (found, [n for n, r in records.dictionaries.items() if isnan(value_of(r, rate))])
+            for rate, found in rate_distortion_figures(records).items()
+        },
         matched=matched_tables(records),
         reported=REPORTED,
         **_results(records),
@@ -130,27 +131,12 @@ def precision_data(records: ConceptRecords) -> dict[str, Any]:
     }
 
 
-def _curves(records: Records) -> dict[str, tuple[dict[str, go.Figure], list[str]]]:
-    """Rate-distortion curves by rate, first in bits if they were measured; names without it."""
-    rates = [*(["bits"] if bits_are_measured(records) else []), "l0"]
-    return {
-        rate: (
-            {
-                quality: rate_distortion_figure(records, rate, quality)
-                for quality in ("fraction_variance_unexplained", "loss_recovered_zero")
-            },
-            [n for n, r in records.dictionaries.items() if math.isnan(value_of(r, rate))],
-        )
-        for rate in rates
-    }
-
-
 def _results(records: Records) -> dict[str, Any]:
     """The cells of the table of all metrics by dictionary, and their footnotes."""
     footnotes, spread = Footnotes(), intervals_of(records, LABELS)
     cells = {
         name: [
-            _cell(key, record.metrics.get(key, Metric(math.nan)), found.get(name), footnotes)
+            _cell(key, record.metrics.get(key, Metric(nan)), found.get(name), footnotes)
             for key, found in ((key, spread.get(key, {})) for key in LABELS)
         ]
         for name, record in {**trained(records), **baselines(records)}.items()
@@ -163,7 +149,7 @@ def _cell(
 ) -> tuple[float | str, str, str]:
     """The value to sort by, the note on hover and the text."""
     text = footnotes.cell(key, metric)
-    if not math.isfinite(metric.value):
+    if not isfinite(metric.value):
         return "", metric.reason, text
     if found is None:
         return metric.value, metric.reason, text

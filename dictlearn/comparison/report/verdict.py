@@ -1,6 +1,7 @@
 """The main results of an evaluation in sentences."""
 
 import math
+from dataclasses import replace
 from itertools import groupby
 
 from dictlearn.comparison.statistics.families import RATES
@@ -9,6 +10,7 @@ from dictlearn.comparison.statistics.matched import matched_frame
 from dictlearn.comparison.statistics.standings import MatchedRow, matched_rows
 from dictlearn.comparison.vocabulary import (
     ReferenceLosses,
+    by_target,
     formatted,
     reference_losses,
     trained,
@@ -31,20 +33,14 @@ def verdict(records: Records) -> list[str]:
     and those that recover significantly less, corrected for all comparisons. Loss recovered is
     comparable only between dictionaries that replace the same tensor, so hooks are kept apart.
     """
-    by_hook: dict[str, dict[str, DictionaryRecord]] = {}
-    for name, record in trained(records).items():
-        by_hook.setdefault(record.place, {})[name] = record
+    by_hook = by_target(replace(records, dictionaries=trained(records)))
     if not by_hook:
         return ["Only baselines were evaluated."]
     losses = reference_losses(records)
     return [
-        " ".join(filter(None, _sentences(hook, _only(records, group), losses[hook])))
+        " ".join(filter(None, _sentences(hook, group, losses[hook])))
         for hook, group in by_hook.items()
     ]
-
-
-def _only(records: Records, group: dict[str, DictionaryRecord]) -> Records:
-    return Records(records.provenance, records.tokens, group)
 
 
 def _sentences(hook: str, records: Records, losses: ReferenceLosses) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from typing import TypeAlias
 
 from dictlearn.comparison.vocabulary import value_of
 from dictlearn.core.errors import InputError
-from dictlearn.records.results import DictionaryRecord, Records
+from dictlearn.records.results import Records
 
 RATES: dict[str, str] = {"l0": "L0: active features per token", "bits": "bits per token"}
 """Rates, with their axis titles."""
@@ -54,13 +54,3 @@ def _curves(records: Records, names: Iterable[str], rate: str) -> list[Curve]:
         by_seed.setdefault(records.dictionaries[name].seed, []).append(name)
     curves = [tuple(c) for c in by_seed.values() if len({rate_of(name) for name in c}) > 1]
     return curves or [tuple(ordered)]
-
-
-def by_target(records: Records) -> dict[str, Records]:
-    """The records of each replaced hook; losses are comparable only within one."""
-    found: dict[str, dict[str, DictionaryRecord]] = {}
-    for name, record in records.dictionaries.items():
-        found.setdefault(record.place, {})[name] = record
-    return {
-        hook: Records(records.provenance, records.tokens, group) for hook, group in found.items()
-    }

@@ -22,6 +22,8 @@ from dictlearn.records.results import DictionaryRecord, Records
 
 Key = TypeVar("Key", bound=Hashable)
 
+_RESAMPLED = {metric.name: metric for metric in METRICS if metric.resampled}
+
 
 def interval(
     metric: PooledMetric,
@@ -34,8 +36,7 @@ def interval(
     Efron and Tibshirani 1993, "An Introduction to the Bootstrap", section 13.3. The ends are
     `nan` where the metric does not exist.
     """
-    value = metric({name: s.sum() for name, s in sums.items()}).item()
-    return Interval(value, *central(_resampled(metric, sums, weights), confidence))
+    return Interval(pooled(metric, sums), *central(_resampled(metric, sums, weights), confidence))
 
 
 def difference(
@@ -46,11 +47,14 @@ def difference(
     confidence: float = 0.95,
 ) -> Interval:
     """The metric of `first` minus that of `second`, with the interval of paired resamples."""
-    values, resamples = [], []
-    for sums in (first, second):
-        values.append(metric({name: s.sum() for name, s in sums.items()}).item())
-        resamples.append(_resampled(metric, sums, weights))
-    return Interval(values[0] - values[1], *central(resamples[0] - resamples[1], confidence))
+    value = pooled(metric, first) - pooled(metric, second)
+    apart = _resampled(metric, first, weights) - _resampled(metric, second, weights)
+    return Interval(value, *central(apart, confidence))
+
+
+def pooled(metric: PooledMetric, sums: Mapping[str, Float[Tensor, " sequence"]]) -> float:
+    """The metric over all sequences."""
+    return metric({name: s.sum() for name, s in sums.items()}).item()
 
 
 def _resampled(
@@ -81,14 +85,11 @@ def sign_flip_p_value(
     flipped = metric({k: first[k].sum() + m for k, m in moved.items()}) - metric(
         {k: second[k].sum() - m for k, m in moved.items()}
     )
-    observed = metric({k: s.sum() for k, s in first.items()}) - metric(
-        {k: s.sum() for k, s in second.items()}
-    )
-    if not observed.isfinite():
-        return float("nan")
+    observed = abs(pooled(metric, first) - pooled(metric, second))
+    if not math.isfinite(observed):
+        return math.nan
     # Sums in another order round differently; equality up to rounding counts as equality.
-    slack = 1e-12 * observed.abs().clamp_min(1.0)
-    extreme = (flipped.abs() >= observed.abs() - slack).sum().item()
+    extreme = (flipped.abs() >= observed - 1e-12 * max(observed, 1.0)).sum().item()
     return (extreme + 1) / (n_resamples + 1)
 
 
@@ -149,9 +150,8 @@ def intervals_frame(
     rows = {}
     weights = resamples(records, n_resamples, seed)
     for name, record in records.dictionaries.items():
-        for metric in METRICS:
-            if metric.resampled:
-                rows[name, metric.name] = interval(metric, record.sums, weights, confidence)
+        for metric in _RESAMPLED.values():
+            rows[name, metric.name] = interval(metric, record.sums, weights, confidence)
     return pd.DataFrame.from_dict(rows, orient="index", columns=list(Interval._fields)).set_axis(
         pd.MultiIndex.from_tuples(rows, names=["dictionary", "metric"])
     )
@@ -162,7 +162,7 @@ def intervals_of(records: Records, metrics: Iterable[str]) -> dict[str, dict[str
 
     Empty for metrics that are not resampled, and if there is only one sequence.
     """
-    known = {m.name: m for m in METRICS if m.resampled} if can_resample(records) else {}
+    known = _RESAMPLED if can_resample(records) else {}
     weights = resamples(records) if known else torch.empty(0)
     return {
         name: {
@@ -234,11 +234,10 @@ def resampled_metric(name: str) -> PooledMetric:
     Raises:
         InputError: it is not, or there is no such metric.
     """
-    known = {m.name: m for m in METRICS if m.resampled}
-    if name not in known:
+    if name not in _RESAMPLED:
         raise InputError(f"required a metric that sequences are resampled for, got {name!r}; "
-                         f"{nearest(name, known)}")  # fmt: skip
-    return known[name]
+                         f"{nearest(name, _RESAMPLED)}")  # fmt: skip
+    return _RESAMPLED[name]
 
 
 def _record(records: Records, name: str) -> DictionaryRecord:

@@ -12,17 +12,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dictlearn.comparison.statistics.families import Curve, by_target, families, require_rate
+from dictlearn.comparison.statistics.families import Curve, families, require_rate
 from dictlearn.comparison.statistics.intervals import (
     difference,
     holm,
     interval,
     over_seeds,
+    pooled,
     resampled_metric,
     resamples,
     sign_flip_p_value,
 )
-from dictlearn.comparison.vocabulary import value_of
+from dictlearn.comparison.vocabulary import by_target, value_of
 from dictlearn.metrics.bootstrap import RESAMPLES
 from dictlearn.metrics.pooled import PooledMetric
 from dictlearn.records.results import Records
@@ -202,7 +203,7 @@ def _rows(
     seeds = {name: found[name].at(rate) for name, reason in reasons.items() if not reason}
     sums = {name: _mean(curves) for name, curves in seeds.items()}
     rows: dict[str, dict[str, Any]] = {name: {"reason": r} for name, r in reasons.items() if r}
-    of_seeds = {n: [_value(metric, curve) for curve in curves] for n, curves in seeds.items()}
+    of_seeds = {n: [pooled(metric, curve) for curve in curves] for n, curves in seeds.items()}
     for name, apart in of_seeds.items():
         spread = statistics.stdev(apart) if len(apart) > 1 else math.nan
         about = interval(metric, sums[name], drawn.weights)._asdict()
@@ -214,14 +215,11 @@ def _rows(
         pick = max if metric.better == "higher" else min
         best = pick(defined, key=lambda name: rows[name]["value"])
         for name in defined:
-            rows[name] |= _BEST
+            rows[name]["difference"] = 0.0
             if name != best:
                 both = of_seeds[name], of_seeds[best]
                 rows[name] |= _behind(metric, sums[name], sums[best], both, drawn)
     return {name: rows[name] for name in found}
-
-
-_BEST = {"difference": 0.0}
 
 
 def _behind(
@@ -237,7 +235,3 @@ def _behind(
     else:
         p = sign_flip_p_value(metric, sums, best, drawn.n_flips, drawn.seed)
     return dict(zip(COLUMNS[5:9], (*apart, p), strict=True))
-
-
-def _value(metric: PooledMetric, sums: Sums) -> float:
-    return metric({name: s.sum() for name, s in sums.items()}).item()

@@ -6,10 +6,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from dictlearn.comparison.statistics.families import by_target, families
+from dictlearn.comparison.statistics.families import families
 from dictlearn.comparison.statistics.intervals import differences_frame, intervals_frame
 from dictlearn.comparison.statistics.matched import Family, matched_frame, shared_values
 from dictlearn.comparison.statistics.standings import matched_rows
+from dictlearn.comparison.vocabulary import by_target
 from dictlearn.core.errors import InputError
 from dictlearn.core.metric import Metric
 from dictlearn.metrics.pooled import pooled_metrics

@@ -7,8 +7,8 @@ from torch.nn.functional import cross_entropy
 
 import dictlearn as dl
 from dictlearn.comparison.runs import combine
-from dictlearn.comparison.statistics.families import by_target
 from dictlearn.comparison.statistics.intervals import differences_frame
+from dictlearn.comparison.vocabulary import by_target
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import InputError
 from dictlearn.core.quantized import Quantized
