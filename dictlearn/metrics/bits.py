@@ -17,7 +17,7 @@ from torch import Tensor
 from dictlearn.core.dictionary import Traits
 from dictlearn.core.errors import InputError
 from dictlearn.core.metric import Metric
-from dictlearn.metrics.pooled import METRICS, MetricSpec
+from dictlearn.metrics.pooled import METRICS, NO_ROWS, MetricSpec
 
 BITS: tuple[MetricSpec, ...] = (
     MetricSpec(
@@ -45,7 +45,6 @@ REPORTED: tuple[MetricSpec, ...] = (*METRICS[:2], *BITS, *METRICS[2:])
 
 NOT_MEASURED = "measured only with bits=True"
 NOT_CODES = "its features are not codes, so there is no number to write"
-_NO_ROWS = "no rows were counted"
 
 
 def entropy(counts: Float[Tensor, " symbol"] | Int[Tensor, " symbol"]) -> float:
@@ -150,7 +149,7 @@ def bit_metrics(
     {'support_bits': 3.0, 'code_bits': 3.0, 'coefficient_bits': 0.0, 'bits': 3.0}
     """
     if density is None:
-        return {metric.name: Metric(math.nan, _NO_ROWS) for metric in BITS}
+        return {metric.name: Metric(math.nan, NO_ROWS) for metric in BITS}
     fixed = Metric(math.nan, NOT_CODES)
     support = support_bits(density)
     if traits.binary and traits.max_active is not None:

@@ -94,23 +94,22 @@ def _evaluate(difference: str, totals: Mapping[str, Tensor]) -> Tensor:
     return first - rest[0] if rest else first
 
 
-_NO_ROWS = "no rows were counted"
+NO_ROWS = "no rows were counted"
 _NO_PREDICTIONS = "no next-token predictions were counted"
 _NO_VARIANCE = "the target is constant, so there is no variance to explain"
-_NO_LOSS = "the ablation does not change the cross-entropy, so there is nothing to recover"
 
 METRICS: tuple[PooledMetric, ...] = (
     PooledMetric(
         name="l0", label="L0", unit="features per token", better="lower",
         description="Active features per token.",
         numerator="l0", denominator="rows",
-        undefined=_NO_ROWS,
+        undefined=NO_ROWS,
     ),
     PooledMetric(
         name="l1", label="L1", unit="units of the coefficients", better="lower",
         description="Absolute coefficients per token.",
         numerator="l1", denominator="rows",
-        undefined=_NO_ROWS,
+        undefined=NO_ROWS,
     ),
     PooledMetric(
         name="dead_fraction", label="dead", unit="fraction", better="lower",
@@ -147,7 +146,7 @@ METRICS: tuple[PooledMetric, ...] = (
         name="cosine", label="cosine", unit="none", better="higher",
         description="Mean cosine of estimate and target.",
         numerator="cosine", denominator="rows",
-        undefined=_NO_ROWS,
+        undefined=NO_ROWS,
     ),
     PooledMetric(
         name="norm_ratio", label="norm ratio", unit="none", better="neither",
@@ -168,29 +167,17 @@ METRICS: tuple[PooledMetric, ...] = (
         numerator="cross_entropy_spliced", denominator="predictions",
         undefined=_NO_PREDICTIONS,
     ),
-    PooledMetric(
-        name="loss_recovered_zero", label="loss recovered vs zero",
-        unit="fraction", better="higher",
-        description="Part of the loss of zero ablation that is recovered.",
-        numerator="cross_entropy_zero - cross_entropy_spliced",
-        denominator="cross_entropy_zero - cross_entropy_clean",
-        undefined=_NO_LOSS,
-    ),
-    PooledMetric(
-        name="loss_recovered_mean", label="loss recovered vs mean",
-        unit="fraction", better="higher",
-        description="Part of the loss of mean ablation that is recovered.",
-        numerator="cross_entropy_mean - cross_entropy_spliced",
-        denominator="cross_entropy_mean - cross_entropy_clean",
-        undefined=_NO_LOSS,
-    ),
-    PooledMetric(
-        name="loss_recovered_resample", label="loss recovered vs resample",
-        unit="fraction", better="higher",
-        description="Part of the loss of resample ablation that is recovered.",
-        numerator="cross_entropy_resample - cross_entropy_spliced",
-        denominator="cross_entropy_resample - cross_entropy_clean",
-        undefined=_NO_LOSS,
+    *(
+        PooledMetric(
+            name=f"loss_recovered_{ablation}", label=f"loss recovered vs {ablation}",
+            unit="fraction", better="higher",
+            description=f"Part of the loss of {ablation} ablation that is recovered.",
+            numerator=f"cross_entropy_{ablation} - cross_entropy_spliced",
+            denominator=f"cross_entropy_{ablation} - cross_entropy_clean",
+            undefined="the ablation does not change the cross-entropy, so there is nothing to "
+            "recover",
+        )
+        for ablation in ("zero", "mean", "resample")
     ),
     PooledMetric(
         name="kl", label="KL", unit="nats per prediction", better="lower",

@@ -1,14 +1,11 @@
-"""Reconstruction metrics over the rows given, for use in notebooks and own code.
-
-An evaluation pools the same quantities over its whole token set (`metrics.pooled`).
-"""
+"""FVU over the rows given; an evaluation pools it over its whole token set (`metrics.pooled`)."""
 
 from jaxtyping import Float
 from torch import Tensor
 
 from dictlearn.core.errors import InputError
 from dictlearn.metrics.inputs import paired
-from dictlearn.metrics.rows import cosine_similarity, squared_error
+from dictlearn.metrics.rows import squared_error
 
 
 def fraction_variance_unexplained(
@@ -38,44 +35,3 @@ def fraction_variance_unexplained(
         )
     mean = y.mean(dim=0).expand_as(y)
     return squared_error(y, y_hat).sum() / squared_error(y, mean).sum()
-
-
-def norm_ratio(y: Float[Tensor, "n d_out"], y_hat: Float[Tensor, "n d_out"]) -> Float[Tensor, ""]:
-    """The summed norms of the estimates divided by those of the targets.
-
-    `sum_i ||y_hat_i|| / sum_i ||y_i||`. 1.0 keeps the norm; below 1 the estimate shrinks, as L1
-    penalties make it do. Neither direction is better.
-
-    Raises:
-        InputError: the shapes differ, or every row of `y` is zero.
-
-    >>> import torch
-    >>> y = torch.tensor([[3.0, 4.0]])
-    >>> norm_ratio(y, y / 2).item()
-    0.5
-    """
-    y, y_hat = paired(y, y_hat)
-    total = y.norm(dim=1).sum()
-    if total == 0:
-        raise InputError(f"required a row that is not zero, got {y.shape[0]} zero rows")
-    return y_hat.norm(dim=1).sum() / total
-
-
-def mean_cosine_similarity(
-    y: Float[Tensor, "n d_out"], y_hat: Float[Tensor, "n d_out"]
-) -> Float[Tensor, ""]:
-    """The cosine similarity of `y_hat` to `y`, averaged over rows.
-
-    In [-1, 1], higher is better; a row in which either is zero counts as 0.
-
-    Raises:
-        InputError: the shapes differ, or there are no rows.
-
-    >>> import torch
-    >>> y = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
-    >>> mean_cosine_similarity(y, torch.tensor([[3.0, 0.0], [0.0, 0.0]])).item()
-    0.5
-    """
-    if y.shape[0] == 0:
-        raise InputError("required at least one row to average over, got none")
-    return cosine_similarity(y, y_hat).mean()

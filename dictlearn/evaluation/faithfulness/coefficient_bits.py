@@ -19,7 +19,6 @@ from dictlearn.core.quantized import Quantized
 from dictlearn.evaluation.faithfulness.clean_passes import CleanBatch, CleanPasses
 from dictlearn.metrics.bits import coefficient_bits
 from dictlearn.metrics.predictions import compared
-from dictlearn.metrics.recovered import recovered
 from dictlearn.progress import progress as progress_bar
 from dictlearn.records.results import DictionaryRecord
 
@@ -137,7 +136,7 @@ class _Search:
             return
         clean, zero = (self._sums[f"cross_entropy_{name}"] for name in ("clean", "zero"))
         middle = (self._low + self._high) // 2
-        if recovered(zero, self._cross_entropy, clean) >= self._needed:
+        if (zero - self._cross_entropy) / (zero - clean) >= self._needed:
             self._high = middle
             counts = torch.tensor(list(self._levels.values()))
             self.cost = Metric(coefficient_bits(self._l0, counts))
