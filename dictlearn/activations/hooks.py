@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from dictlearn.core.batches import Rows
 from dictlearn.core.errors import InputError
-from dictlearn.core.sites import Sites
+from dictlearn.core.sites import Site, Sites
 
 
 def hook_widths(sites: Sequence[Sites]) -> dict[str, int]:
@@ -13,21 +13,13 @@ def hook_widths(sites: Sequence[Sites]) -> dict[str, int]:
     Raises:
         InputError: there are no sites, or one hook has two widths.
 
-    >>> from dictlearn.core.sites import Site
     >>> hook_widths([Sites(Site("mlp.in", 4), Site("mlp.out", 8))])
     {'mlp.in': 4, 'mlp.out': 8}
     """
     if not sites:
         raise InputError("required at least one pair of sites, got none")
-    widths: dict[str, int] = {}
-    for pair in sites:
-        for site in (*pair.source.parts, *pair.target.parts):
-            if widths.setdefault(site.hook, site.d) != site.d:
-                raise InputError(
-                    f"required one width per hook, got {widths[site.hook]} and {site.d} at "
-                    f"{site.hook!r}"
-                )
-    return widths
+    joined = Site.joined([site for pair in sites for site in (pair.source, pair.target)])
+    return dict(zip(joined.hooks, joined.widths, strict=True))
 
 
 def require_hooks(rows: Rows, widths: dict[str, int]) -> None:

@@ -12,14 +12,8 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from dictlearn.cli.terminal import (
-    Overwrite,
-    Seed,
-    console,
-    leftover_fields,
-    say,
-    show,
-)
+from dictlearn.cli.terminal import Overwrite, Seed, console, leftover_fields, say, show
+from dictlearn.core.config import in_words, matches
 from dictlearn.core.errors import InputError, nearest
 from dictlearn.studies.study import Study
 
@@ -111,25 +105,16 @@ def _made(name: str, function: Callable[..., Study], given: dict[str, Any]) -> S
                 f"study {name!r} has no option --{key.replace('_', '-')}; "
                 f"{nearest(key, parameters)}"
             )
-        _require_type(name, key, value, parameters[key].annotation)
+        wanted = parameters[key].annotation
+        if wanted in (bool, int, float, str) and not matches(value, wanted):
+            raise InputError(
+                f"--{key.replace('_', '-')} of study {name!r} must be {in_words(wanted)}, got "
+                f"{value!r}"
+            )
     study = function(**given)
     if not isinstance(study, Study):
         raise InputError(f"required a Study from {name!r}, got {type(study).__name__}")
     return study
-
-
-def _require_type(name: str, key: str, value: object, wanted: object) -> None:
-    """Check the type of a value, if its parameter is annotated as a number, string or bool."""
-    if wanted not in (bool, int, float, str):
-        return
-    fits = (float, int) if wanted is float else wanted
-    if not isinstance(value, fits) or (isinstance(value, bool) and wanted is not bool):
-        raise InputError(
-            f"--{key.replace('_', '-')} of study {name!r} must be {_TYPES[wanted]}, got {value!r}"
-        )
-
-
-_TYPES = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
 
 def _run(

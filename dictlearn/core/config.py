@@ -31,7 +31,7 @@ class _NamesChecked(ABCMeta):
         hints = get_type_hints(cls)
         for name, value in kwargs.items():
             kwargs[name] = value = _as_declared(value, hints[name])
-            if not _matches(value, hints[name]):
+            if not matches(value, hints[name]):
                 wanted = in_words(hints[name])
                 raise ConfigError(f"{cls.__name__}.{name} must be {wanted}, got {value!r}")
         return super().__call__(*args, **kwargs)
@@ -84,16 +84,16 @@ class Config(metaclass=_NamesChecked):
             )
 
 
-def _matches(value: object, hint: Any) -> bool:
+def matches(value: object, hint: Any) -> bool:
     """Whether `value` has the declared type of a field; an integer is accepted as a float."""
     arms = get_args(hint)
     if get_origin(hint) in (Union, UnionType):
-        return any(_matches(value, arm) for arm in arms)
+        return any(matches(value, arm) for arm in arms)
     if get_origin(hint) is tuple:
         if not isinstance(value, tuple):
             return False
         inner = arms[:1] * len(value) if arms[1:] == (...,) else arms
-        return len(inner) == len(value) and all(map(_matches, value, inner))
+        return len(inner) == len(value) and all(map(matches, value, inner))
     if hint in (int, float) and isinstance(value, bool):
         return False
     return isinstance(value, int | float if hint is float else hint)

@@ -1,12 +1,27 @@
-"""The door of every evaluation: whether dictionaries belong to the model."""
+"""Checks that every evaluation begins with: dictionaries by name, all of the model."""
 
 from collections.abc import Mapping
 
 from dictlearn.core.dictionary import FeatureDictionary
+from dictlearn.core.errors import InputError
 from dictlearn.core.provenance import Provenance
 from dictlearn.lm.hooks import LanguageModel
 from dictlearn.lm.identity import model_provenance
 from dictlearn.lm.sites import require_sites
+
+
+def require_dictionaries(caller: str, dictionaries: object, at_least: int = 1) -> None:
+    """Raise an `InputError` unless `caller` was given a dict of so many dictionaries by name."""
+    if not isinstance(dictionaries, Mapping) or len(dictionaries) < at_least:
+        raise InputError(
+            f"{caller} needs a dict of at least {at_least} dictionaries by name, got "
+            f"{dictionaries!r:.80}"
+        )
+    for name, dictionary in dictionaries.items():
+        if not isinstance(dictionary, FeatureDictionary):
+            raise InputError(
+                f"{name!r}: required a FeatureDictionary, got {type(dictionary).__name__}"
+            )
 
 
 def require_fitting(

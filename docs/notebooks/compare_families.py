@@ -7,7 +7,7 @@
 
 # %%
 import dictlearn as dl
-from dictlearn.comparison.figures.rates import sparsity_figure
+from dictlearn.comparison.figures.rates import rate_distortion_figure
 from dictlearn.comparison.report.html import write_report
 from dictlearn.comparison.statistics.intervals import differences_frame, intervals_frame
 
@@ -60,7 +60,7 @@ differences_frame(records, "loss_recovered_zero", reference="pca")
 # Upper left is better: fewer active features, more of the loss recovered.
 
 # %%
-sparsity_figure(records, "loss_recovered_zero")
+rate_distortion_figure(records, "l0", "loss_recovered_zero")
 
 # %% [markdown]
 # The report is one HTML file that needs no network. The records can be saved with

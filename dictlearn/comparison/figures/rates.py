@@ -22,15 +22,6 @@ from dictlearn.metrics.bootstrap import Interval
 from dictlearn.records.results import DictionaryRecord, Records
 
 
-def sparsity_figure(records: Records, metric: str = "loss_recovered_zero") -> go.Figure:
-    """`metric` against L0: `rate_distortion_figure` at the rate "l0".
-
-    Raises:
-        InputError: there is no such metric.
-    """
-    return rate_distortion_figure(records, "l0", metric)
-
-
 def rate_distortion_figure(
     records: Records, rate: str = "bits", quality: str = "fraction_variance_unexplained"
 ) -> go.Figure:

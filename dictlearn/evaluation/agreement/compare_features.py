@@ -20,7 +20,7 @@ from dictlearn.evaluation.agreement.feature_statistics import (
     feature_summary,
     known_densities,
 )
-from dictlearn.evaluation.origins import require_fitting
+from dictlearn.evaluation.origins import require_dictionaries, require_fitting
 from dictlearn.lm.hooks import LanguageModel
 from dictlearn.metrics.agreement import matched_cosine_similarity, max_cosine_similarity
 from dictlearn.progress import progress as progress_bar
@@ -79,7 +79,9 @@ def compare_features(
         ProvenanceError: a dictionary was trained on another model, and `allow_other_model` is off.
         NonFiniteError: activations hold NaN or infinity.
     """
-    _require(dictionaries, model, tokens)
+    require_dictionaries("compare_features", dictionaries, at_least=2)
+    if (model is None) != (tokens is None):
+        raise InputError("required both a model and tokens, or neither; got only one of them")
     found, origin, described = None, Provenance(), dict[str, Any]()
     if model is not None and tokens is not None:
         origin, transfer = require_fitting(dictionaries, model, allow_other_model=allow_other_model)
@@ -200,17 +202,3 @@ def _without_atoms(names: tuple[str, str], atoms: list[Tensor]) -> str:
     """The reason if one of two dictionaries has no atoms; empty if both have some."""
     empty = [repr(name) for name, some in zip(names, atoms, strict=True) if not len(some)]
     return f"{' and '.join(empty)}: no features to compare" if empty else ""
-
-
-def _require(
-    dictionaries: Mapping[str, FeatureDictionary],
-    model: LanguageModel | None,
-    tokens: Tokens | None,
-) -> None:
-    if not isinstance(dictionaries, Mapping) or len(dictionaries) < 2:
-        raise InputError(
-            "compare_features needs a dict of at least two dictionaries by name, got "
-            f"{dictionaries!r:.80}"
-        )
-    if (model is None) != (tokens is None):
-        raise InputError("required both a model and tokens, or neither; got only one of them")

@@ -10,7 +10,7 @@ from dictlearn.core.errors import InputError, nearest
 from dictlearn.core.tokens import Tokens
 from dictlearn.evaluation.cards.feature_card import CardMaker
 from dictlearn.evaluation.cards.top_contexts import TopContexts, Windows
-from dictlearn.evaluation.origins import require_fitting
+from dictlearn.evaluation.origins import require_dictionaries, require_fitting
 from dictlearn.evaluation.stream.activations import ActivationStream
 from dictlearn.lm.hooks import LanguageModel
 from dictlearn.progress import progress as progress_bar
@@ -69,7 +69,9 @@ def describe_features(
         ProvenanceError: a dictionary was trained on another model, and `allow_other_model` is off.
         NonFiniteError: activations hold NaN or infinity.
     """
-    _require_dictionaries(dictionaries, model)
+    require_dictionaries("describe_features", dictionaries)
+    if getattr(model, "tokenizer", None) is None:
+        raise InputError("required a model with a tokenizer, got none; set model.tokenizer")
     origin, transfer = require_fitting(dictionaries, model, allow_other_model=allow_other_model)
     if isinstance(features, Mapping):
         named = {name: list(dict.fromkeys(map(index, some))) for name, some in features.items()}
@@ -132,18 +134,6 @@ def _samples(tops: Mapping[str, TopContexts], n: int, seed: int) -> dict[str, li
         draws = (part[torch.randint(len(part), (), generator=generator)] for part in parts)
         found[name] = [int(feature) for feature in draws]
     return found
-
-
-def _require_dictionaries(
-    dictionaries: Mapping[str, FeatureDictionary], model: LanguageModel
-) -> None:
-    if not isinstance(dictionaries, Mapping) or not dictionaries:
-        raise InputError(
-            "describe_features needs a dict of dictionaries by name, with at least one; got "
-            f"{dictionaries!r:.80}"
-        )
-    if getattr(model, "tokenizer", None) is None:
-        raise InputError("required a model with a tokenizer, got none; set model.tokenizer")
 
 
 def _require_features(

@@ -15,7 +15,7 @@ from dictlearn.core.errors import InputError
 from dictlearn.core.tokens import Tokens
 from dictlearn.evaluation.concepts.matched_recall import FEATURES, compare_families
 from dictlearn.evaluation.concepts.split_halves import NEURONS, halves
-from dictlearn.evaluation.origins import require_fitting
+from dictlearn.evaluation.origins import require_dictionaries, require_fitting
 from dictlearn.lm.hooks import LanguageModel
 from dictlearn.metrics.bootstrap import bootstrap_weights
 from dictlearn.progress import progress as progress_bar
@@ -97,12 +97,10 @@ def evaluate_concepts(
 
 
 def _require_enough(dictionaries: Mapping[str, FeatureDictionary], tokens: Tokens) -> None:
-    if not isinstance(dictionaries, Mapping) or not any(
-        dictionary.n_features for dictionary in dictionaries.values()
-    ):
+    require_dictionaries("evaluate_concepts", dictionaries)
+    if not any(dictionary.n_features for dictionary in dictionaries.values()):
         raise InputError(
-            "evaluate_concepts needs a dict of dictionaries by name, with features in at least one;"
-            f" got {dictionaries!r:.80}"
+            f"evaluate_concepts needs a dictionary with features, got {dictionaries!r:.80}"
         )
     if len(tokens) < 4:
         raise InputError(

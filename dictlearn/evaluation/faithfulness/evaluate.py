@@ -10,7 +10,7 @@ from dictlearn.evaluation.faithfulness.ablations import ABLATIONS
 from dictlearn.evaluation.faithfulness.clean_passes import CleanPasses
 from dictlearn.evaluation.faithfulness.coefficient_bits import coefficient_costs
 from dictlearn.evaluation.faithfulness.dictionary_sums import DictionarySums, named_targets
-from dictlearn.evaluation.origins import require_fitting
+from dictlearn.evaluation.origins import require_dictionaries, require_fitting
 from dictlearn.lm.hooks import LanguageModel
 from dictlearn.lm.sites import require_readable
 from dictlearn.records.results import Records
@@ -63,7 +63,8 @@ def evaluate(
         NonFiniteError: activations or an estimate hold NaN or infinity.
     """
     require_readable(model, tokens)
-    _require_dictionaries(dictionaries)
+    require_dictionaries("evaluate", dictionaries)
+    _require_distinct_rows(dictionaries)
     origin, transfer = require_fitting(dictionaries, model, allow_other_model=allow_other_model)
     for name, dictionary in dictionaries.items():
         trained_on = dictionary.provenance
@@ -107,17 +108,7 @@ def _known_ablations(ablations: Collection[str]) -> Collection[str]:
     return ablations
 
 
-def _require_dictionaries(dictionaries: Mapping[str, FeatureDictionary]) -> None:
-    if not isinstance(dictionaries, Mapping) or not dictionaries:
-        raise InputError(
-            "evaluate needs a dict of dictionaries by name, with at least one; got "
-            f"{type(dictionaries).__name__ if dictionaries else 'none'}"
-        )
-    for name, dictionary in dictionaries.items():
-        if not isinstance(dictionary, FeatureDictionary):
-            raise InputError(
-                f"{name!r}: required a FeatureDictionary, got {type(dictionary).__name__}"
-            )
+def _require_distinct_rows(dictionaries: Mapping[str, FeatureDictionary]) -> None:
     rows = [row for name, d in dictionaries.items() for row in named_targets(name, d.sites.target)]
     if twice := {row for row in rows if rows.count(row) > 1}:
         raise InputError(

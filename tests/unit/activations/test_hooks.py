@@ -14,7 +14,7 @@ def test_hooks_of_several_sites_are_distinct_and_in_order():
 
 
 def test_a_hook_of_two_widths_is_refused():
-    with pytest.raises(InputError, match="got 2 and 5 at 'a'"):
+    with pytest.raises(InputError, match="one width at 'a', got 2 and 5"):
         hook_widths([Sites(A, B), Sites(Site("a", 5), B)])
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dictlearn.comparison.figures.rates import rate_distortion_figure, sparsity_figure
+from dictlearn.comparison.figures.rates import rate_distortion_figure
 from dictlearn.comparison.figures.style import plain
 from dictlearn.comparison.statistics.intervals import intervals_frame
 from dictlearn.core.errors import InputError
@@ -16,7 +16,7 @@ def by_name(figure):
 
 
 def test_sparsity_marks_lie_at_l0_and_metric(records, hostile):
-    figure = sparsity_figure(records, "loss_recovered_zero")
+    figure = rate_distortion_figure(records, "l0", "loss_recovered_zero")
     marks = by_name(figure)
     assert set(marks) == {"codes", "sae", plain(hostile), "random"}
     assert (marks["sae"].x, marks["sae"].y) == ((8.0,), (0.75,))
@@ -26,18 +26,22 @@ def test_sparsity_marks_lie_at_l0_and_metric(records, hostile):
 
 
 def test_sparsity_joins_the_dictionaries_of_one_kind(records):
-    (line,) = (trace for trace in sparsity_figure(records).data if trace.mode == "lines")
+    (line,) = (
+        trace
+        for trace in rate_distortion_figure(records, "l0", "loss_recovered_zero").data
+        if trace.mode == "lines"
+    )
     assert (line.name, line.x, line.y) == ("sae", (8.0, 16.0), (0.75, 0.9))
 
 
 def test_baselines_that_are_not_sparse_are_horizontal_lines(records):
-    figure = sparsity_figure(records, "fraction_variance_unexplained")
+    figure = rate_distortion_figure(records, "l0", "fraction_variance_unexplained")
     assert sorted(shape.y0 for shape in figure.layout.shapes) == [0.0, 1.0]
     assert {note.text for note in figure.layout.annotations} == {"identity 0.000", "mean 1.000"}
 
 
 def test_a_baseline_far_away_is_drawn_at_the_edge_with_its_value(records):
-    figure = sparsity_figure(records, "loss_recovered_zero")
+    figure = rate_distortion_figure(records, "l0", "loss_recovered_zero")
     random = by_name(figure)["random"]
     assert random.y[0] == figure.layout.yaxis.range[0] > -2.5
     assert (random.text, random.marker.symbol) == ("-2.500", "triangle-down")
@@ -45,14 +49,14 @@ def test_a_baseline_far_away_is_drawn_at_the_edge_with_its_value(records):
 
 def test_undefined_values_are_left_out(records):
     records.dictionaries["sae"].metrics["kl"] = Metric(float("nan"), "none")
-    assert "sae" not in by_name(sparsity_figure(records, "kl"))
+    assert "sae" not in by_name(rate_distortion_figure(records, "l0", "kl"))
 
 
 def test_sparsity_of_nothing_and_of_an_unknown_metric(records):
     empty = Records(records.provenance, records.tokens, {})
-    assert len(sparsity_figure(empty).data) == 0
+    assert len(rate_distortion_figure(empty, "l0", "loss_recovered_zero").data) == 0
     with pytest.raises(InputError, match="loss_recovered_zero"):
-        sparsity_figure(records, "loss_recovered_zer")
+        rate_distortion_figure(records, "l0", "loss_recovered_zer")
 
 
 def test_bits_are_an_axis_like_l0(records):
@@ -78,23 +82,28 @@ def test_without_a_price_nothing_is_on_the_axis_of_bits(records):
 def test_marks_have_the_bars_of_their_intervals(records):
     sums = records.dictionaries["sae"].sums
     sums["squared_error"] *= torch.tensor([0.5, 0.5, 1.5, 1.5])
-    mark = by_name(sparsity_figure(records, "fraction_variance_unexplained"))["sae"]
+    mark = by_name(rate_distortion_figure(records, "l0", "fraction_variance_unexplained"))["sae"]
     found = intervals_frame(records).loc[("sae", "fraction_variance_unexplained")]
     assert mark.error_y.array[0] == pytest.approx(found.high - found.value)
     assert mark.error_y.arrayminus[0] == pytest.approx(found.value - found.low)
     assert mark.error_y.arrayminus[0] > 0
-    random = by_name(sparsity_figure(records, "loss_recovered_zero"))["random"]
+    random = by_name(rate_distortion_figure(records, "l0", "loss_recovered_zero"))["random"]
     assert random.error_y.array is None, "a mark at the edge is not at its value"
 
 
 def test_one_sequence_leaves_figures_without_bars(records):
     for record in records.dictionaries.values():
         record.sums.update({name: s[:1] for name, s in record.sums.items()})
-    assert by_name(sparsity_figure(records))["sae"].error_y.array is None
+    assert (
+        by_name(rate_distortion_figure(records, "l0", "loss_recovered_zero"))["sae"].error_y.array
+        is None
+    )
 
 
 def test_seeds_with_several_dictionaries_have_lines_of_their_own(records, make):
     of_seeds = {f"{seed}-{k}": make("sae", l0=k, seed=seed) for seed in (0, 1) for k in (4, 8)}
-    figure = sparsity_figure(Records(records.provenance, records.tokens, of_seeds))
+    figure = rate_distortion_figure(
+        Records(records.provenance, records.tokens, of_seeds), "l0", "loss_recovered_zero"
+    )
     lines = [trace.x for trace in figure.data if trace.mode == "lines"]
     assert lines == [(4, 8), (4, 8)]

@@ -1,7 +1,7 @@
 """Colours and symbols that all figures share."""
 
 from dictlearn.comparison.figures.density import density_figure
-from dictlearn.comparison.figures.rates import sparsity_figure
+from dictlearn.comparison.figures.rates import rate_distortion_figure
 from dictlearn.comparison.figures.style import BASELINE_COLOUR, looks
 from dictlearn.records.results import Records
 
@@ -15,7 +15,7 @@ def test_one_colour_a_kind_in_all_figures(records, hostile):
     assert style["sae"].colour == style[hostile].colour != style["codes"].colour
     assert style["sae"].symbol != style[hostile].symbol
     assert {style[n].colour for n in ("mean", "random", "identity")} == {BASELINE_COLOUR}
-    marks = by_name(sparsity_figure(records))
+    marks = by_name(rate_distortion_figure(records, "l0", "loss_recovered_zero"))
     bars = {trace.name: trace for trace in density_figure(records).data}
     assert marks["sae"].marker.color == bars["sae"].marker.color == style["sae"].colour
 
@@ -28,7 +28,7 @@ def test_many_dictionaries_are_named_by_kind_and_look_alike(records, make):
         for seed in (0, 1)
     }
     many = Records(records.provenance, records.tokens, group)
-    figure = sparsity_figure(many)
+    figure = rate_distortion_figure(many, "l0", "loss_recovered_zero")
     marks = [trace for trace in figure.data if trace.mode.startswith("markers")]
     assert len(marks) == 20
     assert [trace.name for trace in marks if trace.showlegend] == ["sae", "topk_sae"]
