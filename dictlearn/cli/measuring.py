@@ -5,22 +5,8 @@ from typing import Annotated
 
 import typer
 
-from dictlearn.cli.terminal import (
-    CheckModel,
-    Column,
-    Context,
-    ControlTokens,
-    DatasetSplit,
-    IdsColumn,
-    IncludeSpecial,
-    ModelName,
-    Separator,
-    Split,
-    TextSource,
-    WholeDocuments,
-    say,
-    show,
-)
+from dictlearn.cli import options
+from dictlearn.cli.terminal import say, show
 from dictlearn.core.own_files import OwnFiles
 
 
@@ -29,19 +15,19 @@ def evaluate(
         list[Path], typer.Argument(help="Folders of dictionaries, or folders that contain them.")
     ],
     out: Annotated[Path, typer.Option(help="Output folder for results.json and report.html.")],
-    model: ModelName = "builtin:stories",
-    check_model: CheckModel = True,
-    text: TextSource = "builtin:stories",
-    column: Column = "text",
-    ids_column: IdsColumn = None,
-    dataset_split: DatasetSplit = None,
-    control_tokens: ControlTokens = False,
-    separator: Separator = None,
+    model: options.ModelName = "builtin:stories",
+    check_model: options.CheckModel = True,
+    text: options.TextSource = "builtin:stories",
+    column: options.Column = "text",
+    ids_column: options.IdsColumn = None,
+    dataset_split: options.DatasetSplit = None,
+    control_tokens: options.ControlTokens = False,
+    separator: options.Separator = None,
     tokens: Annotated[int, typer.Option(help="Number of tokens to evaluate on.")] = 40_000,
-    split: Split = "held_out",
-    context: Context = None,
-    whole_documents: WholeDocuments = False,
-    include_special: IncludeSpecial = False,
+    split: options.Split = "held_out",
+    context: options.Context = None,
+    whole_documents: options.WholeDocuments = False,
+    include_special: options.IncludeSpecial = False,
     bits: Annotated[bool, typer.Option(help="Compute bits per token; 4 more passes.")] = False,
     allow_other_model: Annotated[
         bool, typer.Option(help="Also evaluate dictionaries that were trained on another model.")

@@ -12,7 +12,8 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from dictlearn.cli.terminal import Overwrite, Seed, console, leftover_fields, say, show
+from dictlearn.cli import options
+from dictlearn.cli.terminal import console, leftover_fields, say, show
 from dictlearn.core.config import in_words, matches
 from dictlearn.core.errors import InputError, nearest
 from dictlearn.studies.study import Study
@@ -24,7 +25,7 @@ STUDIES_FILE = Path(__file__).resolve().parents[2] / "benchmarks" / "studies.py"
 def demo(
     out: Annotated[Path, typer.Option(help="Output folder.")] = Path("runs/demo"),
     layer: Annotated[int, typer.Option(help="Layer of the MLP in the built-in model.")] = 0,
-    seed: Seed = 0,
+    seed: options.Seed = 0,
 ) -> None:
     """Train and evaluate four kinds of dictionary and baselines on the built-in model (minutes)."""
     from dictlearn.demo import demo_study
@@ -56,7 +57,7 @@ def bench(
         typer.Option(help="Also write the main figures as svg, png or pdf files."),
     ] = None,
     describe: Annotated[bool, typer.Option(help="Describe the study without running it.")] = False,
-    overwrite: Overwrite = False,
+    overwrite: options.Overwrite = False,
 ) -> None:
     """Run a benchmark study: train and evaluate all its dictionaries, and write a report.
 
@@ -79,9 +80,9 @@ def bench(
         return
     if studies != STUDIES_FILE:
         given = {"studies": studies, **given}
-    options = "".join(f" --{key.replace('_', '-')} {value}" for key, value in given.items())
-    options += f" --images {images}" if images else ""
-    command = f"dictlearn bench {name}{options}"
+    flags = "".join(f" --{key.replace('_', '-')} {value}" for key, value in given.items())
+    flags += f" --images {images}" if images else ""
+    command = f"dictlearn bench {name}{flags}"
     _run(study, out or Path("runs") / name, command, overwrite=overwrite, images=images)
 
 

@@ -1,9 +1,8 @@
-"""Terminal output and options that several commands share."""
+"""Terminal output, and the options that a command passes on."""
 
 import os
-from typing import Annotated, Any
+from typing import Any
 
-import typer
 from rich.console import Console
 
 from dictlearn.core.errors import InputError
@@ -13,46 +12,6 @@ console = Console()
 if not console.is_terminal:  # a log or a pipe has no width: leave tables whole
     console = Console(width=max(console.width, 130))
 console.quiet = os.environ.get("RANK", "0") != "0"  # torchrun: the first process speaks for all
-
-ModelName = Annotated[
-    str, typer.Option("--model", help="builtin:stories, a Hugging Face id, or a local folder.")
-]
-CheckModel = Annotated[
-    bool,
-    typer.Option(help="Compare the logits of a few tokens with the Hugging Face original."),
-]
-TextSource = Annotated[
-    str,
-    typer.Option(
-        "--text",
-        help="builtin:stories, a .txt, .jsonl or .parquet file, a folder of these, or hf:DATASET.",
-    ),
-]
-Column = Annotated[
-    str, typer.Option(help="Column of text, or of messages for the chat template, in tables.")
-]
-IdsColumn = Annotated[str | None, typer.Option(help="Column of token ids to read instead of text.")]
-DatasetSplit = Annotated[
-    str | None, typer.Option(help="Split of a data set with several; by default train.")
-]
-ControlTokens = Annotated[
-    bool, typer.Option(help="Read special tokens that are spelled out in the text as such.")
-]
-Separator = Annotated[
-    str | None, typer.Option(help="Token before each document; by default BOS, else EOS.")
-]
-WholeDocuments = Annotated[
-    bool, typer.Option(help="Do not split documents between blocks; pad blocks instead.")
-]
-Overwrite = Annotated[
-    bool, typer.Option(help="Replace the files of an earlier run in the output folder.")
-]
-Context = Annotated[
-    int | None, typer.Option(help="Tokens per block; by default the model's context, at most 1024.")
-]
-Split = Annotated[str, typer.Option(help="Split of the text: train or held_out.")]
-IncludeSpecial = Annotated[bool, typer.Option(help="Include special tokens (BOS, EOS, padding).")]
-Seed = Annotated[int, typer.Option(help="Random seed of the data order and of the dictionaries.")]
 
 
 def say(text: str) -> None:

@@ -7,24 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from dictlearn.cli.terminal import (
-    CheckModel,
-    Column,
-    Context,
-    ControlTokens,
-    DatasetSplit,
-    IdsColumn,
-    IncludeSpecial,
-    ModelName,
-    Overwrite,
-    Seed,
-    Separator,
-    Split,
-    TextSource,
-    WholeDocuments,
-    leftover_fields,
-    say,
-)
+from dictlearn.cli import options
+from dictlearn.cli.terminal import leftover_fields, say
 from dictlearn.core.errors import ConfigError, InputError, nearest
 from dictlearn.core.kinds import DictionaryConfig
 from dictlearn.core.sites import Sites
@@ -35,14 +19,14 @@ if TYPE_CHECKING:
 
 def harvest(
     out: Annotated[Path, typer.Option(help="Output folder for the activations.")],
-    model: ModelName = "builtin:stories",
-    check_model: CheckModel = True,
-    text: TextSource = "builtin:stories",
-    column: Column = "text",
-    ids_column: IdsColumn = None,
-    dataset_split: DatasetSplit = None,
-    control_tokens: ControlTokens = False,
-    separator: Separator = None,
+    model: options.ModelName = "builtin:stories",
+    check_model: options.CheckModel = True,
+    text: options.TextSource = "builtin:stories",
+    column: options.Column = "text",
+    ids_column: options.IdsColumn = None,
+    dataset_split: options.DatasetSplit = None,
+    control_tokens: options.ControlTokens = False,
+    separator: options.Separator = None,
     hook: Annotated[
         list[str] | None, typer.Option(help="Hook point to read; may be repeated.")
     ] = None,
@@ -50,12 +34,12 @@ def harvest(
         list[int] | None, typer.Option(help="Layer of an MLP to read; may be repeated.")
     ] = None,
     tokens: Annotated[int, typer.Option(help="Number of tokens.")] = 500_000,
-    split: Split = "train",
-    context: Context = None,
+    split: options.Split = "train",
+    context: options.Context = None,
     dtype: Annotated[str, typer.Option(help="Storage type: float32 or bfloat16.")] = "float32",
-    whole_documents: WholeDocuments = False,
-    include_special: IncludeSpecial = False,
-    overwrite: Overwrite = False,
+    whole_documents: options.WholeDocuments = False,
+    include_special: options.IncludeSpecial = False,
+    overwrite: options.Overwrite = False,
 ) -> None:
     """Run text through a model and store the activations at hook points or MLPs.
 
@@ -114,11 +98,11 @@ def train(
         str | None,
         typer.Option(help="Dictionary to start from; its kind and fields are the default."),
     ] = None,
-    seed: Seed = 0,
+    seed: options.Seed = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …")] = "cpu",
     nproc: Annotated[int, typer.Option(help="Processes that each batch is split over.")] = 1,
     shard_features: Annotated[bool, typer.Option(help="Split features instead.")] = False,
-    overwrite: Overwrite = False,
+    overwrite: options.Overwrite = False,
 ) -> None:
     """Train one dictionary (--kind sae --n-features 4096) or several (--config runs.toml).
 
@@ -151,15 +135,7 @@ def train(
     else:
         raise InputError("train needs either --kind with its fields, or --config FILE")
     store = ActivationStore.open(activations)
-    configs: dict[str, DictionaryConfig] = {}
-    sites: dict[str, Sites] = {}
-    for name, one in given.configs.items():
-        chosen = _at(one, store.sites, name, given.at[name])
-        for own in chosen or [name]:
-            if own in configs:
-                raise InputError(f"two dictionaries would be named {own!r}; rename one of them")
-            configs[own] = one
-        sites |= chosen
+    configs, sites = _placed(given, store.sites)
     launch(
         nproc, fit, configs, store, given.fit, sites=sites,
         init=dict.fromkeys(configs, start) if start else None, out=out, overwrite=overwrite,
@@ -187,6 +163,22 @@ def _sites(model: object, hooks: Sequence[str], mlps: Sequence[int]) -> list[Sit
     if not found:
         raise InputError("harvest needs --hook NAME or --mlp LAYER, or several of them")
     return found
+
+
+def _placed(
+    given: "ConfigFile", offered: Sequence[Sites]
+) -> tuple[dict[str, DictionaryConfig], dict[str, Sites]]:
+    """The config of every dictionary, and the sites of those for which they were chosen."""
+    configs: dict[str, DictionaryConfig] = {}
+    sites: dict[str, Sites] = {}
+    for name, one in given.configs.items():
+        chosen = _at(one, offered, name, given.at[name])
+        for own in chosen or [name]:
+            if own in configs:
+                raise InputError(f"two dictionaries would be named {own!r}; rename one of them")
+            configs[own] = one
+        sites |= chosen
+    return configs, sites
 
 
 def _at(

@@ -1,0 +1,45 @@
+"""Options that several commands share."""
+
+from typing import Annotated
+
+import typer
+
+ModelName = Annotated[
+    str, typer.Option("--model", help="builtin:stories, a Hugging Face id, or a local folder.")
+]
+CheckModel = Annotated[
+    bool,
+    typer.Option(help="Compare the logits of a few tokens with the Hugging Face original."),
+]
+TextSource = Annotated[
+    str,
+    typer.Option(
+        "--text",
+        help="builtin:stories, a .txt, .jsonl or .parquet file, a folder of these, or hf:DATASET.",
+    ),
+]
+Column = Annotated[
+    str, typer.Option(help="Column of text, or of messages for the chat template, in tables.")
+]
+IdsColumn = Annotated[str | None, typer.Option(help="Column of token ids to read instead of text.")]
+DatasetSplit = Annotated[
+    str | None, typer.Option(help="Split of a data set with several; by default train.")
+]
+ControlTokens = Annotated[
+    bool, typer.Option(help="Read special tokens that are spelled out in the text as such.")
+]
+Separator = Annotated[
+    str | None, typer.Option(help="Token before each document; by default BOS, else EOS.")
+]
+WholeDocuments = Annotated[
+    bool, typer.Option(help="Do not split documents between blocks; pad blocks instead.")
+]
+Overwrite = Annotated[
+    bool, typer.Option(help="Replace the files of an earlier run in the output folder.")
+]
+Context = Annotated[
+    int | None, typer.Option(help="Tokens per block; by default the model's context, at most 1024.")
+]
+Split = Annotated[str, typer.Option(help="Split of the text: train or held_out.")]
+IncludeSpecial = Annotated[bool, typer.Option(help="Include special tokens (BOS, EOS, padding).")]
+Seed = Annotated[int, typer.Option(help="Random seed of the data order and of the dictionaries.")]
