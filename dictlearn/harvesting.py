@@ -102,12 +102,7 @@ def harvest(
 
 
 def _distinct(model: LanguageModel, sites: Sites | Sequence[Sites]) -> tuple[Sites, ...]:
-    """The sites given, each once.
-
-    Raises:
-        InputError: they are something else, the model does not have them, or two are names of the
-            same hooks.
-    """
+    """The sites given, each once, checked to be different sites of the model."""
     offered = (
         tuple(sites) if isinstance(sites, Iterable) and not isinstance(sites, Sites) else (sites,)
     )

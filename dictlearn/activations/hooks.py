@@ -23,11 +23,7 @@ def hook_widths(sites: Sequence[Sites]) -> dict[str, int]:
 
 
 def require_hooks(rows: Rows, widths: dict[str, int]) -> None:
-    """Check that `rows` holds, at every hook, equally many rows of its width.
-
-    Raises:
-        InputError: a hook is absent, or a tensor has another shape.
-    """
+    """Raise an `InputError` unless `rows` has, at every hook, equally many rows of its width."""
     absent = widths.keys() - rows.at.keys()
     if absent:
         raise InputError(

@@ -39,11 +39,7 @@ class StoredFile:
         return cls(name, (own.path / name).stat().st_size, own.sha256(name), n_rows)
 
     def check(self, folder: Path, verify: bool) -> None:
-        """Check that the file is there and whole, and unaltered if `verify`.
-
-        Raises:
-            CorruptFileError: it is not; the message names the file.
-        """
+        """Raise a `CorruptFileError` unless the file is whole, and unaltered if `verify`."""
         path = folder / self.file
         if not path.is_file():
             raise CorruptFileError(f"{path}: absent, but the manifest lists it; {_HARVEST_AGAIN}")
@@ -74,11 +70,7 @@ class StoredMLP:
         return cls(StoredFile.write(own, name, tensors), mlp.act_name)
 
     def load(self, folder: Path) -> MLPWeights:
-        """The weights.
-
-        Raises:
-            CorruptFileError: the file does not hold them.
-        """
+        """The weights; a `CorruptFileError` if the file does not hold them."""
         path = folder / self.file.file
         try:
             return MLPWeights(**read_tensors(path, self.file.sha256), act_name=self.act_name)

@@ -147,11 +147,7 @@ def estimated_bytes(
 
 
 def require_no_store(out: str | Path, *, overwrite: bool) -> None:
-    """Check that the folder `out` holds no store, or that it may be replaced.
-
-    Raises:
-        InputError: it holds one.
-    """
+    """Raise an `InputError` if the folder `out` holds a store that may not be replaced."""
     own = OwnFiles(Path(out), "harvest")
     if not overwrite and own.lists(MANIFEST_FILE) and (own.path / MANIFEST_FILE).exists():
         raise InputError(

@@ -68,11 +68,7 @@ def value_of(record: DictionaryRecord, metric: str) -> float:
 
 
 def require_metric(metric: str) -> None:
-    """Check that `metric` is reported.
-
-    Raises:
-        InputError: it is not; the message suggests similar names.
-    """
+    """Raise an `InputError` that suggests similar names unless `metric` is reported."""
     names = [m.name for m in REPORTED]
     if metric not in names:
         raise InputError(f"there is no metric {metric!r}; {nearest(metric, names)}")

@@ -51,11 +51,7 @@ def check_dictionary(
 
 
 def run(check: Check, case: Subject) -> str:
-    """ "passed", or "skipped" with the reason.
-
-    Raises:
-        ContractError: the check failed, or could not be made.
-    """
+    """ "passed", or "skipped" with the reason; a `ContractError` if it fails or cannot be made."""
     try:
         reason = check(case)
     except ContractError:

@@ -29,21 +29,13 @@ class Subject:
 
 
 def require(holds: bool, message: str) -> None:
-    """Check that something holds.
-
-    Raises:
-        ContractError: it does not.
-    """
+    """Raise a `ContractError` with this message unless something holds."""
     if not holds:
         raise ContractError(message)
 
 
 def close(a: Tensor, b: Tensor, what: str) -> None:
-    """Check that two tensors are equal to rounding, relative to the larger entries.
-
-    Raises:
-        ContractError: they are not; the message says `what` they are.
-    """
+    """Raise a `ContractError` about `what` unless both are equal to rounding of larger entries."""
     require(a.shape == b.shape, f"{what}: shapes {tuple(a.shape)} and {tuple(b.shape)} differ")
     tolerance = 1e-9 if a.dtype == torch.float64 else 1e-4
     scale = 1 + float(b.detach().abs().max()) if b.numel() else 1.0

@@ -88,11 +88,7 @@ class Activations(ABC):
         return SelectedActivations(self, sites)
 
     def require(self, sites: Sites) -> None:
-        """Check that the hooks of `sites` are among those harvested, with the same widths.
-
-        Raises:
-            InputError: one is not, or `sites` is something else.
-        """
+        """Raise an `InputError` unless the hooks of `sites` were harvested, with these widths."""
         if not isinstance(sites, Sites):
             raise InputError(
                 f"required one Sites out of those harvested ({'; '.join(map(str, self.sites))}), "
@@ -145,11 +141,7 @@ def first_bad_row(x: Float[Tensor, "n d"]) -> int | None:
 
 
 def require_finite(x: Float[Tensor, "n d"], where: str) -> None:
-    """Check that `x` holds only finite numbers.
-
-    Raises:
-        NonFiniteError: it does not; the message names `where` and the first bad row.
-    """
+    """Raise a `NonFiniteError` that names `where` and the first bad row, if `x` has one."""
     row = first_bad_row(x)
     if row is not None:
         raise NonFiniteError(

@@ -175,11 +175,7 @@ def _listed(value: Any) -> tuple[Any, ...]:
 
 
 def _width(d: Any) -> int:
-    """A width as an `int`; whole numbers of other libraries are accepted.
-
-    Raises:
-        InputError: it is something else, such as a float, a boolean or a tensor.
-    """
+    """A width as an `int`: whole numbers of any library, but no float, boolean or tensor."""
     if not isinstance(d, bool | Tensor):
         try:
             return index(d)

@@ -103,11 +103,7 @@ def load(path: str | Path, kinds: Sequence[type[DictionaryConfig]] = ()) -> Feat
 def _require_plausible(
     folder: Path, config: DictionaryConfig, sites: Sites, tensors: Mapping[str, Tensor]
 ) -> None:
-    """Check sizes before memory is allocated: none is larger than all axes of the weights.
-
-    Raises:
-        CorruptFileError: one is.
-    """
+    """Raise a `CorruptFileError`, before memory is allocated, if a size exceeds all axes."""
     largest = max((max(t.shape, default=1) for t in tensors.values()), default=0)
     counts = {key: n for key, n in config.to_dict().items() if key in ("n_features", "n_codes")}
     for name, size in {**counts, "source": sites.source.d, "target": sites.target.d}.items():

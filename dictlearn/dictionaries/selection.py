@@ -28,11 +28,7 @@ def largest_k(scores: Float[Tensor, "n feature"], k: int) -> Float[Tensor, "n fe
 
 
 def require_fast_int8(device: torch.device) -> None:
-    """Check that a search with an int8 product is faster than an exact one here.
-
-    Raises:
-        ConfigError: the CPU has no instructions for it. (A GPU searches exactly in any case.)
-    """
+    """Raise a `ConfigError` on a CPU without int8 instructions; a GPU searches exactly anyway."""
     if device.type == "cpu" and not processor.multiplies_int8():
         raise ConfigError(
             f"FitConfig.int8_search on a CPU needs {processor.INT8_NEEDS}, without which a step "

@@ -53,11 +53,11 @@ class _AllRead(Exception):  # noqa: N818 - a signal, not an error
 def reading(
     model: LanguageModel, hooks: Sequence[str], attention: FusedAttention = _NONE
 ) -> Iterator[Read]:
-    """Within, a function of ids that gives what `activations_at` gives, for many passes.
+    """A context with the function `activations_at` of ids alone, for many passes.
 
     The hooks are found and set once: in a small model that takes a good part of a pass. Until
-    the end, every pass of `model` ends at the last of them, whoever runs it. What
-    `fusable_attention` found runs as `fused_attention`.
+    the end, every pass of `model` ends at the last of them, whoever runs it. The modules of
+    `attention` run fused.
 
     Raises:
         InputError: a hook does not exist; in a pass, it never fires or is not of shape
@@ -93,12 +93,9 @@ def fusable_attention(
     """The attention modules that `reading` at these hooks may run fused, tested on `ids`.
 
     Give real tokens, in blocks of the length that will be read; random ones are added, since real
-    ones may all be alike. Each module is tried alone
-    (`trying_fused_attention`) and then all together, by what they give at the hooks; where that
-    differs, none runs fused, and a line in the log says so.
-
-    Raises:
-        InputError: a hook does not exist, never fires, or is not of shape [b, pos, ...].
+    ones may all be alike. Each module is tried alone (`trying_fused_attention`) and then all
+    together, by the activations at the hooks; where these differ, none runs fused, and a line in
+    the log says so.
     """
     if not shortcuts_allowed():
         return {}
@@ -141,11 +138,7 @@ def activations_at(
 def logits_and_activations(
     model: LanguageModel, ids: Int[Tensor, "b pos"], hooks: Sequence[str]
 ) -> tuple[Float[Tensor, "b pos vocabulary"], dict[str, Float[Tensor, "b pos _"]]]:
-    """The logits of an unmodified forward pass, and the result of `activations_at`.
-
-    Raises:
-        InputError: a hook does not exist, never fires, or is not of shape [b, pos, ...].
-    """
+    """The logits of an unmodified forward pass, and the result of `activations_at`."""
     at: dict[str, Tensor] = {}
     with hooked(model, readers(at, hooks, stop=False)):
         logits = model(placed(ids, model))
@@ -156,11 +149,7 @@ def logits_and_activations(
 def firing_order(
     model: LanguageModel, ids: Int[Tensor, "b pos"], hooks: Sequence[str]
 ) -> list[str]:
-    """The hooks in the order in which a pass computes them.
-
-    Raises:
-        InputError: a hook does not exist or never fires.
-    """
+    """The hooks in the order in which a pass computes them; an `InputError` if one never fires."""
     at: dict[str, Tensor] = {}
     with hooked(model, readers(at, hooks, stop=True)), suppress(_AllRead):
         model(placed(ids, model))
@@ -188,11 +177,7 @@ def readers(
 def rows_read(
     at: Mapping[str, Tensor], hooks: Iterable[str], ids: Int[Tensor, "b pos"]
 ) -> dict[str, Float[Tensor, "b pos _"]]:
-    """The activations that `readers` stored in a pass over `ids`, head axes flattened.
-
-    Raises:
-        InputError: a hook did not fire, or an activation is not of shape [b, pos, ...].
-    """
+    """The activations that `readers` stored in a pass over `ids`, checked, head axes flattened."""
     hooks = dict.fromkeys(hooks)
     require_fired(hooks, at)
     for name in hooks:
@@ -201,11 +186,7 @@ def rows_read(
 
 
 def require_rows(activation: Tensor, shape: Sequence[int], name: str) -> None:
-    """Check that an activation has a vector for every token of a pass over ids of this shape.
-
-    Raises:
-        InputError: it has not; its hook is named.
-    """
+    """Raise an `InputError` unless an activation has a vector for every token of ids so shaped."""
     if activation.ndim < 3 or list(activation.shape[:2]) != list(shape):
         raise InputError(
             f"at {name!r}: required an activation of shape [b, pos, ...] with [b, pos] = "
@@ -215,11 +196,7 @@ def require_rows(activation: Tensor, shape: Sequence[int], name: str) -> None:
 
 
 def require_fired(hooks: Iterable[str], fired: Collection[str]) -> None:
-    """Check that every hook has fired.
-
-    Raises:
-        InputError: one has not; it is named.
-    """
+    """Raise an `InputError` that names the hooks that have not fired, if any."""
     silent = [name for name in hooks if name not in fired]
     if silent:
         raise InputError(

@@ -28,11 +28,7 @@ def is_same_hook(model: LanguageModel, name: str, other: str) -> bool:
 
 
 def require_hooks(model: object) -> None:
-    """Check that `model` is a language model with TransformerLens hooks.
-
-    Raises:
-        InputError: it is something else.
-    """
+    """Raise an `InputError` unless `model` is a language model with TransformerLens hooks."""
     if not all(hasattr(model, needed) for needed in ("hook_dict", "hooks", "cfg")):
         raise InputError(
             "required a model with TransformerLens hooks (load_model, TransformerBridge, "
@@ -41,11 +37,7 @@ def require_hooks(model: object) -> None:
 
 
 def require_hook(model: LanguageModel, name: str) -> None:
-    """Check that `model` has a hook of this name.
-
-    Raises:
-        InputError: it has none; the message suggests the nearest names.
-    """
+    """Raise an `InputError` that suggests the nearest names unless `model` has this hook."""
     names = hook_names(model)
     if name not in names:
         raise InputError(f"the model has no hook {name!r}; {nearest(name, names)}")

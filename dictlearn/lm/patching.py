@@ -48,11 +48,7 @@ def patched(
 
 
 def _functions(patches: Mapping[str, Patch | Sequence[Patch]]) -> dict[str, tuple[Patch, ...]]:
-    """The functions at each hook.
-
-    Raises:
-        InputError: something is no function; its hook is named.
-    """
+    """The functions at each hook, checked to be functions."""
     if not isinstance(patches, Mapping):
         raise InputError(
             "patched needs a dict of functions by hook, such as {'blocks.0.hook_mlp_out': function}"
@@ -105,11 +101,7 @@ def as_hook(
 
 
 def splice(replacement: Float[Tensor, "b pos d"], where: Bool[Tensor, "b pos"]) -> Patch:
-    """A function that replaces the activation by `replacement` where `where` holds.
-
-    Raises:
-        InputError: (when it runs) a shape does not match.
-    """
+    """A function that replaces the activation by `replacement` where `where` holds."""
 
     def put(y: Float[Tensor, "b pos d"], positions: Int[Tensor, "b pos"]) -> Tensor:
         if replacement.shape != y.shape or where.shape != y.shape[:2]:

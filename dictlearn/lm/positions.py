@@ -23,11 +23,7 @@ def positions_in(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Int[Tensor
 def positions_in_hooked(
     model: LanguageModel, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> Int[Tensor, "b pos"]:
-    """The position of every token of a pass of a `HookedTransformer` in its own sequence.
-
-    Raises:
-        InputError: it is given text, of which only the pass itself makes ids.
-    """
+    """The same of a `HookedTransformer`, which has to be given ids and no text."""
     ids = args[0] if args else kwargs.get("input")
     if not isinstance(ids, Tensor):
         raise InputError(

@@ -34,11 +34,7 @@ def hook_sites(model: LanguageModel, hook: str | Sequence[str]) -> Sites:
 
 
 def require_different(model: LanguageModel, hooks: Sequence[str]) -> None:
-    """Check that no two of these names are aliases of one hook of `model`.
-
-    Raises:
-        InputError: two are, so a site of these hooks would have the same activation twice.
-    """
+    """Raise an `InputError` if two names are of one hook: a site would have it twice."""
     for name, other in combinations(hooks, 2):
         if is_same_hook(model, name, other):
             raise InputError(
@@ -107,11 +103,7 @@ def require_readable(model: LanguageModel, tokens: Tokens) -> None:
 
 
 def require_deterministic(model: LanguageModel) -> None:
-    """Check that two passes of `model` over the same tokens give the same.
-
-    Raises:
-        InputError: it is in training mode and has dropout.
-    """
+    """Raise an `InputError` if two passes would differ: with dropout, in training mode."""
     for name, module in model.named_modules():
         if isinstance(module, nn.Dropout) and module.training and module.p > 0:
             raise InputError(

@@ -32,13 +32,13 @@ class CleanPass:
 class Splicer:
     """Runs `model` clean, and then again with functions at some of `hooks`.
 
-    Passes are plain unless it is given `shortcuts`; `lm.trials.splicer_with_shortcuts` finds
-    those that may be used.
-
-    It is a context manager: within, its functions are at the model's hooks, once for all passes.
+    A context manager: within, its functions are at the model's hooks, once for all passes. Passes
+    are plain unless it is given `shortcuts`; `lm.trials.splicer_with_shortcuts` finds those that
+    may be used.
 
     Raises:
-        InputError: a hook does not exist.
+        InputError: a hook does not exist or never fires, an activation is not of shape
+            [b, pos, ...], or a function returns another shape.
     """
 
     def __init__(self, model: LanguageModel, hooks: Sequence[str]) -> None:
@@ -81,11 +81,7 @@ class Splicer:
 
     @torch.no_grad()
     def clean(self, ids: Int[Tensor, "b pos"], wanted: Bool[Tensor, "b pos"]) -> CleanPass:
-        """An unmodified pass over `ids`, for the predictions made at the positions `wanted`.
-
-        Raises:
-            InputError: an activation is not of shape [b, pos, ...].
-        """
+        """An unmodified pass over `ids`, for the predictions made at the positions `wanted`."""
         ids = placed(ids, self._model)
         index = wanted.to(ids.device).flatten().nonzero()[:, 0]
         at: dict[str, Tensor] = {}
@@ -98,11 +94,7 @@ class Splicer:
 
     @torch.no_grad()
     def patched(self, clean: CleanPass, patches: Mapping[str, Patch]) -> Float[Tensor, "m d_row"]:
-        """The rows of another pass over the same ids, with functions at hooks.
-
-        Raises:
-            InputError: a hook never fires, or a function returns another shape.
-        """
+        """The rows of another pass over the same ids, with functions at hooks."""
         positions = torch.arange(clean.ids.shape[1], device=clean.ids.device)
         positions = positions.expand_as(clean.ids)
         fired = set[str]()
@@ -124,11 +116,7 @@ class Splicer:
         replacements: Mapping[str, Float[Tensor, "b pos _"]],
         where: Bool[Tensor, "b pos"],
     ) -> Float[Tensor, "m d_row"]:
-        """The rows of another pass, with replacements at hooks where `where` holds.
-
-        Raises:
-            InputError: a hook never fires, or a shape does not match.
-        """
+        """The rows of another pass, with replacements at hooks where `where` holds."""
         return self.patched(clean, {hook: splice(y, where) for hook, y in replacements.items()})
 
     def _run(self, ids: Tensor, index: Tensor, functions: dict[str, HookFunction]) -> Tensor:

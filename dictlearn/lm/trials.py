@@ -71,11 +71,7 @@ class _Trial:
         self._most_kl = max(_KL, 8 * torch.finfo(self._logits.dtype).eps ** 2)
 
     def find(self, targets: list[Target]) -> Shortcuts:
-        """The shortcuts that agree with plain passes together, for splices at these targets.
-
-        Raises:
-            InputError: a target replaced by itself changes the predictions.
-        """
+        """The shortcuts that agree with plain passes together, for splices at these targets."""
         if not shortcuts_allowed():
             self._require_identities(targets)
             return Shortcuts()

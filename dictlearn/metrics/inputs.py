@@ -16,11 +16,7 @@ def precise(x: Tensor) -> Tensor:
 
 
 def require_paired(truth: Tensor, estimate: Tensor) -> None:
-    """Check that both tensors have one shape.
-
-    Raises:
-        InputError: the shapes differ; broadcasting one to the other would hide a mistake.
-    """
+    """Raise an `InputError` if the shapes differ: broadcasting would hide a mistake."""
     if truth.shape != estimate.shape:
         raise InputError(
             f"required an estimate of shape {tuple(truth.shape)}, got {tuple(estimate.shape)}; "
@@ -29,10 +25,6 @@ def require_paired(truth: Tensor, estimate: Tensor) -> None:
 
 
 def paired(truth: Tensor, estimate: Tensor) -> tuple[Tensor, Tensor]:
-    """Both tensors in at least single precision.
-
-    Raises:
-        InputError: the shapes differ.
-    """
+    """Both tensors in at least single precision, if they have one shape (`require_paired`)."""
     require_paired(truth, estimate)
     return precise(truth), precise(estimate)

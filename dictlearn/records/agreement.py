@@ -48,11 +48,7 @@ class PairAgreement:
     """Reasons why "mmcs", "matched" or "correlation" is undefined."""
 
     def value(self, measure: str) -> float:
-        """The value of `measure`, one of `MEASURES`.
-
-        Raises:
-            InputError: there is none of this name.
-        """
+        """The value of `measure`, one of `MEASURES`; an `InputError` for another name."""
         if measure not in MEASURES:
             raise InputError(f"there is no measure {measure!r}; {nearest(measure, MEASURES)}")
         return float(getattr(self, measure))

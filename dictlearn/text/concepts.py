@@ -99,9 +99,6 @@ def vocabulary_texts(ids: Sequence[int], tokenizer: Any) -> list[str]:
     """The text of each token in the middle of a sentence, such as " the" with its space.
 
     For tokens that are not a complete character, the name of the token in the vocabulary.
-
-    Raises:
-        InputError: the tokenizer is not one of the fast ones, of the library `tokenizers`.
     """
     texts = [token_texts([i, i], tokenizer)[1] for i in ids]
     names = tokenizer.convert_ids_to_tokens(list(ids))

@@ -16,11 +16,7 @@ Curve: TypeAlias = tuple[str, ...]
 
 
 def require_rate(rate: str) -> None:
-    """Check that `rate` is one of `RATES`.
-
-    Raises:
-        InputError: it is not.
-    """
+    """Raise an `InputError` unless `rate` is one of `RATES`."""
     if rate not in RATES:
         raise InputError(f"required a rate, {' or '.join(map(repr, RATES))}; got {rate!r}")
 

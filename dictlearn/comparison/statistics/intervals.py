@@ -219,21 +219,13 @@ def differences_frame(
 def resamples(
     records: Records, n_resamples: int = RESAMPLES, seed: int = 0
 ) -> Float[Tensor, "resample sequence"]:
-    """Bootstrap weights for the sequences of `records`, shared by all dictionaries.
-
-    Raises:
-        InputError: there is only one sequence.
-    """
+    """Bootstrap weights for the sequences of `records` (two at least), for all dictionaries."""
     record = next(iter(records.dictionaries.values()))
     return bootstrap_weights(len(record.sums["rows"]), n_resamples, seed)
 
 
 def resampled_metric(name: str) -> PooledMetric:
-    """The metric with this name, if it is a function of per-sequence sums.
-
-    Raises:
-        InputError: it is not, or there is no such metric.
-    """
+    """The metric with this name; an `InputError` if it is no function of per-sequence sums."""
     if name not in _RESAMPLED:
         raise InputError(f"required a metric that sequences are resampled for, got {name!r}; "
                          f"{nearest(name, _RESAMPLED)}")  # fmt: skip

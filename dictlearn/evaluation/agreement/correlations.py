@@ -104,11 +104,7 @@ class Correlations:
 
     @torch.no_grad()
     def run(self, done: Callable[[int], None]) -> Correlated:
-        """Read all tokens, calling `done` with the number of batches so far.
-
-        Raises:
-            NonFiniteError: activations hold NaN or infinity.
-        """
+        """Read all tokens, calling `done` with the number of batches so far."""
         largest: dict[tuple[str, str], Tensor] = {}
         n_done = 0
         for number, blocks in enumerate(self._passes):

@@ -46,11 +46,7 @@ def halves(
     labels: Bool[Tensor, "concept b pos"],
     parts: Sequence[Int[Tensor, " _"]],
 ) -> list[Half]:
-    """The detectors on every part of the sequences, with principal components of the first.
-
-    Raises:
-        NonFiniteError: activations hold NaN or infinity.
-    """
+    """The detectors on every part of the sequences, with principal components of the first."""
     targets = dict.fromkeys(d.sites.target for d in dictionaries.values())
     mlps = {target: _mlps_of_layers(model, target) for target in targets}
     used = [*(d.sites for d in dictionaries.values()), *(s for some in mlps.values() for s in some)]

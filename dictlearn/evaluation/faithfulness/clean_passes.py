@@ -93,12 +93,9 @@ class CleanBatch(ActivationBatch):
 class CleanPasses:
     """Clean passes of `model` over all sequences, as often as asked for.
 
-    What the dictionaries read is kept in every batch, and where they write an estimate can be
-    spliced in: at all hooks of a target, or at each.
-
-    Raises:
-        InputError: a hook does not exist, never fires, or has no vector for every token; or a
-            target replaced by itself changes the predictions.
+    Every batch has the activations that the dictionaries read, and an estimate can be spliced in
+    where they write: at all hooks of a target, or at each. The hooks, and that a target replaced by
+    itself changes nothing, are checked first (`splicer_with_shortcuts`).
     """
 
     def __init__(

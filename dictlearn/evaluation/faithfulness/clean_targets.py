@@ -28,12 +28,7 @@ class CleanTargets:
         self._kept: dict[str, Tensor] = {}
 
     def read_(self, done: Callable[[int], None]) -> None:
-        """Read all sequences, calling `done` with the number of batches so far.
-
-        Raises:
-            InputError: an activation is not of shape [b, pos, ...].
-            NonFiniteError: one holds NaN or infinity; the sequences are named.
-        """
+        """Read all sequences, calling `done` with the number of batches so far."""
         with self._stream.batches() as batches:
             for i, batch in enumerate(batches):
                 for site, mean in self._means.items():

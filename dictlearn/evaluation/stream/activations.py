@@ -105,11 +105,7 @@ class ActivationStream:
 
     @contextmanager
     def batches(self) -> Iterator[Iterator[ActivationBatch]]:
-        """Within, one pass over all sequences; the model is untouched after the end.
-
-        Raises:
-            InputError: a hook does not exist, never fires, or is not of shape [b, pos, ...].
-        """
+        """A context with one pass over all sequences; the model is as before after the end."""
         with reading(self._model, self.hooks, self._attention) as read:
             yield (
                 ActivationBatch(part, self.ids[part], self._counted[part], read(self.ids[part]))
