@@ -61,7 +61,8 @@ class Config(metaclass=_NamesChecked):
 
     def _require_count(self, *names: str) -> None:
         for name in names:
-            self._require(getattr(self, name) >= 1, name, "a whole number of at least 1")
+            value = getattr(self, name)
+            self._require(value is None or value >= 1, name, "a whole number of at least 1")
 
     def _require_not_negative(self, *names: str) -> None:
         for name in names:

@@ -65,10 +65,7 @@ class ICAConfig(ClosedFormConfig[ICA]):
     """Rows that FastICA is fitted to."""
 
     def __post_init__(self) -> None:
-        self._require_count("max_rows")
-        for name in ("n_features", "k"):
-            if getattr(self, name) is not None:
-                self._require_count(name)
+        self._require_count("max_rows", "n_features", "k")
 
     def _build(self, sites: Sites, seed: int) -> ICA:
         """Untrained components at `sites`.

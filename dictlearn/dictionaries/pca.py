@@ -60,9 +60,7 @@ class PCAConfig(ClosedFormConfig[PCA]):
     """Coefficients kept per row; all by default."""
 
     def __post_init__(self) -> None:
-        for name in ("n_features", "k"):
-            if getattr(self, name) is not None:
-                self._require_count(name)
+        self._require_count("n_features", "k")
         if self.n_features is not None and self.k is not None:
             self._require(self.k <= self.n_features, "k", f"at most {self.n_features}")
 

@@ -61,11 +61,9 @@ class TopKSAEConfig(LinearConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._require_count("k")
+        self._require_count("k", "k_aux")
         self._require(self.k <= self.n_features, "k", f"at most n_features ({self.n_features})")
         self._require_not_negative("auxk_coefficient")
-        if self.k_aux is not None:
-            self._require_count("k_aux")
 
     def rule(self) -> Rule:
         """The k largest scores of each row."""

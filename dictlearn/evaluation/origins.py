@@ -13,8 +13,9 @@ from dictlearn.lm.sites import require_sites
 def require_dictionaries(caller: str, dictionaries: object, at_least: int = 1) -> None:
     """Raise an `InputError` unless `caller` was given a dict of so many dictionaries by name."""
     if not isinstance(dictionaries, Mapping) or len(dictionaries) < at_least:
+        number = "one" if at_least == 1 else "two"
         raise InputError(
-            f"{caller} needs a dict of at least {at_least} dictionaries by name, got "
+            f"{caller} needs a dict of dictionaries by name, at least {number}, got "
             f"{dictionaries!r:.80}"
         )
     for name, dictionary in dictionaries.items():

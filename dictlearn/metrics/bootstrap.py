@@ -10,6 +10,8 @@ from dictlearn.core.errors import InputError
 
 RESAMPLES = 4000
 """Default number of resamples for an interval or a p-value."""
+CONFIDENCE = 0.95
+"""The confidence level of every interval."""
 
 
 class Interval(NamedTuple):
@@ -40,15 +42,15 @@ def bootstrap_weights(
     return zeros.scatter_add_(1, drawn, ones)
 
 
-def central(resampled: Float[Tensor, " resample"], confidence: float) -> tuple[float, float]:
-    """The quantiles that enclose the middle fraction `confidence` of the resampled values.
+def central(resampled: Float[Tensor, " resample"]) -> tuple[float, float]:
+    """The quantiles that enclose the middle 95 % of the resampled values.
 
     `nan` if a value is `nan`.
 
-    >>> central(torch.arange(101.0), 0.5)
-    (25.0, 75.0)
+    >>> [round(end) for end in central(torch.arange(41.0))]
+    [1, 39]
     """
-    tail = (1 - confidence) / 2
+    tail = (1 - CONFIDENCE) / 2
     ends = torch.tensor([tail, 1 - tail], dtype=torch.float64)
     low, high = torch.quantile(resampled.double(), ends).tolist()
     return low, high

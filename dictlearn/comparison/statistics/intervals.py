@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dictlearn.core.errors import InputError, nearest
-from dictlearn.metrics.bootstrap import RESAMPLES, Interval, bootstrap_weights, central
+from dictlearn.metrics.bootstrap import CONFIDENCE, RESAMPLES, Interval, bootstrap_weights, central
 from dictlearn.metrics.pooled import METRICS, PooledMetric
 from dictlearn.records.results import DictionaryRecord, Records
 
@@ -29,14 +29,13 @@ def interval(
     metric: PooledMetric,
     sums: Mapping[str, Float[Tensor, " sequence"]],
     weights: Float[Tensor, "resample sequence"],
-    confidence: float = 0.95,
 ) -> Interval:
-    """The metric over all sequences, and its percentile bootstrap interval.
+    """The metric over all sequences, and its 95 % percentile bootstrap interval.
 
     Efron and Tibshirani 1993, "An Introduction to the Bootstrap", section 13.3. The ends are
     `nan` where the metric does not exist.
     """
-    return Interval(pooled(metric, sums), *central(_resampled(metric, sums, weights), confidence))
+    return Interval(pooled(metric, sums), *central(_resampled(metric, sums, weights)))
 
 
 def difference(
@@ -44,12 +43,11 @@ def difference(
     first: Mapping[str, Float[Tensor, " sequence"]],
     second: Mapping[str, Float[Tensor, " sequence"]],
     weights: Float[Tensor, "resample sequence"],
-    confidence: float = 0.95,
 ) -> Interval:
     """The metric of `first` minus that of `second`, with the interval of paired resamples."""
     value = pooled(metric, first) - pooled(metric, second)
     apart = _resampled(metric, first, weights) - _resampled(metric, second, weights)
-    return Interval(value, *central(apart, confidence))
+    return Interval(value, *central(apart))
 
 
 def pooled(metric: PooledMetric, sums: Mapping[str, Float[Tensor, " sequence"]]) -> float:
@@ -94,7 +92,7 @@ def sign_flip_p_value(
 
 
 def over_seeds(
-    paired: Interval, first: Sequence[float], second: Sequence[float], confidence: float = 0.95
+    paired: Interval, first: Sequence[float], second: Sequence[float]
 ) -> tuple[Interval, float]:
     """Interval and two-sided p-value of a difference of two means over training seeds.
 
@@ -107,7 +105,7 @@ def over_seeds(
     """
     from scipy.stats import norm, t
 
-    tail = (1 + confidence) / 2
+    tail = (1 + CONFIDENCE) / 2
     sampling = ((paired.high - paired.low) / (2 * norm.ppf(tail))) ** 2
     spreads = [(variance(values) / len(values), len(values) - 1) for values in (first, second)]
     total = sampling + sum(spread for spread, _ in spreads)
@@ -140,7 +138,7 @@ def holm(p_values: Mapping[Key, float], n_comparisons: int | None = None) -> dic
 
 
 def intervals_frame(
-    records: Records, *, confidence: float = 0.95, n_resamples: int = RESAMPLES, seed: int = 0
+    records: Records, *, n_resamples: int = RESAMPLES, seed: int = 0
 ) -> pd.DataFrame:
     """One row per dictionary and metric, with `value` and the ends `low`, `high` of its interval.
 
@@ -151,7 +149,7 @@ def intervals_frame(
     weights = resamples(records, n_resamples, seed)
     for name, record in records.dictionaries.items():
         for metric in _RESAMPLED.values():
-            rows[name, metric.name] = interval(metric, record.sums, weights, confidence)
+            rows[name, metric.name] = interval(metric, record.sums, weights)
     return pd.DataFrame.from_dict(rows, orient="index", columns=list(Interval._fields)).set_axis(
         pd.MultiIndex.from_tuples(rows, names=["dictionary", "metric"])
     )
@@ -183,7 +181,6 @@ def differences_frame(
     metric: str,
     reference: str,
     *,
-    confidence: float = 0.95,
     n_resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> pd.DataFrame:
@@ -204,9 +201,7 @@ def differences_frame(
                 f"{name!r} and {reference!r} are not comparable: losses are at {record.place!r} "
                 f"and {base.place!r}; split the records with by_target"
             )
-    found = {
-        n: difference(measure, r.sums, base.sums, weights, confidence) for n, r in others.items()
-    }
+    found = {n: difference(measure, r.sums, base.sums, weights) for n, r in others.items()}
     p_values = {
         n: sign_flip_p_value(measure, r.sums, base.sums, n_resamples, seed)
         for n, r in others.items()

@@ -17,7 +17,6 @@ from dictlearn.metrics.precision import Ranking, resampled_precision
 from dictlearn.records.concepts import ConceptScore
 
 FEATURES = "features"
-_CONFIDENCE = 0.95
 
 
 def compare_families(
@@ -113,7 +112,7 @@ class _Comparison:
         unmatched = Best(nan, choice.average_precision.candidate)
         best = choice.precision.get(self.naive_recall, unmatched)
         own, other = self._own, self._at_recall(candidates.scores(best.candidate))
-        advantage = (own[0] - other[0], *central(own[1] - other[1], _CONFIDENCE))
+        advantage = (own[0] - other[0], *central(own[1] - other[1]))
         return self._score(family, candidates, choice, best, other, advantage)
 
     @cached_property
@@ -153,7 +152,7 @@ class _Comparison:
             self.feature.n_matches,
             self.feature.recall,
             precision[0],
-            *central(precision[1], _CONFIDENCE),
+            *central(precision[1]),
             *advantage,
             naive_recall=self.naive_recall,
             naive_precision=best.value,
