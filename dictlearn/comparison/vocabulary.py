@@ -49,19 +49,6 @@ def by_target(records: Records) -> dict[str, Records]:
     return {hook: replace(records, dictionaries=group) for hook, group in found.items()}
 
 
-def transfer(records: Records) -> str:
-    """A sentence on the dictionaries that were trained on another model; empty if there is none."""
-    found = {
-        name: record.provenance.model_in_words()
-        for name, record in records.dictionaries.items()
-        if not record.provenance.is_same_model(records.provenance)
-    }
-    if not found:
-        return ""
-    listed = "; ".join(f"{name} on {model}" for name, model in found.items())
-    return f"Trained on another model than the one evaluated here: {listed}."
-
-
 def value_of(record: DictionaryRecord, metric: str) -> float:
     """The value of `metric`, or `nan` if the record has none."""
     return record.metrics.get(metric, Metric(math.nan)).value

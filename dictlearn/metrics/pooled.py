@@ -127,7 +127,7 @@ METRICS: tuple[PooledMetric, ...] = (
         name="massive_fraction", label="massive rows", unit="fraction", better="neither",
         description="Fraction of rows whose norm is over 10 times the median of their sequence.",
         numerator="rows - typical_rows", denominator="rows",
-        undefined=_NO_ROWS,
+        undefined=NO_ROWS,
     ),
     PooledMetric(
         name="fraction_variance_unexplained_typical", label="FVU without massive rows",

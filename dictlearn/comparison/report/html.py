@@ -1,10 +1,11 @@
 """The report of a comparison as one HTML file."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import isfinite, isnan, nan
 from pathlib import Path
 from typing import Any
 
+from dictlearn.comparison.cautions import cautions
 from dictlearn.comparison.figures.density import density_figure
 from dictlearn.comparison.figures.precision import precision_figure
 from dictlearn.comparison.figures.rates import rate_distortion_figures
@@ -23,7 +24,6 @@ from dictlearn.comparison.vocabulary import (
     formatted,
     reference_losses,
     trained,
-    transfer,
     value_of,
     with_interval,
 )
@@ -96,6 +96,7 @@ def report_html(
     """
     paths = training_log if isinstance(training_log, Mapping) else {"": training_log}
     logs = {run: read_training_log(path) for run, path in paths.items() if path is not None}
+    columns = _columns(records)
     return render(
         "report.html.jinja",
         title=title,
@@ -103,15 +104,15 @@ def report_html(
         trained=trained(records),
         baselines=baselines(records),
         losses=reference_losses(records),
-        transfer=transfer(records),
+        cautions=cautions(records),
         verdict=verdict(records),
         curves={
             rate: (found, [n for n, r in records.dictionaries.items() if isnan(value_of(r, rate))])
             for rate, found in rate_distortion_figures(records).items()
         },
         matched=matched_tables(records),
-        reported=REPORTED,
-        **_results(records),
+        reported=[metric for metric in REPORTED if metric.name in columns],
+        **_results(records, columns),
         concepts=None if concepts is None else precision_data(concepts),
         agreement=None if agreement is None else agreement_data(agreement),
         density=density_figure(records),
@@ -131,13 +132,20 @@ def precision_data(records: ConceptRecords) -> dict[str, Any]:
     }
 
 
-def _results(records: Records) -> dict[str, Any]:
+def _columns(records: Records) -> list[str]:
+    """The metrics in the table of all: those of massive rows only where there are any."""
+    has_massive = any(value_of(r, "massive_fraction") > 0 for r in records.dictionaries.values())
+    special = () if has_massive else ("massive_fraction", "fraction_variance_unexplained_typical")
+    return [name for name in LABELS if name not in special]
+
+
+def _results(records: Records, columns: Sequence[str]) -> dict[str, Any]:
     """The cells of the table of all metrics by dictionary, and their footnotes."""
-    footnotes, spread = Footnotes(), intervals_of(records, LABELS)
+    footnotes, spread = Footnotes(), intervals_of(records, columns)
     cells = {
         name: [
             _cell(key, record.metrics.get(key, Metric(nan)), found.get(name), footnotes)
-            for key, found in ((key, spread.get(key, {})) for key in LABELS)
+            for key, found in ((key, spread.get(key, {})) for key in columns)
         ]
         for name, record in {**trained(records), **baselines(records)}.items()
     }

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 
+from dictlearn.comparison.cautions import cautions
 from dictlearn.comparison.report.templates import render
 from dictlearn.comparison.report.verdict import verdict
 from dictlearn.comparison.statistics.precision import precision_frame
@@ -15,7 +16,6 @@ from dictlearn.comparison.vocabulary import (
     baselines,
     formatted,
     trained,
-    transfer,
     value_of,
 )
 from dictlearn.records.agreement import AgreementRecords
@@ -48,7 +48,7 @@ def results_page(
         about=about,
         origin=origin,
         images=images or {},
-        transfer=transfer(records),
+        cautions=cautions(records),
         verdict=verdict(records),
         caption=MATCHED_CAPTION,
         matched=[

@@ -6,6 +6,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from dictlearn.comparison.cautions import cautions
 from dictlearn.comparison.statistics.intervals import can_resample, intervals_of
 from dictlearn.comparison.tables.description import SHORT
 from dictlearn.comparison.tables.description import Table as Described
@@ -18,7 +19,6 @@ from dictlearn.comparison.vocabulary import (
     formatted,
     reference_losses,
     trained,
-    transfer,
     value_of,
     with_interval,
 )
@@ -110,7 +110,7 @@ def results_table(records: Records) -> Table:
             table.add_row(*_cells(name, hook, record, footnotes), style=style)
         table.add_section()
     losses = [f"Cross-entropy at {hook}: {loss}" for hook, loss in targets.items()]
-    lines = filter(None, [transfer(records), *losses, CAPTION, *footnotes.lines()])
+    lines = [*cautions(records), *losses, CAPTION, *footnotes.lines()]
     table.caption = Text("\n".join(lines), style="dim")
     return table
 

@@ -91,7 +91,7 @@ class Rank:
 def pair(x, y):
     """Batches of a transcoder's sites, at which rows are left out."""
     batches = RunBatches(as_activations((x, y)), replace(RUN, max_norm_ratio=10.0))
-    at = as_activations((x, y)).only_sites
+    at = as_activations((x, y)).sites[0]
     return batches, at
 
 
