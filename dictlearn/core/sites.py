@@ -57,11 +57,7 @@ class Site:
 
     @property
     def hook(self) -> str:
-        """The name of the only hook.
-
-        Raises:
-            InputError: there are several.
-        """
+        """The name of the only hook; an `InputError` if there are several."""
         if len(self.hooks) > 1:
             raise InputError(f"required a site of one hook here, got {self} ({len(self.hooks)})")
         return self.hooks[0]
@@ -151,11 +147,7 @@ class Sites:
 
 
 def only(offered: Sequence[Sites]) -> Sites:
-    """The one pair of sites offered.
-
-    Raises:
-        InputError: several are offered, so that the caller has to choose.
-    """
+    """The one pair of sites offered; an `InputError` if there are several to choose from."""
     if len(offered) != 1:
         raise InputError(
             f"these activations offer {len(offered)} sites ({'; '.join(map(str, offered))}), and "

@@ -39,11 +39,11 @@ class Tokens:
 
     @property
     def n_tokens(self) -> int:
-        """The number of ordinary tokens in all blocks."""
+        """The number of non-special tokens in all blocks."""
         return int(self.ordinary.sum())
 
     def counted(self, *, exclude_special: bool) -> Bool[Tensor, "b pos"]:
-        """The positions that give rows and whose tokens count as predictions."""
+        """The positions of evaluated tokens, that give rows and predictions: non-special or all."""
         return self.ordinary if exclude_special else torch.ones_like(self.ordinary)
 
     def describe(self) -> dict[str, Any]:

@@ -205,11 +205,7 @@ class CodebookConfig(CodebookFields[Codebook]):
         self._require_choice("combine", ("sum", "mean"))
 
     def _build(self, sites: Sites, seed: int) -> Codebook:
-        """A fresh codebook at `sites`.
-
-        Raises:
-            ConfigError: the groups do not divide the width.
-        """
+        """A fresh codebook at `sites`, whose width the groups must divide."""
         if sites.target.d % self.n_groups:
             raise ConfigError(
                 f"n_groups must divide the width of {str(sites.target)!r} ({sites.target.d}), got "

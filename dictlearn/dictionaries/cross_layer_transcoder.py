@@ -161,12 +161,7 @@ class CrossLayerTranscoderConfig(GradientConfig[CrossLayerTranscoder]):
         )
 
     def _build(self, sites: Sites, seed: int) -> CrossLayerTranscoder:
-        """A fresh transcoder at `sites`.
-
-        Raises:
-            ConfigError: there is not a source for each target, in the same layer and of another
-                hook, or layers do not increase.
-        """
+        """A fresh transcoder at `sites`: in increasing layers, another source for each target."""
         n_sources, n_targets = len(sites.source.hooks), len(sites.target.hooks)
         if n_sources != n_targets:
             raise ConfigError(

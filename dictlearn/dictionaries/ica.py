@@ -68,11 +68,7 @@ class ICAConfig(ClosedFormConfig[ICA]):
         self._require_count("max_rows", "n_features", "k")
 
     def _build(self, sites: Sites, seed: int) -> ICA:
-        """Untrained components at `sites`.
-
-        Raises:
-            ConfigError: more components than dimensions, or more kept than components.
-        """
+        """Untrained components at `sites`, no more than there are dimensions."""
         d = sites.target.d
         n_features = self.n_features or d
         k = self.k or n_features

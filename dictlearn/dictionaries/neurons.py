@@ -93,11 +93,7 @@ class ReadyLearner(Learner):
         self._checked = False
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
-        """Check, on the first batch, that an MLP is the one between source and target.
-
-        Raises:
-            InputError: it does not give the target from the source.
-        """
+        """Raise an `InputError` if an MLP does not give the first target from the first source."""
         if isinstance(self.dictionary, MLPNeurons) and not self._checked:
             self._checked = True
             error = (self.dictionary(batch.x) - batch.y).norm() / batch.y.norm().clamp_min(1e-30)
@@ -145,12 +141,7 @@ class NeuronsConfig(ClosedFormConfig[FeatureDictionary]):
         return offered
 
     def _build(self, sites: Sites, seed: int) -> FeatureDictionary:
-        """The neurons at `sites`.
-
-        Raises:
-            ConfigError: source and target differ and the weights between them are unknown, or are
-                those of another MLP by their widths.
-        """
+        """The neurons at `sites`; weights of an MLP must be known if source and target differ."""
         if self.mlp is not None:
             widths = (self.mlp.W_in.shape[0], self.mlp.W_out.shape[1])
             if sites.is_autoencoder or widths != (sites.source.d, sites.target.d):

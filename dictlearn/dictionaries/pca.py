@@ -65,11 +65,7 @@ class PCAConfig(ClosedFormConfig[PCA]):
             self._require(self.k <= self.n_features, "k", f"at most {self.n_features}")
 
     def _build(self, sites: Sites, seed: int) -> PCA:
-        """Untrained components at `sites`.
-
-        Raises:
-            ConfigError: more components, or more kept, than there are dimensions.
-        """
+        """Untrained components at `sites`, no more than there are dimensions."""
         d = sites.target.d
         n_features = self.n_features or d
         k = self.k or n_features

@@ -36,7 +36,7 @@ _ORDERLY = {0, _TOLD, -signal.SIGTERM}
 def launch(nproc: int, work: Callable[..., object], *args: Any, **kwargs: Any) -> None:
     """Call `work(*args, **kwargs)` in `nproc` processes of this machine, where `fit` divides rows.
 
-    With one, the call is an ordinary one. Each of several is a fresh interpreter, so `work` and
+    With one, it is a plain call. Each of several is a fresh interpreter, so `work` and
     its arguments must be picklable; each computes with its share of the cores, unless
     `OMP_NUM_THREADS` says otherwise.
 

@@ -18,12 +18,14 @@ class _Decode(torch.autograd.Function):
     def forward(
         ctx: Any, values: Tensor, atoms: Tensor, offsets: Tensor, indices: Tensor
     ) -> Tensor:
+        """The product."""
         ctx.save_for_backward(values, atoms, offsets, indices)
         return SparseActs(offsets, indices, values, len(atoms)).matmul(atoms)
 
     @staticmethod
     @once_differentiable  # a second derivative is an error, and not a wrong number
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        """The gradients in values and atoms."""
         values, atoms, offsets, indices = ctx.saved_tensors
         gradient = gradients[0].contiguous()
         entries = by_feature(SparseActs(offsets, indices, values, len(atoms)))

@@ -26,12 +26,14 @@ class _Scores(torch.autograd.Function):
         indices: Tensor,
         values: Tensor,
     ) -> Tensor:
+        """The known entries."""
         ctx.save_for_backward(x, W, centre, offsets, indices)
         return values.clone()
 
     @staticmethod
     @once_differentiable  # a second derivative is an error, and not a wrong number
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        """The gradients in rows, encoder, biases and centre."""
         x, W, centre, offsets, indices = ctx.saved_tensors
         gradient = gradients[0].contiguous()
         needs_x, needs_W, _, needs_centre = ctx.needs_input_grad[:4]

@@ -24,8 +24,8 @@ FusedAttention: TypeAlias = dict[nn.Module, Callable[..., Any]]
 
 @contextmanager
 def trying_fused_attention(model: LanguageModel) -> Iterator[FusedAttention]:
-    """Within, every attention module of `model` also runs fused on whatever it is given; at the
-    end the mapping holds those that are causal softmax attention.
+    """A context in which every attention module of `model` also runs fused on its input; at the end
+    the mapping holds those that are causal softmax attention.
 
     Scaling, rotation, masks and windows come in more variants than can be listed: a module counts
     if both ways gave the same up to rounding in every pass that was made, and if no function waits
@@ -38,6 +38,7 @@ def trying_fused_attention(model: LanguageModel) -> Iterator[FusedAttention]:
     fused = {module: _fused(module, model.cfg.n_heads) for module in attention if _has_maps(module)}
 
     def compare(module: nn.Module) -> Callable[..., Any]:
+        """The module's `forward`, which also runs fused and notes whether both gave the same."""
         run = module.forward
 
         @wraps(run)
@@ -74,8 +75,8 @@ def _caps_scores(model: LanguageModel) -> bool:
 
 @contextmanager
 def fused_attention(attention: FusedAttention) -> Iterator[None]:
-    """Within, these modules run by `scaled_dot_product_attention`: up to rounding the same, in a
-    third of the time on the CPU, and without a [pos, pos] matrix per head.
+    """A context in which these modules run by `scaled_dot_product_attention`: up to rounding the
+    same, in a third of the time on the CPU, and without a [pos, pos] matrix per head.
 
     A module runs unfused if a hook reads its scores, patterns, or rotated queries.
     """

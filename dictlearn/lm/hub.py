@@ -12,11 +12,7 @@ _OF_A_TOKENIZER = re.compile(
 
 
 def located(name: str) -> str:
-    """`name` if it is a folder or the hub answers; else its folder in the local cache.
-
-    Raises:
-        InputError: the hub does not answer, and the model is not in the cache.
-    """
+    """`name` if it is a folder or the hub answers; else its folder in the local cache, if any."""
     from huggingface_hub import snapshot_download
     from transformer_lens.supported_models import MODEL_ALIASES
 

@@ -83,7 +83,7 @@ def _parameters(model: LanguageModel) -> list[tuple[str, Tensor]]:
 def weight_processing(model: LanguageModel) -> str:
     """The processing of the weights by TransformerLens on loading, as far as it is known.
 
-    "none" for an ordinary bridge, "processed" for one in compatibility mode with its weights
+    "none" for a bridge, "processed" for one in compatibility mode with its weights
     folded and centred, "fold_ln" for a `HookedTransformer` whose normalisation has no weights,
     and "" (unknown) for any other `HookedTransformer`.
     """

@@ -74,6 +74,7 @@ def as_hook(
     """These functions, in order, as one function for hook `name`."""
 
     def run(activation: Tensor, hook: object) -> Tensor | None:
+        """The activation after all patches; None if it was only read, without gradients."""
         positions = positions_at(name)
         require_rows(activation, positions.shape, name)
         y = given = activation.flatten(2)
@@ -156,7 +157,7 @@ class _Pass:
 def _told(
     model: LanguageModel, begin: Callable[[Tensor], None], end: Callable[[], None]
 ) -> Iterator[None]:
-    """Within, `begin` is called with the positions of every pass, and `end` after it.
+    """A context in which `begin` is called with the positions of every pass, and `end` after it.
 
     A bridge wraps a module, which a pass calls once, with ids, cache and mask. A
     `HookedTransformer` is such a module itself, but its `generate` calls `forward` past the hooks

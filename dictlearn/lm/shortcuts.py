@@ -140,6 +140,7 @@ def remembering(modules: Iterable[nn.Module], memory: dict[nn.Module, Any]) -> I
     """A context in which the outputs of these modules are stored in `memory`."""
 
     def remember(module: nn.Module) -> Callable[..., Any]:
+        """The module's `forward`, which also stores its output."""
         run = module.forward
 
         @wraps(run)  # a block of a bridge reads the signature of what it wraps

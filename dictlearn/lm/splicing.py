@@ -22,7 +22,7 @@ class CleanPass:
 
     ids: Int[Tensor, "b pos"]
     index: Int[Tensor, " m"]
-    """The positions whose predictions are wanted, counted along one sequence after another."""
+    """The positions whose predictions are wanted, along one sequence after another."""
     at: dict[str, Float[Tensor, "b pos _"]]
     rows: Float[Tensor, "m d_row"]
     """The rows from which `Splicer.logits` computes the logits at these positions."""

@@ -1,7 +1,8 @@
 """Similarity of two sets of directions, and the spread of a direction over basis directions.
 
 Cosines are signed: opposite directions are different features. A zero row has no direction, and
-a cosine of 0 with everything.
+a cosine of 0 with everything. Without directions, or with different widths, cosines raise an
+`InputError`.
 """
 
 import torch
@@ -22,9 +23,6 @@ def max_cosine_similarity(
 
     In [-1, 1]; 1 where `others` contains the direction.
 
-    Raises:
-        InputError: the widths differ, or there is nothing to compare with.
-
     >>> max_cosine_similarity(torch.tensor([[2.0, 0.0], [0.0, -1.0]]), torch.eye(2)).tolist()
     [1.0, 0.0]
     """
@@ -40,9 +38,6 @@ def mean_max_cosine_similarity(
     `mean_i max_j cos(atoms_i, others_j)` (Sharkey et al. 2022, "Taking features out of
     superposition with sparse autoencoders"). Not symmetric: with the true directions first it is
     a recall, with the learned ones first a precision.
-
-    Raises:
-        InputError: the widths differ, or there is nothing to compare with.
 
     >>> small, large = torch.eye(4)[:1], torch.eye(4)
     >>> mean_max_cosine_similarity(small, large).item()
@@ -61,9 +56,6 @@ def matched_cosine_similarity(
     One for each direction of the smaller set, in its order; no direction is used twice, so their
     mean is at most that of `max_cosine_similarity`. Solved exactly (the Hungarian method), in
     time that grows with the cube of the number of features.
-
-    Raises:
-        InputError: the widths differ, or there is nothing to compare with.
 
     >>> twice = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
     >>> matched_cosine_similarity(twice, torch.eye(2)).sort().values.tolist()
@@ -84,9 +76,6 @@ def cosine_with_mean_direction(atoms: Float[Tensor, "feature d"]) -> Float[Tenso
 
     Near 1 if all directions are nearly the same, as those of rarely active features of an
     autoencoder can be. 0 where directions cancel.
-
-    Raises:
-        InputError: there are no directions.
 
     >>> same = torch.tensor([[2.0, 0.0], [1.0, 0.0]])
     >>> cosine_with_mean_direction(same).tolist()

@@ -29,7 +29,7 @@ SUMS: Mapping[str, str] = {
     "cosine": "cosine similarity of y_hat to y",
     "norm": "||y||",
     "norm_hat": "||y_hat||",
-    "predictions": "counted next-token predictions",
+    "predictions": "predictions of evaluated tokens",
     "cross_entropy_clean": "cross-entropy of the clean model",
     "cross_entropy_spliced": "cross-entropy with the estimate spliced in",
     "cross_entropy_zero": "cross-entropy with zeros spliced in",
@@ -75,11 +75,7 @@ class PooledMetric(MetricSpec):
         return frozenset(f"{self.numerator} - {self.denominator}".split(" - "))
 
     def __call__(self, totals: Mapping[str, Tensor]) -> Tensor:
-        """The metric, elementwise over leading axes; `nan` where the denominator vanishes.
-
-        Raises:
-            InputError: a sum that it needs is absent.
-        """
+        """The metric, elementwise over leading axes; `nan` where the denominator vanishes."""
         denominator = _evaluate(self.denominator, totals)
         ratio = _evaluate(self.numerator, totals) / denominator
         return torch.where((denominator != 0) & denominator.isfinite(), ratio, math.nan)

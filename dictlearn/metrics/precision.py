@@ -47,11 +47,7 @@ class Ranking:
 
     @classmethod
     def from_sparse(cls, acts: SparseActs) -> "Ranking":
-        """The ranking by sparse coefficients that are positive or zero.
-
-        Raises:
-            InputError: a coefficient is negative, which would rank below the zeros.
-        """
+        """The ranking by sparse coefficients, which must be positive: absent ones count as 0."""
         if bool((acts.values <= 0).any()):
             raise InputError(
                 "a sparse ranking needs positive coefficients, as absent ones count as 0; give the "
@@ -81,11 +77,7 @@ class Ranking:
         return cls(rows, scores, begins[1:].repeat_interleave(lengths) - before, offsets, n_rows)
 
     def against(self, labels: Bool[Tensor, " n"]) -> "Curves":
-        """The precision-recall curve of every candidate for the tokens where `labels` holds.
-
-        Raises:
-            InputError: no token has the label, so there is no recall.
-        """
+        """The precision-recall curve of every candidate for the labelled tokens, one at least."""
         n_matches = int(labels.sum())
         if n_matches == 0:
             raise InputError("precision needs at least 1 token with the label, got none")
@@ -137,11 +129,7 @@ class Curves:
         return self.scores[part][f1.argmax()].item() if len(f1) else float("nan")
 
     def precision_at(self, recall: float) -> Float[Tensor, " candidate"]:
-        """The precision at exactly `recall`, interpolated between thresholds.
-
-        Raises:
-            InputError: the recall is not above 0 and at most 1.
-        """
+        """The precision at exactly `recall`, in (0, 1], interpolated between thresholds."""
         if not 0 < recall <= 1:
             raise InputError(f"required a recall above 0 and at most 1, got {recall}")
         target = recall * self.n_matches

@@ -1,6 +1,7 @@
 """Quantities of single rows, which an evaluation sums over tokens.
 
-Every function reduces over the last axis only, and returns one number for each row.
+Every function reduces over the last axis only, and returns one number for each row. Those that
+compare two tensors raise an `InputError` if the shapes differ.
 """
 
 import torch
@@ -38,9 +39,6 @@ def squared_error(
 
     Lower is better; 0 for a perfect estimate, unbounded above.
 
-    Raises:
-        InputError: the shapes differ.
-
     >>> squared_error(torch.tensor([[1.0, 2.0]]), torch.tensor([[0.0, 4.0]])).tolist()
     [5.0]
     """
@@ -63,9 +61,6 @@ def cosine_similarity(
     """`<y, y_hat> / (||y|| ||y_hat||)` of each row: the agreement in direction.
 
     In [-1, 1], higher is better; 0 where either row is zero, as it has no direction.
-
-    Raises:
-        InputError: the shapes differ.
 
     >>> y = torch.tensor([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0]])
     >>> cosine_similarity(y, torch.tensor([[2.0, 0.0], [0.0, -3.0], [0.0, 0.0]])).tolist()
@@ -99,9 +94,6 @@ def kl_divergence(
     over the whole vocabulary. Lower is better; exactly 0 for equal logits, unbounded above. A
     token of clean probability 0 contributes nothing.
 
-    Raises:
-        InputError: the shapes differ.
-
     >>> logits = torch.tensor([[0.0, 0.0]])
     >>> kl_divergence(logits, logits).tolist()
     [0.0]
@@ -117,9 +109,6 @@ def top1_agreement(
     logits: Float[Tensor, "n vocab"], logits_hat: Float[Tensor, "n vocab"]
 ) -> Float[Tensor, " n"]:
     """1.0 where both rows of logits rank the same token first, 0.0 elsewhere.
-
-    Raises:
-        InputError: the shapes differ.
 
     >>> logits = torch.tensor([[0.0, 1.0], [0.0, 1.0]])
     >>> top1_agreement(logits, torch.tensor([[2.0, 3.0], [3.0, 2.0]])).tolist()

@@ -25,11 +25,7 @@ class Column:
     """Rows that were null, empty or blank."""
 
     def of(self, table: str, row: tuple[int, Any]) -> Document | None:
-        """The document in a numbered row, or None if there is none.
-
-        Raises:
-            InputError: the row has no such column, or something else in it.
-        """
+        """The document in a numbered row, None if it is empty, or an `InputError`."""
         number, entry = row
         if isinstance(entry, Mapping) and self.name not in entry:
             raise InputError(

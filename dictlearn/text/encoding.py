@@ -44,12 +44,7 @@ class Encoder:
         """How many texts spell a special token that was read as plain text, by the first."""
 
     def encode(self, batch: Sequence[Document]) -> list[list[int]]:
-        """The ids of each document, without separators.
-
-        Raises:
-            InputError: an id is not in the vocabulary of the model, or the tokenizer has no chat
-                template for messages, or one that does not accept them.
-        """
+        """The ids of each document, without separators, checked to be in the vocabulary."""
         texts = iter(self._of_texts([d for d in batch if isinstance(d, str)]))
         encoded = [next(texts) if isinstance(d, str) else self._own(d) for d in batch]
         for ids in encoded:

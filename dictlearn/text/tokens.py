@@ -190,29 +190,19 @@ def _cut_anywhere(
 ) -> Iterator[np.ndarray]:
     """Blocks of a stream of documents, each starting with the separator."""
     separator = encoder.separator
+    n_text = context - len(separator)
     stream: list[int] = []
     for batch in _batches(texts):
         for ids in encoder.encode(batch):
             stream += separator + ids
-        yield from _cut(stream, separator, context)
-
-
-def _cut(stream: list[int], separator: list[int], context: int) -> list[np.ndarray]:
-    """Complete blocks, each starting with the separator; their tokens are removed from `stream`.
-
-    If a block begins with a document, its separator is not repeated.
-    """
-    blocks = []
-    n_text = context - len(separator)
-    start = 0
-    while True:
-        first = start + (len(separator) if stream[start : start + 1] == separator else 0)
-        if first + n_text > len(stream):
-            break
-        start = first + n_text
-        blocks.append(np.array(separator + stream[first:start], dtype=np.int64))
-    del stream[:start]
-    return blocks
+        start = 0
+        while True:  # a separator with which a block begins is not repeated
+            first = start + (len(separator) if stream[start : start + 1] == separator else 0)
+            if first + n_text > len(stream):
+                break
+            start = first + n_text
+            yield np.array(separator + stream[first:start], dtype=np.int64)
+        del stream[:start]
 
 
 def _batches(texts: Iterable[Document]) -> Iterator[list[Document]]:

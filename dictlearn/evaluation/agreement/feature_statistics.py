@@ -24,7 +24,7 @@ _ALIGNED = 0.95
 
 @dataclass(frozen=True)
 class Density:
-    """Fraction of counted rows in which each feature is active, and the number of those rows."""
+    """Fraction of evaluated rows in which each feature is active, and the number of those rows."""
 
     values: Float[Tensor, " feature"]
     n_rows: int

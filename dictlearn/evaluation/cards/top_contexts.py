@@ -11,14 +11,14 @@ from torch.nn.functional import pad
 
 from dictlearn.core.sparse_acts import SparseActs
 
-_OFF = -2  # the run of a position outside the block; a position that is not counted has -1
+_OFF = -2  # the run of a position outside the block; a position that is not evaluated has -1
 
 
 @dataclass(frozen=True)
 class Windows:
     """Windows of tokens around every position of a batch of sequences.
 
-    A window ends where its sequence does, and at positions that are not counted: it lies within
+    A window ends where its sequence does, and at positions that are not evaluated: it lies within
     one document if sequences hold whole documents.
     """
 
@@ -26,9 +26,9 @@ class Windows:
     """Index of the first position of the batch, along all sequences."""
     context: int
     index: Int[np.ndarray, " n"]
-    """Index of the position of each counted row, along the batch."""
+    """Index of the position of each evaluated row, along the batch."""
     rows: Int[np.ndarray, "position offset"]
-    """Counted row at each offset from a position, or -1 outside the window."""
+    """Evaluated row at each offset from a position, or -1 outside the window."""
     keys: Int[np.ndarray, " position"]
     """64-bit hash of the tokens in each window."""
 
@@ -99,7 +99,7 @@ class TopContexts:
         features: Sequence[int] | None = None,
     ) -> None:
         self.firings = torch.zeros(n_features, dtype=torch.long)
-        """Number of counted rows in which each feature is active."""
+        """Number of evaluated rows in which each feature is active."""
         self.n_rows = 0
         self._n = n_contexts
         self._floor = np.zeros(n_features, dtype=np.float32)
@@ -112,7 +112,7 @@ class TopContexts:
         self._kept = _Peaks(none, np.zeros(0, dtype=np.float32), none, none, offsets)
 
     def add_(self, acts: SparseActs, windows: Windows) -> None:
-        """Update with the coefficients of the counted rows of a batch."""
+        """Update with the coefficients of the evaluated rows of a batch."""
         self.firings += acts.firing_counts().cpu()
         self.n_rows += len(acts)
         row, feature = acts.rows().cpu().numpy(), acts.indices.cpu().numpy()

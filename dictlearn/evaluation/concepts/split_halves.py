@@ -84,7 +84,7 @@ def _rows(
     ordinary: Bool[Tensor, "b pos"],
     hooks: Sequence[str],
 ) -> Rows:
-    """The activations of ordinary tokens, on the CPU."""
+    """The activations of non-special tokens, on the CPU."""
     batch_size = default_batch_size(model, ids.shape[1])
     stream = ActivationStream(model, ids, ordinary, hooks, batch_size)
     parts: dict[str, list[Tensor]] = {hook: [] for hook in hooks}

@@ -13,7 +13,7 @@ ABLATIONS = ("zero", "mean", "resample")
 
 @dataclass(frozen=True)
 class Reference:
-    """The mean activation at one target, over the counted rows of the whole evaluation set."""
+    """The mean activation at one target, over the evaluated rows of the whole evaluation set."""
 
     mean: Float[Tensor, " d"]
     typical_mean: Float[Tensor, " d"]

@@ -44,16 +44,16 @@ class CleanBatch(ActivationBatch):
 
     @cached_property
     def row_sequences(self) -> Int[Tensor, " n"]:
-        """The sequence of each counted row."""
+        """The sequence of each evaluated row."""
         return self.sequences[self.index // self.counted.shape[1]]
 
     @cached_property
     def prediction_sequences(self) -> Int[Tensor, " m"]:
-        """The sequence of each counted prediction."""
+        """The sequence of each evaluated prediction."""
         return self.sequences[self.clean.index // self.counted.shape[1]]
 
     def spliced(self, site: Site, rows: Float[Tensor, "n d"]) -> Float[Tensor, "m d_row"]:
-        """Unembedding inputs of the counted predictions, with `rows` spliced in at `site`."""
+        """Unembedding inputs of the evaluated predictions, with `rows` spliced in at `site`."""
         replacements = {
             hook: self._with_rows(self.at[hook], part)
             for hook, part in zip(site.hooks, site.split(rows), strict=True)
@@ -71,6 +71,8 @@ class CleanBatch(ActivationBatch):
         device = dictionary.x_mean.device
 
         def patch_at(hook: str) -> Patch:
+            """The function at one hook: it reads a source, replaces a target, or both."""
+
             def patch(y: Tensor, positions: Tensor) -> Tensor | None:
                 if hook in rows:
                     rows[hook] = self.counted_rows(y)
@@ -142,7 +144,7 @@ class CleanPasses:
 
     @contextmanager
     def batches(self) -> Iterator[Iterator[CleanBatch]]:
-        """Within, the clean pass over each batch, from which spliced passes can start."""
+        """A context with the clean pass over each batch, from which spliced passes can start."""
         with self.splicer:
             yield map(self._clean_batch, self.stream.parts)
 

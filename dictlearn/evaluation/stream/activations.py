@@ -1,10 +1,9 @@
-"""Batches of activations, their counted rows, and the coefficients of those rows.
+"""Batches of activations, the rows that are evaluated, and the coefficients of those rows.
 
 Every evaluation reads tokens in this way: sequences in batches, one forward pass a batch cut
-short at the last hook that is needed, the counted rows of each activation, checked to be finite,
-and encoded. A *counted row* is the activation vector of a token that takes part in the
-evaluation: every ordinary token does, and special tokens (BOS, EOS, padding) do only with
-`exclude_special=False`.
+short at the last hook that is needed, and the evaluated rows of each activation, checked to be
+finite and encoded. *Evaluated* are the rows of non-special tokens, and with
+`exclude_special=False` those of special tokens (BOS, EOS, padding) too (`Tokens.counted`).
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -33,12 +32,13 @@ class ActivationBatch:
     """Indices of the sequences among all that are read."""
     ids: Int[Tensor, "b pos"]
     counted: Bool[Tensor, "b pos"]
+    """The positions of evaluated tokens."""
     at: Mapping[str, Float[Tensor, "b pos _"]]
     """By hook, head axes flattened."""
 
     @cached_property
     def index(self) -> Int[Tensor, " n"]:
-        """The positions of the counted rows in the batch, one sequence after another."""
+        """The positions of the evaluated rows in the batch, one sequence after another."""
         return self.counted.flatten().nonzero()[:, 0]
 
     @property
@@ -47,11 +47,11 @@ class ActivationBatch:
         return self.index // self.counted.shape[1]
 
     def counted_rows(self, at: Float[Tensor, "b pos d"]) -> Float[Tensor, "n d"]:
-        """The rows of `at` at counted positions."""
+        """The rows of `at` at evaluated positions."""
         return at.flatten(0, 1)[self.index.to(at.device)]
 
     def rows(self, hook: str) -> Float[Tensor, "n _"]:
-        """The counted rows of the activation at `hook`.
+        """The evaluated rows of the activation at `hook`.
 
         Raises:
             NonFiniteError: one holds NaN or infinity.
@@ -63,17 +63,17 @@ class ActivationBatch:
         return self._rows[hook]
 
     def rows_at(self, site: Site) -> Float[Tensor, "n d"]:
-        """The counted rows at a site, the activations of several hooks side by side."""
+        """The evaluated rows at a site, the activations of several hooks side by side."""
         parts = [self.rows(hook) for hook in site.hooks]
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
     def source_rows(self, dictionary: FeatureDictionary) -> Float[Tensor, "n d_in"]:
-        """The counted rows that `dictionary` reads, on its device."""
+        """The evaluated rows that `dictionary` reads, on its device."""
         return self.rows_at(dictionary.sites.source).to(dictionary.x_mean.device)
 
     @torch.no_grad()
     def encode(self, dictionary: FeatureDictionary) -> SparseActs:
-        """The coefficients of the counted rows, on the device of `dictionary`."""
+        """The coefficients of the evaluated rows, on the device of `dictionary`."""
         return dictionary.encode_sparse(self.source_rows(dictionary))
 
     @cached_property
