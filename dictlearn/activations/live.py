@@ -145,14 +145,11 @@ class LiveActivations(Activations):
                 "rows_per_block and read disagree"
             )
         for hook in self._widths:
-            self._require_finite(rows.at[hook], hook, blocks)
-
-    def _require_finite(self, x: Tensor, hook: str, blocks: Int[Tensor, " block"]) -> None:
-        bad = first_bad_row(x)
-        if bad is not None:
-            block, row = self._owner(blocks, bad)
-            size = int(self._rows_per_block[block])
-            require_finite(x[bad - row : bad - row + size], f"block {block}, hook {hook!r}")
+            x = rows.at[hook]
+            if (bad := first_bad_row(x)) is not None:
+                block, row = self._owner(blocks, bad)
+                size = int(self._rows_per_block[block])
+                require_finite(x[bad - row : bad - row + size], f"block {block}, hook {hook!r}")
 
     def _owner(self, blocks: Int[Tensor, " block"], row: int) -> tuple[int, int]:
         """The block that row `row` of `blocks` belongs to, and its row there."""

@@ -230,16 +230,13 @@ class LinearDictionary(Searching, DistributedDictionary):
         other features; the bias becomes 0; the decoder takes the unit direction of the input, as
         published, for autoencoders, and of the residual for transcoders.
         """
+        total = self.feature_group.all_reduce
         others = torch.ones(self.n_features, dtype=torch.bool, device=z.device)
         others[features] = False
-        if self.feature_group.all_reduce(others.sum()) == 0:
+        if total(others.sum()) == 0:
             others[:] = True
         norms = self.W_enc.norm(dim=0)[others]
-        norm = (
-            0.2
-            * self.feature_group.all_reduce(norms.sum())
-            / self.feature_group.all_reduce(others.sum())
-        )
+        norm = 0.2 * total(norms.sum()) / total(others.sum())
         self.W_enc[:, features] = norm * normalize(z, dim=1).T
         self.b_enc[features] = 0.0
         self.W_dec[features] = normalize(z if self.centred else residual, dim=1)

@@ -71,9 +71,8 @@ def launch(nproc: int, work: Callable[..., object], *args: Any, **kwargs: Any) -
             told = False
             try:
                 while not workers.join(timeout=0.2):
-                    if (
-                        interruption.signal == signal.SIGTERM and not told
-                    ):  # SIGINT reaches them all
+                    # SIGINT reaches them all.
+                    if interruption.signal == signal.SIGTERM and not told:
                         told = True
                         for process in workers.processes:
                             process.terminate()

@@ -86,10 +86,7 @@ def boot_native_folder(
 
     `config.json` holds the fields of `TransformerBridgeConfig`, `model.safetensors` the
     parameters of the native module by its own names, `tokenizer.json` a tokenizer with the one
-    special token `<|endoftext|>`.
-
-    Raises:
-        CorruptFileError: a file is absent or damaged, or the weights do not fit the config.
+    special token `<|endoftext|>`. Absent, damaged or other files are a `CorruptFileError`.
     """
     from transformer_lens.model_bridge import TransformerBridge
     from transformers import PreTrainedTokenizerFast

@@ -51,11 +51,7 @@ class ActivationBatch:
         return at.flatten(0, 1)[self.index.to(at.device)]
 
     def rows(self, hook: str) -> Float[Tensor, "n _"]:
-        """The evaluated rows of the activation at `hook`.
-
-        Raises:
-            NonFiniteError: one holds NaN or infinity.
-        """
+        """The evaluated rows of the activation at `hook`, checked to be finite."""
         if hook not in self._rows:
             rows = self.counted_rows(self.at[hook])
             require_finite(rows, f"activations at {hook!r}, sequences from {self.part.start}")
