@@ -21,10 +21,10 @@ from dictlearn.core.errors import InputError, nearest
 from dictlearn.core.sites import Sites
 from dictlearn.core.tokens import Tokens
 from dictlearn.lm.forward import default_batch_size, fusable_attention, reading
-from dictlearn.lm.hooks import LanguageModel, is_same_hook
+from dictlearn.lm.hooks import LanguageModel
 from dictlearn.lm.identity import model_provenance
 from dictlearn.lm.mlps import mlp_weights
-from dictlearn.lm.sites import require_readable, require_sites
+from dictlearn.lm.sites import is_same_site, require_readable, require_sites
 from dictlearn.progress import progress as progress_bar
 
 _TRIED = 1 << 10
@@ -113,22 +113,14 @@ def _distinct(model: LanguageModel, sites: Sites | Sequence[Sites]) -> tuple[Sit
         )
     offered = tuple(dict.fromkeys(offered))
     for pair, other in combinations(offered, 2):
-        if _is_same_pair(model, pair, other):
+        sides = ((pair.source, other.source), (pair.target, other.target))
+        if all(is_same_site(model, *side) for side in sides):
             raise InputError(
                 f"required different sites, got {pair} and {other}, which are names of the same "
                 "hooks of this model; keep one of them"
             )
     require_sites(model, {f"the pair {s}": s for s in offered})
     return offered
-
-
-def _is_same_pair(model: LanguageModel, pair: Sites, other: Sites) -> bool:
-    """Whether two pairs of sites have the same hooks, in the same order, by whatever names."""
-    ours, theirs = ((*s.source.hooks, *s.target.hooks) for s in (pair, other))
-    sizes = [(len(s.source.hooks), len(s.target.hooks)) for s in (pair, other)]
-    return sizes[0] == sizes[1] and all(
-        is_same_hook(model, *names) for names in zip(ours, theirs, strict=True)
-    )
 
 
 class _Reader:

@@ -203,7 +203,7 @@ def _at(
 
 def _one_at(config: DictionaryConfig, offered: Sequence[Sites], place: str) -> Sites:
     """The sites of a dictionary of this kind at `place`, a target hook or "SOURCE -> TARGET"."""
-    named = {_arrow(sites): sites for sites in offered}
+    named = {f"{sites.source} -> {sites.target}": sites for sites in offered}
     found = {
         config.sites(sites): arrow
         for arrow, sites in named.items()
@@ -218,11 +218,6 @@ def _one_at(config: DictionaryConfig, offered: Sequence[Sites], place: str) -> S
             f"between them: name one as {' or '.join(map(repr, found.values()))}"
         )
     return next(iter(found))
-
-
-def _arrow(sites: Sites) -> str:
-    """Both sides of a pair, also of an autoencoder's, whose own text is its target."""
-    return f"{sites.source} -> {sites.target}"
 
 
 _RUN = ("at", "steps", "batch_size", "learning_rate", "max_norm_ratio", "init", "seed", "device",

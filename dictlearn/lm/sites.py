@@ -33,6 +33,13 @@ def hook_sites(model: LanguageModel, hook: str | Sequence[str]) -> Sites:
     return Sites(site, site)
 
 
+def is_same_site(model: LanguageModel, site: Site, other: Site) -> bool:
+    """Whether two sites are at the same hooks of `model`, in the same order, by whatever names."""
+    return len(site.hooks) == len(other.hooks) and all(
+        is_same_hook(model, *names) for names in zip(site.hooks, other.hooks, strict=True)
+    )
+
+
 def require_different(model: LanguageModel, hooks: Sequence[str]) -> None:
     """Raise an `InputError` if two names are of one hook: a site would have it twice."""
     for name, other in combinations(hooks, 2):

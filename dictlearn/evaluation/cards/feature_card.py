@@ -9,11 +9,11 @@ from torch import Tensor
 
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import InputError
-from dictlearn.core.sites import Site
 from dictlearn.core.tokens import Tokens
 from dictlearn.evaluation.cards.nearest_atoms import neighbors
 from dictlearn.evaluation.cards.top_contexts import TopContexts
-from dictlearn.lm.hooks import LanguageModel, is_same_hook
+from dictlearn.lm.hooks import LanguageModel
+from dictlearn.lm.sites import is_same_site
 from dictlearn.lm.unembedding import LogitMap, logit_map, why_not_in_stream
 from dictlearn.records.features import Context, FeatureCard, TokenWeight
 from dictlearn.text.concepts import token_texts, vocabulary_texts
@@ -64,14 +64,8 @@ class CardMaker:
         return {
             other: dictionary
             for other, dictionary in self.dictionaries.items()
-            if other != name and self._is_same(target, dictionary.sites.target)
+            if other != name and is_same_site(self.model, target, dictionary.sites.target)
         }
-
-    def _is_same(self, target: Site, other: Site) -> bool:
-        """Whether two sites are at the same hooks, which have aliases."""
-        return len(target.hooks) == len(other.hooks) and all(
-            is_same_hook(self.model, *pair) for pair in zip(target.hooks, other.hooks, strict=True)
-        )
 
     def _context(self, token: int, values: Sequence[float]) -> Context:
         """The context around a token, given by its index along all sequences."""
