@@ -109,8 +109,9 @@ def _check(data: FileList) -> None:
 
 
 def write_list(folder: Path, data: FileList) -> None:
-    """Write the list of `folder`; remove it if no run has files there."""
+    """Write the list of `folder`, which the caller has locked; remove it if no run has files."""
     path = folder / LIST_FILE
+    _remove(folder, f".{LIST_FILE}.*.part")
     if data["runs"]:
         write_json(
             path,
@@ -119,3 +120,17 @@ def write_list(folder: Path, data: FileList) -> None:
         )
     else:
         path.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed processes left half-written in `folder`, which the caller has locked.
+
+    A list has a name of its own: of the first one that a folder was to have, nobody knows the mark.
+    """
+    _remove(folder, f".*.{read_list(folder)['mark']}.part")
+    _remove(folder, f".{LIST_FILE}.*.part")
+
+
+def _remove(folder: Path, pattern: str) -> None:
+    for left in folder.glob(pattern):
+        left.unlink(missing_ok=True)

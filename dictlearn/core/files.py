@@ -223,7 +223,7 @@ def writable_folder(path: str | Path, n_bytes: int = 0) -> Path:
     folder = Path(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder):
+        with tempfile.TemporaryFile(dir=folder):  # without a name that a killed process leaves
             pass
         free = shutil.disk_usage(folder).free
     except OSError as error:

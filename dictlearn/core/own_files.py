@@ -22,6 +22,7 @@ from dictlearn.core.file_lists import (
     Version,
     is_file_name,
     read_list,
+    remove_leftovers,
     write_list,
 )
 from dictlearn.core.files import (
@@ -107,16 +108,16 @@ class OwnFiles:
     def locked(self) -> Iterator[None]:
         """A run of this process in the folder, which keeps other processes out.
 
-        What a killed run left half-written is removed.
+        What killed runs left half-written there, and in the folders inside, is removed.
 
         Raises:
             StorageError: another process is at work in the folder.
         """
         writable_folder(self.path)
         with locked(self.path) as outermost:
-            if outermost:
-                for left in self.path.glob(f".*.{read_list(self.path)['mark']}.part"):
-                    left.unlink()
+            for own in self._everywhere() if outermost else ():
+                with locked(own.path):
+                    remove_leftovers(own.path)
             yield
 
     # Writing
@@ -237,15 +238,15 @@ class OwnFiles:
 
     def _strike(self) -> None:
         """Remove this run from the list, and its leftover temporary files."""
-        data = read_list(self.path)
-        for left in self.path.glob(f".*.{data['mark']}.part"):
-            left.unlink()
-        for name, entry in self._mine()["folders"].items():
-            if entry["made"]:
-                with suppress(OSError):  # it holds files of others, or no longer exists
-                    self._at(name).rmdir()
-        if data["runs"].pop(self.run, None) is not None:
-            write_list(self.path, data)
+        with locked(self.path, wait=_WAIT):
+            remove_leftovers(self.path)
+            for name, entry in self._mine()["folders"].items():
+                if entry["made"]:
+                    with suppress(OSError):  # it holds files of others, or no longer exists
+                        self._at(name).rmdir()
+            data = read_list(self.path)
+            if data["runs"].pop(self.run, None) is not None:
+                write_list(self.path, data)
 
     # The list
 

@@ -60,17 +60,18 @@ def run_study(study: Study, out: str | Path, *, overwrite: bool = False) -> Reco
         StorageError: the folder cannot be written.
     """
     run = _Run(study, OwnFiles.of(out, STUDY))
-    run.begin(overwrite=overwrite)
-    records = run.results()
-    report = report_html(
-        records,
-        title=study.question,
-        training_log=run.logs(),
-        concepts=run.concepts(),
-        agreement=run.agreement(),
-        features=run.features(),
-    )
-    run.own.write_text(REPORT_FILE, report)
+    with run.own.locked():
+        run.begin(overwrite=overwrite)
+        records = run.results()
+        report = report_html(
+            records,
+            title=study.question,
+            training_log=run.logs(),
+            concepts=run.concepts(),
+            agreement=run.agreement(),
+            features=run.features(),
+        )
+        run.own.write_text(REPORT_FILE, report)
     return records
 
 

@@ -201,7 +201,7 @@ def _train(
             stopped |= reasons
             log.stopped(done, reasons)
             if saves:
-                if run.folder and not last and len(stopped) < len(run.learners):
+                if run.folder and len(stopped) < len(run.learners):
                     write_checkpoint(run, Checkpoint(done, dict(run.description), stopped))
                 if ends and not last:
                     raise Interrupted(f"stopped after step {done}; to continue, call fit again")

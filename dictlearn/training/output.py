@@ -97,5 +97,5 @@ def write_dictionaries(
                 save(run.learners[name].finish(), run.written.folder(f"{name}.stopped"))
         if stopped:
             run.written.write_json(STOPPED_FILE, {"stopped": dict(stopped)})
-        run.written.remove(CHECKPOINT_FILE)
         run.written.adopt(LOG_FILE)
+        run.written.remove(CHECKPOINT_FILE)  # last: without one, a run is not continued

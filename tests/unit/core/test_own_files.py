@@ -136,6 +136,23 @@ def test_a_kill_leaves_no_file_that_blocks(own, monkeypatch, at, name):
     assert not list(own.path.glob(".*"))
 
 
+def test_a_run_removes_what_killed_ones_left_in_its_folders(own):
+    deep = own.path / "inner" / "deep"
+    mark = json.loads((deep / LIST_FILE).read_text())["mark"]
+    (deep / f".c.abc.{mark}.part").write_text("half")
+    (deep / f".{LIST_FILE}.abc.{mark}.part").write_text("half")
+    (deep / ".theirs.part").write_text("mine")
+    with own.locked():
+        assert {path.name for path in deep.glob(".*")} == {".theirs.part"}
+
+
+def test_the_first_list_of_a_folder_may_be_left_half_written(tmp_path):
+    left = tmp_path / f".{LIST_FILE}.abc.0a1b2c3d.part"  # its mark is on no list
+    left.write_text("half")
+    OwnFiles(tmp_path, "a study").write_text("a", "")
+    assert not left.exists()
+
+
 def outside(own: OwnFiles) -> Path:
     path = own.path.parent / "precious"
     path.mkdir()

@@ -183,6 +183,26 @@ def test_a_damaged_line_of_the_log_is_dropped(tmp_path, damage):
     assert same(resumed["sae"], dl.fit(CONFIGS["sae"], X, RUN, progress=False))
 
 
+def test_a_run_that_is_killed_while_it_writes_its_dictionaries_goes_on(tmp_path):
+    armed: list[Path] = []
+
+    def hook(event, arguments):
+        if armed and event == "os.rename" and Path(arguments[1]) == armed[0]:
+            armed.clear()
+            raise Killed
+
+    sys.addaudithook(hook)  # it stays, and does nothing once it is disarmed
+    short = replace(RUN, steps=10, log_every=5)  # over before its first checkpoint is due
+    whole = dl.fit(CONFIGS, X, short, progress=False)
+    armed.append(tmp_path / "topk" / "config.json")
+    with pytest.raises(Killed):
+        dl.fit(CONFIGS, X, short, out=tmp_path, progress=False)
+    assert (tmp_path / "sae" / "config.json").exists()
+    resumed = dl.fit(CONFIGS, X, short, out=tmp_path, progress=False)
+    assert all(same(resumed[name], whole[name]) for name in CONFIGS)
+    assert [line["step"] for line in log_of(tmp_path)] == [5, 10]
+
+
 def test_half_written_files_of_a_killed_run_go_when_it_goes_on(tmp_path):
     killed_run(tmp_path)
     mark = json.loads((tmp_path / LIST_FILE).read_text())["mark"]
