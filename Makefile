@@ -6,7 +6,7 @@ RECENT := $(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Pyt
 TL4 := .venv-tl4
 PEERS := benchmarks/peers/.venv
 
-.PHONY: demo test test-avx2 test-tl4 check format notebooks clean peers
+.PHONY: demo test test-avx2 test-tl4 torture check format notebooks clean peers
 
 demo: $(READY)
 	$(BIN)/dictlearn demo
@@ -25,6 +25,11 @@ test-avx2: $(READY)
 		NPY_DISABLE_CPU_FEATURES="X86_V4 AVX512_ICL AVX512_SPR" OPENBLAS_CORETYPE=Haswell \
 		NUMBA_CPU_NAME=haswell NUMBA_CPU_FEATURES=-avx512f NUMBA_CACHE_DIR=.venv/numba-avx2 \
 		$(BIN)/pytest
+
+# Commands killed 200 times and started again; about 10 minutes.
+# ARGS="--each-operation --command fit" kills one before each of its file operations.
+torture: $(READY)
+	$(BIN)/python -m tests.torture $(ARGS)
 
 # What a change must pass: format, lint, types (static, then at run time), layering, tests, docs.
 check: $(READY)
