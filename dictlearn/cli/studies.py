@@ -18,9 +18,6 @@ from dictlearn.core.config import in_words, matches
 from dictlearn.core.errors import InputError, nearest
 from dictlearn.studies.study import Study
 
-STUDIES_FILE = Path(__file__).resolve().parents[2] / "benchmarks" / "studies.py"
-"""The studies of the clone that the package is in: never a file of the folder one stands in."""
-
 
 def demo(
     out: Annotated[Path, typer.Option(help="Output folder.")] = Path("runs/demo"),
@@ -44,13 +41,12 @@ def bench(
         None
     ),
     studies: Annotated[
-        Path,
+        Path | None,
         typer.Option(
-            help="Python file with a dict STUDIES of functions by name; by default that of this "
-            "package's repository.",
-            show_default=False,
+            help="Python file with a dict STUDIES of functions by name; by default the package's "
+            "own studies."
         ),
-    ] = STUDIES_FILE,
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Output folder; by default runs/NAME.")] = (None),
     images: Annotated[
         str | None,
@@ -72,13 +68,13 @@ def bench(
         console.print(table)
         return
     if name not in known:
-        raise InputError(f"no study {name!r} in {studies}; {nearest(name, known)}")
+        raise InputError(f"no study {name!r} in {studies or 'the package'}; {nearest(name, known)}")
     given = leftover_fields(context.args)
     study = _made(name, known[name], given)
     if describe:
         console.print_json(data=study.to_dict())
         return
-    if studies != STUDIES_FILE:
+    if studies is not None:
         given = {"studies": studies, **given}
     flags = "".join(f" --{key.replace('_', '-')} {value}" for key, value in given.items())
     flags += f" --images {images}" if images else ""
@@ -86,11 +82,15 @@ def bench(
     _run(study, out or Path("runs") / name, command, overwrite=overwrite, images=images)
 
 
-def _studies(path: Path) -> Mapping[str, Callable[..., Study]]:
+def _studies(path: Path | None) -> Mapping[str, Callable[..., Study]]:
+    if path is None:
+        from dictlearn.builtin_studies import STUDIES
+
+        return STUDIES
     if not path.is_file():
         raise InputError(
-            f"required a Python file with STUDIES, got {path}, which is not there; install the "
-            "package from a clone of its repository, or name a file of yours with --studies"
+            f"required a Python file with STUDIES, got --studies {path}, which is not there; name "
+            "another file, or leave --studies out for the package's own studies"
         )
     found = runpy.run_path(str(path)).get("STUDIES")
     if not isinstance(found, Mapping) or not found:

@@ -3,11 +3,10 @@ from dataclasses import replace
 import pytest
 
 import dictlearn as dl
-from dictlearn.cli.studies import STUDIES_FILE, _studies
+from dictlearn.builtin_studies import STUDIES
 from dictlearn.core.errors import ConfigError
 from dictlearn.studies.study import MLP, Hook, Study
 
-STUDIES = _studies(STUDIES_FILE)
 SMALL = Study(
     name="small",
     question="Is it small?",
