@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from threading import Lock
 from typing import Any
 
@@ -23,14 +24,18 @@ def is_native(*tensors: Tensor) -> bool:
 def loop(
     *, parallel: bool = False, fastmath: Collection[str] = ()
 ) -> Callable[[Callable], Callable]:
-    """A decorator that compiles a function when it is first called, and keeps that on disk.
+    """A decorator that compiles a function when it is first called.
 
-    What it compiles is the function as written, without what a type checker wrapped around it.
+    The result is kept on disk, if numba finds a folder there that it may write. What is compiled is
+    the function as written, without what a type checker wrapped around it.
     """
 
     def compiled(function: Callable) -> Callable:
-        compiler = numba.njit(cache=True, parallel=parallel, fastmath=set(fastmath))
-        return compiler(inspect.unwrap(function))
+        made = numba.njit(parallel=parallel, fastmath=set(fastmath))(inspect.unwrap(function))
+        if not numba.config.DISABLE_JIT:  # type: ignore[attr-defined]
+            with suppress(RuntimeError):  # no such folder: every process compiles for itself
+                made.enable_caching()
+        return made
 
     return compiled
 
