@@ -10,6 +10,7 @@ A file has two versions while one replaces the other, and null while it is appen
 
 import re
 import secrets
+import shutil
 import stat
 from dataclasses import dataclass
 from functools import partial
@@ -111,7 +112,7 @@ def _check(data: FileList) -> None:
 def write_list(folder: Path, data: FileList) -> None:
     """Write the list of `folder`, which the caller has locked; remove it if no run has files."""
     path = folder / LIST_FILE
-    _remove(folder, f".{LIST_FILE}.*.part")
+    remove_matching(folder, f".{LIST_FILE}.*.part")
     if data["runs"]:
         write_json(
             path,
@@ -127,10 +128,14 @@ def remove_leftovers(folder: Path) -> None:
 
     A list has a name of its own: of the first one that a folder was to have, nobody knows the mark.
     """
-    _remove(folder, f".*.{read_list(folder)['mark']}.part")
-    _remove(folder, f".{LIST_FILE}.*.part")
+    remove_matching(folder, f".*.{read_list(folder)['mark']}.part")
+    remove_matching(folder, f".{LIST_FILE}.*.part")
 
 
-def _remove(folder: Path, pattern: str) -> None:
+def remove_matching(folder: Path, pattern: str) -> None:
+    """Remove the files and folders in `folder` that match a pattern of temporary names."""
     for left in folder.glob(pattern):
-        left.unlink(missing_ok=True)
+        if left.is_dir() and not left.is_symlink():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)

@@ -174,7 +174,15 @@ def write_tensors(
     """Write named tensors to a safetensors file atomically."""
     whole = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
     with opened(path) as part:
-        save_file(whole, part, metadata=metadata)
+        # safetensors writes to a temporary file of its own beside the one that it is asked for; if
+        # it is killed, that file goes with the folder.
+        folder = part.with_name(f".{path.name}.folder{part.name.removeprefix(f'.{path.name}')}")
+        folder.mkdir()
+        try:
+            save_file(whole, folder / path.name, metadata=metadata)
+            os.replace(folder / path.name, part)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def read_tensors(path: Path, hash: str | None = None) -> dict[str, Tensor]:

@@ -23,6 +23,7 @@ from dictlearn.core.file_lists import (
     is_file_name,
     read_list,
     remove_leftovers,
+    remove_matching,
     write_list,
 )
 from dictlearn.core.files import (
@@ -131,8 +132,7 @@ class OwnFiles:
         self.require(path.name)
         with self._edited() as data:  # creates the list, so that the mark persists
             mark = data["mark"]
-        for left in self.path.glob(f".{escape(path.name)}.*.{mark}.part"):
-            left.unlink()
+        remove_matching(self.path, f".{escape(path.name)}.*.{mark}.part")
         with atomic_path(path, f".{mark}.part") as part:
             yield part
             self._list(path.name, part)

@@ -141,6 +141,8 @@ def test_a_run_removes_what_killed_ones_left_in_its_folders(own):
     mark = json.loads((deep / LIST_FILE).read_text())["mark"]
     (deep / f".c.abc.{mark}.part").write_text("half")
     (deep / f".{LIST_FILE}.abc.{mark}.part").write_text("half")
+    (deep / f".d.folder.abc.{mark}.part").mkdir()
+    (deep / f".d.folder.abc.{mark}.part" / ".tmpXYZ").write_text("of safetensors")
     (deep / ".theirs.part").write_text("mine")
     with own.locked():
         assert {path.name for path in deep.glob(".*")} == {".theirs.part"}
