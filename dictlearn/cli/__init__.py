@@ -21,7 +21,7 @@ app = typer.Typer(
     help="Train, evaluate and compare feature dictionaries (codebooks, sparse autoencoders, "
     "transcoders) on the activations of language models.",
     no_args_is_help=True,
-    rich_markup_mode="rich",
+    rich_markup_mode="markdown",  # "rich" takes a word in brackets for a style, and drops it
     pretty_exceptions_enable=False,
 )
 app.command()(demo)

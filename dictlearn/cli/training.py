@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 
 from dictlearn.cli import options
 from dictlearn.cli.terminal import leftover_fields, say
@@ -74,9 +73,7 @@ def train(
         typer.Option(
             "--config",
             "--recipe",
-            help=escape(
-                "TOML file with a section [fit] and a section [dictionaries.NAME] per dictionary."
-            ),
+            help="TOML file with a section [fit] and a section [dictionaries.NAME] per dictionary.",
         ),
     ] = None,
     kind: Annotated[str | None, typer.Option(help="Kind of dictionary to train.")] = None,
