@@ -72,13 +72,13 @@ class RowsLearner(Learner):
     def finish(self) -> FeatureDictionary:
         """The dictionary fitted to the rows kept."""
         if len(self._rows) > 0:
-            site = self.dictionary.sites.target
-            rows = self._rows[~beyond(self._rows, norm_limit(self._rows))]
-            mean = rows.mean(dim=0)
-            squares = site.split((rows - mean).pow(2))
-            scale = site.scale([part.mean().sqrt().clamp_min(1e-12) for part in squares])
+            rows, site = self._rows.double(), self.dictionary.sites.target
+            within = rows[~beyond(rows, norm_limit(rows))]
+            mean = within.mean(dim=0)
+            variances = [part.pow(2).mean() for part in site.split(within - mean)]
+            scale = site.scale([v.sqrt() if v > 0 else torch.ones_like(v) for v in variances])
             self.dictionary.standardize_(mean, scale, mean, scale)
-            self.dictionary.solve_((self._rows - mean) / scale)
+            self.dictionary.solve_(((rows - mean) / scale).to(self._rows.dtype))
         return self.dictionary
 
     def state(self) -> dict[str, Tensor]:

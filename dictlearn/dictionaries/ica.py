@@ -8,11 +8,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dictlearn.core.dictionary import Traits
-from dictlearn.core.errors import ConfigError
+from dictlearn.core.errors import ConfigError, InputError
 from dictlearn.core.kinds import ClosedFormConfig
 from dictlearn.core.sites import Sites
 from dictlearn.dictionaries.closed_form import RowsDictionary, RowsLearner
 from dictlearn.dictionaries.selection import largest_k
+
+_NO_VARIANCE = 1e-12
+"""Standard deviation of a direction, relative to the largest, that is rounding in float64."""
 
 
 class ICA(RowsDictionary):
@@ -36,10 +39,21 @@ class ICA(RowsDictionary):
         return coefficients if self.k == self.n_features else largest_k(coefficients, self.k)
 
     def solve_(self, z: Float[Tensor, "n d"]) -> None:
-        """Run FastICA on the rows."""
+        """Run FastICA on the rows.
+
+        Raises:
+            InputError: they vary in fewer directions than there are components.
+        """
         from sklearn.decomposition import FastICA
         from sklearn.exceptions import ConvergenceWarning
 
+        rank = int(torch.linalg.matrix_rank(z.double() - z.double().mean(dim=0), rtol=_NO_VARIANCE))
+        if rank < self.n_features:
+            raise InputError(
+                f"ICA with n_features = {self.n_features} needs activations that vary in as many "
+                f"directions, got {len(z):,} rows that vary in {rank}; give more rows, or fewer "
+                "n_features"
+            )
         solver = FastICA(
             n_components=self.n_features, whiten="unit-variance", random_state=self._seed
         )

@@ -37,10 +37,10 @@ class KMeans(Choosing, RowsDictionary):
         return self._scores(z, every).argmax(dim=1, keepdim=True)
 
     def solve_(self, z: Float[Tensor, "n d"]) -> None:
-        """Run Lloyd's algorithm; with fewer rows than centres, the rows are the centres."""
+        """Run Lloyd's algorithm; with fewer distinct rows than centres, they are the centres."""
         from sklearn.cluster import KMeans as SklearnKMeans
 
-        n = min(self.n_features, len(z))
+        n = min(self.n_features, len(z.unique(dim=0)))
         solver = SklearnKMeans(n_clusters=n, n_init=1, max_iter=50, random_state=self._seed)
         solver.fit(z.numpy())
         self._atoms[:n] = torch.from_numpy(solver.cluster_centers_)

@@ -50,7 +50,8 @@ class Random(Searching, RowsDictionary):
     def solve_(self, z: Float[Tensor, "n d"]) -> None:
         """Fit the gain by least squares."""
         estimate = self._encode_sparse(z).matmul(self._atoms)
-        self.gain.copy_((z * estimate).sum() / estimate.pow(2).sum())
+        if (power := estimate.pow(2).sum()) > 0:  # else any gain is as good
+            self.gain.copy_((z * estimate).sum() / power)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -85,15 +85,20 @@ class FitConfig(Config):
 
     def _require_device(self) -> None:
         try:
-            kind = torch.device(self.device).type
+            device = torch.device(self.device)
         except RuntimeError as error:
             raise ConfigError(
                 f"FitConfig.device must name a device, got {self.device!r}"
             ) from error
-        if kind == "cuda" and not torch.cuda.is_available():
+        found = torch.accelerator.current_accelerator(check_available=True)
+        n = torch.accelerator.device_count()
+        if device.type != "cpu" and not (
+            found and device.type == found.type and (device.index or 0) < n
+        ):
+            here = f"cpu and {n} of {found.type}" if found else "cpu"
             raise ConfigError(
-                f"FitConfig.device is {self.device!r} but this machine has no CUDA device that "
-                "torch can use; set device='cpu'"
+                f"FitConfig.device must be a device that torch can use here ({here}), got "
+                f"{self.device!r}; set device='cpu'"
             )
 
     @property
