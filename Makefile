@@ -6,7 +6,7 @@ RECENT := $(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Pyt
 TL4 := .venv-tl4
 PEERS := benchmarks/peers/.venv
 
-.PHONY: demo test test-avx2 test-tl4 torture check format notebooks clean peers
+.PHONY: demo test test-avx2 test-tl4 torture coverage check format notebooks clean peers
 
 demo: $(READY)
 	$(BIN)/dictlearn demo
@@ -30,6 +30,15 @@ test-avx2: $(READY)
 # ARGS="--each-operation --command fit" kills one before each of its file operations.
 torture: $(READY)
 	$(BIN)/python -m tests.torture $(ARGS)
+
+# Lines and branches that the tests run, by room; about 20 minutes. Compiled loops run untraced, so the
+# tests of kernels run once more as plain Python.
+coverage: $(READY)
+	rm -f .coverage .coverage.*
+	NUMBA_DISABLE_JIT=1 $(BIN)/coverage run -m pytest tests/unit/kernels
+	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage combine --quiet
+	$(BIN)/python -m tests.rooms_coverage
 
 # What a change must pass: format, lint, types (static, then at run time), layering, tests, docs.
 check: $(READY)
