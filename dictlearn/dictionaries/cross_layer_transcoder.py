@@ -20,7 +20,7 @@ from dictlearn.core.kinds import GradientConfig
 from dictlearn.core.learning import TrainableDictionary
 from dictlearn.core.sites import Site, Sites
 from dictlearn.core.sparse_acts import SparseActs
-from dictlearn.dictionaries.linear import (
+from dictlearn.dictionaries.directions import (
     normalize_rows_,
     random_directions,
     remove_radial_gradient_,

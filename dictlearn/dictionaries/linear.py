@@ -20,6 +20,11 @@ from dictlearn.core.kinds import GradientConfig
 from dictlearn.core.learning import Encoding, FitPass
 from dictlearn.core.sites import Sites
 from dictlearn.core.sparse_acts import SparseActs
+from dictlearn.dictionaries.directions import (
+    normalize_rows_,
+    random_directions,
+    remove_radial_gradient_,
+)
 from dictlearn.dictionaries.selection import Searching
 from dictlearn.distributed.dictionary import DistributedDictionary
 from dictlearn.kernels.decode import decode
@@ -240,24 +245,6 @@ class LinearDictionary(Searching, DistributedDictionary):
         self.W_enc[:, features] = norm * normalize(z, dim=1).T
         self.b_enc[features] = 0.0
         self.W_dec[features] = normalize(z if self.centred else residual, dim=1)
-
-
-def remove_radial_gradient_(W: nn.Parameter) -> None:
-    """Remove the radial component of the gradient of each row of `W`."""
-    if W.grad is not None:
-        along = torch.linalg.vecdot(W.grad, W)
-        W.grad.addcmul_(W, along.unsqueeze(1), value=-1)
-
-
-def normalize_rows_(W: nn.Parameter) -> None:
-    """Scale each row of `W` to unit norm."""
-    norms = torch.linalg.vector_norm(W, dim=1, keepdim=True)
-    W.div_(norms.clamp_min_(1e-12))
-
-
-def random_directions(n: int, d: int, generator: torch.Generator) -> Float[Tensor, "{n} {d}"]:
-    """`n` directions, uniform on the unit sphere in `d` dimensions."""
-    return normalize(torch.randn(n, d, generator=generator), dim=1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from dictlearn.core.kinds import ClosedFormConfig
 from dictlearn.core.sites import Sites
 from dictlearn.core.sparse_acts import SparseActs
 from dictlearn.dictionaries.closed_form import RowsDictionary, RowsLearner
-from dictlearn.dictionaries.linear import random_directions
+from dictlearn.dictionaries.directions import random_directions
 from dictlearn.dictionaries.selection import Searching, top_k
 from dictlearn.kernels.scores import differentiable_scores
 
