@@ -190,10 +190,10 @@ def write_store(
         )
     mlps = mlps or {}
     n_bytes = estimated_bytes(sites, n_rows, dtype, mlps.values())
-    require_no_store(out, overwrite=overwrite)
     own = OwnFiles.of(out, "harvest")
     folder = own.path
     with own.locked():
+        require_no_store(out, overwrite=overwrite)
         n_shards = -(-n_rows // _shard_rows(sites, dtype))
         own.require(MANIFEST_FILE, *map(_mlp_file, range(len(sites))))
         own.require(*map(_shard_file, range(n_shards)))
