@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from dictlearn.core.errors import InputError, nearest
 from dictlearn.core.metric import Metric
 from dictlearn.metrics.bits import REPORTED
-from dictlearn.metrics.bootstrap import Interval
+from dictlearn.metrics.intervals import Interval
 from dictlearn.records.results import DictionaryRecord, Records
 
 LABELS: Mapping[str, str] = {metric.name: metric.label for metric in REPORTED}

@@ -2,7 +2,7 @@
 
 An evaluation computes the sums in `SUMS` for every sequence. Added up they are totals, and every
 metric is a ratio of two totals (or of differences of totals). Hence each token has equal weight,
-nothing is clipped, and a bootstrap over sequences resamples sums.
+nothing is clipped, and intervals follow from the sums of sequences.
 """
 
 import math
@@ -67,7 +67,7 @@ class PooledMetric(MetricSpec):
     undefined: str
     """The reason why there is no value where the denominator is zero."""
     resampled: bool = True
-    """True if it follows from sums over sequences, so that a bootstrap gives intervals."""
+    """Whether sums over sequences give intervals."""
 
     @property
     def sums(self) -> frozenset[str]:
@@ -123,7 +123,7 @@ METRICS: tuple[PooledMetric, ...] = (
         name="massive_fraction", label="massive rows", unit="fraction", better="neither",
         description="Fraction of rows whose norm is over 10 times the median of their sequence.",
         numerator="rows - typical_rows", denominator="rows",
-        undefined=NO_ROWS,
+        undefined=NO_ROWS, resampled=False,  # too rare for sequences to tell how rare
     ),
     PooledMetric(
         name="fraction_variance_unexplained_typical", label="FVU without massive rows",

@@ -45,8 +45,8 @@ columns = ["l0", "dead_fraction", "fraction_variance_unexplained", "loss_recover
 records.to_pandas()[columns]
 
 # %% [markdown]
-# Confidence intervals are from a bootstrap over sequences. Differences are paired over sequences,
-# which is more sensitive than comparing two separate intervals.
+# Confidence intervals are for the variation between sequences. Differences are paired over
+# sequences, which is more sensitive than comparing two separate intervals.
 
 # %%
 intervals_frame(records).loc["codes"]

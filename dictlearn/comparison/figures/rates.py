@@ -18,7 +18,7 @@ from dictlearn.comparison.vocabulary import (
     trained,
     value_of,
 )
-from dictlearn.metrics.bootstrap import Interval
+from dictlearn.metrics.intervals import Interval
 from dictlearn.records.results import DictionaryRecord, Records
 
 
@@ -27,7 +27,7 @@ def rate_distortion_figure(
 ) -> go.Figure:
     """`quality` against `rate` ("bits" or "l0") on a logarithmic axis, one mark per dictionary.
 
-    Error bars are 95 % bootstrap intervals over sequences. Thin lines connect the dictionaries of
+    Error bars are 95 % intervals over sequences. Thin lines connect the dictionaries of
     a family, separately for each training seed (`families`). Baselines with rate 0 are horizontal
     lines; if the rate is L0, so are those with at least half as many active features as the
     target has dimensions. The legend lists dictionaries, or kinds if there are many dictionaries.

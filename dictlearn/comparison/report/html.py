@@ -30,7 +30,7 @@ from dictlearn.comparison.vocabulary import (
 from dictlearn.core.metric import Metric
 from dictlearn.core.own_files import OwnFiles
 from dictlearn.metrics.bits import REPORTED
-from dictlearn.metrics.bootstrap import Interval
+from dictlearn.metrics.intervals import Interval
 from dictlearn.records.agreement import AgreementRecords
 from dictlearn.records.concepts import ConceptRecords
 from dictlearn.records.features import FeatureRecords

@@ -17,7 +17,7 @@ from dictlearn.comparison.vocabulary import (
     value_of,
     with_interval,
 )
-from dictlearn.metrics.bootstrap import Interval
+from dictlearn.metrics.intervals import Interval
 from dictlearn.records.results import DictionaryRecord, Records
 
 DEAD_LIMIT = 0.1

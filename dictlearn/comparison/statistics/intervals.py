@@ -1,8 +1,7 @@
-"""Bootstrap intervals, paired differences and their p-values, from records alone.
+"""Intervals, paired differences and their p-values, from records alone.
 
-Tokens within a sequence are dependent, so whole sequences are resampled. Every metric is a ratio
-of sums over sequences (`metrics.pooled`), so a resample is a vector of weights for the sequences.
-All dictionaries of a run get the same weights, which makes comparisons paired.
+Every metric is a ratio of sums over sequences (`metrics.pooled`), so leaving a sequence out is a
+subtraction. All dictionaries of a run lose the same one, which makes comparisons paired.
 """
 
 import math
@@ -16,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dictlearn.core.errors import InputError, nearest
-from dictlearn.metrics.bootstrap import CONFIDENCE, RESAMPLES, Interval, bootstrap_weights, central
+from dictlearn.metrics.intervals import RESAMPLES, Interval, jackknife_interval, student_quantile
 from dictlearn.metrics.pooled import METRICS, PooledMetric
 from dictlearn.records.results import DictionaryRecord, Records
 
@@ -25,29 +24,19 @@ Key = TypeVar("Key", bound=Hashable)
 _RESAMPLED = {metric.name: metric for metric in METRICS if metric.resampled}
 
 
-def interval(
-    metric: PooledMetric,
-    sums: Mapping[str, Float[Tensor, " sequence"]],
-    weights: Float[Tensor, "resample sequence"],
-) -> Interval:
-    """The metric over all sequences, and its 95 % percentile bootstrap interval.
-
-    Efron and Tibshirani 1993, "An Introduction to the Bootstrap", section 13.3. The ends are
-    `nan` where the metric does not exist.
-    """
-    return Interval(pooled(metric, sums), *central(_resampled(metric, sums, weights)))
+def interval(metric: PooledMetric, sums: Mapping[str, Float[Tensor, " sequence"]]) -> Interval:
+    """The metric over all sequences, and its 95 % interval; `nan` where there is none."""
+    return jackknife_interval(pooled(metric, sums), _left_out(metric, sums))
 
 
 def difference(
     metric: PooledMetric,
     first: Mapping[str, Float[Tensor, " sequence"]],
     second: Mapping[str, Float[Tensor, " sequence"]],
-    weights: Float[Tensor, "resample sequence"],
 ) -> Interval:
-    """The metric of `first` minus that of `second`, with the interval of paired resamples."""
+    """The metric of `first` minus that of `second`, with its interval, paired over sequences."""
     value = pooled(metric, first) - pooled(metric, second)
-    apart = _resampled(metric, first, weights) - _resampled(metric, second, weights)
-    return Interval(value, *central(apart))
+    return jackknife_interval(value, _left_out(metric, first) - _left_out(metric, second))
 
 
 def pooled(metric: PooledMetric, sums: Mapping[str, Float[Tensor, " sequence"]]) -> float:
@@ -55,12 +44,12 @@ def pooled(metric: PooledMetric, sums: Mapping[str, Float[Tensor, " sequence"]])
     return metric({name: s.sum() for name, s in sums.items()}).item()
 
 
-def _resampled(
-    metric: PooledMetric,
-    sums: Mapping[str, Float[Tensor, " sequence"]],
-    weights: Float[Tensor, "resample sequence"],
-) -> Float[Tensor, " resample"]:
-    return metric({name: weights @ sums[name].double() for name in metric.sums if name in sums})
+def _left_out(
+    metric: PooledMetric, sums: Mapping[str, Float[Tensor, " sequence"]]
+) -> Float[Tensor, " sequence"]:
+    """The metric without each of the sequences."""
+    known = {name: sums[name].double() for name in metric.sums if name in sums}
+    return metric({name: s.sum() - s for name, s in known.items()})
 
 
 def sign_flip_p_value(
@@ -92,28 +81,27 @@ def sign_flip_p_value(
 
 
 def over_seeds(
-    paired: Interval, first: Sequence[float], second: Sequence[float]
+    paired: Interval, n_sequences: int, first: Sequence[float], second: Sequence[float]
 ) -> tuple[Interval, float]:
     """Interval and two-sided p-value of a difference of two means over training seeds.
 
-    `paired` is the difference with its bootstrap interval over sequences, for fixed seeds;
+    `paired` is the difference with its interval over `n_sequences` sequences, for fixed seeds;
     `first` and `second` are the values for each seed. The variances over sequences and over seeds
     are added, and the degrees of freedom are those of Welch 1947, "The Generalization of
-    `Student's' Problem when Several Different Population Variances are Involved", with infinitely
-    many for the variance over sequences. If all variances are 0, the result is `paired`, with
-    p = 1 for equal values and p = 0 otherwise.
+    `Student's' Problem when Several Different Population Variances are Involved". If all variances
+    are 0, the result is `paired`, with p = 1 for equal values and p = 0 otherwise.
     """
-    from scipy.stats import norm, t
+    from scipy.stats import t
 
-    tail = (1 + CONFIDENCE) / 2
-    sampling = ((paired.high - paired.low) / (2 * norm.ppf(tail))) ** 2
+    sampling = ((paired.high - paired.low) / (2 * student_quantile(n_sequences - 1))) ** 2
     spreads = [(variance(values) / len(values), len(values) - 1) for values in (first, second)]
-    total = sampling + sum(spread for spread, _ in spreads)
+    spreads.append((sampling, n_sequences - 1))
+    total = sum(spread for spread, _ in spreads)
     if total == 0:
         return paired, float(paired.value == 0)
     freedom = total**2 / max(sum(spread**2 / n for spread, n in spreads), 1e-12 * total**2)
     error = math.sqrt(total)
-    margin = float(t.ppf(tail, freedom)) * error
+    margin = student_quantile(freedom) * error
     p = 2 * float(t.sf(abs(paired.value) / error, freedom))
     return Interval(paired.value, paired.value - margin, paired.value + margin), p
 
@@ -137,19 +125,16 @@ def holm(p_values: Mapping[Key, float], n_comparisons: int | None = None) -> dic
     return adjusted
 
 
-def intervals_frame(
-    records: Records, *, n_resamples: int = RESAMPLES, seed: int = 0
-) -> pd.DataFrame:
+def intervals_frame(records: Records) -> pd.DataFrame:
     """One row per dictionary and metric, with `value` and the ends `low`, `high` of its interval.
 
     Intervals are for the sampling of text; the variation over training seeds needs several runs.
     Metrics that are not a function of per-sequence sums (the dead fraction) are left out.
     """
     rows = {}
-    weights = resamples(records, n_resamples, seed)
     for name, record in records.dictionaries.items():
         for metric in _RESAMPLED.values():
-            rows[name, metric.name] = interval(metric, record.sums, weights)
+            rows[name, metric.name] = interval(metric, record.sums)
     return pd.DataFrame.from_dict(rows, orient="index", columns=list(Interval._fields)).set_axis(
         pd.MultiIndex.from_tuples(rows, names=["dictionary", "metric"])
     )
@@ -161,10 +146,9 @@ def intervals_of(records: Records, metrics: Iterable[str]) -> dict[str, dict[str
     Empty for metrics that are not resampled, and if there is only one sequence.
     """
     known = _RESAMPLED if can_resample(records) else {}
-    weights = resamples(records) if known else torch.empty(0)
     return {
         name: {
-            dictionary: interval(known[name], record.sums, weights)
+            dictionary: interval(known[name], record.sums)
             for dictionary, record in (records.dictionaries if name in known else {}).items()
         }
         for name in metrics
@@ -193,7 +177,6 @@ def differences_frame(
     """
     measure = resampled_metric(metric)
     base = _record(records, reference)
-    weights = resamples(records, n_resamples, seed)
     others = {n: r for n, r in records.dictionaries.items() if n != reference}
     for name, record in others.items():
         if record.place != base.place:
@@ -201,7 +184,7 @@ def differences_frame(
                 f"{name!r} and {reference!r} are not comparable: losses are at {record.place!r} "
                 f"and {base.place!r}; split the records with by_target"
             )
-    found = {n: difference(measure, r.sums, base.sums, weights) for n, r in others.items()}
+    found = {n: difference(measure, r.sums, base.sums) for n, r in others.items()}
     p_values = {
         n: sign_flip_p_value(measure, r.sums, base.sums, n_resamples, seed)
         for n, r in others.items()
@@ -209,14 +192,6 @@ def differences_frame(
     frame = pd.DataFrame.from_dict(found, orient="index", columns=list(Interval._fields))
     frame["p"], frame["p_holm"] = pd.Series(p_values), pd.Series(holm(p_values))
     return frame.rename_axis("dictionary")
-
-
-def resamples(
-    records: Records, n_resamples: int = RESAMPLES, seed: int = 0
-) -> Float[Tensor, "resample sequence"]:
-    """Bootstrap weights for the sequences of `records` (two at least), for all dictionaries."""
-    record = next(iter(records.dictionaries.values()))
-    return bootstrap_weights(len(record.sums["rows"]), n_resamples, seed)
 
 
 def resampled_metric(name: str) -> PooledMetric:

@@ -20,11 +20,10 @@ from dictlearn.comparison.statistics.intervals import (
     over_seeds,
     pooled,
     resampled_metric,
-    resamples,
     sign_flip_p_value,
 )
 from dictlearn.comparison.vocabulary import by_target, value_of
-from dictlearn.metrics.bootstrap import RESAMPLES
+from dictlearn.metrics.intervals import RESAMPLES
 from dictlearn.metrics.pooled import PooledMetric
 from dictlearn.records.results import Records
 
@@ -37,6 +36,8 @@ N_VALUES = 4
 _FLIPS_A_PAIR = 100
 """Sign flips per pair of families, so that the corrected p-values can be as small as 0.01."""
 
+_Flips = tuple[int, int]
+"""The number of sign flips of a test, and their seed."""
 Sums = Mapping[str, Float[Tensor, " sequence"]]
 
 
@@ -58,9 +59,9 @@ def matched_frame(
       logarithm of the rate; dictionaries with the same rate are averaged. There is no
       extrapolation: outside the range shared by all curves of a family, the value is `nan`, with a
       reason. All dictionaries with one target have the same denominator, so the per-sequence sums
-      are interpolated, and then resampled like those of a single dictionary.
-    * `value`: the mean over curves, one per training seed. `low`, `high`: its 95 % bootstrap
-      interval over sequences, with the same resamples for all families, and seeds and rates fixed.
+      are interpolated, and then treated like those of a single dictionary.
+    * `value`: the mean over curves, one per training seed. `low`, `high`: its 95 % interval over
+      sequences, with seeds and rates fixed.
     * `seed_sd`, `n_seeds`: the standard deviation over seeds, not included in that interval.
     * `difference`: this family minus the best one at this rate, paired over sequences. Its
       interval and `p` include the variation over sequences and training seeds (`over_seeds`), or
@@ -78,9 +79,8 @@ def matched_frame(
         found = {name: Family.of(group, curves, at) for name, curves in families(group, at).items()}
         chosen = shared_values(found.values()) if values is None else [float(v) for v in values]
         n_flips = max(n_resamples, _FLIPS_A_PAIR * len(chosen) * math.comb(len(found), 2))
-        drawn = _Drawn(resamples(group, n_resamples, seed), n_flips, seed)
         for metric in measures:
-            part = _corrected(found, metric, chosen, drawn)
+            part = _corrected(found, metric, chosen, (n_flips, seed))
             rows |= {(hook, metric.name, *key): row for key, row in part.items()}
     frame = pd.DataFrame([{"reason": ""} | row for row in rows.values()], columns=COLUMNS)
     return frame.set_index(pd.MultiIndex.from_tuples(rows, names=INDEX) if rows else _EMPTY)
@@ -169,23 +169,14 @@ def shared_values(found: Iterable[Family]) -> list[float]:
     return [best[round(i * (len(best) - 1) / (N_VALUES - 1))] for i in range(N_VALUES)]
 
 
-@dataclass(frozen=True)
-class _Drawn:
-    """The resampling of sequences, shared by all families."""
-
-    weights: Float[Tensor, "resample sequence"]
-    n_flips: int
-    seed: int
-
-
 def _corrected(
-    found: Mapping[str, Family], metric: PooledMetric, values: Iterable[float], drawn: _Drawn
+    found: Mapping[str, Family], metric: PooledMetric, values: Iterable[float], flips: _Flips
 ) -> dict[tuple[float, str], dict[str, Any]]:
     """The rows of all families at all rates, with p-values corrected for all pairs of families."""
     rows = {
         (value, name): row
         for value in values
-        for name, row in _rows(found, metric, value, drawn).items()
+        for name, row in _rows(found, metric, value, flips).items()
     }
     per_value = Counter(value for (value, _), row in rows.items() if "difference" in row)
     n_pairs = sum(math.comb(n, 2) for n in per_value.values())
@@ -196,7 +187,7 @@ def _corrected(
 
 
 def _rows(
-    found: Mapping[str, Family], metric: PooledMetric, rate: float, drawn: _Drawn
+    found: Mapping[str, Family], metric: PooledMetric, rate: float, flips: _Flips
 ) -> dict[str, dict[str, Any]]:
     """The rows of all families at one rate."""
     reasons = {name: family.missing(rate) for name, family in found.items()}
@@ -206,7 +197,7 @@ def _rows(
     of_seeds = {n: [pooled(metric, curve) for curve in curves] for n, curves in seeds.items()}
     for name, apart in of_seeds.items():
         spread = statistics.stdev(apart) if len(apart) > 1 else math.nan
-        about = interval(metric, sums[name], drawn.weights)._asdict()
+        about = interval(metric, sums[name])._asdict()
         rows[name] = about | {"seed_sd": spread, "n_seeds": len(apart)}
         if not math.isfinite(rows[name]["value"]):
             rows[name]["reason"] = metric.undefined
@@ -218,7 +209,7 @@ def _rows(
             rows[name]["difference"] = 0.0
             if name != best:
                 both = of_seeds[name], of_seeds[best]
-                rows[name] |= _behind(metric, sums[name], sums[best], both, drawn)
+                rows[name] |= _behind(metric, sums[name], sums[best], both, flips)
     return {name: rows[name] for name in found}
 
 
@@ -227,11 +218,11 @@ def _behind(
     sums: Sums,
     best: Sums,
     of_seeds: tuple[list[float], list[float]],
-    drawn: _Drawn,
+    flips: _Flips,
 ) -> dict[str, float]:
-    apart = difference(metric, sums, best, drawn.weights)
+    apart = difference(metric, sums, best)
     if min(map(len, of_seeds)) > 1:
-        apart, p = over_seeds(apart, *of_seeds)
+        apart, p = over_seeds(apart, len(sums["rows"]), *of_seeds)
     else:
-        p = sign_flip_p_value(metric, sums, best, drawn.n_flips, drawn.seed)
+        p = sign_flip_p_value(metric, sums, best, *flips)
     return dict(zip(COLUMNS[5:9], (*apart, p), strict=True))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from dictlearn.comparison.statistics.families import RATES
-from dictlearn.metrics.bootstrap import Interval
+from dictlearn.metrics.intervals import Interval
 
 _LEVEL = 0.05 / len(RATES)
 """Significance level for the p-values of one rate, so that 5 % hold for all rates together."""

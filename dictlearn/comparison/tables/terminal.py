@@ -73,7 +73,7 @@ def intervals_table(records: Records) -> Table:
     """L0 and cost in bits of each dictionary, and its key metrics with 95 % intervals."""
     table = terminal_table(
         "95 % intervals",
-        "±: half the width of the 95 % bootstrap interval over sequences. Bits are per token: "
+        "±: half the width of the 95 % interval over sequences. Bits are per token: "
         "support bits for the set of active features, coefficient bits for their values.",
     )
     table.add_column("dictionary", overflow="fold", min_width=12, max_width=20)

@@ -17,7 +17,7 @@ from dictlearn.evaluation.concepts.matched_recall import FEATURES, compare_famil
 from dictlearn.evaluation.concepts.split_halves import NEURONS, halves
 from dictlearn.evaluation.origins import require_dictionaries, require_fitting
 from dictlearn.lm.hooks import LanguageModel
-from dictlearn.metrics.bootstrap import bootstrap_weights
+from dictlearn.metrics.intervals import bootstrap_weights
 from dictlearn.progress import progress as progress_bar
 from dictlearn.records.concepts import ConceptRecords, ConceptScore
 from dictlearn.text.concepts import DEFAULT_CONCEPTS, Concept, concept_labels

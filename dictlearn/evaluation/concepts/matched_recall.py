@@ -12,7 +12,7 @@ from torch import Tensor
 from dictlearn.core.sites import Site
 from dictlearn.evaluation.concepts.detectors import Best, Choice, Detectors, choose
 from dictlearn.evaluation.concepts.split_halves import Half
-from dictlearn.metrics.bootstrap import central
+from dictlearn.metrics.intervals import Interval, bootstrap_interval
 from dictlearn.metrics.precision import Ranking, resampled_precision
 from dictlearn.records.concepts import ConceptScore
 
@@ -112,8 +112,11 @@ class _Comparison:
         unmatched = Best(nan, choice.average_precision.candidate)
         best = choice.precision.get(self.naive_recall, unmatched)
         own, other = self._own, self._at_recall(candidates.scores(best.candidate))
-        advantage = (own[0] - other[0], *central(own[1] - other[1]))
+        advantage = self._interval(own[0] - other[0], own[1] - other[1])
         return self._score(family, candidates, choice, best, other, advantage)
+
+    def _interval(self, value: float, resampled: Float[Tensor, " resample"]) -> Interval:
+        return bootstrap_interval(value, resampled, self.weights.shape[1])
 
     @cached_property
     def _own(self) -> tuple[float, Float[Tensor, " resample"]]:
@@ -151,8 +154,7 @@ class _Comparison:
             best.threshold,
             self.feature.n_matches,
             self.feature.recall,
-            precision[0],
-            *central(precision[1]),
+            *self._interval(*precision),
             *advantage,
             naive_recall=self.naive_recall,
             naive_precision=best.value,

@@ -1,4 +1,4 @@
-"""Sums per sequence, from which metrics are pooled, and resampled in a bootstrap."""
+"""Sums per sequence, from which metrics and their intervals are computed."""
 
 from collections.abc import Mapping
 

@@ -13,7 +13,7 @@ from dictlearn.comparison.vocabulary import (
 from dictlearn.core.errors import InputError
 from dictlearn.core.metric import Metric
 from dictlearn.metrics.bits import REPORTED
-from dictlearn.metrics.bootstrap import Interval
+from dictlearn.metrics.intervals import Interval
 from dictlearn.records.results import Records
 
 

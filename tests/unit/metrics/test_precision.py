@@ -8,7 +8,7 @@ from sklearn.metrics import average_precision_score, f1_score
 
 from dictlearn.core.errors import InputError
 from dictlearn.core.sparse_acts import SparseActs
-from dictlearn.metrics.bootstrap import bootstrap_weights
+from dictlearn.metrics.intervals import bootstrap_weights
 from dictlearn.metrics.precision import Ranking, resampled_precision
 
 

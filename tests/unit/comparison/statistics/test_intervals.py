@@ -17,10 +17,17 @@ from dictlearn.comparison.statistics.intervals import (
     sign_flip_p_value,
 )
 from dictlearn.core.errors import InputError
-from dictlearn.metrics.bootstrap import Interval, bootstrap_weights
+from dictlearn.metrics.intervals import Interval
 from dictlearn.metrics.pooled import METRICS
 
 FVU = next(m for m in METRICS if m.name == "fraction_variance_unexplained")
+
+
+COVERED = {4: 0.92, 8: 0.93, 16: 0.93, 32: 0.93, 158: 0.93}
+"""The least part of 95 % intervals that has to contain the truth, by number of sequences."""
+N_RUNS = 2500
+MANY = 10**6
+"""Sequences with which Student's distribution is the normal one."""
 
 
 def sequences(n, ratio, generator):
@@ -30,30 +37,93 @@ def sequences(n, ratio, generator):
     return {"squared_error": variance * (ratio + 0.1 * noise), "variance": variance}
 
 
-def test_95_percent_intervals_cover_the_truth_95_percent_of_the_time():
-    generator = torch.Generator().manual_seed(0)
-    weights = bootstrap_weights(150)
-    covered = 0
-    for _ in range(1500):
-        found = interval(FVU, sequences(150, 0.3, generator), weights)
-        covered += found.low <= 0.3 <= found.high
-    assert 0.93 <= covered / 1500 <= 0.97
+def evaluations(n_runs, n, seed):
+    """Every sum of `n_runs` evaluations of `n` sequences, whose lengths and difficulty vary.
+
+    A difficult sequence is so in all respects: its tokens have larger losses, errors and norms.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal():
+        return torch.randn(n_runs, n, generator=generator, dtype=torch.float64)
+
+    difficulty = normal()
+
+    def around(mean, shared, own):
+        return mean * torch.exp(shared * difficulty + own * normal() - (shared**2 + own**2) / 2)
+
+    rows = torch.randint(40, 129, (n_runs, n), generator=generator).double()
+    clean, lost = around(2, 0.15, 0.1), around(0.08, 0.15, 0.2)
+    per_row = {
+        "l0": around(20, 0.1, 0.1), "l1": around(30, 0.1, 0.2), "norm": around(1, 0.05, 0.05),
+        "squared_error": around(0.2, 0.15, 0.2), "variance": around(1, 0.1, 0.1),
+        "typical_squared_error": around(0.3, 0.15, 0.2), "typical_variance": around(0.9, 0.1, 0.1),
+        "cosine": 1 - around(0.1, 0.1, 0.2), "norm_hat": around(0.9, 0.05, 0.05),
+    }  # fmt: skip
+    per_prediction = {
+        "cross_entropy_clean": clean, "cross_entropy_spliced": clean + lost + 0.02 * normal(),
+        "cross_entropy_zero": clean + around(1.5, 0.1, 0.2), "kl": 1.2 * lost,
+        "cross_entropy_mean": clean + around(0.8, 0.1, 0.2), "kl_zero": around(2, 0.1, 0.2),
+        "cross_entropy_resample": clean + around(2, 0.1, 0.2),
+        "top1_agreement": 1 - around(0.1, 0.15, 0.2),
+    }  # fmt: skip
+    sums = {name: value * rows for name, value in per_row.items()}
+    sums |= {name: value * (rows - 1) for name, value in per_prediction.items()}
+    return sums | {"rows": rows, "predictions": rows - 1}
 
 
-def test_paired_differences_cover_the_truth_and_are_narrower_than_unpaired_ones():
-    generator = torch.Generator().manual_seed(1)
-    weights = bootstrap_weights(150)
-    covered = 0
-    for _ in range(1500):
-        first = sequences(150, 0.3, generator)
-        own = torch.randn(150, generator=generator, dtype=torch.float64)
-        worse = first["squared_error"] + first["variance"] * (0.05 + 0.01 * own)
-        second = {**first, "squared_error": worse}
-        found = difference(FVU, second, first, weights)
-        covered += found.low <= 0.05 <= found.high
-    assert 0.93 <= covered / 1500 <= 0.97
-    alone = interval(FVU, first, weights)
-    assert found.high - found.low < 0.5 * (alone.high - alone.low)
+def covered(metric, first, truth, second=None):
+    """The share of evaluations whose interval contains the truth."""
+    hits = 0
+    for run in range(N_RUNS):
+        own = {name: s[run] for name, s in first.items() if name in metric.sums}
+        if second is None:
+            found = interval(metric, own)
+        else:
+            found = difference(metric, {name: second[name][run] for name in own}, own)
+        hits += found.low <= truth <= found.high
+    return hits / N_RUNS
+
+
+@pytest.mark.parametrize(("n", "least"), COVERED.items())
+def test_the_interval_of_every_metric_covers_the_truth_as_often_as_it_says(n, least):
+    many, found = evaluations(200, 5000, seed=1), evaluations(N_RUNS, n, seed=n)
+    for metric in METRICS:
+        if metric.resampled:
+            truth = metric({name: many[name].sum() for name in metric.sums}).item()
+            assert least <= covered(metric, found, truth) <= 0.97, metric.name
+
+
+@pytest.mark.parametrize(("n", "least"), COVERED.items())
+def test_paired_differences_do_too(n, least):
+    found, generator = evaluations(N_RUNS, n, seed=n), torch.Generator().manual_seed(0)
+    own = torch.randn(found["rows"].shape, generator=generator, dtype=torch.float64)
+    for name, total in (("fraction_variance_unexplained", "variance"),
+                        ("loss_recovered_zero", "predictions")):  # fmt: skip
+        metric = next(m for m in METRICS if m.name == name)
+        changed = "squared_error" if total == "variance" else "cross_entropy_spliced"
+        worse = {**found, changed: found[changed] + found[total] * (0.05 + 0.02 * own)}
+        many = evaluations(200, 5000, seed=1)
+        denominator = metric.denominator.split(" - ")
+        whole = many[denominator[0]].sum() - sum(many[d].sum() for d in denominator[1:])
+        truth = 0.05 * float(many[total].sum() / whole) * (1 if total == "variance" else -1)
+        assert least <= covered(metric, found, truth, worse) <= 0.97, name
+
+
+def test_paired_differences_have_narrower_intervals_than_single_values():
+    one = {name: s[0] for name, s in evaluations(1, 158, seed=0).items()}
+    other = {**one, "squared_error": 1.1 * one["squared_error"]}
+    paired, alone = difference(FVU, other, one), interval(FVU, one)
+    assert paired.high - paired.low < 0.2 * (alone.high - alone.low)
+
+
+def test_the_jackknife_by_hand():
+    sums = {"squared_error": torch.tensor([1.0, 2.0, 3.0]), "variance": torch.tensor([4.0, 4, 4])}
+    left_out = torch.tensor([5 / 8, 4 / 8, 3 / 8], dtype=torch.float64)
+    error = (2 / 3 * (left_out - 0.5).square().sum()).sqrt().item()
+    assert interval(FVU, sums) == pytest.approx(
+        (0.5, 0.5 - 4.303 * error, 0.5 + 4.303 * error), rel=1e-3
+    )
 
 
 def test_the_null_is_rejected_as_often_as_stated():
@@ -69,7 +139,7 @@ def test_the_null_is_rejected_as_often_as_stated():
 def test_two_copies_differ_by_exactly_nothing():
     first = sequences(40, 0.3, torch.Generator().manual_seed(0))
     copy = {name: s.clone() for name, s in first.items()}
-    assert difference(FVU, first, copy, bootstrap_weights(40, 200)) == (0.0, 0.0, 0.0)
+    assert difference(FVU, first, copy) == (0.0, 0.0, 0.0)
     assert sign_flip_p_value(FVU, first, copy, 200) == 1.0
 
 
@@ -81,7 +151,7 @@ def test_a_consistent_difference_has_the_smallest_p_value():
 
 def test_an_undefined_metric_has_no_interval_and_no_p_value():
     flat = {"squared_error": torch.ones(5), "variance": torch.zeros(5)}
-    assert all(math.isnan(v) for v in interval(FVU, flat, bootstrap_weights(5, 10)))
+    assert all(math.isnan(v) for v in interval(FVU, flat))
     assert math.isnan(sign_flip_p_value(FVU, flat, flat, 10))
 
 
@@ -93,7 +163,7 @@ def test_holm_by_hand():
 
 
 def test_frames_have_a_row_for_everything(records):
-    frame = intervals_frame(records, n_resamples=50)
+    frame = intervals_frame(records)
     names = [m.name for m in METRICS if m.resampled]
     assert len(frame) == len(names) * len(records.dictionaries)
     defined = frame.dropna()
@@ -104,7 +174,7 @@ def test_frames_have_a_row_for_everything(records):
 def test_without_sampling_error_seeds_are_compared_by_welchs_test():
     first, second = [0.3, 0.35, 0.28], [0.4, 0.5, 0.45, 0.41]
     value = sum(first) / 3 - sum(second) / 4
-    apart, p = over_seeds(Interval(value, value, value), first, second)
+    apart, p = over_seeds(Interval(value, value, value), 9, first, second)
     known = ttest_ind(first, second, equal_var=False)
     assert p == pytest.approx(known.pvalue)
     assert apart[1:] == pytest.approx(tuple(known.confidence_interval(0.95)))
@@ -113,10 +183,10 @@ def test_without_sampling_error_seeds_are_compared_by_welchs_test():
 def test_without_a_spread_of_seeds_the_interval_is_that_of_the_sequences():
     margin = 0.02 * norm.ppf(0.975)
     paired = Interval(0.05, 0.05 - margin, 0.05 + margin)
-    apart, p = over_seeds(paired, [0.3, 0.3], [0.25, 0.25])
+    apart, p = over_seeds(paired, MANY, [0.3, 0.3], [0.25, 0.25])
     assert apart == pytest.approx(paired)
-    assert p == pytest.approx(2 * norm.sf(2.5))
-    assert over_seeds(Interval(0.0, 0.0, 0.0), [0.3] * 2, [0.3] * 2)[1] == 1
+    assert p == pytest.approx(2 * norm.sf(2.5), rel=1e-5)
+    assert over_seeds(Interval(0.0, 0.0, 0.0), 9, [0.3] * 2, [0.3] * 2)[1] == 1
 
 
 def test_intervals_over_sequences_and_seeds_cover_as_often_as_they_say():
@@ -129,7 +199,7 @@ def test_intervals_over_sequences_and_seeds_cover_as_often_as_they_say():
         sampling = 0.05 * torch.randn((), generator=generator, dtype=torch.float64)
         value = float(a.mean() - b.mean() + sampling)
         paired = Interval(value, value - half, value + half)
-        apart, p = over_seeds(paired, a.tolist(), b.tolist())
+        apart, p = over_seeds(paired, MANY, a.tolist(), b.tolist())
         covered += apart.low <= 0 <= apart.high
         rejected += p < 0.05
     assert covered + rejected == 4000

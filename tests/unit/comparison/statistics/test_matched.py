@@ -78,7 +78,7 @@ def test_nothing_is_extrapolated(pair):
 def test_at_a_rate_that_was_measured_intervals_are_those_of_the_dictionaries(pair, of):
     pair = of({n: noisy(r, i) for i, (n, r) in enumerate(pair.dictionaries.items())})
     frame = matched_frame(pair, "l0", [4], [FVU], n_resamples=300).loc[(HOOK, FVU, 4)]
-    alone = intervals_frame(pair, n_resamples=300).loc[("a4", FVU)]
+    alone = intervals_frame(pair).loc[("a4", FVU)]
     assert frame.loc["a", ["value", "low", "high"]].tolist() == pytest.approx(alone.tolist())
     apart = differences_frame(pair, FVU, "a4", n_resamples=300).loc["b4"]
     found = frame.loc["b", ["difference", "difference_low", "difference_high", "p"]]

@@ -22,7 +22,7 @@ from dictlearn.evaluation.concepts.split_halves import Half
 from dictlearn.lm.forward import activations_at
 from dictlearn.lm.mlps import mlp_sites, mlp_weights
 from dictlearn.lm.sites import hook_sites
-from dictlearn.metrics.bootstrap import bootstrap_weights
+from dictlearn.metrics.intervals import bootstrap_weights
 from dictlearn.records.concepts import ConceptRecords
 from dictlearn.text.concepts import Concept
 

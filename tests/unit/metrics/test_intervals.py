@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dictlearn.core.errors import InputError
-from dictlearn.metrics.bootstrap import bootstrap_weights
+from dictlearn.metrics.intervals import bootstrap_weights
 
 
 def test_weights_draw_every_resample_in_full():
