@@ -15,7 +15,7 @@ C = TypeVar("C", bound="Config")
 class _NamesChecked(ABCMeta):
     """Rejects a misspelt, missing or wrongly typed field with a `ConfigError` that names it."""
 
-    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+    def __call__(cls, /, *args: Any, **kwargs: Any) -> Any:
         valid = [f.name for f in fields(cls)]  # type: ignore[arg-type]
         for name in kwargs:
             if name not in valid:

@@ -3,7 +3,8 @@
 A message says what is required, what was given, and what to do about it.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 
 
@@ -41,6 +42,17 @@ class ContractError(DictLearnError, AssertionError):
 
 class ProcessError(DictLearnError, RuntimeError):
     """Another process of the same run failed, or does not respond."""
+
+
+@contextmanager
+def naming(place: object) -> Iterator[None]:
+    """A block whose errors of ours name `place`, such as a file that values are from."""
+    try:
+        yield
+    except DictLearnError as error:
+        if str(place) in str(error):
+            raise
+        raise type(error)(f"{place}: {error}") from error
 
 
 def nearest(name: str, valid: Iterable[str], n: int = 3) -> str:

@@ -21,6 +21,8 @@ JSON_FORMAT = 2
 """The format of the JSON files of this package."""
 MOST_BYTES_OF_TEXT = 1 << 30
 """The largest text file that is read as a whole."""
+MOST_LEVELS = 100
+"""The deepest nesting of data in text files: far from what Python can compare, show or write."""
 
 Opener = Callable[[Path], AbstractContextManager[Path]]
 """A context manager: a temporary path, which is renamed to the given one on success."""
@@ -98,12 +100,40 @@ def parsed(path: Path, parse: Callable[[str], Any], language: str) -> Any:
             raise CorruptFileError(
                 f"{path}: required at most {MOST_BYTES_OF_TEXT:,} bytes of {language}, got {size:,}"
             )
-        return parse(path.read_text(encoding="utf-8"))
+        return plain_data(path.read_text(encoding="utf-8"), parse)
     except OSError as error:
         raise CorruptFileError(f"{path}: cannot be read ({error.strerror})") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         reason = f"not valid {language} ({error!s:.200}); it may be truncated"
         raise CorruptFileError(f"{path}: {reason}") from error
+
+
+def plain_data(text: str, parse: Callable[[str], Any] = json.loads) -> Any:
+    """The data that `text` describes, in which nothing is too large or too deep to be handled.
+
+    Raises:
+        ValueError: it is malformed or nested too deeply, has a whole number beyond 64 bits, or one
+            entry that stands in several places (an alias of YAML), which can grow without bound.
+    """
+    try:
+        level = [data := parse(text)]
+    except (LookupError, AttributeError, RecursionError) as error:  # PyYAML of "!!bool x"
+        raise ValueError(f"{type(error).__name__}: {error}") from error
+    seen: set[int] = set()
+    for _ in range(MOST_LEVELS):
+        if any(type(item) is int and item.bit_length() > 64 for item in level):
+            raise ValueError("a whole number beyond 64 bits")
+        containers = [item for item in level if isinstance(item, dict | list | tuple | set)]
+        if not seen.isdisjoint(ids := {*map(id, containers)}) or len(ids) < len(containers):
+            raise ValueError("an entry that refers to another")
+        seen |= ids
+        level = [item for found in containers for item in found]
+        level += [
+            item for found in containers if isinstance(found, dict) for item in found.values()
+        ]
+        if not level:
+            return data
+    raise ValueError(f"nested more than {MOST_LEVELS} deep")
 
 
 def read_own_json(
@@ -138,22 +168,26 @@ def _seal(data: dict[str, Any]) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
+_MALFORMED = (DictLearnError, LookupError, TypeError, AttributeError, ValueError, ArithmeticError,
+              RuntimeError)  # fmt: skip
+"""The errors of code that takes apart data of another form than it expects; torch's is the last."""
+
+
 @contextmanager
-def entries_of(path: Path) -> Iterator[None]:
-    """A block that takes a file's data apart, whose errors name the file.
+def entries_of(path: Path, problem: str = "an entry is missing or malformed") -> Iterator[None]:
+    """A block that takes a file's data apart, whose errors name the file, or the folder of files.
 
     Raises:
         CorruptFileError: an entry is missing or malformed.
     """
     try:
         yield
-    except (CorruptFileError, StorageError):
-        raise
-    except (DictLearnError, KeyError, TypeError, AttributeError, ValueError) as error:
+    except _MALFORMED as error:
+        told = isinstance(error, DictLearnError) and str(path) in str(error)
+        if told or isinstance(error, CorruptFileError | StorageError):
+            raise
         missing = f"no entry {error}" if isinstance(error, KeyError) else str(error)
-        raise CorruptFileError(
-            f"{path}: an entry is missing or malformed ({missing:.300})"
-        ) from error
+        raise CorruptFileError(f"{path}: {problem} ({missing:.300})") from error
 
 
 def typed(data: Any, as_type: Any) -> Any:

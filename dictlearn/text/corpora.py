@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TextIO, TypeAlias
 
 from dictlearn.core.errors import CorruptFileError, InputError, nearest
+from dictlearn.core.files import MOST_LEVELS, plain_data
 from dictlearn.text.columns import Column, Document
 from dictlearn.text.hub import why_no_hub
 
@@ -175,8 +176,10 @@ def _jsonl(path: Path) -> Iterator[Row]:
             if line.isspace():
                 continue
             try:
-                yield number, json.loads(line)
-            except json.JSONDecodeError as error:
+                # Only what has many brackets can be deep, and rows of token ids are long.
+                is_flat = line.count("[") + line.count("{") < MOST_LEVELS
+                yield number, json.loads(line) if is_flat else plain_data(line)
+            except ValueError as error:
                 raise CorruptFileError(
                     f"{path}, line {number}: not valid JSON ({error})"
                 ) from error
@@ -190,7 +193,7 @@ def _parquet(path: Path) -> Iterator[Row]:
         with ParquetFile(path) as file:
             batches = file.iter_batches(_ROWS_AT_ONCE)
             yield from enumerate((row for batch in batches for row in batch.to_pylist()), start=1)
-    except (ArrowException, OSError) as error:
+    except (ArrowException, OSError, ValueError) as error:
         raise CorruptFileError(f"{path}: cannot be read as parquet ({error})") from error
 
 

@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from dictlearn.core.errors import CorruptFileError, InputError
-from dictlearn.core.files import entries_of, read_tensors, typed
+from dictlearn.core.files import entries_of, plain_data, read_tensors, typed
 from dictlearn.core.learning import Learner
 from dictlearn.core.own_files import OwnFiles
 
@@ -91,7 +91,7 @@ def _told(path: Path) -> Checkpoint:
     except (OSError, SafetensorError) as error:
         raise CorruptFileError(f"{path}: cannot be read as safetensors ({error})") from error
     with entries_of(path):
-        return typed({key: json.loads(value) for key, value in metadata.items()
+        return typed({key: plain_data(value) for key, value in metadata.items()
                       if key != "fingerprint"}, Checkpoint)  # fmt: skip
 
 

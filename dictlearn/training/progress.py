@@ -22,7 +22,7 @@ from rich.progress import (
 from rich.table import Table
 from torch import Tensor
 
-from dictlearn.core.files import typed
+from dictlearn.core.files import plain_data, typed
 from dictlearn.core.own_files import OwnFiles
 
 LOG_FILE = "train.jsonl"
@@ -137,9 +137,9 @@ def _lines_until(path: Path, step: int) -> list[str]:
     kept = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
         try:
-            if typed(json.loads(line), _Line).step <= step:
+            if typed(plain_data(line), _Line).step <= step:
                 kept.append(line)
-        except (ValueError, RecursionError):  # damaged, or half-written when the run was killed
+        except ValueError:  # damaged, or half-written when the run was killed
             continue
     return kept
 

@@ -1,6 +1,5 @@
 """Training curves from JSONL logs."""
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ from plotly.subplots import make_subplots
 
 from dictlearn.comparison.figures.style import Look, default_looks, log_axis, plain, styled
 from dictlearn.core.errors import CorruptFileError
+from dictlearn.core.files import plain_data
 
 QUANTITIES: Mapping[str, str] = {"loss": "loss", "fvu": "FVU", "l0": "L0", "dead": "dead"}
 """Quantities that have a panel each, with their axis titles."""
@@ -31,8 +31,8 @@ def read_training_log(path: str | Path) -> list[dict[str, Any]]:
     rows = []
     for number, line in enumerate(lines, start=1):
         try:
-            row = json.loads(line) if line.strip() else {}
-        except json.JSONDecodeError as error:
+            row = plain_data(line) if line.strip() else {}
+        except ValueError as error:
             if number == len(lines):
                 break
             raise CorruptFileError(f"{path}, line {number}: not valid JSON ({error})") from error

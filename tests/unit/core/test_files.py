@@ -6,11 +6,13 @@ import math
 
 import pytest
 import torch
+import yaml
 
 from dictlearn.core.errors import CorruptFileError, StorageError
 from dictlearn.core.files import (
     JSON_FORMAT,
     atomic_path,
+    plain_data,
     read_json,
     read_own_json,
     read_tensors,
@@ -60,6 +62,39 @@ def test_text_and_json_round_trip(tmp_path):
     assert read_json(path)["name"] == "é"
 
 
+def test_a_hash_that_is_there_is_checked_and_one_that_is_due_is_required(tmp_path):
+    path = tmp_path / "a.json"
+    write_json(path, {"name": "a"})
+    whole = path.read_text()
+    for old, new in (('"format": 2', '"format": 1'), ('"sha256"', '"sha"'), ('"a"', '"b"')):
+        path.write_text(whole.replace(old, new))
+        with pytest.raises(CorruptFileError, match="its hash differs"):
+            read_own_json(path, "test", "write it again")
+    path.write_text('{"format": 1, "name": "a"}')  # as the first version wrote it
+    assert read_own_json(path, "test", "write it again")["name"] == "a"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[" * 101 + "]" * 101, "nested more than 100 deep"),
+        ("[" * 100_000, "RecursionError"),
+        ("[18446744073709551616]", "beyond 64 bits"),
+        ("9" * 6000, "4300"),
+    ],
+)
+def test_data_that_nothing_could_handle_are_refused(text, words):
+    with pytest.raises(ValueError, match=words):
+        plain_data(text)
+
+
+def test_data_within_the_limits_are_read():
+    assert plain_data("[-18446744073709551615, 1e400, [], [], {}]")[0] == 1 - 2**64
+    assert str(plain_data("[" * 99 + "]" * 99)).count("[") == 99
+    with pytest.raises(ValueError, match="refers to another"):
+        plain_data("&a [*a]", yaml.safe_load)
+
+
 @pytest.mark.parametrize("text", ['{"a": 1', "", "[1, 2]", '"a"'])
 def test_json_that_is_no_object_is_named(tmp_path, text):
     path = tmp_path / "broken.json"
@@ -96,15 +131,6 @@ def test_tensors_round_trip_to_the_bit(tmp_path):
     for name, tensor in tensors.items():
         assert torch.equal(read[name], tensor)
         assert read[name].dtype == tensor.dtype
-
-
-@pytest.mark.parametrize("kept", [0, 4, 60, -1])
-def test_truncated_safetensors_is_named(tmp_path, kept):
-    path = tmp_path / "cut.safetensors"
-    write_tensors(path, {"x": torch.ones(100)}, {})
-    path.write_bytes(path.read_bytes()[:kept])
-    with pytest.raises(CorruptFileError, match=r"cut\.safetensors: cannot be read"):
-        read_tensors(path)
 
 
 def test_absent_safetensors_is_named(tmp_path):
