@@ -6,6 +6,7 @@ from pathlib import Path
 
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import InputError, nearest
+from dictlearn.core.files import entries_of
 from dictlearn.core.kinds import DictionaryConfig
 from dictlearn.core.sites import Sites
 from dictlearn.dictionaries import files
@@ -27,10 +28,15 @@ def load(
     Raises:
         CorruptFileError: a file is absent, truncated, or does not fit its config.
         InputError: the format or the kind is unknown, or no kind here is equivalent.
+        NonFiniteError: a weight is NaN or infinite.
     """
     prefixed = None if Path(path).exists() else _PREFIXED.fullmatch(str(path))
     if prefixed is not None:
-        return _format(prefixed[1]).read(Path(prefixed[2]), sites)
+        format, theirs = _format(prefixed[1]), Path(prefixed[2])
+        with entries_of(theirs if theirs.is_dir() else theirs.parent):
+            dictionary = format.read(theirs, sites)
+        files.require_finite_weights(dictionary, theirs)
+        return dictionary
     if sites is not None:
         raise InputError(
             f"{path}: a dictionary that save() wrote knows its sites; sites= is for files of other "

@@ -72,10 +72,8 @@ class StoredMLP:
     def load(self, folder: Path) -> MLPWeights:
         """The weights; a `CorruptFileError` if the file does not hold them."""
         path = folder / self.file.file
-        try:
+        with entries_of(path, "not the weights of an MLP"):
             return MLPWeights(**read_tensors(path, self.file.sha256), act_name=self.act_name)
-        except TypeError as error:
-            raise CorruptFileError(f"{path}: not the weights of an MLP ({error})") from error
 
 
 @dataclass(frozen=True)
@@ -128,6 +126,7 @@ class Manifest:
             manifest = cls._from_json(data)
             if not manifest.n_rows == data["n_rows"] > 0:
                 raise ValueError(f"{manifest.n_rows} rows in shards, n_rows {data['n_rows']}")
+            hook_widths(manifest.sites)
         for file in (*manifest.shards, *(mlp.file for mlp in manifest.mlps if mlp)):
             file.check(folder, verify)
         return manifest

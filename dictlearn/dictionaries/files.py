@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dictlearn.core.dictionary import FeatureDictionary
-from dictlearn.core.errors import ConfigError, CorruptFileError, InputError, NonFiniteError
+from dictlearn.core.errors import CorruptFileError, InputError, NonFiniteError, naming
 from dictlearn.core.files import JSON_FORMAT, entries_of, read_own_json, read_tensors, typed
 from dictlearn.core.kinds import DictionaryConfig
 from dictlearn.core.own_files import OwnFiles
@@ -33,12 +33,7 @@ def save(dictionary: FeatureDictionary, path: str | Path | OwnFiles) -> Path:
         StorageError: the folder cannot be written.
     """
     config = dictionary.config
-    for name, tensor in dictionary.state_dict().items():
-        if not torch.isfinite(tensor).all():
-            raise NonFiniteError(
-                f"{name} of this {type(dictionary).__name__} holds NaN or infinity, so nothing was "
-                "saved: check the activations that it was trained on, and their scale"
-            )
+    require_finite_weights(dictionary, f"this {type(dictionary).__name__}")
     if config is None:
         raise InputError(
             f"saving needs dictionary.config, and this {type(dictionary).__name__} has none: write "
@@ -80,24 +75,34 @@ def load(path: str | Path, kinds: Sequence[type[DictionaryConfig]] = ()) -> Feat
         sites = Sites.from_dict(data["sites"])
         provenance = Provenance.from_dict(data["provenance"])
         settings = typed(data["config"], dict[str, Any])
-    try:
+    with naming(path):
         config = config_class(kind, kinds).from_dict(settings)
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from error
     tensors = read_tensors(folder / WEIGHTS_FILE, weights_hash)
     _require_plausible(folder, config, sites, tensors)
-    dictionary = config.restored(sites, tensors)
-    if "x_mean" in tensors and tensors["x_mean"].is_floating_point():  # else bits are lost
-        dictionary.to(tensors["x_mean"].dtype)
-    try:
+    with entries_of(folder / WEIGHTS_FILE, f"does not fit {CONFIG_FILE}"):
+        dictionary = config.restored(sites, tensors)
+        if "x_mean" in tensors and tensors["x_mean"].is_floating_point():  # else bits are lost
+            dictionary.to(tensors["x_mean"].dtype)
         dictionary.load_state_dict(tensors)
-    except RuntimeError as error:
-        message = f"{folder / WEIGHTS_FILE}: does not fit {CONFIG_FILE} ({error})"
-        raise CorruptFileError(message) from error
+    require_finite_weights(dictionary, folder / WEIGHTS_FILE)
     dictionary.config = config
     dictionary.kind, dictionary.baseline = config.kind, config.baseline
     dictionary.provenance = provenance
     return dictionary.eval()
+
+
+def require_finite_weights(dictionary: FeatureDictionary, where: object) -> None:
+    """Check that a dictionary, which is in or goes to a file, holds only finite numbers.
+
+    Raises:
+        NonFiniteError: it does not; the message names `where` and the tensor.
+    """
+    for name, tensor in dictionary.state_dict().items():
+        if not torch.isfinite(tensor).all():
+            raise NonFiniteError(
+                f"{where}: {name} holds NaN or infinity; check the activations that it was trained "
+                "on and their scale, or the file"
+            )
 
 
 def _require_plausible(

@@ -4,7 +4,6 @@
 could run.
 """
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -166,10 +165,10 @@ def read(path: Path, sites: Sites | None) -> FeatureDictionary:
     file = TensorFile(weights_path, _unpickled(weights_path))
     weights = _weights(file, CLASSES[dict_class], trainer)
     widths = (weights.W_enc.shape[0], weights.W_dec.shape[1])
-    buffer = config.get("buffer") or {}
+    buffer = entry(config, "buffer", dict, config_path) if config.get("buffer") else {}
     layer = trainer.get("layer")
     name = trainer.get("submodule_name") or ("x" if layer is None else f"layers.{layer}")
-    io = buffer.get("io", "out")
+    io = entry({"io": "out"} | buffer, "io", str, config_path)
     if io not in HOOKS:
         raise CorruptFileError(
             f"{config_path}: 'io' must be one of {', '.join(HOOKS)}, got {io!r:.80}"
@@ -178,14 +177,14 @@ def read(path: Path, sites: Sites | None) -> FeatureDictionary:
     sites = sites or own_sites(config, config_path) or sites_named(*hooks, widths)
     origin = Provenance(model=trainer.get("lm_name") or "", seed=trainer.get("seed"), versions={})
     sites = require_widths(sites, widths, path)
-    return built(weights, sites, own_provenance(config, origin), file.dtype, path)
+    return built(weights, sites, own_provenance(config, origin, config_path), file.dtype, path)
 
 
 def _unpickled(path: Path) -> Mapping[str, Tensor]:
     """The tensors in a pickle, from which nothing else is taken."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    except Exception as error:  # an interpreter of pickles meets what no list of errors covers
         first_line = str(error).partition("\n")[0]
         raise CorruptFileError(
             f"{path}: cannot be read as a dictionary of tensors and nothing else ({first_line})"
@@ -211,7 +210,11 @@ def _weights(file: TensorFile, layout: Layout, trainer: Trainer) -> LinearWeight
     rule, learned = layout.rule(file, trainer, b_enc)
     if layout.unit_norm:
         W_enc, b_enc, W_dec = _unit_norm(W_enc, b_enc, W_dec, file.path)
-    ends = file.take("group_sizes", None).cumsum(0).tolist() if "group_sizes" in file else []
+    ends = (
+        file.take("group_sizes", None, whole=True).cumsum(0).tolist()
+        if "group_sizes" in file
+        else []
+    )
     if ends and ends[-1] != n_features:
         raise CorruptFileError(
             f"{file.path}: its group_sizes add up to {ends[-1]:g}, and it has {n_features} features"

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import CorruptFileError, InputError
-from dictlearn.core.files import json_text, read_tensors
+from dictlearn.core.files import entries_of, json_text, read_tensors
 from dictlearn.core.own_files import OwnFiles
 from dictlearn.core.provenance import Provenance
 from dictlearn.core.sites import Site, Sites
@@ -45,13 +45,18 @@ class TensorFile:
         """
         return tuple(self._require(name, (None,) * n_axes).shape)
 
-    def take(self, name: str, *shape: int | None) -> Float[Tensor, "..."]:
+    def take(self, name: str, *shape: int | None, whole: bool = False) -> Float[Tensor, "..."]:
         """The tensor `name` in float64; None in `shape` stands for any length.
 
         Raises:
-            CorruptFileError: it is absent or has another shape.
+            CorruptFileError: it is absent, has another shape, or is of another type than real
+                numbers (or, if `whole`, integers).
         """
         tensor = self._require(name, shape)
+        if not tensor.is_floating_point() and (tensor.is_complex() or not whole):
+            raise CorruptFileError(
+                f"{self.path}: {name!r} must be real numbers, got {tensor.dtype}"
+            )
         del self._tensors[name]
         return tensor.to(torch.float64)
 
@@ -61,7 +66,7 @@ class TensorFile:
         Raises:
             CorruptFileError: it is absent or something else.
         """
-        value = float(self.take(name))
+        value = float(self.take(name, whole=True))
         return count({name: int(value) if value.is_integer() else value}, name, self.path)
 
     def _require(self, name: str, shape: tuple[int | None, ...]) -> Tensor:
@@ -156,11 +161,17 @@ def own_entry(dictionary: FeatureDictionary) -> dict[str, Any]:
     }
 
 
-def own_provenance(data: Mapping[str, Any], otherwise: Provenance) -> Provenance:
-    """The provenance in what `own_entry` wrote into a config, or `otherwise`."""
+def own_provenance(data: Mapping[str, Any], otherwise: Provenance, path: Path) -> Provenance:
+    """The provenance in what `own_entry` wrote into a config, or `otherwise`.
+
+    Raises:
+        CorruptFileError: the entry is malformed.
+    """
     own = data.get(OWN_KEY)
-    known = own.get("provenance") if isinstance(own, dict) else None
-    return Provenance.from_dict(known) if isinstance(known, dict) else otherwise
+    if not isinstance(own, dict) or "provenance" not in own:
+        return otherwise
+    with entries_of(path):
+        return Provenance.from_dict(own["provenance"])
 
 
 def own_sites(data: Mapping[str, Any], path: Path) -> Sites | None:
@@ -172,10 +183,8 @@ def own_sites(data: Mapping[str, Any], path: Path) -> Sites | None:
     own = data.get(OWN_KEY)
     if not isinstance(own, dict) or "sites" not in own:
         return None
-    try:
+    with entries_of(path):
         return Sites.from_dict(own["sites"])
-    except (KeyError, TypeError, InputError) as error:
-        raise CorruptFileError(f"{path}: the entry {OWN_KEY!r} is malformed ({error!r})") from error
 
 
 def sites_named(source: str, target: str, weights_shape: tuple[int, int]) -> Sites:

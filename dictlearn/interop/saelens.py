@@ -162,7 +162,8 @@ def read(path: Path, sites: Sites | None) -> FeatureDictionary:
         versions={"sae-lens": str(version)} if version else {},
     )
     sites = require_widths(sites, widths, path)
-    return built(weights, sites, own_provenance(metadata, origin), file.dtype, path)
+    provenance = own_provenance(metadata, origin, config_path)
+    return built(weights, sites, provenance, file.dtype, path)
 
 
 def _modern(config: dict[str, Any], path: Path) -> dict[str, Any]:
@@ -180,7 +181,7 @@ def _modern(config: dict[str, Any], path: Path) -> dict[str, Any]:
         modern |= {"architecture": "topk", "k": arguments.get("k")}
     if "{layer}" in str(flat.get("hook_name")):
         layer = flat.get("hook_layer", flat.get("hook_point_layer"))
-        flat["hook_name"] = str(flat["hook_name"]).format(layer=layer)
+        flat["hook_name"] = str(flat["hook_name"]).replace("{layer}", str(layer))
     return modern | {"metadata": flat}
 
 

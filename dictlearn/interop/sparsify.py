@@ -123,5 +123,5 @@ def read(path: Path, sites: Sites | None) -> FeatureDictionary:
     hooks = (f"{module}.in", f"{module}.out") if transcode else (module, module)
     sites = sites or own_sites(config, config_path) or sites_named(*hooks, (d_in, d_in))
     sites = require_widths(sites, (d_in, d_in), path)
-    provenance = own_provenance(config, Provenance(versions={}))
+    provenance = own_provenance(config, Provenance(versions={}), config_path)
     return built(weights, sites, provenance, file.dtype, path)

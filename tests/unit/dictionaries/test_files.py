@@ -35,22 +35,6 @@ def test_round_trip_is_bit_equal(saved):
     assert not loaded.training
 
 
-def test_truncated_weights_are_named(saved):
-    path = saved / "weights.safetensors"
-    path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(CorruptFileError, match=r"weights\.safetensors"):
-        load(saved)
-
-
-def test_altered_weights_are_noticed(saved):
-    path = saved / "weights.safetensors"
-    data = bytearray(path.read_bytes())
-    data[-5] ^= 0x40
-    path.write_bytes(data)
-    with pytest.raises(CorruptFileError, match="was altered, damaged or replaced"):
-        load(saved)
-
-
 def test_weights_of_another_shape_are_refused(saved):
     path = saved / "config.json"
     data = json.loads(path.read_text())
@@ -75,7 +59,7 @@ def test_an_altered_config_is_noticed(saved):
 def test_weights_that_are_not_finite_are_not_saved(saved, tmp_path, value):
     dictionary = load(saved)
     dictionary.b_dec.data[1] = value
-    with pytest.raises(NonFiniteError, match=r"b_dec of this Linear.* holds NaN"):
+    with pytest.raises(NonFiniteError, match=r"this Linear.*: b_dec holds NaN"):
         save(dictionary, tmp_path / "new")
     assert not (tmp_path / "new").exists()
 

@@ -1,30 +1,28 @@
 """Files written by hand: what they compute is worked out here from each library's definition."""
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
 
 import dictlearn as dl
-from dictlearn.core.errors import CorruptFileError, InputError
-
-D, L, K = 4, 7, 2
-
-
-def tensors(d_out: int = D) -> dict[str, torch.Tensor]:
-    """Row-vector weights, and biases and thresholds of every sort."""
-    generator = torch.Generator().manual_seed(0)
-
-    def random(*shape: int) -> torch.Tensor:
-        return torch.randn(*shape, generator=generator, dtype=torch.float64)
-
-    return {
-        "W_enc": random(D, L), "W_dec": random(L, d_out), "b_enc": random(L),
-        "b_dec": random(d_out), "b_mag": random(L), "r_mag": random(L),
-        "threshold": random(L).abs(), "W_skip": random(d_out, D),
-    }  # fmt: skip
+from dictlearn.core.errors import CorruptFileError, InputError, NonFiniteError
+from tests.unit.interop.samples import (
+    STANDARD,
+    YAML,
+    D,
+    K,
+    L,
+    circuit_tracer,
+    dictionary_learning,
+    pick,
+    rows_first,
+    saelens,
+    sparsify,
+    tensors,
+    theirs,
+    write,
+)
 
 
 @pytest.fixture
@@ -37,28 +35,6 @@ def keep_largest(scores: torch.Tensor) -> torch.Tensor:
     """By sorting, as a definition would have it."""
     floor = scores.sort(dim=1, descending=True).values[:, K - 1 : K]
     return torch.where(scores >= floor, scores, 0.0).clamp_min(0)
-
-
-def write(folder: Path, config: dict, weights: dict, file: str, config_file="cfg.json") -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / config_file).write_text(json.dumps(config))
-    if file.endswith(".pt"):
-        torch.save(weights, folder / file)
-    else:
-        save_file({name: t.contiguous() for name, t in weights.items()}, folder / file)
-    return folder
-
-
-def pick(weights: dict, *names: str) -> dict:
-    return {name: weights[name] for name in names}
-
-
-def saelens(folder: Path, config: dict, weights: dict) -> Path:
-    base = {"architecture": "standard", "apply_b_dec_to_input": True, "metadata": {}}
-    return write(folder, base | config, weights, "sae_weights.safetensors")
-
-
-STANDARD = ("W_enc", "b_enc", "W_dec", "b_dec")
 
 
 def test_saelens_jumprelu_without_subtraction(x, tmp_path):
@@ -182,13 +158,21 @@ def test_files_that_do_not_fit_are_named(config, change, message, tmp_path):
         dl.load(f"saelens:{path}")
 
 
-def test_truncated_and_absent_files_are_named(tmp_path):
-    with pytest.raises(CorruptFileError, match=r"nowhere/cfg\.json"):
-        dl.load(f"saelens:{tmp_path / 'nowhere'}")
-    file = saelens(tmp_path, {}, pick(tensors(), *STANDARD)) / "sae_weights.safetensors"
-    file.write_bytes(file.read_bytes()[:-9])
-    with pytest.raises(CorruptFileError, match=r"sae_weights\.safetensors"):
-        dl.load(f"saelens:{tmp_path}")
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"b_enc": torch.full((L,), torch.nan)}, NonFiniteError, "b_enc holds NaN or infinity"),
+        ({"b_enc": torch.ones(L, dtype=torch.int64)}, CorruptFileError, "'b_enc' must be real"),
+        ({"b_dec": torch.ones(D, dtype=torch.complex64)}, CorruptFileError, "'b_dec' must be real"),
+        ({"W_enc": torch.ones(0, L), "W_dec": torch.ones(L, 0), "b_dec": torch.ones(0)},
+         CorruptFileError, "a width of at least 1"),
+    ],
+)  # fmt: skip
+def test_weights_that_are_no_numbers_are_refused(change, error, message, tmp_path):
+    path = saelens(tmp_path, {}, pick(tensors(), *STANDARD) | change)
+    with pytest.raises(error, match=message) as told:
+        dl.load(f"saelens:{path}")
+    assert str(tmp_path) in str(told.value)
 
 
 def test_half_precision_is_read_as_float32(x, tmp_path):
@@ -196,17 +180,6 @@ def test_half_precision_is_read_as_float32(x, tmp_path):
     d = dl.load(f"saelens:{saelens(tmp_path, {}, pick(w, *STANDARD))}")
     assert d.atoms.dtype == torch.float32
     assert torch.equal(d.atoms, w["W_dec"].float())
-
-
-def dictionary_learning(folder: Path, dict_class: str, weights: dict, **trainer) -> Path:
-    config = {"trainer": {"dict_class": dict_class, "layer": 3, "lm_name": "tiny"} | trainer}
-    return write(folder, config, weights, "ae.pt", "config.json")
-
-
-def theirs(w: dict, **biases: str) -> dict:
-    """Their linear layers hold columns, and name biases in many ways."""
-    linear = {"encoder.weight": w["W_enc"].T, "decoder.weight": w["W_dec"].T}
-    return linear | {name: w[ours] for name, ours in biases.items()}
 
 
 def test_dictionary_learning_autoencoders(x, tmp_path):
@@ -294,11 +267,6 @@ def test_dictionary_learning_refuses_what_it_does_not_know(tmp_path):
         dl.load(f"dictionary_learning:{path}")
 
 
-def sparsify(folder: Path, weights: dict, **config) -> Path:
-    base = {"activation": "topk", "expansion_factor": 2, "num_latents": L, "k": K, "d_in": D}
-    return write(folder, base | config, weights, "sae.safetensors")
-
-
 @pytest.mark.parametrize("transcode", [False, True])
 def test_sparsify(transcode, x, tmp_path):
     w = tensors()
@@ -323,26 +291,6 @@ def test_sparsify_sizes_and_activations(tmp_path):
         dl.load(f"sparsify:{sparsify(tmp_path, weights)}")
     with pytest.raises(InputError, match="'groupmax'"):
         dl.load(f"sparsify:{sparsify(tmp_path, weights, activation='groupmax')}")
-
-
-def circuit_tracer(folder: Path, text: str, weights: dict, layer: int = 0) -> Path:
-    path = write(folder, {}, weights, f"layer_{layer}.safetensors", "config.yaml")
-    (folder / "config.yaml").write_text(text)
-    return path / f"layer_{layer}.safetensors"
-
-
-YAML = """# a set of transcoders
-model_kind: transcoder_set
-model_name: "org/model"
-feature_input_hook: 'mlp.hook_in'   # after the norm
-feature_output_hook: mlp.hook_out  # of the same layer
-transcoders:
-  - hf://org/set/layer_0.safetensors
-"""
-
-
-def rows_first(w: dict) -> dict:
-    return pick(w, "b_enc", "W_dec", "b_dec") | {"W_enc": w["W_enc"].T}
 
 
 @pytest.mark.parametrize(
