@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dictlearn.core.errors import ConfigError, InputError, nearest
+from dictlearn.core.errors import ConfigError, InputError, naming, nearest
+from dictlearn.core.files import parsed
 from dictlearn.core.kinds import DictionaryConfig
 from dictlearn.dictionaries.registry import config_class
 from dictlearn.training.config import FitConfig
@@ -33,38 +34,37 @@ def read_config_file(path: str | Path) -> ConfigFile:
     """The content of the TOML file `path`.
 
     Raises:
-        InputError: the file is absent or not TOML, or has no dictionaries.
+        CorruptFileError: the file is absent or not TOML.
+        InputError: it has no dictionaries.
         ConfigError: a section, kind or field is unknown, or a value is out of range.
     """
-    try:
-        data = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"{path}: not valid TOML ({error})") from error
-    for section in data:
+    data = parsed(Path(path), tomllib.loads, "TOML")
+    for section, entry in data.items():
         if section not in _SECTIONS:
             raise ConfigError(f"{path}: unknown section [{section}]; {nearest(section, _SECTIONS)}")
+        if not isinstance(entry, Mapping):
+            raise ConfigError(f"{path}: required a section [{section}], got {entry!r:.80}")
     entries = data.get("dictionaries")
-    if not isinstance(entries, Mapping) or not entries:
+    if not entries:
         raise InputError(f"{path}: required at least one section [dictionaries.NAME], got none")
     configs, at = {}, {}
     for name, entry in entries.items():
-        if not isinstance(entry, Mapping) or "kind" not in entry:
+        if not isinstance(entry, Mapping) or not isinstance(entry.get("kind"), str):
             raise ConfigError(f'{path}: [dictionaries.{name}] needs a kind, such as kind = "sae"')
         fields = dict(entry)
-        configured = config_class(fields.pop("kind"))
-        where = f"{path}: [dictionaries.{name}] at"
-        at[name] = _hooks(fields.pop("at"), where) if "at" in fields else []
-        configs[name] = configured.from_dict(fields)
-    return ConfigFile(configs, at, FitConfig.from_dict(data.get("fit", {})))
+        with naming(f"{path}: [dictionaries.{name}]"):
+            configured = config_class(fields.pop("kind"))
+            at[name] = _hooks(fields.pop("at")) if "at" in fields else []
+            configs[name] = configured.from_dict(fields)
+    with naming(f"{path}: [fit]"):
+        return ConfigFile(configs, at, FitConfig.from_dict(data.get("fit", {})))
 
 
-def _hooks(value: Any, where: str) -> list[str]:
+def _hooks(value: Any) -> list[str]:
     """One hook or a list of hooks as a list, which is not empty if it is given."""
     hooks = [value] if isinstance(value, str) else value
     if not isinstance(hooks, list) or not hooks or not all(isinstance(hook, str) for hook in hooks):
-        raise ConfigError(f"{where} must be a hook or a list of hooks, got {value!r:.80}")
+        raise ConfigError(f"at must be a hook or a list of hooks, got {value!r:.80}")
     return hooks
 
 

@@ -7,7 +7,7 @@ from dictlearn.cli.lists import kinds
 from dictlearn.cli.terminal import leftover_fields
 from dictlearn.cli.training import _at
 from dictlearn.config_files import read_config_file
-from dictlearn.core.errors import ConfigError, InputError
+from dictlearn.core.errors import ConfigError, CorruptFileError, InputError
 
 IN, OUT, OTHER = (dl.Site(f"blocks.{hook}", 4) for hook in ("0.in", "0.out", "1.out"))
 MLP, SAME, NEXT = dl.Sites(IN, OUT), dl.Sites(OUT, OUT), dl.Sites(IN, OTHER)
@@ -60,7 +60,31 @@ def test_a_config_file_names_hooks_or_leaves_them_out(at, tmp_path):
     (tmp_path / "a.toml").write_text(
         f'dictionaries.sae = {{kind = "sae", n_features = 8, at = {at}}}'
     )
-    with pytest.raises(ConfigError, match=r"\[dictionaries.sae\] at must be a hook or a list"):
+    with pytest.raises(ConfigError, match=r"\[dictionaries.sae\]: at must be a hook or a list"):
+        read_config_file(tmp_path / "a.toml")
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "words"),
+    [
+        ("[", CorruptFileError, "not valid TOML"),
+        ("\xff", CorruptFileError, "not valid TOML"),
+        ("fit = 3", ConfigError, r"required a section \[fit\], got 3"),
+        ("dictionaries.a = {}", ConfigError, r"\[dictionaries.a\] needs a kind"),
+        ("dictionaries.a = {kind = []}", ConfigError, r"\[dictionaries.a\] needs a kind"),
+        ('dictionaries.a = {kind = "sea"}', ConfigError, r"\[dictionaries.a\]: unknown kind 'sea'"),
+        ('dictionaries.a = {kind = "sae", cls = 1, n_features = 8}', ConfigError, "no field 'cls'"),
+        (
+            'fit.steps = 0\ndictionaries.a = {kind = "mean"}',
+            ConfigError,
+            r"\[fit\]: .*steps must",
+        ),
+        ("", InputError, "at least one section"),
+    ],
+)
+def test_errors_of_a_config_file_name_it(text, error, words, tmp_path):
+    (tmp_path / "a.toml").write_text(text, encoding="latin-1")
+    with pytest.raises(error, match=rf"a\.toml: .*{words}"):
         read_config_file(tmp_path / "a.toml")
 
 
