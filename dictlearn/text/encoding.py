@@ -116,8 +116,13 @@ class Encoder:
         least, most = (min(ids), max(ids)) if ids else (0, 0)
         if least < 0 or most >= self._n_vocab:
             bad = least if least < 0 else most
+            known = (
+                self._tokenizer.convert_ids_to_tokens(bad)
+                if bad in range(len(self._tokenizer))
+                else None
+            )
             raise InputError(
                 f"required token ids from 0 to {self._n_vocab - 1}, the vocabulary of this model, "
-                f"got {bad} ({self._tokenizer.convert_ids_to_tokens(max(bad, 0))!r}); use the "
+                f"got {bad!s:.40} ({known!r}); use the "
                 "tokenizer that belongs to the model"
             )

@@ -11,7 +11,7 @@ from jaxtyping import Int
 from rich.console import Console
 from torch import Tensor
 
-from dictlearn.core.errors import InputError, nearest
+from dictlearn.core.errors import InputError, naming, nearest
 from dictlearn.core.tokens import Tokens
 from dictlearn.progress import progress
 from dictlearn.text.columns import TEXT, Column, Document
@@ -79,7 +79,7 @@ def load_tokens(
     chosen = (document for document in found_in if split_of(document) == split)
     blocks: list[np.ndarray] = []
     found = 0
-    with progress("tokenising", n_tokens) as done:
+    with naming(source_name(source)), progress("tokenising", n_tokens) as done:
         pack = _whole if whole_documents else _cut_anywhere
         for block in pack(chosen, encoder, context):
             blocks.append(block)
