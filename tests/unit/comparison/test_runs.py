@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from dictlearn.comparison.runs import combine, comparison_frame, load_run
-from dictlearn.core.errors import CorruptFileError, InputError, ProvenanceError
+from dictlearn.core.errors import InputError, ProvenanceError
 from dictlearn.metrics.pooled import METRICS
 from dictlearn.records.results import Records
 
@@ -25,13 +25,6 @@ def test_absent_run_names_the_nearest(records, tmp_path):
         load_run(tmp_path)
     with pytest.raises(InputError, match="no run in"):
         load_run(tmp_path / "baselines" / "deeper" / "results.json")
-
-
-def test_truncated_run_is_corrupt(records, tmp_path):
-    file = records.save(tmp_path / "run")
-    file.write_text(file.read_text()[:100])
-    with pytest.raises(CorruptFileError, match="truncated"):
-        load_run(tmp_path / "run")
 
 
 def test_combine_prefixes_only_names_that_collide(records, make):
