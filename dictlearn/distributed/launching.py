@@ -29,7 +29,7 @@ _TORCHRUN = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 _TOLD = 2
 """The exit status of a process that has told why it failed."""
-_ORDERLY = {0, _TOLD, -signal.SIGTERM}
+_ORDERLY = {0, _TOLD, -signal.SIGTERM, 128 + signal.SIGTERM}
 """Exit statuses that explain themselves: done, told, or ended because another failed."""
 
 
