@@ -3,7 +3,8 @@
 Each trial starts one command in an empty folder, kills it with SIGKILL at a random moment or before
 a random file operation, starts it again, perhaps kills it again, until it finishes. The folder must
 then equal that of a run that was never killed. With --each-operation, every file operation of a
-command gets a trial, which is killed before it.
+command gets a trial, which is killed before it. Studies record the revision of the code, so commit
+nothing meanwhile.
 """
 
 import argparse

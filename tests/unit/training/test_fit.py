@@ -272,6 +272,22 @@ def test_dead_features_come_back():
     assert dead(config) == 0
 
 
+def test_a_terminal_shows_the_numbers_of_every_dictionary(monkeypatch, capsys):
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich then writes as to a terminal
+    configs = {name: SAEConfig(n_features=8) for name in ("first", "second")}
+    fit(configs, data()[0], FitConfig(steps=4, batch_size=32, standardize_rows=32, log_every=2))
+    shown = capsys.readouterr().err
+    assert all(word in shown for word in ("training", "4/4", "rows/s", "FVU", "first", "second"))
+
+
+def test_rows_may_be_an_array():
+    x = data()[0]
+    run = FitConfig(steps=2, batch_size=32, standardize_rows=32)
+    config = SAEConfig(n_features=8)
+    arrays, tensors = (fit(config, rows, run, progress=False) for rows in (x.numpy(), x))
+    assert torch.equal(arrays.atoms, tensors.atoms)
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [
@@ -285,6 +301,11 @@ def test_dead_features_come_back():
         (lambda: FitConfig(device="cuda:99"), r"can use here \(cpu.*, got 'cuda:99'; set device="),
         (lambda: FitConfig(device="meta"), r"can use here \(cpu.*, got 'meta'; set device='cpu'"),
         (lambda: FitConfig(dtype="float16"), "dtype must be one of float32, float64"),
+        pytest.param(
+            lambda: fit(SAEConfig(n_features=8), data()[0], {"steps": 3}),
+            r"required FitConfig\(steps=…, …\), got {'steps': 3}",
+            marks=pytest.mark.untyped,
+        ),
         pytest.param(lambda: fit({"sae": 3}, data()[0]), "SAEConfig", marks=pytest.mark.untyped),
     ],
 )

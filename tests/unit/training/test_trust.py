@@ -203,6 +203,17 @@ def test_a_run_that_is_killed_while_it_writes_its_dictionaries_goes_on(tmp_path)
     assert [line["step"] for line in log_of(tmp_path)] == [5, 10]
 
 
+def test_the_rows_that_a_kind_keeps_survive_a_kill(tmp_path):
+    configs = {
+        "kmeans": dl.KMeansConfig(n_features=4),
+        "random": dl.RandomConfig(n_features=8, k=2),
+    }
+    killed_run(tmp_path, configs)
+    whole = dl.fit(configs, X, RUN, progress=False)
+    resumed = dl.fit(configs, X, RUN, out=tmp_path, progress=False)
+    assert all(same(resumed[name], whole[name]) for name in configs)
+
+
 def test_half_written_files_of_a_killed_run_go_when_it_goes_on(tmp_path):
     killed_run(tmp_path)
     mark = json.loads((tmp_path / LIST_FILE).read_text())["mark"]
