@@ -37,12 +37,16 @@ class KMeans(Choosing, RowsDictionary):
         return self._scores(z, every).argmax(dim=1, keepdim=True)
 
     def solve_(self, z: Float[Tensor, "n d"]) -> None:
-        """Run Lloyd's algorithm; with fewer distinct rows than centres, they are the centres."""
+        """Run Lloyd's algorithm; with fewer distinct rows than centres, they are the centres.
+
+        In float64, since sums depend on the number of threads: rounding in float32 moves rows
+        between centres, and the centres with them.
+        """
         from sklearn.cluster import KMeans as SklearnKMeans
 
         n = min(self.n_features, len(z.unique(dim=0)))
         solver = SklearnKMeans(n_clusters=n, n_init=1, max_iter=50, random_state=self._seed)
-        solver.fit(z.numpy())
+        solver.fit(z.double().numpy())
         self._atoms[:n] = torch.from_numpy(solver.cluster_centers_)
 
 

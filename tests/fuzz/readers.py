@@ -46,7 +46,7 @@ from tests.unit.text.test_tokens import model, of_split
 from tests.unit.training.test_trust import CONFIGS, RUN, X, killed_run
 
 ACTIVATIONS = synthetic(seed=0)
-SITES = ACTIVATIONS.only_sites
+SITES = ACTIVATIONS.sites[0]
 
 
 # Dictionaries

@@ -77,6 +77,11 @@ def evaluate(
         raise InputError(f"batch_size must be a whole number of sequences, got {batch_size!r}")
     ablations = _known_ablations(ablations)
     counted = tokens.counted(exclude_special=exclude_special)
+    if not counted.any():
+        raise InputError(
+            f"required at least one token to evaluate, got {tokens.ids.numel()} special ones; give "
+            "other text, or exclude_special=False (--include-special)"
+        )
     passes = CleanPasses(model, tokens.ids, counted, dictionaries.values(), batch_size)
     sums = DictionarySums(dictionaries, passes, seed, ablations)
     sums.run(show=progress)

@@ -627,3 +627,16 @@ def test_scores_are_asked_for_by_indices(features, words):
     with pytest.raises(InputError, match=words):
         sae.scores(rows(), features)
     assert sae.scores(rows(), torch.tensor([], dtype=torch.long)).shape == (64, 0)
+
+
+def test_kmeans_does_not_depend_on_the_number_of_threads():
+    from threadpoolctl import threadpool_limits
+
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(4000, 32, generator=generator) * torch.linspace(0.2, 2, 32)
+    found = []
+    for n in (1, 2):
+        with threadpool_limits(n):
+            run = FitConfig(steps=4, batch_size=1000)
+            found.append(fit(KMeansConfig(n_features=60), x, run, progress=False).atoms)
+    torch.testing.assert_close(*found, rtol=0, atol=1e-6)

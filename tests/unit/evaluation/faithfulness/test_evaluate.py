@@ -1,6 +1,7 @@
 """Evaluation against closed forms and against the same numbers computed the long way."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -334,3 +335,11 @@ def test_fvu_with_and_without_massive_rows(native):
     for name, value in found.items():
         one = metrics(again, name)["fraction_variance_unexplained_typical"]
         assert one == pytest.approx(value, rel=1e-5, abs=1e-6)
+
+
+def test_text_without_a_token_to_evaluate_is_refused(model, tokens, sites):
+    special = replace(tokens, ordinary=torch.zeros_like(tokens.ordinary))
+    identity = {"identity": IdentityConfig().build(sites.at_target())}
+    with pytest.raises(InputError, match="at least one token to evaluate, got 84 special ones"):
+        evaluate(identity, model, special)
+    assert evaluate(identity, model, special, exclude_special=False).dictionaries
