@@ -48,6 +48,22 @@ def mean_max_cosine_similarity(
     return max_cosine_similarity(atoms, others).mean()
 
 
+def twin_share(atoms: Float[Tensor, "feature d"]) -> Float[Tensor, ""]:
+    """The fraction of `atoms` that have a near twin: another one with a cosine above 0.9.
+
+    >>> twin_share(torch.tensor([[1.0, 0.0], [2.0, 0.1], [0.0, 1.0], [0.0, -1.0]])).item()
+    0.5
+    """
+    directions, _ = _directions(atoms, atoms)
+    own = torch.arange(len(atoms), device=atoms.device)
+    largest = []
+    for part, numbers in zip(directions.split(_CHUNK), own.split(_CHUNK), strict=True):
+        cosines = part @ directions.T
+        cosines[torch.arange(len(part)), numbers] = -1.0
+        largest.append(cosines.amax(dim=1))
+    return (torch.cat(largest) > 0.9).float().mean()
+
+
 def matched_cosine_similarity(
     atoms: Float[Tensor, "feature d"], others: Float[Tensor, "other d"]
 ) -> Float[Tensor, " pair"]:

@@ -73,6 +73,8 @@ class FeatureSummary:
     neurons_per_feature: list[float]
     """Quartiles, over atoms, of the effective number of basis directions of the target that an
     atom is spread over. Meaningful only where that basis is."""
+    twin_share: float = math.nan
+    """Fraction of the atoms compared that have another one with a cosine above 0.9."""
     never_active_share: float = math.nan
     density_counts: list[int] = field(default_factory=list)
     """Histogram of the log10 density of the features that are ever active."""
@@ -135,7 +137,7 @@ class AgreementRecords(SavedRecords):
         import pandas as pd
 
         quartiles = ("neurons_lower_quartile", "neurons_median", "neurons_upper_quartile")
-        columns = ("kind", "n_features", "n_compared", "seed", "never_active_share",
+        columns = ("kind", "n_features", "n_compared", "seed", "twin_share", "never_active_share",
                    "ultralow_share", "ultralow_cosine", "ultralow_aligned")  # fmt: skip
         rows = {
             name: {column: getattr(summary, column) for column in columns}

@@ -50,9 +50,10 @@ def agreement_data(records: AgreementRecords) -> dict[str, Any]:
 
 
 def _cells(summary: FeatureSummary, footnotes: Footnotes) -> list[str]:
-    """The fractions of dead and of ultralow features, and the cosine of the latter."""
+    """The fractions of near twins, of dead and of ultralow features, the cosine of the latter."""
     density, ultralow = (summary.reasons.get(key, "") for key in ("density", "ultralow"))
     return [
+        footnotes.cell("dead_fraction", Metric(summary.twin_share)),
         footnotes.cell("dead_fraction", Metric(summary.never_active_share, density)),
         footnotes.cell("dead_fraction", Metric(summary.ultralow_share, ultralow)),
         footnotes.cell("cosine", Metric(summary.ultralow_cosine)),

@@ -12,6 +12,7 @@ from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import InputError
 from dictlearn.core.provenance import Provenance
 from dictlearn.core.tokens import Tokens
+from dictlearn.evaluation.agreement.controls import controls
 from dictlearn.evaluation.agreement.correlations import LARGEST_PAIR, Correlated, Correlations
 from dictlearn.evaluation.agreement.feature_statistics import (
     ULTRALOW,
@@ -41,6 +42,7 @@ def compare_features(
     *,
     records: Records | None = None,
     live_only: bool = False,
+    chance: bool = True,
     matching_limit: int = 8192,
     exclude_special: bool = True,
     allow_other_model: bool = False,
@@ -67,6 +69,8 @@ def compare_features(
         tokens: normally of the held-out split.
         records: the result of `evaluate` for the same dictionaries.
         live_only: leave out the atoms of features that are never active.
+        chance: with a model and tokens, add two dictionaries that nobody trained (`controls`), for
+            rows of the data and random directions resemble a trained dictionary as well.
         matching_limit: largest number of features that are matched one to one; the time this
             takes grows with its cube.
         exclude_special: leave out special tokens (BOS, EOS, padding).
@@ -88,6 +92,8 @@ def compare_features(
         origin = origin.on(tokens, exclude_special=exclude_special)
         described = tokens.describe() | {"exclude_special": exclude_special} | transfer
         counted = tokens.counted(exclude_special=exclude_special)
+        if chance:
+            dictionaries = {**dictionaries, **controls(dictionaries, model, tokens.ids, counted)}
         reading = Correlations(dictionaries, model, tokens.ids, counted)
         with progress_bar("correlating", reading.n_batches, show=progress) as done:
             found = reading.run(done)

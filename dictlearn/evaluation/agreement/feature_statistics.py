@@ -13,7 +13,7 @@ from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import InputError
 from dictlearn.core.sites import Sites
 from dictlearn.evaluation.agreement.correlations import Correlated
-from dictlearn.metrics.agreement import cosine_with_mean_direction, neurons_per_feature
+from dictlearn.metrics.agreement import cosine_with_mean_direction, neurons_per_feature, twin_share
 from dictlearn.records.agreement import BINS_PER_DECADE, LOWEST_DECADE, FeatureSummary
 from dictlearn.records.results import Records
 
@@ -69,6 +69,7 @@ def feature_summary(
         seed=dictionary.provenance.seed,
         baseline=dictionary.baseline,
         neurons_per_feature=quartiles,
+        twin_share=twin_share(atoms).item() if len(atoms) > 1 else nan,
         **known,
     )
 

@@ -72,7 +72,7 @@ def test_copies_and_permutations_are_the_same(model, tokens, sites):
     a = atoms(30)
     b = 3 * a[torch.randperm(30, generator=torch.Generator().manual_seed(1))]
     same = {name: Fixed(t, sites) for name, t in {"a": a, "copy": a, "permuted": b}.items()}
-    records = compare_features(same, model, tokens, progress=False)
+    records = compare_features(same, model, tokens, chance=False, progress=False)
     assert len(records.pairs) == 6
     for pair in records.pairs:
         for measure in ("mmcs", "matched", "matched_share", "correlation", "correlation_median"):
@@ -107,7 +107,7 @@ def test_correlations_are_pearson_over_ordinary_tokens(model, tokens, sites):
     transcoder = mlp_sites(model, 0)
     both = {"a": Fixed(atoms(20), sites, 0.3), "b": Fixed(atoms(7, seed=2), transcoder)}
     with without_shortcuts():  # fused attention rounds differently, and that is not the question
-        records = compare_features(both, model, tokens, progress=False)
+        records = compare_features(both, model, tokens, chance=False, progress=False)
     x = activations_at(model, tokens.ids, [sites.source.hook, transcoder.source.hook])
     acts = [
         d.encode(x[d.sites.source.hook][tokens.ordinary]).double().numpy() for d in both.values()
@@ -128,13 +128,13 @@ def test_blocks_and_passes_change_nothing(model, tokens, sites, monkeypatch):
         name: Fixed(atoms(n, n), sites, 0.2) for name, n in zip("abc", (20, 7, 9), strict=True)
     }
     with without_shortcuts():
-        whole = compare_features(three, model, tokens, progress=False)
+        whole = compare_features(three, model, tokens, chance=False, progress=False)
     monkeypatch.setattr(correlations, "_BLOCK", 30)
     monkeypatch.setattr(correlations, "_PASS", 70)
     monkeypatch.setattr(correlations, "_TOKENS_AT_ONCE", 24)
     assert len(correlations.passes({"a": 20, "b": 7, "c": 9})) > 3
     with without_shortcuts():
-        parts = compare_features(three, model, tokens, progress=False)
+        parts = compare_features(three, model, tokens, chance=False, progress=False)
     for one, other in zip(whole.pairs, parts.pairs, strict=True):
         assert other.correlation == pytest.approx(one.correlation, abs=1e-12)
         assert other.correlation_counts == one.correlation_counts
@@ -162,12 +162,12 @@ def test_every_feature_is_in_exactly_one_block(monkeypatch):
 def test_a_feature_that_never_varies_is_no_match(model, tokens, sites):
     never = torch.cat([atoms(5), torch.zeros(2, D)])
     both = {"a": Fixed(atoms(5), sites), "b": Fixed(never, sites)}
-    records = compare_features(both, model, tokens, progress=False)
+    records = compare_features(both, model, tokens, chance=False, progress=False)
     assert records.pair("b", "a").correlation == pytest.approx(1, abs=1e-9)
     assert sum(records.pair("b", "a").correlation_counts) == 5
     assert records.dictionaries["b"].never_active_share == pytest.approx(2 / 7)
     silent = {"a": Fixed(atoms(5), sites), "b": Fixed(torch.zeros(3, D), sites)}
-    pair = compare_features(silent, model, tokens, progress=False).pair("a", "b")
+    pair = compare_features(silent, model, tokens, chance=False, progress=False).pair("a", "b")
     assert "'b' has no live features" in pair.reasons["correlation"]
 
 
@@ -245,7 +245,7 @@ def test_what_cannot_be_compared_says_why(monkeypatch, model, tokens, sites):
     for module in (comparing, correlations):
         monkeypatch.setattr(module, "LARGEST_PAIR", 24)
     three = {"a": a, "other": other, "empty": empty}
-    records = compare_features(three, model, tokens, progress=False)
+    records = compare_features(three, model, tokens, chance=False, progress=False)
     assert "5 x 5 features" in records.pair("a", "other").reasons["correlation"]
     assert "'empty' has no features" in records.pair("empty", "a").reasons["correlation"]
 
@@ -285,7 +285,7 @@ def test_wrong_inputs_are_refused(model, tokens, sites):
     stranger = Fixed(atoms(5), sites)
     stranger.provenance = Provenance(model_hash="other")
     with pytest.raises(ProvenanceError):
-        compare_features({"a": a, "b": stranger}, model, tokens, progress=False)
+        compare_features({"a": a, "b": stranger}, model, tokens, chance=False, progress=False)
     records = compare_features({"a": a, "b": a})
     with pytest.raises(InputError, match="no pair 'a', 'a'"):
         records.pair("a", "a")
