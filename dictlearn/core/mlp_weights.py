@@ -44,6 +44,15 @@ class MLPWeights:
                 f"unknown activation function {self.act_name!r}; "
                 f"{nearest(self.act_name, ACTIVATION_FUNCTIONS)}"
             )
+        d_in, hidden, d_out = (t.shape[:1] for t in (self.W_in, self.b_in, self.b_out))
+        gate = self.W_in if self.W_gate is None else self.W_gate
+        given = [t.shape for t in (self.W_in, gate, self.b_in, self.W_out, self.b_out)]
+        wanted = [d_in + hidden, d_in + hidden, hidden, hidden + d_out, d_out]
+        if given != wanted or len(d_in + hidden + d_out) != 3:
+            raise InputError(
+                "the weights of an MLP must have shapes (d_in, hidden) (W_in, W_gate), (hidden), "
+                f"(hidden, d_out) and (d_out), got {', '.join(str(tuple(s)) for s in given)}"
+            )
 
     def hidden(self, x: Float[Tensor, "n d_in"]) -> Float[Tensor, "n hidden"]:
         """The hidden activations from which the output is a linear map."""

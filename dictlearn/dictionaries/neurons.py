@@ -27,6 +27,12 @@ class MLPNeurons(FeatureDictionary):
 
     def __init__(self, sites: Sites, weights: MLPWeights) -> None:
         super().__init__(sites, weights.W_out.shape[0])
+        widths = (len(weights.W_in), len(weights.b_out))
+        if widths != (sites.source.d, sites.target.d):
+            raise InputError(
+                f"required an MLP from width {sites.source.d} to {sites.target.d} ({sites}), got "
+                f"one from {widths[0]} to {widths[1]}"
+            )
         self._act_name = weights.act_name
         self.traits = Traits(nonnegative=weights.act_name == "relu" and weights.W_gate is None)
         for name in ("W_in", "b_in", "W_gate"):
