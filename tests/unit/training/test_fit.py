@@ -280,6 +280,7 @@ def test_a_terminal_shows_the_numbers_of_every_dictionary(monkeypatch, capsys):
     assert all(word in shown for word in ("training", "4/4", "rows/s", "FVU", "first", "second"))
 
 
+@pytest.mark.untyped
 def test_rows_may_be_an_array():
     x = data()[0]
     run = FitConfig(steps=2, batch_size=32, standardize_rows=32)
