@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Generic, Self, TypeVar, final
+from typing import Any, ClassVar, Generic, TypeVar, final
 
 from torch import Tensor
 
@@ -88,7 +88,7 @@ class DictionaryConfig(Config, ABC, Generic[D]):
 
     @classmethod
     @abstractmethod
-    def tiny(cls) -> Self:
+    def tiny(cls) -> "DictionaryConfig[D]":
         """The smallest useful instance: what the contract tests build and train."""
 
 

@@ -5,7 +5,7 @@ Sparse Autoencoders", sections 3 and 4; equations 10 and 11 give the thresholds'
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -143,6 +143,6 @@ class JumpReLUSAEConfig(LinearConfig):
         return SparsityL0(self.l0_coefficient)
 
     @classmethod
-    def tiny(cls) -> Self:
+    def tiny(cls) -> "JumpReLUSAEConfig":
         """The smallest useful instance."""
         return cls(n_features=32, l0_coefficient=1e-3)

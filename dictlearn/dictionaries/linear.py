@@ -8,7 +8,7 @@ source to target (`linear_skip`).
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -283,6 +283,7 @@ class TranscoderFields(LinearConfig, ABC):
         )  # fmt: skip
 
     @classmethod
-    def tiny(cls) -> Self:
+    def tiny(cls) -> Any:
         """The smallest useful instance of the autoencoder, with a skip."""
-        return replace(super().tiny(), linear_skip=True)
+        autoencoder: Any = super().tiny()
+        return replace(autoencoder, linear_skip=True)

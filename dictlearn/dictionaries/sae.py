@@ -6,7 +6,6 @@ Bricken et al. 2023, "Towards Monosemanticity", sections "Sparse Autoencoder Set
 
 from abc import ABC
 from dataclasses import dataclass
-from typing import Self
 
 from jaxtyping import Float
 from torch import Tensor
@@ -69,7 +68,7 @@ class L1Config(LinearConfig, ABC):
         return SparsityL1(self.l1_coefficient)
 
     @classmethod
-    def tiny(cls) -> Self:
+    def tiny(cls) -> "L1Config":
         """The smallest useful instance."""
         return cls(n_features=32, l1_coefficient=1e-3)
 

@@ -4,7 +4,6 @@ Gao et al. 2024, "Scaling and evaluating sparse autoencoders".
 """
 
 from dataclasses import dataclass
-from typing import Self
 
 from jaxtyping import Float
 from torch import Tensor
@@ -74,6 +73,6 @@ class TopKSAEConfig(LinearConfig):
         return AuxK(self.auxk_coefficient, self.k_aux)
 
     @classmethod
-    def tiny(cls) -> Self:
+    def tiny(cls) -> "TopKSAEConfig":
         """The smallest useful instance."""
         return cls(n_features=32, k=4)

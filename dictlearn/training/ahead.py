@@ -18,7 +18,7 @@ def reading_ahead(read: Read, steps: int, device: torch.device) -> Iterator[Read
 
     A thread reads, on a stream of its own, while the GPU computes. On a CPU reading and learning
     would only share the cores, so there `read` is what it was. An error of a batch is raised when
-    its step is asked for, as ever.
+    its step is asked for.
     """
     if device.type != "cuda":
         yield read

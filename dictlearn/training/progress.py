@@ -20,15 +20,11 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
-from torch import Tensor
 
 from dictlearn.core.files import plain_data, typed
 from dictlearn.core.own_files import OwnFiles
 
 LOG_FILE = "train.jsonl"
-
-Scalars = Mapping[str, Mapping[str, Tensor]]
-"""Per dictionary, the named scalars of a step."""
 
 
 class TrainingLog:
