@@ -4,7 +4,7 @@ import pytest
 
 import dictlearn as dl
 from dictlearn.config_files import read_config_file
-from dictlearn.core.errors import ConfigError, InputError
+from dictlearn.core.errors import ConfigError, CorruptFileError, InputError
 
 SAE = '[dictionaries.a]\nkind = "sae"\nn_features = 8\n'
 
@@ -21,7 +21,7 @@ def test_a_config_file_gives_dictionaries_sites_and_settings(tmp_path):
 @pytest.mark.parametrize(
     ("text", "error", "words"),
     [
-        ("[fit", InputError, "not valid TOML"),
+        ("[fit", CorruptFileError, "not valid TOML"),
         (f"[fits]\n{SAE}", ConfigError, r"unknown section \[fits\]; did you mean 'fit'"),
         ("[fit]\nsteps = 3", InputError, r"at least one section \[dictionaries.NAME\], got none"),
         ("[dictionaries.a]\nk = 3", ConfigError, r"\[dictionaries.a\] needs a kind"),
@@ -34,5 +34,5 @@ def test_a_config_file_that_cannot_be_used_is_refused(tmp_path, text, error, wor
     path.write_text(text)
     with pytest.raises(error, match=words):
         read_config_file(path)
-    with pytest.raises(InputError, match=r"none\.toml: cannot be read"):
+    with pytest.raises(CorruptFileError, match=r"none\.toml: cannot be read"):
         read_config_file(tmp_path / "none.toml")
