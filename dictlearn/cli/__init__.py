@@ -63,7 +63,7 @@ def main() -> None:
 def _exit(number: int, frame: FrameType | None) -> None:
     Console(stderr=True).print(
         f"ended by {signal.Signals(number).name}; where a checkpoint was written, the same command "
-        "continues from there",
+        "continues from there (without --overwrite)",
         highlight=False,
     )
     sys.exit(128 + number)

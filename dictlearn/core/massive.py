@@ -11,6 +11,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from dictlearn.core.sites import Site
+
 RATIO = 10.0
 """A row is massive if its norm is over this many times the median norm."""
 _FEWEST_ROWS = 16
@@ -34,14 +36,22 @@ def beyond(x: Float[Tensor, "n d"], limit: float) -> Bool[Tensor, " n"]:
     return norms_of(x) > limit
 
 
-def massive_rows(x: Float[Tensor, "n d"], sequences: Int[Tensor, " n"]) -> Bool[Tensor, " n"]:
-    """The rows whose norm is over `RATIO` times the median of their sequence.
+def massive(x: Float[Tensor, "n d"], site: Site) -> Bool[Tensor, " n"]:
+    """The rows whose norm at a hook of `site` is over `RATIO` times the median there."""
+    parts = site.split(x)
+    return torch.stack([beyond(part, norm_limit(part)) for part in parts]).any(dim=0)
+
+
+def massive_rows(
+    x: Float[Tensor, "n d"], sequences: Int[Tensor, " n"], site: Site
+) -> Bool[Tensor, " n"]:
+    """The rows whose norm at a hook of `site` is over `RATIO` times the median of their sequence.
 
     The rows of a sequence follow one another. Nothing else decides, so the answer does not depend
     on how sequences are batched.
     """
     parts = x.split(torch.unique_consecutive(sequences, return_counts=True)[1].tolist())
-    return torch.cat([x.new_empty(0, dtype=torch.bool)] + [beyond(p, norm_limit(p)) for p in parts])
+    return torch.cat([x.new_empty(0, dtype=torch.bool), *(massive(p, site) for p in parts)])
 
 
 def norms_of(x: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:

@@ -9,7 +9,7 @@ from torch import Tensor
 from dictlearn.core.batches import Batch
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.learning import Learner
-from dictlearn.core.massive import beyond, norm_limit
+from dictlearn.core.massive import massive
 
 
 class MomentsLearner(Learner):
@@ -73,7 +73,7 @@ class RowsLearner(Learner):
         """The dictionary fitted to the rows kept."""
         if len(self._rows) > 0:
             rows, site = self._rows.double(), self.dictionary.sites.target
-            within = rows[~beyond(rows, norm_limit(rows))]
+            within = rows[~massive(rows, site)]
             mean = within.mean(dim=0)
             variances = [part.pow(2).mean() for part in site.split(within - mean)]
             scale = site.scale([v.sqrt() if v > 0 else torch.ones_like(v) for v in variances])

@@ -149,7 +149,9 @@ def _rule_values(weights: LinearWeights, dtype: torch.dtype) -> dict[str, Tensor
     """The parameters beside encoder and decoder, `weights` being centred as the kind is."""
     match weights.rule:
         case BatchTopK():
-            return {"threshold": weights.learned["threshold"]}
+            # As after a thousand batches: further training moves the threshold, but not at once.
+            n_observed = torch.tensor(1000.0, dtype=dtype)
+            return {"threshold": weights.learned["threshold"], "_n_observed": n_observed}
         case JumpReLU():
             # A threshold below zero does what zero does; of zero there is no logarithm.
             thresholds = weights.learned["threshold"].clamp_min(torch.finfo(dtype).tiny)

@@ -40,6 +40,8 @@ def jackknife_interval(value: float, left_out: Float[Tensor, " sequence"]) -> In
     [2.0, -0.48, 4.48]
     """
     n, apart = len(left_out), left_out.double() - left_out.double().mean()
+    if n < 2:
+        return Interval(value, math.nan, math.nan)
     return _student(value, math.sqrt((n - 1) / n * float(apart.square().sum())), n)
 
 

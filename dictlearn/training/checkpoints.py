@@ -102,6 +102,6 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
         a, b = old.get(key), new.get(key)
         if isinstance(a, Mapping) and isinstance(b, Mapping):
             found += [f"{key}.{inner}" for inner in differences(a, b)]
-        elif json.dumps(a, sort_keys=True) != json.dumps(b, sort_keys=True):
+        elif json.loads(json.dumps(a)) != json.loads(json.dumps(b)):  # tuples are lists, 10 is 10.0
             found.append(key)
     return found

@@ -1,5 +1,6 @@
 """Settings of a training run other than those of the method."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -71,7 +72,9 @@ class FitConfig(Config):
             if getattr(self, name) is not None:
                 self._require_positive(name)
         ratio = self.max_norm_ratio
-        self._require(ratio is None or ratio > 1, "max_norm_ratio", "over 1, or None")
+        self._require(
+            ratio is None or 1 < ratio < math.inf, "max_norm_ratio", "over 1 and finite, or None"
+        )
         for name in ("warmup_fraction", "decay_fraction", "sparsity_warmup_fraction"):
             self._require(0 <= getattr(self, name) <= 1, name, "between 0 and 1")
         self._require(

@@ -204,7 +204,8 @@ def _train(
                 if run.folder and len(stopped) < len(run.learners):
                     write_checkpoint(run, Checkpoint(done, dict(run.description), stopped))
                 if ends and not last:
-                    raise Interrupted(f"stopped after step {done}; to continue, call fit again")
+                    raise Interrupted(f"stopped after step {done}; to continue, call fit again "
+                                      "(without overwrite)")  # fmt: skip
     return stopped
 
 

@@ -1,5 +1,6 @@
 """Dictionaries that training starts from, in place of fresh ones."""
 
+import logging
 from collections.abc import Mapping
 from copy import deepcopy
 from hashlib import sha256
@@ -13,6 +14,7 @@ from dictlearn.core.kinds import DictionaryConfig
 from dictlearn.core.learning import TrainableDictionary
 from dictlearn.core.sites import Sites
 
+_logger = logging.getLogger(__name__)
 _ROUNDING = 1e-3
 """Relative change of atoms that is no more than a conversion between formats leaves."""
 
@@ -59,6 +61,11 @@ def starts(
                 f"config, got {dictionary.kind!r} with {', '.join(differing) or 'equal shapes'}; "
                 "its own config is in `.config`"
             )
+        if dictionary.sites != sites[name]:
+            _logger.warning(
+                "init of %r was made at %s, and is trained further at %s; it keeps its mean and "
+                "scale", name, dictionary.sites, sites[name],
+            )  # fmt: skip
         found[name] = _constrained(name, dictionary)
     return found
 

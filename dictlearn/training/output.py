@@ -59,6 +59,11 @@ def prepare(run: Run, *, single: bool, overwrite: bool) -> None:
         )
     for place in [own] if single else map(own.inside, learners):
         place.require(CONFIG_FILE, WEIGHTS_FILE)
+    if overwrite and finished and run.inits:
+        raise InputError(
+            "training that starts from a dictionary (init=, --init) overwrites none, for that may "
+            f"be the one: choose another folder than that of {', '.join(finished)}"
+        )
     if overwrite:
         own.require(CHECKPOINT_FILE, LOG_FILE)
         own.clear()

@@ -60,7 +60,7 @@ class Run:
     def provenance_of(self, name: str) -> Provenance:
         """The provenance of one of the dictionaries."""
         out = {
-            hook: f"{u.n_massive} of the first {u.n_rows} rows, with norms over {u.limit:.4g}"
+            hook: f"{u.n_left_out} of the first {u.n_rows} rows, with norms over {u.limit:.4g}"
             for hook, u in self.units.items()
             if self.config.max_norm_ratio and hook in self.sites[name].hooks
         }

@@ -1,6 +1,7 @@
 """Standardization of sites: a mean vector and one scale for each hook."""
 
 import logging
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -16,6 +17,8 @@ from dictlearn.training.config import FitConfig
 
 _MUCH = 0.1
 """Share of the variance from which on massive rows are worth a warning."""
+_ROWS_OF_MEDIAN = 1024
+"""Rows whose norms give the median, if there are so many."""
 _logger = logging.getLogger(__name__)
 
 
@@ -25,10 +28,13 @@ class Units:
 
     mean: Float[Tensor, " d"]
     scale: Float[Tensor, "*#d"]
-    limit: float = float("inf")
-    """The norm beyond which rows are massive and were left out of both."""
+    limit: float = math.inf
+    """The norm beyond which rows are left out of training on request."""
     n_rows: int = 0
     n_massive: int = 0
+    """Rows that were left out of mean and scale."""
+    n_left_out: int = 0
+    """Rows beyond `limit`."""
     massive_share: float = 0.0
     """Part of the variance of all rows about `mean` that the massive ones hold."""
 
@@ -54,20 +60,35 @@ class Standardization:
 class Moments:
     """Sums over rows of one hook, in float64, and apart from them those of massive rows.
 
-    The first batch that is added decides which norms are massive.
+    The first rows that are added decide which norms are massive: over `RATIO` times the median, or
+    over `ratio` times, where that is less. Rows over `ratio` times the median are counted.
     """
 
     def __init__(self, d: int, ratio: float = RATIO) -> None:
-        self._ratio, self._limit = ratio, float("inf")
-        self._n, self._squares = [0, 0], [0.0, 0.0]
+        self._ratio, self._median = ratio, math.nan
+        self._first: list[Tensor] | None = []
+        self._n, self._squares, self._n_out = [0, 0], [0.0, 0.0], 0
         self._total = torch.zeros(2, d, dtype=torch.float64)
 
     def add(self, x: Float[Tensor, "n d"]) -> None:
         """Add the rows of one batch."""
         rows = x.to("cpu", torch.float64)
-        if not any(self._n):
-            self._limit = norm_limit(rows, self._ratio)
-        massive = beyond(rows, self._limit)
+        if self._first is None:
+            self._sum(rows)
+            return
+        self._first.append(rows)
+        if sum(map(len, self._first)) >= _ROWS_OF_MEDIAN:
+            self._begin()
+
+    def _begin(self) -> None:
+        first, self._first = self._first or [], None
+        self._median = norm_limit(torch.cat(first), 1.0) if first else math.inf
+        for rows in first:
+            self._sum(rows)
+
+    def _sum(self, rows: Float[Tensor, "n d"]) -> None:
+        massive = beyond(rows, min(self._ratio, RATIO) * self._median)
+        self._n_out += int(beyond(rows, self._ratio * self._median).sum())
         parts = [rows[~massive], rows[massive]] if massive.any() else [rows]
         for which, part in enumerate(parts):
             self._n[which] += len(part)
@@ -80,6 +101,8 @@ class Moments:
         The scale is the root of the variance averaged over dimensions; a site that never varies
         keeps scale 1.
         """
+        if self._first is not None:
+            self._begin()
         n, n_massive = self._n
         mean = self._total[0] / n
         within, d = self._squares[0] / n, len(mean)
@@ -88,8 +111,8 @@ class Moments:
         far = self._squares[1] - 2 * float(mean @ self._total[1]) + n_massive * float(mean @ mean)
         share = far / (far + n * d * variance) if n_massive else 0.0
         return Units(
-            mean.to(dtype), torch.tensor(scale, dtype=dtype),
-            self._limit, n + n_massive, n_massive, share,
+            mean.to(dtype), torch.tensor(scale, dtype=dtype), self._ratio * self._median,
+            n + n_massive, n_massive, self._n_out, share,
         )  # fmt: skip
 
 
@@ -118,7 +141,7 @@ def fit_all_units(
             sums.add(rows.at[hook])
     units = {hook: sums.units(fit_config.torch_dtype) for hook, sums in moments.items()}
     for hook, u in units.items():
-        if u.massive_share > _MUCH and not ratio:
+        if u.massive_share > _MUCH and (ratio is None or ratio > RATIO):
             _logger.warning(
                 "%d of the first %d rows at %r have norms over %g times the median and hold "
                 "%.0f %% of the variance; mean and scale are fitted without them, and to leave "

@@ -25,7 +25,12 @@ _RESAMPLED = {metric.name: metric for metric in METRICS if metric.resampled}
 
 
 def interval(metric: PooledMetric, sums: Mapping[str, Float[Tensor, " sequence"]]) -> Interval:
-    """The metric over all sequences, and its 95 % interval; `nan` where there is none."""
+    """The metric over all sequences, and its 95 % interval; `nan` where there is none.
+
+    Sums of which earlier versions did not write all have no value.
+    """
+    if not metric.sums <= sums.keys():
+        return Interval(math.nan, math.nan, math.nan)
     return jackknife_interval(pooled(metric, sums), _left_out(metric, sums))
 
 
@@ -93,6 +98,8 @@ def over_seeds(
     """
     from scipy.stats import t
 
+    if n_sequences < 2:
+        return paired, math.nan
     sampling = ((paired.high - paired.low) / (2 * student_quantile(n_sequences - 1))) ** 2
     spreads = [(variance(values) / len(values), len(values) - 1) for values in (first, second)]
     spreads.append((sampling, n_sequences - 1))

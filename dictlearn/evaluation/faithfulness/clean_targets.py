@@ -33,7 +33,7 @@ class CleanTargets:
             for i, batch in enumerate(batches):
                 for site, mean in self._means.items():
                     y = batch.rows_at(site)
-                    mean.add_(y, massive_rows(y, batch.row_sequences))
+                    mean.add_(y, massive_rows(y, batch.row_sequences, site))
                 self._keep(batch)
                 done(i + 1)
 

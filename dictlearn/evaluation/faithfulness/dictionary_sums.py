@@ -129,7 +129,7 @@ class DictionarySums:
                     spliced[row] = batch.running(dictionary)
                 else:
                     spliced[row] = batch.spliced(site, estimates[site])
-                self._add_error(row, batch.rows_at(site), estimates[site], batch)
+                self._add_error(row, site, estimates[site], batch)
         self._add_predictions(batch, spliced)
 
     def _add_target(
@@ -137,7 +137,7 @@ class DictionarySums:
     ) -> Float[Tensor, "n d_out"]:
         """Add what depends on the target alone; its rows."""
         y = batch.rows_at(site)
-        typical = ~massive_rows(y, batch.row_sequences)
+        typical = ~massive_rows(y, batch.row_sequences, site)
         deviation = y.double() - reference.mean.to(y.device)
         variance = own = per_row.squared_norm(deviation)
         if not torch.equal(reference.mean, reference.typical_mean):
@@ -170,15 +170,17 @@ class DictionarySums:
         return y_hat.to(batch.rows(dictionary.sites.target.hooks[0]))
 
     def _add_error(
-        self, row: str, y: Float[Tensor, "n d"], y_hat: Float[Tensor, "n d"], batch: CleanBatch
+        self, row: str, site: Site, y_hat: Float[Tensor, "n d"], batch: CleanBatch
     ) -> None:
         """Add what needs no language model."""
+        y = batch.rows_at(site)
         error = per_row.squared_error(y, y_hat)
+        typical = ~massive_rows(y, batch.row_sequences, site)
         self._sums[row].add_(
             batch.row_sequences,
             {
                 "squared_error": error,
-                "typical_squared_error": error.where(~massive_rows(y, batch.row_sequences), 0.0),
+                "typical_squared_error": error.where(typical, 0.0),
                 "cosine": per_row.cosine_similarity(y, y_hat),
                 "norm_hat": per_row.squared_norm(y_hat).sqrt(),
             },

@@ -7,6 +7,7 @@ import torch
 
 import dictlearn as dl
 from dictlearn.core.errors import InputError
+from dictlearn.core.sites import Site, Sites
 from dictlearn.dictionaries.registry import config_class
 from dictlearn.training import initial
 
@@ -54,8 +55,28 @@ def test_a_run_that_continues_one_resumes_to_the_same_bits_and_says_whence(tmp_p
     told = dl.load(tmp_path / "whole").provenance.training
     assert len(told["init"]) == 64
     assert "init" not in init.provenance.training
-    again = dl.fit(SAE, X, RUN, init=init, out=tmp_path / "first", overwrite=True, progress=False)
-    assert same(again, whole)
+    with pytest.raises(InputError, match="overwrites none, for that may be the one"):
+        dl.fit(SAE, X, RUN, init=init, out=tmp_path / "first", overwrite=True, progress=False)
+    assert same(dl.load(tmp_path / "first"), first)
+
+
+def test_another_site_keeps_its_units_and_a_warning_says_so(caplog):
+    first = dl.fit(SAE, X, RUN, progress=False)
+    assert not caplog.text
+    first.sites = Sites(Site("a", 8), Site("a", 8))
+    more = dl.fit(SAE, X / 2, RUN, init=first, progress=False)
+    assert torch.equal(more.x_scale, first.x_scale)
+    assert "was made at a, and is trained further at x; it keeps its mean and scale" in caplog.text
+
+
+def test_an_imported_threshold_does_not_jump(tmp_path):
+    config = dl.BatchTopKSAEConfig(n_features=16, k=2)
+    first = dl.fit(config, X, replace(RUN, steps=200), progress=False)
+    dl.save(first, tmp_path, format="dictionary_learning")
+    theirs = dl.load(f"dictionary_learning:{tmp_path}")
+    still = replace(RUN, steps=1, learning_rate=1e-12)
+    more = dl.fit(theirs.config, X, still, init=theirs, progress=False)
+    assert more.threshold == pytest.approx(theirs.threshold.item(), rel=2e-3)
 
 
 def test_each_of_several_may_have_its_own():

@@ -8,9 +8,10 @@ import torch
 
 import dictlearn as dl
 from dictlearn.core.errors import ConfigError, InputError
-from dictlearn.core.massive import beyond, norm_limit
+from dictlearn.core.massive import beyond, massive, massive_rows, norm_limit
 from dictlearn.core.sites import Site, Sites
 from dictlearn.training.batches import RunBatches, as_activations
+from dictlearn.training.checkpoints import differences
 from dictlearn.training.standardize import fit_units
 
 N, D = 8_000, 16
@@ -116,9 +117,38 @@ def test_a_dictionary_at_another_hook_keeps_the_rows():
     assert not torch.equal(batches.batch(rows, at, 0).y, rows.at[at.target.hook])
 
 
-def test_impossible_ratios_are_refused():
+@pytest.mark.parametrize("batch_size", [1, 8, 500])
+def test_small_batches_have_a_median_as_well(batch_size):
+    units = fit_units(SITE, DIRTY.split(batch_size))
+    assert (units.n_massive, units.n_rows) == (8, N)
+    torch.testing.assert_close(units.scale, fit_units(SITE, [DIRTY]).scale)
+
+
+def test_a_large_ratio_leaves_out_less_and_is_warned_of(caplog):
+    """Rows that stay in training are no part of mean and scale."""
+    found = dl.fit(SAE, DIRTY, replace(RUN, steps=1, max_norm_ratio=1e5), progress=False)
+    torch.testing.assert_close(found.x_scale, fit_units(SITE, [DIRTY]).scale)
+    assert "% of the variance" in caplog.text
+    assert found.provenance.training["left_out"]["x"].startswith("0 of the first 8000 rows")
+
+
+def test_a_ratio_may_be_written_with_or_without_a_point(tmp_path):
+    assert not differences({"a": [10, (1, 2)]}, {"a": [10.0, [1, 2]]})
+    assert differences({"a": {"b": 10}}, {"a": {"b": 11}}) == ["a.b"]
+
+
+def test_rows_that_are_massive_at_one_of_two_hooks_are_so_at_both():
+    site = Site(("large", "x"), (D, D))
+    both = torch.cat([1000 * torch.randn(N, D, generator=G), DIRTY], dim=1)
+    assert massive(both, site).nonzero()[:, 0].tolist() == MASSIVE.tolist()
+    assert massive_rows(both, torch.arange(N) // 800, site).sum() == len(MASSIVE)
+    assert not massive(both, Site("joined", 2 * D)).any()
+
+
+@pytest.mark.parametrize("ratio", [1.0, float("inf"), float("nan")])
+def test_impossible_ratios_are_refused(ratio):
     with pytest.raises(ConfigError, match="max_norm_ratio must be over 1"):
-        dl.FitConfig(max_norm_ratio=1.0)
+        dl.FitConfig(max_norm_ratio=ratio)
     batches = RunBatches(as_activations(DIRTY), RUN)
     with pytest.raises(InputError, match="leaves no row"):
         batches.leave_out({"x": 0.0}, [Sites(SITE, SITE)])

@@ -155,6 +155,18 @@ def test_an_undefined_metric_has_no_interval_and_no_p_value():
     assert math.isnan(sign_flip_p_value(FVU, flat, flat, 10))
 
 
+def test_one_sequence_and_sums_that_are_not_there_have_no_interval():
+    one = {"squared_error": torch.ones(1), "variance": 2 * torch.ones(1)}
+    found = interval(FVU, one)
+    assert found.value == 0.5
+    assert math.isnan(found.low)
+    assert all(math.isnan(v) for v in interval(FVU, {"variance": torch.ones(5)}))
+    paired = Interval(0.1, math.nan, math.nan)
+    apart, p = over_seeds(paired, 1, [0.3, 0.4], [0.2, 0.3])
+    assert apart[0] == 0.1
+    assert math.isnan(p)
+
+
 def test_holm_by_hand():
     assert holm({"a": 0.2, "b": 0.01, "c": 0.02, "d": math.nan})["d"] != 0
     adjusted = holm({"a": 0.2, "b": 0.01, "c": 0.02})
