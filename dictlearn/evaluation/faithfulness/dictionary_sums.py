@@ -115,8 +115,11 @@ class DictionarySums:
     def _measure_batch(self, batch: CleanBatch, references: Mapping[Site, Reference]) -> None:
         others = self._targets.activations_of(self._donors[batch.sequences.cpu()])
         spliced: dict[Hashable, Tensor] = {}
+        typical: dict[Site, Tensor] = {}
         for site, reference in references.items():
-            y = self._add_target(site, batch, reference)
+            y = batch.rows_at(site)
+            typical[site] = ~massive_rows(y, batch.row_sequences, site)
+            self._add_target(site, y, typical[site], batch, reference)
             given = torch.cat([batch.counted_rows(others[hook]) for hook in site.hooks], dim=1)
             for name, rows in reference.ablations(y, given):
                 if name in self._ablations:
@@ -129,15 +132,19 @@ class DictionarySums:
                     spliced[row] = batch.running(dictionary)
                 else:
                     spliced[row] = batch.spliced(site, estimates[site])
-                self._add_error(row, site, estimates[site], batch)
+                y = batch.rows_at(site)
+                self._add_error(row, y, estimates[site], typical[site], batch)
         self._add_predictions(batch, spliced)
 
     def _add_target(
-        self, site: Site, batch: CleanBatch, reference: Reference
-    ) -> Float[Tensor, "n d_out"]:
-        """Add what depends on the target alone; its rows."""
-        y = batch.rows_at(site)
-        typical = ~massive_rows(y, batch.row_sequences, site)
+        self,
+        site: Site,
+        y: Float[Tensor, "n d_out"],
+        typical: Bool[Tensor, " n"],
+        batch: CleanBatch,
+        reference: Reference,
+    ) -> None:
+        """Add what depends on the target alone."""
         deviation = y.double() - reference.mean.to(y.device)
         variance = own = per_row.squared_norm(deviation)
         if not torch.equal(reference.mean, reference.typical_mean):
@@ -152,7 +159,6 @@ class DictionarySums:
                 "typical_variance": own.where(typical, 0.0),
             },
         )
-        return y
 
     def _estimate(
         self, name: str, dictionary: FeatureDictionary, batch: CleanBatch
@@ -170,12 +176,15 @@ class DictionarySums:
         return y_hat.to(batch.rows(dictionary.sites.target.hooks[0]))
 
     def _add_error(
-        self, row: str, site: Site, y_hat: Float[Tensor, "n d"], batch: CleanBatch
+        self,
+        row: str,
+        y: Float[Tensor, "n d"],
+        y_hat: Float[Tensor, "n d"],
+        typical: Bool[Tensor, " n"],
+        batch: CleanBatch,
     ) -> None:
         """Add what needs no language model."""
-        y = batch.rows_at(site)
         error = per_row.squared_error(y, y_hat)
-        typical = ~massive_rows(y, batch.row_sequences, site)
         self._sums[row].add_(
             batch.row_sequences,
             {
