@@ -63,7 +63,7 @@ def _student(value: float, error: float, n_sequences: int) -> Interval:
 
 
 @cache
-def student_quantile(freedom: float) -> float:
+def student_quantile(freedom: float | int) -> float:
     """The half-width of a 95 % interval in standard errors, for these degrees of freedom.
 
     >>> round(student_quantile(3), 2)

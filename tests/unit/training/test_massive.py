@@ -96,6 +96,7 @@ def pair(x, y):
     return batches, at
 
 
+@pytest.mark.untyped  # a stand-in for a process group
 def test_processes_that_divide_a_batch_learn_from_the_rows_of_one():
     batches, at = pair(DIRTY, 2 * DIRTY)
     batches.leave_out(dict.fromkeys(at.hooks, 50.0), [at])
