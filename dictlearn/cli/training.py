@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,6 +14,8 @@ from dictlearn.core.sites import Sites
 
 if TYPE_CHECKING:
     from dictlearn.config_files import ConfigFile
+    from dictlearn.core.dictionary import FeatureDictionary
+    from dictlearn.training.config import FitConfig
 
 
 def harvest(
@@ -106,31 +108,23 @@ def train(
     To continue an interrupted run from its last checkpoint, repeat the command.
     """
     from dictlearn.activations.store import ActivationStore
-    from dictlearn.config_files import ConfigFile
-    from dictlearn.dictionaries.registry import config_class
     from dictlearn.distributed.launching import launch
     from dictlearn.formats import load
     from dictlearn.training.config import FitConfig
     from dictlearn.training.fit import fit
 
-    fields = leftover_fields(context.args)
-    start = None
-    if init is not None and config is None:
-        start = load(init)  # a path, or "saelens:PATH" and the like
-        own_kind, own_fields = start.kind, {} if start.config is None else start.config.to_dict()
-        kind, fields = kind or own_kind, own_fields | fields
-    if config is not None and kind is None:
-        given = _from_file(config, context, fields)
-    elif kind is not None and config is None:
+    # A path, or "saelens:PATH" and the like; with a config file, it is refused below.
+    start = load(init) if init is not None and config is None else None
+    if config is None:
         fit_config = FitConfig(
             steps=steps, batch_size=batch_size, learning_rate=learning_rate, seed=seed,
             device=device, shard_features=shard_features, max_norm_ratio=max_norm_ratio,
         )  # fmt: skip
-        given = ConfigFile(
-            {kind: config_class(kind).from_dict(fields)}, {kind: at or []}, fit_config
-        )
+        given = _of_one_kind(kind, at or [], leftover_fields(context.args), start, fit_config)
+    elif kind is None:
+        given = _from_file(config, context, leftover_fields(context.args))
     else:
-        raise InputError("train needs either --kind with its fields, or --config FILE")
+        raise InputError(_EITHER)
     store = ActivationStore.open(activations)
     configs, sites = _placed(given, store.sites)
     launch(
@@ -139,6 +133,29 @@ def train(
     )  # fmt: skip
     for name in configs:
         say(f"{name}: {out / name}")
+
+
+_EITHER = "train needs either --kind with its fields, or --config FILE"
+
+
+def _of_one_kind(
+    kind: str | None,
+    at: list[str],
+    fields: dict[str, Any],
+    start: "FeatureDictionary | None",
+    fit_config: "FitConfig",
+) -> "ConfigFile":
+    """What a config file with one dictionary would say; its kind and fields are those of `start`
+    where they are not given."""
+    from dictlearn.config_files import ConfigFile
+    from dictlearn.dictionaries.registry import config_class
+
+    if start is not None:
+        kind = kind or start.kind
+        fields = ({} if start.config is None else start.config.to_dict()) | fields
+    if kind is None:
+        raise InputError(_EITHER)
+    return ConfigFile({kind: config_class(kind).from_dict(fields)}, {kind: at}, fit_config)
 
 
 def _from_file(config: Path, context: typer.Context, fields: Iterable[str]) -> "ConfigFile":

@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 
 from dictlearn.comparison.vocabulary import by_target, formatted, value_of
+from dictlearn.core.massive import MUCH
+from dictlearn.metrics.intervals import jackknife_interval
 from dictlearn.records.results import Records
 
 _FVU = "fraction_variance_unexplained_typical"
-_MUCH = 0.1
-"""Share of the variance from which on massive rows are worth a sentence."""
 
 
 def cautions(records: Records) -> list[str]:
@@ -37,7 +37,7 @@ def _massive(place: str, there: Records) -> Iterator[str]:
     n, n_typical, variance, typical = (
         sums[key].sum().item() for key in ("rows", "typical_rows", "variance", "typical_variance")
     )
-    if n_typical < n and variance - typical > _MUCH * variance:
+    if n_typical < n and variance - typical > MUCH * variance:
         without = ", ".join(
             f"{name} {formatted(_FVU, value_of(record, _FVU))}"
             for name, record in there.dictionaries.items()
@@ -50,18 +50,18 @@ def _massive(place: str, there: Records) -> Iterator[str]:
 
 
 def _noise(place: str, there: Records) -> Iterator[str]:
-    """Ablations whose cost is within twice its standard error over sequences."""
+    """Ablations whose cost per prediction has an interval that reaches to 0 or below."""
     sums = next(iter(there.dictionaries.values())).sums
     for ablation in ("zero", "mean", "resample"):
         ablated, n = sums[f"cross_entropy_{ablation}"], sums["predictions"]
         if len(n) < 2 or not ablated.isfinite().all() or not n.sum() > 0:
             continue
         cost = ablated - sums["cross_entropy_clean"]
-        mean = cost.sum() / n.sum()
-        spread = (cost - mean * n).square().sum() * len(n) / (len(n) - 1)
-        error = 2 * spread.sqrt() / n.sum()
-        if mean <= error:
+        mean = (cost.sum() / n.sum()).item()
+        found = jackknife_interval(mean, (cost.sum() - cost) / (n.sum() - n))
+        if found.low <= 0:
+            margin = found.high - mean
             yield (
-                f"At {place}, {ablation} ablation costs {mean:.2g} ± {error:.2g} nats, no more "
+                f"At {place}, {ablation} ablation costs {mean:.2g} ± {margin:.2g} nats, no more "
                 f"than noise: loss recovered relative to {ablation} ablation has no meaning there."
             )

@@ -15,6 +15,8 @@ from dictlearn.core.sites import Site
 
 RATIO = 10.0
 """A row is massive if its norm is over this many times the median norm."""
+MUCH = 0.1
+"""The share of the variance from which on massive rows are worth a word."""
 _FEWEST_ROWS = 16
 """Fewer rows have no median to rely on, and none of them is massive."""
 
@@ -26,7 +28,10 @@ def norm_limit(x: Float[Tensor, "n d"], ratio: float = RATIO) -> float:
     >>> norm_limit(x)
     20.0
     """
-    norms = norms_of(x)
+    return _limit(norms_of(x), ratio)
+
+
+def _limit(norms: Float[Tensor, " n"], ratio: float) -> float:
     norms = norms[norms > 0]
     return ratio * float(norms.median()) if len(norms) >= _FEWEST_ROWS else math.inf
 
@@ -38,8 +43,8 @@ def beyond(x: Float[Tensor, "n d"], limit: float) -> Bool[Tensor, " n"]:
 
 def massive(x: Float[Tensor, "n d"], site: Site) -> Bool[Tensor, " n"]:
     """The rows whose norm at a hook of `site` is over `RATIO` times the median there."""
-    parts = site.split(x)
-    return torch.stack([beyond(part, norm_limit(part)) for part in parts]).any(dim=0)
+    norms = map(norms_of, site.split(x))
+    return torch.stack([some > _limit(some, RATIO) for some in norms]).any(dim=0)
 
 
 def massive_rows(

@@ -2,8 +2,7 @@
 
 Tokens within a sequence are dependent, so sequences are what varies. The standard error comes
 from leaving one sequence out after the other, or from resampling them, and the quantile is
-Student's. Percentiles of a bootstrap are too narrow: with 4 sequences they cover the truth in
-about 80 % of the cases, with 8 in 88 %.
+Student's, since percentiles of a bootstrap are too narrow for few sequences.
 """
 
 import math

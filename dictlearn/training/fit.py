@@ -119,7 +119,7 @@ def fit(
     named = {SINGLE: configs} if isinstance(configs, DictionaryConfig) else configs
     _require_configs(named)
     group = join()
-    initial = {SINGLE: init} if single and isinstance(init, FeatureDictionary) else init or {}
+    initial = {SINGLE: init} if single and isinstance(init, FeatureDictionary) else init
     run = group.all_succeed(
         lambda: set_up(named, as_activations(activations), fit_config, group, out, sites, initial)
     )
@@ -204,8 +204,8 @@ def _train(
                 if run.folder and len(stopped) < len(run.learners):
                     write_checkpoint(run, Checkpoint(done, dict(run.description), stopped))
                 if ends and not last:
-                    raise Interrupted(f"stopped after step {done}; to continue, call fit again "
-                                      "(without overwrite)")  # fmt: skip
+                    again = "to continue, call fit again (without overwrite)"
+                    raise Interrupted(f"stopped after step {done}; {again}")
     return stopped
 
 

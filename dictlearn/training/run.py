@@ -93,7 +93,7 @@ def set_up(
     sites = _chosen(configs, activations, given)
     batches = RunBatches(activations, placed)
     complete = {name: c.given(activations.mlp_weights(sites[name])) for name, c in configs.items()}
-    start = starts(complete, sites, init or {})
+    start = starts(complete, sites, {} if init is None else init)
     needed = [
         at
         for name, at in sites.items()

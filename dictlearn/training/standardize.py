@@ -11,12 +11,10 @@ from torch import Tensor
 
 from dictlearn.core.batches import Rows
 from dictlearn.core.dictionary import FeatureDictionary
-from dictlearn.core.massive import RATIO, beyond, norm_limit
+from dictlearn.core.massive import MUCH, RATIO, norm_limit, norms_of
 from dictlearn.core.sites import Site, Sites
 from dictlearn.training.config import FitConfig
 
-_MUCH = 0.1
-"""Share of the variance from which on massive rows are worth a warning."""
 _ROWS_OF_MEDIAN = 1024
 """Rows whose norms give the median, if there are so many."""
 _logger = logging.getLogger(__name__)
@@ -87,8 +85,9 @@ class Moments:
             self._sum(rows)
 
     def _sum(self, rows: Float[Tensor, "n d"]) -> None:
-        massive = beyond(rows, min(self._ratio, RATIO) * self._median)
-        self._n_out += int(beyond(rows, self._ratio * self._median).sum())
+        norms = norms_of(rows)
+        massive = norms > min(self._ratio, RATIO) * self._median
+        self._n_out += int((norms > self._ratio * self._median).sum())
         parts = [rows[~massive], rows[massive]] if massive.any() else [rows]
         for which, part in enumerate(parts):
             self._n[which] += len(part)
@@ -141,7 +140,7 @@ def fit_all_units(
             sums.add(rows.at[hook])
     units = {hook: sums.units(fit_config.torch_dtype) for hook, sums in moments.items()}
     for hook, u in units.items():
-        if u.massive_share > _MUCH and (ratio is None or ratio > RATIO):
+        if u.massive_share > MUCH and (ratio is None or ratio > RATIO):
             _logger.warning(
                 "%d of the first %d rows at %r have norms over %g times the median and hold "
                 "%.0f %% of the variance; mean and scale are fitted without them, and to leave "

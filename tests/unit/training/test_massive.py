@@ -133,7 +133,7 @@ def test_a_large_ratio_leaves_out_less_and_is_warned_of(caplog):
     assert found.provenance.training["left_out"]["x"].startswith("0 of the first 8000 rows")
 
 
-def test_a_ratio_may_be_written_with_or_without_a_point(tmp_path):
+def test_a_ratio_may_be_written_with_or_without_a_point():
     assert not differences({"a": [10, (1, 2)]}, {"a": [10.0, [1, 2]]})
     assert differences({"a": {"b": 10}}, {"a": {"b": 11}}) == ["a.b"]
 
