@@ -7,18 +7,20 @@ your own with such functions is run the same way (`dictlearn bench NAME --studie
 from dictlearn.core.kinds import DictionaryConfig
 from dictlearn.demo import BASELINES, DemoSize, demo_study
 from dictlearn.dictionaries.codebook import CodebookConfig
+from dictlearn.dictionaries.pca import PCAConfig
 from dictlearn.dictionaries.sae import SAEConfig
 from dictlearn.dictionaries.topk_sae import TopKSAEConfig
 from dictlearn.dictionaries.topk_transcoder import TopKTranscoderConfig
 from dictlearn.dictionaries.transcoder import TranscoderConfig
-from dictlearn.studies.study import MLP, Hook, Study
+from dictlearn.studies.study import MLP, Hook, RateSearch, Study
 from dictlearn.training.config import FitConfig
 
 BUILTIN = "builtin:stories"
-_CODES = (2, 4, 8, 16, 32)
-_ACTIVE = (4, 8, 16, 32, 64)
-_SAE_PRICES = (0.06, 0.04, 0.025, 0.015, 0.008)
-_TRANSCODER_PRICES = (0.075, 0.055, 0.04, 0.025, 0.012)
+_L0 = (5, 10, 20, 50)
+"""Active features of kinds that fix their number."""
+_SAE_COEFFICIENTS = (0.06, 0.035, 0.018, 0.008)
+_TRANSCODER_COEFFICIENTS = (0.075, 0.05, 0.03, 0.014)
+_RATES = (1e-3, 3e-3, 1e-2, 3e-2)
 
 
 def demo(layer: int = 0, seed: int = 0) -> Study:
@@ -30,48 +32,51 @@ def families(
     model: str = BUILTIN,
     layer: int = 0,
     n_features: int = 1024,
-    steps: int = 500,
+    steps: int = 2000,
     n_seeds: int = 3,
     train_tokens: int = 500_000,
     held_out_tokens: int = 20_000,
-    price: float = 1.0,
+    l1_scale: float = 1.0,
 ) -> Study:
-    """Five families, five sparsities each, three seeds: which explains most at equal cost?
+    """Five families, four sparsities each, three seeds, each family at its own learning rate: which
+    explains most at equal cost?
 
-    `price` multiplies L1 coefficients, which suit an MLP that writes 128 dimensions: the loss is
-    a mean over dimensions, so for others give 128 / width.
+    Learning rates are chosen on validation tokens, after `steps` and after a quarter and half of
+    them. `l1_scale` multiplies L1 coefficients, which suit an MLP that writes 128 dimensions: the
+    loss is a mean over dimensions, so for others give 128 / width.
     """
     return Study(
         name="families",
         question="Which family explains an MLP best at equal sparsity?",
         model=model,
-        learned=five_families(n_features, price),
-        baselines=BASELINES,
-        fit=FitConfig(steps=steps, batch_size=1024, learning_rate=3e-3),
+        learned=five_families(n_features, l1_scale),
+        baselines=BASELINES | {f"pca_k{k}": PCAConfig(k=k) for k in _L0},
+        fit=FitConfig(steps=steps, batch_size=512),
         places=(MLP(layer),),
+        search=RateSearch(learning_rates=_RATES, shorter=(steps // 4, steps // 2)),
         seeds=tuple(range(n_seeds)),
         train_tokens=train_tokens,
         held_out_tokens=held_out_tokens,
         bits=True,
-        inspected=("codebook_k8", "sae_2", "topk_sae_k16", "transcoder_2", "topk_transcoder_k16"),
+        inspected=("codebook_k10", "sae_2", "topk_sae_k20", "transcoder_2", "topk_transcoder_k20"),
     )
 
 
-def five_families(n_features: int, price: float) -> dict[str, DictionaryConfig]:
+def five_families(n_features: int, l1_scale: float) -> dict[str, DictionaryConfig]:
     """Each family from few to many active features; L1 coefficients are numbered, largest first."""
     configs: dict[str, DictionaryConfig] = {}
-    configs |= {f"codebook_k{k}": CodebookConfig(n_codes=n_features, k=k) for k in _CODES}
+    configs |= {f"codebook_k{k}": CodebookConfig(n_codes=n_features, k=k) for k in _L0}
     configs |= {
-        f"sae_{i}": SAEConfig(n_features=n_features, l1_coefficient=price * own)
-        for i, own in enumerate(_SAE_PRICES)
+        f"sae_{i}": SAEConfig(n_features=n_features, l1_coefficient=l1_scale * own)
+        for i, own in enumerate(_SAE_COEFFICIENTS)
     }
-    configs |= {f"topk_sae_k{k}": TopKSAEConfig(n_features=n_features, k=k) for k in _ACTIVE}
+    configs |= {f"topk_sae_k{k}": TopKSAEConfig(n_features=n_features, k=k) for k in _L0}
     configs |= {
-        f"transcoder_{i}": TranscoderConfig(n_features=n_features, l1_coefficient=price * own)
-        for i, own in enumerate(_TRANSCODER_PRICES)
+        f"transcoder_{i}": TranscoderConfig(n_features=n_features, l1_coefficient=l1_scale * own)
+        for i, own in enumerate(_TRANSCODER_COEFFICIENTS)
     }
     configs |= {
-        f"topk_transcoder_k{k}": TopKTranscoderConfig(n_features=n_features, k=k) for k in _ACTIVE
+        f"topk_transcoder_k{k}": TopKTranscoderConfig(n_features=n_features, k=k) for k in _L0
     }
     return configs
 

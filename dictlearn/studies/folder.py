@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dictlearn.comparison.report.html import REPORT_FILE
+from dictlearn.comparison.statistics.lengths import Lengths
 from dictlearn.core.errors import InputError
 from dictlearn.core.files import entries_of, read_own_json, typed
 from dictlearn.core.own_files import OwnFiles
@@ -15,7 +16,7 @@ from dictlearn.core.provenance import code_revision, library_versions
 from dictlearn.records.agreement import AGREEMENT_FILE
 from dictlearn.records.concepts import CONCEPTS_FILE
 from dictlearn.records.features import FEATURES_FILE
-from dictlearn.records.results import RESULTS_FILE, SUMS_FILE
+from dictlearn.records.results import RESULTS_FILE, SUMS_FILE, Records
 from dictlearn.training.checkpoints import differences
 
 STUDY = "a study"
@@ -23,6 +24,9 @@ STUDY = "a study"
 STUDY_FILE = "study.json"
 PAGE_FILE = "report.md"
 IMAGES = "images"
+SEARCH, LENGTHS = "search", "lengths"
+"""Folders with a folder for each number of steps: of the search for learning rates, and of results
+on evaluation tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +108,20 @@ def begun_in(folder: Path) -> dict[str, Any]:
     return data
 
 
+def lengths_in(folder: Path) -> Lengths | None:
+    """The search for learning rates in the folder of a finished study, or None without one."""
+    if not (folder / SEARCH).exists():
+        return None
+    validation, held_out = (
+        {
+            int(path.parent.name): Records.load(path.parent)
+            for path in (folder / name).glob(f"*/{RESULTS_FILE}")
+        }
+        for name in (SEARCH, LENGTHS)
+    )
+    return Lengths(validation, held_out | {max(validation): Records.load(folder)})
+
+
 def _go_on(
     own: OwnFiles, described: Mapping[str, Any], source: Callable[[], dict[str, Any]]
 ) -> None:
@@ -172,5 +190,5 @@ def _require_room(own: OwnFiles, described: Mapping[str, Any], *, overwrite: boo
 def _parts(described: Mapping[str, Any]) -> list[str]:
     """The names of all files and folders that the study writes, `study.json` last."""
     files = [RESULTS_FILE, SUMS_FILE, CONCEPTS_FILE, AGREEMENT_FILE, FEATURES_FILE, REPORT_FILE]
-    files += [PAGE_FILE, IMAGES]
+    files += [PAGE_FILE, IMAGES, SEARCH, LENGTHS]
     return [*files, "dictionaries", "baselines", "activations", *described["places"], STUDY_FILE]

@@ -9,7 +9,7 @@ from dictlearn.core.own_files import OwnFiles
 from dictlearn.records.agreement import AGREEMENT_FILE, AgreementRecords
 from dictlearn.records.concepts import CONCEPTS_FILE, ConceptRecords
 from dictlearn.records.results import Records
-from dictlearn.studies.folder import IMAGES, PAGE_FILE, STUDY, begun_in, origin
+from dictlearn.studies.folder import IMAGES, PAGE_FILE, STUDY, begun_in, lengths_in, origin
 
 
 def write_page(
@@ -30,10 +30,10 @@ def write_page(
     records = Records.load(folder)
     concepts = ConceptRecords.load(folder) if (folder / CONCEPTS_FILE).exists() else None
     agreement = AgreementRecords.load(folder) if (folder / AGREEMENT_FILE).exists() else None
-    links = {}
+    lengths, links = lengths_in(folder), {}
     if image_format is not None:
         drawn = write_images(
-            main_figures(records, concepts, agreement), own.folder(IMAGES), image_format
+            main_figures(records, concepts, agreement, lengths), own.folder(IMAGES), image_format
         )
         links = {name: f"{IMAGES}/{path.name}" for name, path in drawn.items()}
     page = results_page(
@@ -43,6 +43,7 @@ def write_page(
         origin=origin(study),
         concepts=concepts,
         agreement=agreement,
+        lengths=lengths,
         images=links,
     )
     own.write_text(PAGE_FILE, page)

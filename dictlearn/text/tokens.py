@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -94,6 +95,12 @@ def load_tokens(
     ids = torch.from_numpy(array)
     ordinary = torch.from_numpy(~np.isin(array, encoder.special))
     return Tokens(ids, ordinary, source_name(source), split, hash_ids(ids))
+
+
+def some_blocks(tokens: Tokens, blocks: slice, split: str) -> Tokens:
+    """Some of the blocks as a split of their own."""
+    ids, ordinary = tokens.ids[blocks], tokens.ordinary[blocks]
+    return replace(tokens, ids=ids, ordinary=ordinary, split=split, hash=hash_ids(ids))
 
 
 def split_of(document: Document) -> str:

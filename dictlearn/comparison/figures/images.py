@@ -7,9 +7,11 @@ import plotly.graph_objects as go
 
 from dictlearn.comparison.figures.agreement import agreement_figure
 from dictlearn.comparison.figures.density import density_figure
+from dictlearn.comparison.figures.lengths import lengths_figure
 from dictlearn.comparison.figures.precision import precision_figure
 from dictlearn.comparison.figures.rates import rate_distortion_figures
 from dictlearn.comparison.figures.style import MOST_NAMES
+from dictlearn.comparison.statistics.lengths import Lengths
 from dictlearn.core.errors import InputError, StorageError
 from dictlearn.core.own_files import OwnFiles
 from dictlearn.records.agreement import AgreementRecords
@@ -27,6 +29,7 @@ def main_figures(
     records: Records,
     concepts: ConceptRecords | None = None,
     agreement: AgreementRecords | None = None,
+    lengths: Lengths | None = None,
 ) -> dict[str, go.Figure]:
     """The main figures of a report, by file name."""
     figures = {
@@ -34,6 +37,8 @@ def main_figures(
         for rate, found in rate_distortion_figures(records).items()
         for quality, figure in found.items()
     }
+    if lengths is not None:
+        figures["lengths"] = lengths_figure(lengths)
     if concepts is not None:
         figures["precision"] = precision_figure(concepts)
     if agreement is not None:

@@ -12,9 +12,11 @@ from dictlearn.comparison.figures.rates import rate_distortion_figures
 from dictlearn.comparison.figures.style import looks
 from dictlearn.comparison.figures.training import divergences, read_training_log, training_figure
 from dictlearn.comparison.report.agreement import agreement_data
+from dictlearn.comparison.report.lengths import lengths_data
 from dictlearn.comparison.report.templates import render
 from dictlearn.comparison.report.verdict import verdict
 from dictlearn.comparison.statistics.intervals import intervals_of
+from dictlearn.comparison.statistics.lengths import Lengths
 from dictlearn.comparison.statistics.precision import baseline_families, precision_frame
 from dictlearn.comparison.tables.matched import matched_tables
 from dictlearn.comparison.vocabulary import (
@@ -52,12 +54,13 @@ def write_report(
     concepts: ConceptRecords | None = None,
     agreement: AgreementRecords | None = None,
     features: FeatureRecords | None = None,
+    lengths: Lengths | None = None,
 ) -> Path:
     """The path of the report, after writing it as one self-contained HTML file.
 
     It needs no network. Training curves are included if a JSONL `training_log` is given, or
-    several by name of the run; concepts, similarity of dictionaries and feature cards are
-    included if their records are given.
+    several by name of the run; concepts, similarity of dictionaries, feature cards and a search for
+    learning rates are included if their records are given.
 
     Raises:
         InputError: there is a file at `path` that was not written as a report.
@@ -75,6 +78,7 @@ def write_report(
             concepts=concepts,
             agreement=agreement,
             features=features,
+            lengths=lengths,
         ),
     )
     return Path(path)
@@ -88,6 +92,7 @@ def report_html(
     concepts: ConceptRecords | None = None,
     agreement: AgreementRecords | None = None,
     features: FeatureRecords | None = None,
+    lengths: Lengths | None = None,
 ) -> str:
     """The document that `write_report` writes.
 
@@ -119,6 +124,7 @@ def report_html(
         training=training_figure(logs, looks(records)) if logs else None,
         diverged=divergences(logs),
         features=features,
+        lengths=lengths_data(lengths) if lengths else None,
     )
 
 

@@ -6,8 +6,10 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 from dictlearn.comparison.cautions import cautions
+from dictlearn.comparison.report.lengths import lengths_data
 from dictlearn.comparison.report.templates import render
 from dictlearn.comparison.report.verdict import verdict
+from dictlearn.comparison.statistics.lengths import Lengths
 from dictlearn.comparison.statistics.precision import precision_frame
 from dictlearn.comparison.tables.matched import MATCHED_CAPTION, matched_tables
 from dictlearn.comparison.vocabulary import (
@@ -34,9 +36,11 @@ def results_page(
     origin: str = "",
     concepts: ConceptRecords | None = None,
     agreement: AgreementRecords | None = None,
+    lengths: Lengths | None = None,
     images: Mapping[str, str | Path] | None = None,
 ) -> str:
-    """The page: verdict, families at equal rates, all dictionaries, concepts and agreement.
+    """The page: verdict, families at equal rates, lengths of training, all dictionaries, concepts
+    and agreement.
 
     `about` are lines on how the numbers were made, with code between backticks, and `origin` is
     one without; `images` are links by caption. All text is escaped, so names hold no markup.
@@ -51,13 +55,8 @@ def results_page(
         cautions=cautions(records),
         verdict=verdict(records),
         caption=MATCHED_CAPTION,
-        matched=[
-            (
-                [c.heading for c in table.columns],
-                [[cell.text for cell in row] for row in table.rows],
-            )
-            for table in matched_tables(records)
-        ],
+        matched=matched_tables(records),
+        lengths=lengths_data(lengths) if lengths else None,
         heads=["dictionary", "kind", "features", *(LABELS[metric] for metric in _SHOWN)],
         rows=_dictionaries(records),
         precision=None if concepts is None else precision_frame(concepts),

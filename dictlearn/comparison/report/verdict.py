@@ -6,6 +6,7 @@ from itertools import groupby
 
 from dictlearn.comparison.statistics.families import RATES
 from dictlearn.comparison.statistics.intervals import can_resample, intervals_of
+from dictlearn.comparison.statistics.learning_rates import learning_rate
 from dictlearn.comparison.statistics.matched import matched_frame
 from dictlearn.comparison.statistics.standings import MatchedRow, matched_rows
 from dictlearn.comparison.vocabulary import (
@@ -29,25 +30,28 @@ _LISTED = 4
 def verdict(records: Records) -> list[str]:
     """One paragraph per replaced hook, on the best trained dictionaries there.
 
-    If families overlap in L0 or in bits, it names the family that recovers most at equal rates,
-    and those that recover significantly less, corrected for all comparisons. Loss recovered is
-    comparable only between dictionaries that replace the same tensor, so hooks are kept apart.
+    It names the budget of training. If families, baselines among them, overlap in L0 or in bits, it
+    names the one that recovers most at equal rates, and those that recover significantly less,
+    corrected for all comparisons. Loss recovered is comparable only between dictionaries that
+    replace the same tensor, so hooks are kept apart.
     """
-    by_hook = by_target(replace(records, dictionaries=trained(records)))
-    if not by_hook:
+    if not trained(records):
         return ["Only baselines were evaluated."]
     losses = reference_losses(records)
     return [
-        " ".join(filter(None, _sentences(hook, group, losses[hook])))
-        for hook, group in by_hook.items()
+        " ".join(filter(None, _sentences(hook, there, losses[hook])))
+        for hook, there in by_target(records).items()
+        if trained(there)
     ]
 
 
-def _sentences(hook: str, records: Records, losses: ReferenceLosses) -> tuple[str, ...]:
-    group = records.dictionaries
+def _sentences(hook: str, there: Records, losses: ReferenceLosses) -> tuple[str, ...]:
+    group = trained(there)
+    records = replace(there, dictionaries=group)
     return (
+        _budget(group),
+        _at_equal_rates(there),
         _recovered(hook, records),
-        _at_equal_rates(records),
         _reconstructs(records),
         f"For reference, the next-token loss in nats is {losses} at this hook.",
         _worse_than_mean(group),
@@ -55,17 +59,36 @@ def _sentences(hook: str, records: Records, losses: ReferenceLosses) -> tuple[st
     )
 
 
+def _budget(group: dict[str, DictionaryRecord]) -> str:
+    """Steps, rows and learning rates of training; empty where a record does not say."""
+    runs = [record.provenance.training.get("fit_config", {}) for record in group.values()]
+    budgets = {(run.get("steps"), run.get("batch_size")) for run in runs}
+    if not all(isinstance(n, int) for budget in budgets for n in budget):
+        return ""
+    listed = [f"{steps:,} steps of {rows:,} rows" for steps, rows in sorted(budgets)]
+    if len(listed) > 1:
+        return f"The dictionaries were not trained alike: {_listed(listed[:_LISTED])}."
+    kinds: dict[str, list[str]] = {}
+    for kind, rate in dict.fromkeys((r.kind, learning_rate(r)) for r in group.values()):
+        kinds.setdefault("its default" if rate is None else f"{rate:g}", []).append(kind)
+    rates = [f"{rate} for {_listed(names)}" for rate, names in kinds.items()]
+    return (
+        f"Training: {listed[0]}, at a peak learning rate of {'; '.join(rates)}. What follows is "
+        "for this budget."
+    )
+
+
 def _at_equal_rates(records: Records) -> str:
-    """The best family at each rate; empty if no two families overlap."""
+    """The best family at each rate, trained or baseline; empty if no two families overlap."""
     if not can_resample(records):
         return ""
     found: list[str] = []
     for rate in RATES:
         rows = matched_rows(matched_frame(records, rate, metrics=["loss_recovered_zero"]))
         for at, tied in groupby(rows, key=lambda row: row.at):
-            budget = f"L0 {at:g}" if rate == "l0" else f"{at:g} bits per token"
-            found.append(f"At {budget}, {_winner(list(tied))}.")
-    if found and len({record.seed for record in records.dictionaries.values()}) == 1:
+            equal = f"L0 {at:.4g}" if rate == "l0" else f"{at:.4g} bits per token"
+            found.append(f"At {equal}, {_winner(list(tied))}.")
+    if found and len({record.seed for record in trained(records).values()}) == 1:
         found.append("Each has one training seed, so the variation over seeds is not known.")
     return " ".join(found)
 
@@ -77,7 +100,7 @@ def _winner(rows: list[MatchedRow]) -> str:
     parts = [f"{best} recovers most ({value})"]
     tied = [family for family, s in standings.items() if family != best and not s.significant]
     if tied:
-        parts.append(f"no significant difference from {_listed(tied)}")
+        parts.append(f"{_listed(tied)} {'ties' if len(tied) == 1 else 'tie'} with it")
     for family, standing in standings.items():
         if standing.significant:
             less = Interval(*(-end for end in standing.behind))

@@ -3,7 +3,7 @@
 import math
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,7 +53,8 @@ def matched_frame(
     """Metrics of every family of dictionaries, interpolated to equal rates.
 
     One row for each hook, metric, value of the rate `at` and family (`families`). The default
-    values are a few round numbers in the range that most families share, at least two.
+    values are a few round numbers in the range that most families share, at least two, and the
+    rates of families that have only one, such as a baseline, where others reach them.
 
     * **Interpolation.** Between neighbouring dictionaries of a curve, a metric is linear in the
       logarithm of the rate; dictionaries with the same rate are averaged. There is no
@@ -77,7 +78,7 @@ def matched_frame(
     rows: dict[tuple, dict[str, Any]] = {}
     for hook, group in by_target(records).items():
         found = {name: Family.of(group, curves, at) for name, curves in families(group, at).items()}
-        chosen = shared_values(found.values()) if values is None else [float(v) for v in values]
+        chosen = _default_values(found.values()) if values is None else [float(v) for v in values]
         n_flips = max(n_resamples, _FLIPS_A_PAIR * len(chosen) * math.comb(len(found), 2))
         for metric in measures:
             part = _corrected(found, metric, chosen, (n_flips, seed))
@@ -145,11 +146,18 @@ def _interpolated(curve: dict[float, Sums], rate: float) -> Sums:
             for name, s in curve[below].items()}  # fmt: skip
 
 
-def shared_values(found: Iterable[Family]) -> list[float]:
+def _default_values(found: Collection[Family]) -> list[float]:
+    ranges = [family.range for family in found]
+    single = [low for low, high in ranges if low == high]
+    shared = {at for at in single if sum(low <= at <= high for low, high in ranges) > 1}
+    return sorted(shared.union(shared_values(found)))
+
+
+def shared_values(found: Iterable[Family], *, at_least: int = 2) -> list[float]:
     """Round rates (1, 2 and 5 times powers of ten) within the range of most families.
 
     At most `N_VALUES`, evenly spaced, among those at which the largest number of families has a
-    value; empty if that number is below two.
+    value; empty if that number is below `at_least`.
 
     >>> low, high = ({1.0: {}, 30.0: {}}, {4.0: {}, 100.0: {}})
     >>> shared_values([Family([low]), Family([high])])
@@ -163,7 +171,7 @@ def shared_values(found: Iterable[Family]) -> list[float]:
     ticks = [step * 10.0**decade for decade in decades for step in (1, 2, 5)]
     reached = {tick: sum(low <= tick <= high for low, high in ranges) for tick in ticks}
     most = max(reached.values())
-    best = [tick for tick in ticks if reached[tick] == most and most > 1]
+    best = [tick for tick in ticks if reached[tick] == most and most >= at_least]
     if len(best) <= N_VALUES:
         return best
     return [best[round(i * (len(best) - 1) / (N_VALUES - 1))] for i in range(N_VALUES)]

@@ -44,3 +44,13 @@ class Table:
     def rows(self) -> list[tuple[Cell, ...]]:
         """The rows of all groups."""
         return [row for group in self.groups for row in group]
+
+    @property
+    def headings(self) -> list[str]:
+        """The headings of the columns."""
+        return [column.heading for column in self.columns]
+
+    @property
+    def texts(self) -> list[list[str]]:
+        """The texts of the cells of every row."""
+        return [[cell.text for cell in row] for row in self.rows]

@@ -50,7 +50,7 @@ def _names(several_hooks: bool) -> list[str]:
 
 
 def _row(row: MatchedRow, several_hooks: bool) -> tuple[Cell, ...]:
-    cells = [Cell(f"{row.at:g}")]
+    cells = [Cell(f"{row.at:.4g}")]
     cells += [Cell(getattr(row, name)) for name in _names(several_hooks)]
     for metric in MATCHED:
         standing = row.standings.get(metric)

@@ -59,4 +59,7 @@ def test_hooks_have_a_column_where_there_are_several(overlap, make):
 
 
 def test_without_overlap_there_is_no_table(records):
+    (table,) = matched_tables(records)
+    assert {(row[0].text, row[1].text) for row in table.rows} == {("8", "sae"), ("8", "random")}
+    del records.dictionaries["random"]
     assert matched_tables(records) == []

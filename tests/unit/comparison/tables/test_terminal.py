@@ -84,6 +84,7 @@ def test_families_at_equal_rates_have_a_table_that_fits(records, make):
 
 
 def test_tables_that_would_be_empty_are_left_out(records):
+    del records.dictionaries["random"]
     assert len(tables(records)) == 2
     for record in records.dictionaries.values():
         record.sums.update({name: s[:1] for name, s in record.sums.items()})

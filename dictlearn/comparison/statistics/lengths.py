@@ -1,0 +1,80 @@
+"""Results of a search for learning rates, and the effect of longer training."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+
+import pandas as pd
+
+from dictlearn.comparison.statistics.families import families
+from dictlearn.comparison.statistics.learning_rates import rates_frame
+from dictlearn.comparison.statistics.matched import Family, matched_frame, shared_values
+from dictlearn.comparison.vocabulary import by_target
+from dictlearn.records.results import Records
+
+_FVU = "fraction_variance_unexplained"
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """The results of a search for learning rates at several lengths of training, by steps."""
+
+    validation: Mapping[int, Records]
+    """The results of every rate on validation tokens."""
+    held_out: Mapping[int, Records]
+    """The results of the chosen rates on evaluation tokens."""
+
+    def rates(self) -> pd.DataFrame:
+        """The frames of `rates_frame` for every length, with `steps` first in the index."""
+        return pd.concat({n: rates_frame(r) for n, r in sorted(self.validation.items())},
+                         names=["steps"])  # fmt: skip
+
+    def errors(self) -> pd.DataFrame:
+        """FVU of families at equal L0 on evaluation tokens: `matched_frame`s, with `steps` first.
+
+        The values of L0 are the same for all lengths: those that the most families reach at all of
+        them.
+        """
+        return pd.concat(
+            {n: matched_frame(r, values=self._values(), metrics=[_FVU])
+             for n, r in sorted(self.held_out.items())},
+            names=["steps"],
+        )  # fmt: skip
+
+    def _values(self) -> list[float]:
+        return shared_values(
+            Family.of(group, curves, "l0")
+            for records in self.held_out.values()
+            for group in by_target(records).values()
+            for curves in families(group, "l0").values()
+        )
+
+
+def changes_of_order(errors: pd.DataFrame) -> list[str]:
+    """In sentences, the families that change their order from each length to the next.
+
+    `errors` is the frame of `Lengths.errors`. Two families have an order where their intervals do
+    not overlap.
+    """
+    steps = sorted(set(errors.index.get_level_values("steps")))
+    places = list(dict.fromkeys(errors.index.droplevel(["steps", "metric", "family"])))
+    found = []
+    for shorter, longer in pairwise(steps):
+        changed = [
+            f"{second} overtakes {first} at L0 {at:g}"
+            for hook, at in places
+            for first, second in sorted(
+                _ordered(errors, shorter, hook, at)
+                & {pair[::-1] for pair in _ordered(errors, longer, hook, at)}
+            )
+        ]
+        what = "; ".join(changed) or "no two families change their order"
+        found.append(f"From {shorter:,} to {longer:,} steps, {what}.")
+    return found
+
+
+def _ordered(errors: pd.DataFrame, steps: int, hook: str, at: float) -> set[tuple[str, str]]:
+    """The pairs of families of which the first has clearly the lower error."""
+    there = errors.loc[steps].xs((hook, _FVU, at), level=["hook", "metric", "at"])
+    ends = {family: (row["low"], row["high"]) for family, row in there.iterrows()}
+    return {(a, b) for a, (_, high) in ends.items() for b, (low, _) in ends.items() if high < low}

@@ -1,0 +1,202 @@
+"""The dictionaries of a study, with the learning rates that validation tokens decide for."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from dictlearn.comparison.statistics.learning_rates import chosen_rates
+from dictlearn.core.dictionary import FeatureDictionary
+from dictlearn.core.kinds import DictionaryConfig
+from dictlearn.dictionaries.files import CONFIG_FILE, load
+from dictlearn.dictionaries.random import RandomConfig
+from dictlearn.evaluation.faithfulness.evaluate import evaluate
+from dictlearn.harvesting import harvest
+from dictlearn.records.results import RESULTS_FILE, Records
+from dictlearn.studies.folder import SEARCH
+from dictlearn.studies.inputs import Inputs
+from dictlearn.studies.study import Place, RateSearch
+from dictlearn.training.checkpoints import CHECKPOINT_FILE
+from dictlearn.training.config import FitConfig
+from dictlearn.training.fit import fit
+from dictlearn.training.output import stopped_in
+from dictlearn.training.progress import LOG_FILE
+
+_BATCHES_OF_A_BASELINE = 100
+"""Number of batches that baselines are fitted to; fewer give a biased mean ablation."""
+Rates = Mapping[tuple[Place, str], float]
+"""The learning rate of each kind at each place."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """The dictionaries of a study, trained where its folder does not have them."""
+
+    inputs: Inputs
+
+    @cached_property
+    def dictionaries(self) -> dict[str, FeatureDictionary]:
+        """All dictionaries of the study: of every seed at full length, and the baselines."""
+        study = self.inputs.study
+        found: dict[str, FeatureDictionary] = {}
+        for place in study.places:
+            learned: dict[str, FeatureDictionary] = {}
+            for seed in study.seeds:
+                learned |= self._learned(place, seed, study.fit.steps)
+            run = replace(study.fit, steps=_BATCHES_OF_A_BASELINE, seed=study.seeds[0])
+            plain = {**study.baselines, **self._randoms(place, learned)}
+            fixed = self._fitted(place, self.inputs.folder(place) / "baselines", plain, run)
+            found |= learned | {self.name(name, place): d for name, d in fixed.items()}
+        return found
+
+    def after(self, steps: int) -> dict[str, FeatureDictionary]:
+        """The dictionaries of the first seed after a length of the search, without baselines."""
+        study = self.inputs.study
+        return {
+            name: dictionary
+            for place in study.places
+            for name, dictionary in self._learned(place, study.seeds[0], steps).items()
+        }
+
+    def validation(self) -> dict[int, Records]:
+        """The results of the search on validation tokens, by number of steps."""
+        search = self.inputs.study.search
+        found: dict[int, Records] = {}
+        rates: Rates | None = None
+        for steps in self.inputs.study.lengths if search else ():
+            assert search
+            found[steps] = self._validated(search, steps, rates)
+            rates = self._chosen(found[steps])
+        return found
+
+    def logs(self) -> dict[str, Path]:
+        """The training logs of one seed by place, and of runs in which something diverged.
+
+        It is the first seed, or the last where the first one's runs are those of a search.
+        """
+        study = self.inputs.study
+        shown = study.seeds[-1 if study.search else 0]
+        return {
+            self.name("" if rate is None else f"rate {rate:g}", place,
+                      None if seed == shown else seed): folder / LOG_FILE
+            for place in study.places
+            for seed in study.seeds
+            for rate, folder in self._runs(place, seed, study.fit.steps).items()
+            if seed == shown or stopped_in(folder)
+        }  # fmt: skip
+
+    def name(self, name: str, place: Place, seed: int | None = None) -> str:
+        """The name of a dictionary among all of the study."""
+        study, parts = self.inputs.study, [name]
+        if len(study.places) > 1:
+            parts.append(str(place))
+        if seed is not None and len(study.seeds) > 1:
+            parts.append(f"s{seed}")
+        return " ".join(filter(None, parts))
+
+    # Search
+
+    def _validated(self, search: RateSearch, steps: int, before: Rates | None) -> Records:
+        """The results on validation tokens of all rates tried at a length."""
+        own = self.inputs.own.folder(SEARCH, str(steps))
+        if not (own.path / RESULTS_FILE).exists():
+            study = self.inputs.study
+            found: dict[str, FeatureDictionary] = {}
+            for place in study.places:
+                for rate in search.learning_rates:
+                    configs = {
+                        name: config
+                        for name, config in study.learned.items()
+                        if before is None or rate in search.around(before[place, config.kind])
+                    }
+                    run = replace(study.fit, steps=steps, seed=study.seeds[0], learning_rate=rate)
+                    trained = self._fitted(place, self._searched(place, steps, rate), configs, run)
+                    found |= {
+                        self.name(f"{name} rate {rate:g}", place): d for name, d in trained.items()
+                    }
+            evaluate(found, self.inputs.model, self.inputs.validation).save(own)
+        return Records.load(own.path)
+
+    def _chosen(self, validation: Records) -> Rates:
+        """The best rate of each kind at each place, by results on validation tokens."""
+        places = {str(p.sites(self.inputs.model).target): p for p in self.inputs.study.places}
+        return {
+            (places[hook], kind): rate for (hook, kind), rate in chosen_rates(validation).items()
+        }
+
+    @cached_property
+    def _rates(self) -> dict[int, Rates]:
+        """The rates of each length that have been chosen."""
+        return {steps: self._chosen(records) for steps, records in self.validation().items()}
+
+    def _searched(self, place: Place, steps: int, rate: float) -> Path:
+        return self.inputs.folder(place) / SEARCH / str(steps) / f"rate{rate:g}"
+
+    # Runs
+
+    def _runs(self, place: Place, seed: int, steps: int) -> dict[float | None, Path]:
+        """The folders of the runs that train the dictionaries of a seed, by learning rate."""
+        study = self.inputs.study
+        folder = self.inputs.folder(place) / "dictionaries"
+        if len(study.seeds) > 1:
+            folder /= f"seed{seed}"
+        if not study.search:
+            return {study.fit.learning_rate: folder}
+        rates = sorted({rate for (at, _), rate in self._rates[steps].items() if at == place})
+        if seed == study.seeds[0]:
+            return {rate: self._searched(place, steps, rate) for rate in rates}
+        return {rate: folder / f"rate{rate:g}" for rate in rates}
+
+    def _learned(self, place: Place, seed: int, steps: int) -> dict[str, FeatureDictionary]:
+        """The dictionaries of one place, seed and length, each at the rate of its kind."""
+        study = self.inputs.study
+        found: dict[str, FeatureDictionary] = {}
+        for rate, folder in self._runs(place, seed, steps).items():
+            configs = {
+                name: config
+                for name, config in study.learned.items()
+                if not study.search or self._rates[steps][place, config.kind] == rate
+            }
+            run = replace(study.fit, steps=steps, seed=seed, learning_rate=rate)
+            found |= self._fitted(place, folder, configs, run)
+        return {self.name(n, place, seed): found[n] for n in study.learned if n in found}
+
+    def _fitted(
+        self,
+        place: Place,
+        folder: Path,
+        configs: Mapping[str, DictionaryConfig],
+        run: FitConfig,
+    ) -> dict[str, FeatureDictionary]:
+        """The dictionaries in `folder` but for those that diverged, trained first if need be."""
+        if not configs:
+            return {}
+        begun = (folder / CHECKPOINT_FILE).exists()
+        left = configs.keys() - stopped_in(folder)
+        if begun or not all((folder / name / CONFIG_FILE).exists() for name in left):
+            here = folder.relative_to(self.inputs.own.path)
+            Console(stderr=True).print(f"training {here}", highlight=False)
+            out = self.inputs.written(folder, "training")
+            fit(configs, self.inputs.activations(place), run, out=out, overwrite=not begun)
+            left = configs.keys() - stopped_in(folder)
+        return {name: load(folder / name) for name in configs if name in left}
+
+    @torch.no_grad()
+    def _randoms(
+        self, place: Place, learned: Mapping[str, FeatureDictionary]
+    ) -> dict[str, DictionaryConfig]:
+        """A random dictionary for each L0 of the learned ones on held-out tokens, rounded up."""
+        n_features = self.inputs.study.randoms_with
+        if n_features is None:
+            return {}
+        live = harvest(self.inputs.model, self.inputs.held_out, place.sites(self.inputs.model))
+        rows = live.rows(0, 0, live.n_rows)
+        found = set()
+        for dictionary in learned.values():
+            acts = dictionary.encode_sparse(rows.batch(dictionary.sites).x)
+            found.add(math.ceil(float(acts.l0().float().mean())))
+        return {f"random_k{k}": RandomConfig(n_features=n_features, k=k) for k in sorted(found)}
