@@ -28,7 +28,7 @@ def evaluate(
     context: options.Context = None,
     whole_documents: options.WholeDocuments = False,
     include_special: options.IncludeSpecial = False,
-    bits: Annotated[bool, typer.Option(help="Compute bits per token; 4 more passes.")] = False,
+    bits: Annotated[bool, typer.Option(help="Bits per token; up to 6 more passes.")] = False,
     allow_other_model: Annotated[
         bool, typer.Option(help="Also evaluate dictionaries that were trained on another model.")
     ] = False,

@@ -71,9 +71,11 @@ def formatted(metric: str, value: float) -> str:
         return MISSING
     if metric == "dead_fraction":
         return f"{value:.1%}"
+    if metric.endswith("bits"):
+        return f"{value:,.1f}"
     if abs(value) >= 100:
         return f"{value:,.0f}"
-    if metric in ("l0", "l1") or metric.endswith("bits"):
+    if metric in ("l0", "l1"):
         return f"{value:.1f}"
     return f"{value:.3f}" if value == 0 or abs(value) >= 5e-4 else f"{value:.1e}"
 

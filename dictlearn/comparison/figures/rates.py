@@ -7,7 +7,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from dictlearn.comparison.figures.style import INK, MOST_NAMES, Look, log_axis, looks, plain, styled
-from dictlearn.comparison.statistics.families import RATES, families, require_rate
+from dictlearn.comparison.statistics.families import RATES, at_rate, families, require_rate
 from dictlearn.comparison.statistics.intervals import intervals_of
 from dictlearn.comparison.vocabulary import (
     KEY_METRICS,
@@ -27,7 +27,8 @@ def rate_distortion_figure(
 ) -> go.Figure:
     """`quality` against `rate` ("bits" or "l0") on a logarithmic axis, one mark per dictionary.
 
-    Error bars are 95 % intervals over sequences. Thin lines connect the dictionaries of
+    Against bits, the quality is that of quantized coefficients, which these bits pay for. Error
+    bars of both are 95 % intervals over sequences. Thin lines connect the dictionaries of
     a family, separately for each training seed (`families`). Baselines with rate 0 are horizontal
     lines; if the rate is L0, so are those with at least half as many active features as the
     target has dimensions. The legend lists dictionaries, or kinds if there are many dictionaries.
@@ -39,6 +40,7 @@ def rate_distortion_figure(
     """
     require_rate(rate)
     require_metric(quality)
+    records = at_rate(records, rate)
     shown = {
         name: record
         for name, record in records.dictionaries.items()
@@ -75,7 +77,7 @@ def _bits_are_measured(records: Records) -> bool:
 
     Codebooks always have one, but alone they cannot be compared with anything.
     """
-    group = trained(records).values()
+    group = trained(at_rate(records, "bits")).values()
     others = [record for record in group if math.isnan(value_of(record, "code_bits"))]
     return any(math.isfinite(value_of(record, "bits")) for record in others or group)
 
@@ -134,12 +136,13 @@ def _add_marks(
     style: dict[str, Look],
     limits: tuple[float, float] | None,
 ) -> None:
-    spread = intervals_of(marks, [axes[1]])[axes[1]]
+    across, along = (intervals_of(marks, axes)[axis] for axis in axes)
     crowded = len(marks.dictionaries) > MOST_NAMES
     in_legend: set[str] = set()
     for name, record in marks.dictionaries.items():
         mark = _mark(name, record, axes, style[name], limits)
-        mark.update(error_y=_bar(spread.get(name), mark.y[0]))
+        mark.update(error_x=_bar(across.get(name), mark.x[0]))
+        mark.update(error_y=_bar(along.get(name), mark.y[0]))
         if crowded:
             kind = plain(record.kind)
             mark.update(name=kind, legendgroup=kind, showlegend=kind not in in_legend)

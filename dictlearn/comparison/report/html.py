@@ -15,6 +15,7 @@ from dictlearn.comparison.report.agreement import agreement_data
 from dictlearn.comparison.report.lengths import lengths_data
 from dictlearn.comparison.report.templates import render
 from dictlearn.comparison.report.verdict import verdict
+from dictlearn.comparison.statistics.families import at_rate
 from dictlearn.comparison.statistics.intervals import intervals_of
 from dictlearn.comparison.statistics.lengths import Lengths
 from dictlearn.comparison.statistics.precision import baseline_families, precision_frame
@@ -41,7 +42,7 @@ from dictlearn.records.results import Records
 REPORT_FILE = "report.html"
 """The usual name of the report, next to `results.json`."""
 DEFAULT_TITLE = "Dictionaries compared"
-WITH_INTERVAL = frozenset({"fraction_variance_unexplained", "loss_recovered_zero"})
+WITH_INTERVAL = frozenset({"bits", "fraction_variance_unexplained", "loss_recovered_zero"})
 """Metrics whose cells show the interval; for others it is shown on hover."""
 
 
@@ -112,7 +113,7 @@ def report_html(
         cautions=cautions(records),
         verdict=verdict(records),
         curves={
-            rate: (found, [n for n, r in records.dictionaries.items() if isnan(value_of(r, rate))])
+            rate: (found, _without(records, rate))
             for rate, found in rate_distortion_figures(records).items()
         },
         matched=matched_tables(records),
@@ -126,6 +127,12 @@ def report_html(
         features=features,
         lengths=lengths_data(lengths) if lengths else None,
     )
+
+
+def _without(records: Records, rate: str) -> list[str]:
+    """The dictionaries without a value of the rate."""
+    group = at_rate(records, rate).dictionaries
+    return [name for name, record in group.items() if isnan(value_of(record, rate))]
 
 
 def precision_data(records: ConceptRecords) -> dict[str, Any]:
@@ -165,7 +172,7 @@ def _cell(
     text = footnotes.cell(key, metric)
     if not isfinite(metric.value):
         return "", metric.reason, text
-    if found is None:
+    if found is None or not isfinite(found.high - found.low):
         return metric.value, metric.reason, text
     about = f"95 % interval {formatted(key, found.low)} to {formatted(key, found.high)}"
     return metric.value, about, with_interval(key, found) if key in WITH_INTERVAL else text

@@ -2,14 +2,20 @@
 
 import math
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import TypeAlias
 
 from dictlearn.comparison.vocabulary import value_of
 from dictlearn.core.errors import InputError
-from dictlearn.records.results import Records
+from dictlearn.core.metric import Metric
+from dictlearn.metrics.bits import QUANTIZED
+from dictlearn.metrics.pooled import pooled_metrics
+from dictlearn.records.results import DictionaryRecord, Records
 
 RATES: dict[str, str] = {"l0": "L0: active features per token", "bits": "bits per token"}
 """Rates, with their axis titles."""
+
+_NOT_KEPT = "the quality at these bits was not kept by this version; evaluate again"
 
 Curve: TypeAlias = tuple[str, ...]
 """Names of dictionaries, ordered by rate."""
@@ -19,6 +25,29 @@ def require_rate(rate: str) -> None:
     """Raise an `InputError` unless `rate` is one of `RATES`."""
     if rate not in RATES:
         raise InputError(f"required a rate, {' or '.join(map(repr, RATES))}; got {rate!r}")
+
+
+def at_rate(records: Records, rate: str) -> Records:
+    """The records of what is spent: at bits per token, of coefficients as a decoder gets them.
+
+    There, sums and metrics are those of the dictionaries with quantized coefficients. Records
+    without these, by an earlier version, have no bits.
+    """
+    if rate != "bits":
+        return records
+    found = {name: _quantized(record) for name, record in records.dictionaries.items()}
+    return replace(records, dictionaries=found)
+
+
+def _quantized(record: DictionaryRecord) -> DictionaryRecord:
+    if not math.isfinite(value_of(record, "bits")):
+        return record
+    if not record.sums.keys() >= set(QUANTIZED.values()):
+        missing = Metric(math.nan, _NOT_KEPT)
+        return replace(record, metrics=record.metrics | {"bits": missing})
+    sums = record.sums | {name: record.sums[new] for name, new in QUANTIZED.items()}
+    metrics = pooled_metrics({name: s.sum() for name, s in sums.items()}, record.density)
+    return replace(record, sums=sums, metrics=record.metrics | metrics)
 
 
 def families(records: Records, rate: str) -> dict[str, list[Curve]]:

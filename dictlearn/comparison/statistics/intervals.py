@@ -15,13 +15,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dictlearn.core.errors import InputError, nearest
+from dictlearn.metrics.bits import REPORTED
 from dictlearn.metrics.intervals import RESAMPLES, Interval, jackknife_interval, student_quantile
-from dictlearn.metrics.pooled import METRICS, PooledMetric
+from dictlearn.metrics.pooled import PooledMetric
 from dictlearn.records.results import DictionaryRecord, Records
 
 Key = TypeVar("Key", bound=Hashable)
 
-_RESAMPLED = {metric.name: metric for metric in METRICS if metric.resampled}
+_RESAMPLED = {m.name: m for m in REPORTED if isinstance(m, PooledMetric) and m.resampled}
 
 
 def interval(metric: PooledMetric, sums: Mapping[str, Float[Tensor, " sequence"]]) -> Interval:

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dictlearn.comparison.statistics.families import Curve, families, require_rate
+from dictlearn.comparison.statistics.families import Curve, at_rate, families, require_rate
 from dictlearn.comparison.statistics.intervals import (
     difference,
     holm,
@@ -54,7 +54,8 @@ def matched_frame(
 
     One row for each hook, metric, value of the rate `at` and family (`families`). The default
     values are a few round numbers in the range that most families share, at least two, and the
-    rates of families that have only one, such as a baseline, where others reach them.
+    rates of families that have only one, such as a baseline, where others reach them. At equal
+    bits, metrics are those of quantized coefficients, which these bits pay for.
 
     * **Interpolation.** Between neighbouring dictionaries of a curve, a metric is linear in the
       logarithm of the rate; dictionaries with the same rate are averaged. There is no
@@ -76,7 +77,7 @@ def matched_frame(
     require_rate(at)
     measures = [resampled_metric(name) for name in metrics]
     rows: dict[tuple, dict[str, Any]] = {}
-    for hook, group in by_target(records).items():
+    for hook, group in by_target(at_rate(records, at)).items():
         found = {name: Family.of(group, curves, at) for name, curves in families(group, at).items()}
         chosen = _default_values(found.values()) if values is None else [float(v) for v in values]
         n_flips = max(n_resamples, _FLIPS_A_PAIR * len(chosen) * math.comb(len(found), 2))

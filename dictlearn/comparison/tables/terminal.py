@@ -79,12 +79,15 @@ def intervals_table(records: Records) -> Table:
     table.add_column("dictionary", overflow="fold", min_width=12, max_width=20)
     for name in ("l0", *_COSTS, *INTERVAL_METRICS):
         table.add_column(SHORT.get(name, LABELS[name]), justify="right", no_wrap=True)
-    found = intervals_of(records, INTERVAL_METRICS)
+    found = intervals_of(records, (*_COSTS, *INTERVAL_METRICS))
     for group, style in ((trained(records), ""), (baselines(records), "dim")):
         for name, record in group.items():
-            spent = [formatted(key, value_of(record, key)) for key in ("l0", *_COSTS)]
-            cells = [with_interval(key, of[name]) for key, of in found.items()]
-            table.add_row(*map(Text, (name, *spent, *cells)), style=style)
+            l0 = formatted("l0", value_of(record, "l0"))
+            cells = [
+                with_interval(key, of[name]._replace(value=value_of(record, key)))
+                for key, of in found.items()
+            ]
+            table.add_row(*map(Text, (name, l0, *cells)), style=style)
         table.add_section()
     return table
 

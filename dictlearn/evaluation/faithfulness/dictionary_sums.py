@@ -7,17 +7,17 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from dictlearn.core.batches import require_finite
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.massive import massive_rows
-from dictlearn.core.metric import Metric
 from dictlearn.core.sites import Site, Sites
 from dictlearn.evaluation.faithfulness.ablations import ABLATIONS, Reference, donors
 from dictlearn.evaluation.faithfulness.clean_passes import CleanBatch, CleanPasses
 from dictlearn.evaluation.faithfulness.clean_targets import CleanTargets
+from dictlearn.evaluation.faithfulness.estimate_sums import EstimateSums, named_targets
+from dictlearn.evaluation.faithfulness.messages import Message, Usage
 from dictlearn.evaluation.faithfulness.sequence_sums import SequenceSums
 from dictlearn.metrics import rows as per_row
-from dictlearn.metrics.bits import bit_metrics, in_order
+from dictlearn.metrics.bits import QUANTIZED, bit_metrics, in_order
 from dictlearn.metrics.pooled import pooled_metrics
 from dictlearn.metrics.predictions import compared
 from dictlearn.progress import progress as progress_bar
@@ -38,26 +38,22 @@ class DictionarySums:
         seed: int,
         ablations: Collection[str] = ABLATIONS,
     ) -> None:
-        self._dictionaries, self._passes = dict(dictionaries), passes
-        self._ablations = ablations
+        self._passes, self._ablations = passes, ablations
         n = len(passes.ids)
         self._donors = donors(n, seed)
         self._targets = CleanTargets(passes)
         self._n_vocab = passes.model.cfg.d_vocab
         self._target_sums = {site: SequenceSums(n) for site in passes.targets}
-        self._targets_of = {
-            name: named_targets(name, d.sites.target) for name, d in dictionaries.items()
+        self._estimates = {
+            name: EstimateSums(name, d, named_targets(name, d.sites.target), passes)
+            for name, d in dictionaries.items()
         }
-        rows = [row for rows in self._targets_of.values() for row in rows]
-        self._sums = {row: SequenceSums(n) for row in rows}
-        self._writers = {
-            row: _writers(dictionaries[name], site)
-            for name, targets in self._targets_of.items()
-            for row, site in targets.items()
+        self.usage = {
+            row: Usage(estimates.dictionary)
+            for estimates in self._estimates.values()
+            for row in estimates.targets
         }
-        self._firings = {
-            row: torch.zeros(len(w), dtype=torch.long) for row, w in self._writers.items()
-        }
+        """The use of features, by row of results."""
 
     @torch.no_grad()
     def run(self, *, show: bool) -> None:
@@ -76,28 +72,33 @@ class DictionarySums:
                     done(n + i + 1)
 
     def records(
-        self, coefficients: Mapping[str, Metric] = MappingProxyType({})
+        self, messages: Mapping[str, Message] = MappingProxyType({})
     ) -> dict[str, DictionaryRecord]:
-        """The record of every dictionary; `coefficients` is their cost in bits, if measured.
+        """The record of every dictionary; `messages` are those of their coefficients, if measured.
 
         Of a dictionary with several targets, a record of all together, and one of each, which is
         named "dictionary @ hook".
         """
         return {
-            row: self._record(name, row, site, coefficients.get(name))
-            for name, targets in self._targets_of.items()
-            for row, site in targets.items()
+            row: self._record(estimates, row, messages.get(row))
+            for estimates in self._estimates.values()
+            for row in estimates.targets
         }
 
     def _record(
-        self, name: str, row: str, target: Site, coefficients: Metric | None
+        self, estimates: EstimateSums, row: str, message: Message | None
     ) -> DictionaryRecord:
-        dictionary = self._dictionaries[name]
-        sums = self._sums[row].plus(self._target_sums[target])
-        n_rows = sums["rows"].sum()
-        density = (self._firings[row] / n_rows.clamp_min(1))[self._writers[row].cpu()]
-        bits = bit_metrics(density if n_rows else None, dictionary.traits, coefficients)
+        dictionary, target = estimates.dictionary, estimates.targets[row]
+        sums = estimates.sums[row].plus(self._target_sums[target])
         totals = {key: values.sum() for key, values in sums.items()}
+        used = self.usage[row]
+        density = (used.firings / sums["rows"].sum())[estimates.writers[row].cpu()]
+        cost = None if message is None else message.cost
+        bits = bit_metrics(used.support_bits, len(density), dictionary.traits, cost)
+        if dictionary.traits.binary:  # nothing to quantize, whether or not messages are measured
+            sums |= {new: sums[name] for name, new in QUANTIZED.items()}
+        if message is not None:
+            sums |= message.sums
         whole = target == dictionary.sites.target
         running = whole and self._passes.runs(dictionary)
         return DictionaryRecord(
@@ -124,16 +125,11 @@ class DictionarySums:
             for name, rows in reference.ablations(y, given):
                 if name in self._ablations:
                     spliced[site, name] = batch.spliced(site, rows)
-        for name, dictionary in self._dictionaries.items():
-            y_hat = self._estimate(name, dictionary, batch)
-            estimates = _estimates(dictionary.sites.target, y_hat)
-            for row, site in self._targets_of[name].items():
-                if len(site.hooks) > 1 and self._passes.runs(dictionary):
-                    spliced[row] = batch.running(dictionary)
-                else:
-                    spliced[row] = batch.spliced(site, estimates[site])
-                y = batch.rows_at(site)
-                self._add_error(row, y, estimates[site], typical[site], batch)
+        for estimates in self._estimates.values():
+            acts = batch.encode(estimates.dictionary)
+            for row, own in estimates.acts_of(acts).items():
+                self.usage[row].add_(own)
+            spliced.update(estimates.add_(batch, acts, typical))
         self._add_predictions(batch, spliced)
 
     def _add_target(
@@ -160,41 +156,6 @@ class DictionarySums:
             },
         )
 
-    def _estimate(
-        self, name: str, dictionary: FeatureDictionary, batch: CleanBatch
-    ) -> Float[Tensor, "n d_out"]:
-        """The estimate from the clean pass; the coefficients of which it is made are counted."""
-        acts = batch.encode(dictionary)
-        y_hat = dictionary.estimate(batch.source_rows(dictionary), acts)
-        require_finite(y_hat, f"the estimate of dictionary {name!r}")
-        for row in self._targets_of[name]:
-            writers = self._writers[row]
-            own = acts if writers.all() else acts.where(writers[acts.indices])
-            self._firings[row] += own.firing_counts().cpu()
-            counts = {"l0": per_row.l0(own), "l1": per_row.l1(own)}
-            self._sums[row].add_(batch.row_sequences, counts)
-        return y_hat.to(batch.rows(dictionary.sites.target.hooks[0]))
-
-    def _add_error(
-        self,
-        row: str,
-        y: Float[Tensor, "n d"],
-        y_hat: Float[Tensor, "n d"],
-        typical: Bool[Tensor, " n"],
-        batch: CleanBatch,
-    ) -> None:
-        """Add what needs no language model."""
-        error = per_row.squared_error(y, y_hat)
-        self._sums[row].add_(
-            batch.row_sequences,
-            {
-                "squared_error": error,
-                "typical_squared_error": error.where(typical, 0.0),
-                "cosine": per_row.cosine_similarity(y, y_hat),
-                "norm_hat": per_row.squared_norm(y_hat).sqrt(),
-            },
-        )
-
     def _add_predictions(
         self, batch: CleanBatch, spliced: Mapping[Hashable, Float[Tensor, "m d_row"]]
     ) -> None:
@@ -212,38 +173,12 @@ class DictionarySums:
                 )
             values["kl_zero"] = found[site, "zero"].kl
             sums.add_(batch.prediction_sequences, values)
-        for name, sums in self._sums.items():
-            agreement = found[name]
-            sums.add_(
-                batch.prediction_sequences,
-                {
-                    "cross_entropy_spliced": agreement.cross_entropy,
-                    "kl": agreement.kl,
-                    "top1_agreement": agreement.top1_agreement,
-                },
-            )
-
-
-def named_targets(name: str, target: Site) -> dict[str, Site]:
-    """The rows of results that a dictionary has: all its targets together, then each of several."""
-    parts = target.parts if len(target.hooks) > 1 else ()
-    return {name: target} | {f"{name} @ {part.hook}": part for part in parts}
-
-
-def _writers(dictionary: FeatureDictionary, target: Site) -> Bool[Tensor, " feature"]:
-    """The features of a dictionary that may write at one of its targets: all, except where atoms
-    are zero there by construction (features of a cross-layer transcoder, in earlier layers)."""
-    at = dictionary.sites.target
-    if target == at:
-        return torch.ones(dictionary.n_features, dtype=torch.bool, device=dictionary.x_mean.device)
-    return at.split(dictionary.atoms)[at.hooks.index(target.hook)].any(dim=1)
+        for estimates in self._estimates.values():
+            for row in estimates.targets:
+                estimates.add_predictions_(batch, row, found[row])
 
 
 def _sites_of(dictionary: FeatureDictionary, target: Site) -> Sites:
     """One target, and the sources that its estimate depends on."""
     wanted, source = dictionary.sources_of(target.hook), dictionary.sites.source
     return Sites(Site.joined([part for part in source.parts if part.hook in wanted]), target)
-
-
-def _estimates(target: Site, y_hat: Float[Tensor, "n d"]) -> dict[Site, Float[Tensor, "n _"]]:
-    return {target: y_hat} | dict(zip(target.parts, target.split(y_hat), strict=True))

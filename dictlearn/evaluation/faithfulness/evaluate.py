@@ -8,8 +8,9 @@ from dictlearn.core.errors import InputError
 from dictlearn.core.tokens import Tokens
 from dictlearn.evaluation.faithfulness.ablations import ABLATIONS
 from dictlearn.evaluation.faithfulness.clean_passes import CleanPasses
-from dictlearn.evaluation.faithfulness.coefficient_bits import coefficient_costs
-from dictlearn.evaluation.faithfulness.dictionary_sums import DictionarySums, named_targets
+from dictlearn.evaluation.faithfulness.coefficient_bits import coefficient_messages
+from dictlearn.evaluation.faithfulness.dictionary_sums import DictionarySums
+from dictlearn.evaluation.faithfulness.estimate_sums import named_targets
 from dictlearn.evaluation.origins import require_dictionaries, require_fitting
 from dictlearn.lm.hooks import LanguageModel
 from dictlearn.lm.sites import require_readable
@@ -42,7 +43,9 @@ def evaluate(
     devices) changes the time it takes and nothing else.
 
     With `bits`, the bits per token of coefficients that are not binary are measured as well
-    (`coefficient_bits`), in up to four more passes; those of which features are active always are.
+    (`coefficient_bits`), and all sums of what a decoder of these bits would reconstruct, in up to
+    six more passes, and one for single targets of several. The bits that say which features are
+    active are always measured, but have intervals only with `bits`.
 
     A dictionary that writes at several hooks has a record of all its targets, replaced together,
     and one of each alone, named "dictionary @ hook". Where each target comes after what it depends
@@ -87,8 +90,8 @@ def evaluate(
     sums.run(show=progress)
     found = sums.records()
     if bits:
-        costs = coefficient_costs(dictionaries, found, passes, show=progress)
-        found = sums.records(costs)
+        messages = coefficient_messages(dictionaries, found, sums.usage, passes, show=progress)
+        found = sums.records(messages)
     provenance = origin.on(tokens, exclude_special=exclude_special)
     described = tokens.describe() | {
         "exclude_special": exclude_special,

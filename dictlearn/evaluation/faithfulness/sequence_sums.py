@@ -21,6 +21,9 @@ class SequenceSums:
         for name, column in values.items():
             self._sums[name].index_add_(0, owners, column.to("cpu", torch.float64))
 
+    def __getitem__(self, name: str) -> Float[Tensor, " sequence"]:
+        return self._sums[name]
+
     def plus(self, other: "SequenceSums") -> dict[str, Float[Tensor, " sequence"]]:
         """These sums and those of `other` together, by name."""
-        return {name: sums + other._sums[name] for name, sums in self._sums.items()}
+        return {name: sums + other[name] for name, sums in self._sums.items()}

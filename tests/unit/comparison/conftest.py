@@ -10,6 +10,7 @@ from dictlearn.core.metric import Metric
 from dictlearn.core.provenance import Provenance
 from dictlearn.core.sites import Site, Sites
 from dictlearn.dictionaries.registry import KINDS
+from dictlearn.metrics.bits import QUANTIZED
 from dictlearn.metrics.pooled import SUMS, pooled_metrics
 from dictlearn.records.agreement import (
     SIMILARITY_BINS,
@@ -54,6 +55,7 @@ def make_record(
         "cross_entropy_clean": 2.0, "cross_entropy_spliced": spliced, "cross_entropy_zero": zero,
         "cross_entropy_mean": 3.0, "cross_entropy_resample": 5.0, "top1_agreement": 0.8,
     }  # fmt: skip
+    means |= {new: means[name] for name, new in QUANTIZED.items()}
     sums = {name: torch.full((4,), 300 * m, dtype=torch.float64) for name, m in means.items()}
     densities = torch.tensor(density)
     metrics = pooled_metrics({name: s.sum() for name, s in sums.items()}, densities)

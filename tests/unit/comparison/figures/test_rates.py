@@ -73,6 +73,20 @@ def test_bits_are_an_axis_like_l0(records):
     assert figure.layout.xaxis.title.text == "bits per token"
 
 
+def test_against_bits_the_quality_is_what_the_bits_buy(records):
+    """Half of what is recovered is lost by quantization; against L0 it is not."""
+    record = records.dictionaries["sae"]
+    record.metrics["bits"] = Metric(10.0)
+    record.sums["bits"] = 300 * torch.tensor([8.0, 12.0, 8.0, 12.0], dtype=torch.float64)
+    record.sums["quantized_squared_error"] *= torch.tensor([1.5, 2.5, 1.5, 2.5])
+    mark = by_name(rate_distortion_figure(records, "bits", "fraction_variance_unexplained"))["sae"]
+    assert (mark.x, mark.y) == ((10.0,), (0.5,))
+    assert mark.error_x.array[0] > 0 < mark.error_y.array[0]
+    assert "FVU 0.500" in mark.customdata[0]
+    mark = by_name(rate_distortion_figure(records, "l0", "fraction_variance_unexplained"))["sae"]
+    assert mark.y == (0.25,)
+
+
 def test_without_a_price_nothing_is_on_the_axis_of_bits(records):
     assert len(rate_distortion_figure(records).data) == 0
     with pytest.raises(InputError, match="'l0' or 'bits'"):

@@ -6,13 +6,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from dictlearn.comparison.statistics.families import families
+from dictlearn.comparison.statistics.families import at_rate, families
 from dictlearn.comparison.statistics.intervals import differences_frame, intervals_frame
 from dictlearn.comparison.statistics.matched import Family, matched_frame, shared_values
 from dictlearn.comparison.statistics.standings import matched_rows
 from dictlearn.comparison.vocabulary import by_target
 from dictlearn.core.errors import InputError
 from dictlearn.core.metric import Metric
+from dictlearn.metrics.bits import QUANTIZED
 from dictlearn.metrics.pooled import pooled_metrics
 from dictlearn.records.results import Records
 
@@ -194,6 +195,35 @@ def test_bits_are_a_rate_where_they_are_known(pair, of):
     assert frame.loc["a", "value"] == pytest.approx(0.4 - 0.2 * part)
     assert list(frame.index) == ["a", "b"]
     assert matched_frame(pair, "bits", n_resamples=20).empty
+
+
+def test_at_equal_bits_the_quality_is_what_the_bits_buy(pair, of):
+    """With quantized coefficients, errors are 1.5 times those without, and so is the FVU."""
+    found = {}
+    for name in ("a4", "a16", "b4", "b16"):
+        record = pair.dictionaries[name]
+        lossy = {"quantized_squared_error": 1.5 * record.sums["squared_error"]}
+        found[name] = priced(replace(record, sums=record.sums | lossy), 10.0 * name.count("6") + 30)
+    at_bits = matched_frame(of(found), "bits", [30, 40], [FVU], n_resamples=20).droplevel("hook")
+    assert at_bits.loc[(FVU, 30, "a"), "value"] == pytest.approx(1.5 * 0.4)
+    assert at_bits.loc[(FVU, 40, "a"), "value"] == pytest.approx(1.5 * 0.2)
+    assert at_bits.loc[(FVU, 30, "b"), "difference"] == pytest.approx(1.5 * 0.1)
+    at_l0 = matched_frame(of(found), "l0", [4], [FVU], n_resamples=20).droplevel("hook")
+    assert at_l0.loc[(FVU, 4, "a"), "value"] == pytest.approx(0.4)
+
+
+def test_records_that_do_not_say_what_their_bits_buy_have_no_bits(pair, of):
+    """Those of an earlier version: their quality is that without quantization."""
+    old = {
+        name: priced(
+            replace(r, sums={k: s for k, s in r.sums.items() if k not in QUANTIZED.values()}), 40.0
+        )
+        for name, r in pair.dictionaries.items()
+    }
+    found = at_rate(of(old), "bits").dictionaries
+    assert all("evaluate again" in record.metrics["bits"].reason for record in found.values())
+    assert matched_frame(of(old), "bits", n_resamples=20).empty
+    assert at_rate(of(old), "l0").dictionaries == old
 
 
 def test_an_undefined_metric_has_its_reason(make, of):

@@ -1,10 +1,12 @@
 import io
 
+import torch
 from rich.console import Console
 
 from dictlearn.comparison.tables.matched import matched_tables
 from dictlearn.comparison.tables.terminal import as_terminal, intervals_table, results_table, tables
 from dictlearn.core.metric import Metric
+from dictlearn.metrics.intervals import student_quantile
 from dictlearn.records.results import Records
 
 
@@ -60,8 +62,23 @@ def test_intervals_have_a_table_that_fits(records):
     assert max(len(line.rstrip()) for line in text.splitlines()) <= 110
     row = next(line for line in text.splitlines() if line.strip().startswith("sae "))
     assert row.split() == [
-        "sae", "8.0", "\N{EN DASH}", "\N{EN DASH}", "123", "0.250", "±0.000", "0.750", "±0.000",
+        "sae", "8.0", "\N{EN DASH}", "\N{EN DASH}", "123.4", "0.250", "±0.000", "0.750", "±0.000",
         "0.100", "±0.000", "0.800", "±0.000",
+    ]  # fmt: skip
+
+
+def test_bits_have_intervals_where_they_were_measured(records):
+    record = records.dictionaries["sae"]
+    lengths = 300 * torch.tensor([120.0, 124.0, 124.0, 124.0], dtype=torch.float64)
+    record.sums.update({"bits": lengths, "support_bits": lengths / 2})
+    record.metrics["bits"] = Metric(123.0)
+    record.metrics["support_bits"] = record.metrics["coefficient_bits"] = Metric(61.5)
+    text = printed(records, make=intervals_table)
+    assert max(len(line.rstrip()) for line in text.splitlines()) <= 110
+    row = next(line for line in text.splitlines() if line.strip().startswith("sae "))
+    half = student_quantile(3) * 1.0  # the standard error of four lengths with variance 4
+    assert row.split()[2:8] == [
+        "61.5", f"±{half / 2:.1f}", "61.5", f"±{half / 2:.1f}", "123.0", f"±{half:.1f}",
     ]  # fmt: skip
 
 

@@ -1,23 +1,33 @@
 """Prices of coefficients in an evaluation, on a toy model."""
 
 import copy
+import itertools
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from dictlearn.core.dictionary import FeatureDictionary, Traits
+from dictlearn.core.metric import Metric
 from dictlearn.core.quantized import Quantized
 from dictlearn.core.tokens import Tokens
 from dictlearn.dictionaries.codebook import CodebookConfig
 from dictlearn.dictionaries.identity import IdentityConfig
 from dictlearn.dictionaries.mean import MeanConfig
 from dictlearn.dictionaries.neurons import NeuronsConfig
-from dictlearn.evaluation.faithfulness.coefficient_bits import KEPT, LADDER
+from dictlearn.evaluation.faithfulness.coefficient_bits import (
+    KEPT,
+    LADDER,
+    N_PASSES,
+    PER_OCTAVE,
+    _Search,
+)
 from dictlearn.evaluation.faithfulness.evaluate import evaluate
+from dictlearn.evaluation.faithfulness.messages import Usage
 from dictlearn.lm.forward import activations_at
 from dictlearn.lm.mlps import mlp_sites, mlp_weights
-from dictlearn.metrics.bits import NOT_MEASURED, coefficient_bits
+from dictlearn.metrics.bits import NOT_MEASURED, level_code
 from dictlearn.records.results import Records
 
 
@@ -68,6 +78,12 @@ def rows(model, tokens, sites):
     return activations_at(model, tokens.ids, [sites.target.hook])[sites.target.hook].flatten(0, 1)
 
 
+def level_bits(quantized, acts):
+    """L0 H(levels): the bits per row of the levels of `acts`."""
+    _, counts = quantized.levels(acts).unique(return_counts=True)
+    return (counts * level_code(counts)).sum().item() / len(acts)
+
+
 def priced(dictionaries, model, tokens, **options):
     records = evaluate(dictionaries, model, tokens, bits=True, **options)
     return {name: record.metrics for name, record in records.dictionaries.items()}
@@ -82,10 +98,7 @@ def test_the_price_is_that_of_a_step_that_is_just_fine_enough(model, tokens, sit
     frame = evaluate({str(i): rung for i, rung in enumerate(rungs)}, model, tokens).to_pandas()
     enough = [part >= KEPT for part in frame["loss_recovered_zero"]]
     edges = [i for i in range(1, len(rungs)) if enough[i] and not enough[i - 1]]
-    prices = []
-    for i in edges:
-        _, counts = rungs[i].levels(identity.encode_sparse(rows)).unique(return_counts=True)
-        prices.append(coefficient_bits(float(sites.target.d), counts))
+    prices = [level_bits(rungs[i], identity.encode_sparse(rows)) for i in edges]
     price = found["coefficient_bits"].value
     assert any(price == pytest.approx(expected, rel=1e-6) for expected in prices)
     assert found["support_bits"].value == 0
@@ -165,9 +178,48 @@ def test_where_no_step_is_fine_enough_there_is_no_price(model, tokens, sites):
             self.register_buffer("_atoms", torch.cat([eye, -eye]))
 
         def _encode(self, z):
-            return torch.cat([1000 + z, torch.full_like(z, 1000)], dim=1)
+            return torch.cat([1e4 + z, torch.full_like(z, 1e4)], dim=1)
 
     found = priced({"d": Cancelling(sites.at_target())}, model, tokens)["d"]
     assert found["loss_recovered_zero"].value == pytest.approx(1, abs=1e-2)
     assert "2^-5" in found["coefficient_bits"].reason
     assert math.isnan(found["bits"].value)
+
+
+def test_steps_are_a_quarter_of_an_octave_apart_over_six_octaves():
+    assert (LADDER[0], LADDER[-1]) == (2.0, 2.0**-5)
+    assert {round(math.log2(a / b), 9) for a, b in itertools.pairwise(LADDER)} == {0.25}
+    assert len(LADDER) < 2**N_PASSES, "every outcome can be told apart"
+
+
+def search_of(sites):
+    """A search for the step of a dictionary that recovers all of a loss of 1."""
+    identity = IdentityConfig().build(sites.at_target())
+    used = Usage(identity)
+    used.add_(identity.encode_sparse(torch.ones(1, sites.target.d)))
+    passes = SimpleNamespace(
+        ids=torch.zeros(1, 2), counted=torch.ones(1, 2), runs=lambda dictionary: False
+    )
+    sums = {"cross_entropy_clean": torch.tensor([1.0]), "cross_entropy_zero": torch.tensor([2.0])}
+    record = SimpleNamespace(sums=sums, metrics={"loss_recovered_zero": Metric(1.0)})
+    return _Search("d", identity, record, used, {"d": used.code}, passes)
+
+
+@pytest.mark.untyped
+@pytest.mark.parametrize("last", range(len(LADDER) + 1))
+@pytest.mark.parametrize("power", [0.3, 2.0, 8.0])
+def test_guesses_find_the_coarsest_step_in_time(last, power, sites):
+    """Whatever the loss grows like, the search ends at the first step that is fine enough."""
+    search = search_of(sites)
+    for i in range(N_PASSES):
+        if search.ended:
+            break
+        search.start_pass_(N_PASSES - 1 - i)
+        relative = 2 ** (power * (last - 0.5 - search._rung) / PER_OCTAVE)
+        search._tried.estimates.sums["d"]["cross_entropy_spliced"][0] = 1 + 0.01 * relative
+        search.end_pass_()
+    assert search.ended
+    (message,) = search.messages().values()
+    assert math.isnan(message.cost.value) == (last == len(LADDER))
+    if last < len(LADDER):
+        assert search._found.quantized._step == pytest.approx(LADDER[last])

@@ -19,7 +19,7 @@ from dictlearn.lm.forward import activations_at
 from dictlearn.lm.mlps import mlp_sites, mlp_weights
 from dictlearn.lm.patching import patched
 from dictlearn.lm.sites import hook_sites
-from dictlearn.metrics.bits import coefficient_bits
+from dictlearn.metrics.bits import QUANTIZED, level_code
 from dictlearn.records.results import Records
 
 
@@ -159,9 +159,16 @@ def test_the_bits_of_a_replacement_model_are_measured_in_it(model, pairs, tokens
         assert tried.dictionaries["q"].estimates == "running model"
         if metric(tried, "q", "loss_recovered_zero") >= needed:
             break
-    counts = quantized.levels(acts).unique(return_counts=True)[1]
-    expected = coefficient_bits(acts.l0().double().mean().item(), counts)
-    assert metric(records, "all", "coefficient_bits") == pytest.approx(expected, rel=1e-4)
+    for row, record in tried.dictionaries.items():  # all targets, and each by itself
+        kept = records.dictionaries["all" + row.removeprefix("q")].sums
+        for name, new in QUANTIZED.items():
+            torch.testing.assert_close(kept[new], record.sums[name], rtol=1e-4, atol=1e-4)
+    own = torch.arange(acts.n_features) // (acts.n_features // len(pairs))
+    for row, layers in {"all": (0, 1, 2), f"all @ {pairs[1].target.hook}": (1,)}.items():
+        part = acts.where(torch.isin(own[acts.indices], torch.tensor(layers)))
+        counts = quantized.levels(part).unique(return_counts=True)[1]
+        expected = (counts * level_code(counts)).sum().item() / len(acts)
+        assert metric(records, row, "coefficient_bits") == pytest.approx(expected, rel=1e-4)
 
 
 def rows_of(model, tokens, site):
