@@ -37,8 +37,6 @@ KEPT = 0.99
 N_PASSES = 6
 """Most passes of a search: one more than plain bisection takes, so that guesses may be followed."""
 
-_FIRST = 7
-"""The rung that is tried first, at which searches often end."""
 _LIMIT = 8
 """Most that a loss is believed to exceed, or to fall short of, what is allowed."""
 _TOO_COARSE = f"even steps of 2^-5 of the mean contribution keep less than {KEPT:.0%} of the loss"
@@ -143,7 +141,8 @@ class _Search:
 
     The logarithm of the loss that a step costs is taken to be linear in that of the step, between
     steps tried or with the square of the step, which says where the step should lie that costs
-    what is allowed. A guess is followed as far as bisection can still end in time.
+    what is allowed. A guess is followed as far as bisection can still end in time. The coarsest
+    step comes first: features that write too little, such as random ones, may gain by it.
     """
 
     def __init__(
@@ -161,7 +160,7 @@ class _Search:
         self._sums = {key: sums.sum().item() for key, sums in record.sums.items()}
         self._recovered = record.metrics["loss_recovered_zero"].value
         self._low, self._high = 0, len(LADDER)  # the first step that is fine enough lies between
-        self._rung = self._guess = _FIRST
+        self._rung = self._guess = 0
         self._excess: dict[int, float] = {}
         self._tried: QuantizedSums
         self._found: QuantizedSums | None = None  # at the coarsest step so far that keeps enough

@@ -206,6 +206,17 @@ def search_of(sites):
 
 
 @pytest.mark.untyped
+def test_where_the_coarsest_step_keeps_enough_no_finer_one_is_tried(sites):
+    """Though finer ones would not: features that write too little gain by large steps."""
+    search = search_of(sites)
+    search.start_pass_(N_PASSES - 1)
+    search._tried.estimates.sums["d"]["cross_entropy_spliced"][0] = 0.9
+    search.end_pass_()
+    assert search.ended
+    assert search._found.quantized._step == LADDER[0]
+
+
+@pytest.mark.untyped
 @pytest.mark.parametrize("last", range(len(LADDER) + 1))
 @pytest.mark.parametrize("power", [0.3, 2.0, 8.0])
 def test_guesses_find_the_coarsest_step_in_time(last, power, sites):
