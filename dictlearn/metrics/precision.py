@@ -20,6 +20,7 @@ from torch import Tensor
 
 from dictlearn.core.errors import InputError
 from dictlearn.core.sparse_acts import SparseActs
+from dictlearn.metrics.intervals import Jackknifed
 
 
 @dataclass(frozen=True)
@@ -115,17 +116,13 @@ class Curves:
         absent = self.n_matches - self.offsets.diff()
         return (sums + absent * (self.n_matches / self.n_rows)) / self.n_matches
 
-    def best_f1(self) -> Float[Tensor, " candidate"]:
-        """The largest harmonic mean of precision and recall over thresholds at entries.
-
-        The threshold that takes all tokens is left out. 0 for a candidate without hits.
-        """
-        return self._zeros().scatter_reduce_(0, self._candidates(), self._f1(), "amax")
-
     def best_f1_threshold(self, candidate: int) -> float:
-        """The threshold of the best F1; `nan` for a candidate without hits."""
+        """The threshold at an entry with the largest harmonic mean of precision and recall.
+
+        `nan` for a candidate without hits.
+        """
         part = slice(*self.offsets[candidate : candidate + 2].tolist())
-        f1 = self._f1()[part]
+        f1 = 2 * self.hits[part] / (self.n_matches + self.taken[part]).double()
         return self.scores[part][f1.argmax()].item() if len(f1) else float("nan")
 
     def precision_at(self, recall: float) -> Float[Tensor, " candidate"]:
@@ -152,40 +149,37 @@ class Curves:
     def _candidates(self) -> Int[Tensor, " step"]:
         return torch.repeat_interleave(self.offsets.diff())
 
-    def _f1(self) -> Float[Tensor, " step"]:
-        return 2 * self.hits / (self.n_matches + self.taken).double()
 
-
-def resampled_precision(
+def jackknifed_average_precision(
     scores: Float[Tensor, " n"],
     labels: Bool[Tensor, " n"],
     sequences: Int[Tensor, " n"],
-    weights: Float[Tensor, "resample sequence"],
-    hits: Float[Tensor, " resample"],
-) -> Float[Tensor, " resample"]:
-    """The precision of one candidate in each resample of sequences, at `hits` hits.
+    n_sequences: int,
+) -> Jackknifed:
+    """The average precision of one candidate, and that without each of the sequences.
 
-    The threshold is chosen anew in every resample, so that recall is matched exactly to that of
-    the detector that had `hits` hits in the same resample; `nan` where `hits` is 0.
+    `nan` without a sequence that has all the matches.
     """
     ranking = Ranking.from_dense(scores.unsqueeze(1))
-    order, taken = ranking.rows, ranking.taken
-    ends = taken[labels[order]].unique()  # the thresholds that add matches
-    step = torch.searchsorted(ends, taken)  # the first of them that takes each token
-    shape = (len(ends) + 1, weights.shape[1])
-    cell = step * shape[1] + sequences[order]
-    n_taken, n_hits = (
-        torch.bincount(cell, weights=counted.double(), minlength=shape[0] * shape[1])
-        .reshape(shape)[:-1]
-        .cumsum(0)
-        .to(weights)
-        for counted in (torch.ones_like(labels), labels[order])
+    curves = ranking.against(labels)
+    ends = curves.taken.unique()
+    step = torch.searchsorted(ends, ranking.taken)  # the first end that takes each token
+    cell = step * n_sequences + sequences[ranking.rows]
+    shape = (len(ends) + 1, n_sequences)  # the last row has the tokens after the last match
+    tokens, matches = (
+        torch.bincount(some, minlength=shape[0] * shape[1]).reshape(shape)[:-1]
+        for some in (cell, cell[labels[ranking.rows]])
     )
-    zero = weights.new_zeros(len(weights), 1)
-    hit = torch.cat([zero, weights @ n_hits.T], dim=1)
-    took = torch.cat([zero, weights @ n_taken.T], dim=1)
-    upper = torch.searchsorted(hit, hits.unsqueeze(1))
-    upper = upper.clamp(1, len(ends))
-    lower = torch.searchsorted(hit, hit.gather(1, upper - 1))  # not later than it need be
-    h0, h1, t0, t1 = (x.gather(1, i)[:, 0] for x in (hit, took) for i in (lower, upper))
-    return hits / (t0 + (hits - h0) / (h1 - h0) * (t1 - t0))
+    tokens, matches = (x.sum(dim=1, keepdim=True) - x for x in (tokens, matches))  # of the others
+    precision = matches.cumsum(0) / tokens.cumsum(0).clamp(min=1).double()
+    left_out = (matches * precision).sum(dim=0) / matches.sum(dim=0)
+    return Jackknifed(curves.average_precision().item(), left_out)
+
+
+def jackknifed_ratio(
+    numerators: Int[Tensor, " sequence"], denominators: Int[Tensor, " sequence"]
+) -> Jackknifed:
+    """The ratio of two counts over all sequences, and without each; `nan` where it is 0 / 0."""
+    above, below = numerators.sum(), denominators.sum().double()
+    left_out = (above - numerators) / (below - denominators)
+    return Jackknifed((above / below).item(), left_out)

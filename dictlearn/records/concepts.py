@@ -1,6 +1,7 @@
-"""The records of `evaluate_concepts`: precision of detectors of concepts."""
+"""The records of `evaluate_concepts`: detectors of concepts, of features and of other families."""
 
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -14,48 +15,70 @@ if TYPE_CHECKING:
 CONCEPTS_FILE = "concepts.json"
 
 
+class Family(StrEnum):
+    """The candidates among which the best detector of a concept is chosen."""
+
+    FEATURES = "features"
+    """The features of the dictionary."""
+    RANDOM = "random"
+    """As many untrained features with the L0 of the dictionary."""
+    NEURONS = "neurons"
+    """The hidden neurons of the MLP in the layer of the target."""
+    BASIS = "basis"
+    """The basis directions of the target."""
+    PCA = "pca"
+    """The principal components of the target."""
+
+
 @dataclass(frozen=True)
 class ConceptScore:
-    """The scores of the best candidate of one family as a detector of one concept.
+    """The scores of one family's detector of one concept.
 
-    The candidate was chosen on one half of the sequences. All numbers are from the other half,
-    except the naive ones, which are from the half that it was chosen on. `nan` where undefined.
+    The detector is the candidate with the best average precision on one half of the sequences,
+    with the threshold that has the best F1 there. All numbers are from the other half, except the
+    naive one, which is from the half that it was chosen on. `nan` where undefined.
     """
 
     concept: str
     dictionary: str
-    """The dictionary whose features are scored, or whose recall a baseline is matched to."""
-    family: str
-    """The candidate's family: "features", "neurons", "basis" or "pca"."""
+    """The dictionary whose features are scored, or compared with this family."""
+    family: Family
     candidate: int
     """Index of the candidate in its family."""
     sign: int
     """1 if large scores indicate the concept, -1 if large negative ones do."""
     threshold: float
-    """Smallest score of tokens that are predicted positive. `nan` for baselines, whose threshold
-    follows from the feature's recall, and for features without a true positive."""
+    """Smallest score of tokens that are predicted positive; `nan` without a match among them."""
     n_matches: int
     """Number of tokens with the concept."""
-    recall: float
-    """Recall of the feature, at which all families are compared."""
-    precision: float
-    precision_low: float
-    precision_high: float
+    base_rate: float
+    """Fraction of tokens with the concept: the chance level of every precision here."""
+    average_precision: float
+    """Precision at the score of each matching token, averaged over these: needs no threshold."""
+    average_precision_low: float
+    average_precision_high: float
     advantage: float
-    """Precision of the feature minus this precision; `nan` for the feature itself."""
+    """Average precision of the feature minus this one; `nan` for the feature itself."""
     advantage_low: float
     advantage_high: float
-    naive_recall: float
-    naive_precision: float
-    average_precision: float
-    """Average precision of the family's best candidate by average precision."""
-    f1: float
-    """F1 of the family's best candidate and threshold by F1."""
+    naive_average_precision: float
+    precision: float
+    """Fraction of tokens from the threshold on that have the concept."""
+    precision_low: float
+    precision_high: float
+    recall: float
+    """Fraction of tokens with the concept that are from the threshold on."""
+    recall_low: float
+    recall_high: float
+    matched_precision: float
+    """Precision at exactly the recall of the feature, interpolated between thresholds at matches.
+
+    For comparison between families only: thresholds at matches overstate every precision."""
 
 
 @dataclass(frozen=True)
 class ConceptRecords(SavedRecords):
-    """Precision of the features of several dictionaries, and of baselines, for several concepts."""
+    """Detectors of several concepts among the features of dictionaries, and among baselines."""
 
     file: ClassVar[str] = CONCEPTS_FILE
     kind: ClassVar[str] = "concepts"
@@ -66,6 +89,8 @@ class ConceptRecords(SavedRecords):
     scores: list[ConceptScore]
     left_out: dict[str, str]
     """Concepts, and "DICTIONARY: FAMILY", without scores, each with the reason."""
+    without_interval: dict[str, str]
+    """Concepts whose scores have no intervals, each with the reason."""
 
     def to_pandas(self) -> "pd.DataFrame":
         """A table with one row for each concept, dictionary and family."""
@@ -77,6 +102,7 @@ class ConceptRecords(SavedRecords):
         return {
             "patterns": self.patterns,
             "left_out": self.left_out,
+            "without_interval": self.without_interval,
             "scores": [without_nan(asdict(score)) for score in self.scores],
         }
 
@@ -84,9 +110,13 @@ class ConceptRecords(SavedRecords):
     def _from_entries(
         cls, provenance: Provenance, tokens: dict[str, Any], data: dict[str, Any], folder: Path
     ) -> "ConceptRecords":
-        patterns, left_out = (typed(data[key], dict[str, str]) for key in ("patterns", "left_out"))
+        if "without_interval" not in data:  # precision was another number in earlier files
+            raise ValueError(f"of an earlier version, without random features; {cls.remake}")
+        patterns, left_out, without_interval = (
+            typed(data[key], dict[str, str]) for key in ("patterns", "left_out", "without_interval")
+        )
         scores = typed([with_nan(entry) for entry in data["scores"]], list[ConceptScore])
-        scored = {(s.concept, s.dictionary) for s in scores if s.family == "features"}
+        scored = {(s.concept, s.dictionary) for s in scores if s.family is Family.FEATURES}
         if not scored.issuperset((s.concept, s.dictionary) for s in scores):
             raise ValueError("a concept has scores of baselines and none of the features")
-        return cls(provenance, tokens, patterns, scores, left_out)
+        return cls(provenance, tokens, patterns, scores, left_out, without_interval)

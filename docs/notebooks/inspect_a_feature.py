@@ -32,10 +32,10 @@ concepts = [
     dl.Concept("she", r"\b[Ss]he\b"),
     dl.Concept("full stop", r"\."),
 ]
-found = dl.evaluate_concepts(dictionaries, model, held_out, concepts, n_resamples=100)
+found = dl.evaluate_concepts(dictionaries, model, held_out, concepts)
 scores = found.to_pandas()
-scores = scores[scores.family.isin(["features", "neurons"])]
-scores[["concept", "dictionary", "family", "candidate", "recall", "precision", "precision_low"]]
+scores = scores[scores.family.isin(["features", "random", "neurons"])]
+scores[["concept", "dictionary", "family", "candidate", "average_precision", "precision", "recall"]]
 
 # %% [markdown]
 # ## Its card

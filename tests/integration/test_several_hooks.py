@@ -97,8 +97,6 @@ def test_cards_concepts_and_agreement_take_them(dictionaries, model, tmp_path):
     documents = dl.load_tokens(
         "builtin:stories", model, split="held_out", n_tokens=4000, whole_documents=True
     )
-    concepts = dl.evaluate_concepts(
-        dictionaries, model, documents, [dl.Concept("comma", ",")], n_resamples=20
-    )
+    concepts = dl.evaluate_concepts(dictionaries, model, documents, [dl.Concept("comma", ",")])
     families = {(s.dictionary, s.family) for s in concepts.scores}
     assert {("clt", "neurons"), ("clt", "features"), ("crosscoder", "pca")} <= families

@@ -1,25 +1,25 @@
-"""Scatter plot of the precision of features against that of baseline directions."""
+"""Scatter plot of the average precision of features against that of baselines."""
 
 import math
 
 import plotly.graph_objects as go
 
 from dictlearn.comparison.figures.style import INK, Look, default_looks, plain, styled
-from dictlearn.comparison.statistics.precision import baseline_families
-from dictlearn.records.concepts import ConceptRecords, ConceptScore
+from dictlearn.comparison.statistics.precision import BASELINES, families_of
+from dictlearn.records.concepts import ConceptRecords, ConceptScore, Family
 
 _Points = list[tuple[ConceptScore, ConceptScore]]
 
 
 def precision_figure(records: ConceptRecords) -> go.Figure:
-    """Precision of the feature against precision of the baseline, one mark per concept.
+    """Average precision of the feature against that of the baseline, one mark per concept.
 
-    Above the diagonal, the feature is more precise. Filled marks: the 95 % interval of the
-    difference excludes 0. The baseline is the best neuron, or the best of the first family in the
-    records; other families can be shown by clicking in the legend.
+    Above the diagonal, the feature is better. Filled marks: the 95 % interval of the difference
+    excludes 0. The baseline is the best of as many random features, or the best of the first
+    family in the records; other families can be shown by clicking in the legend.
     """
     style = default_looks(dict.fromkeys(score.dictionary for score in records.scores))
-    families = baseline_families(records)
+    families = families_of(records)
     figure = go.Figure()
     ends = {"x0": 0, "y0": 0, "x1": 1, "y1": 1, "layer": "below"}
     figure.add_shape(type="line", line={"color": INK, "dash": "dot", "width": 1}, **ends)
@@ -30,26 +30,21 @@ def precision_figure(records: ConceptRecords) -> go.Figure:
     for family in families[1:]:
         points = _points(records, [family], None)
         if points:
-            trace = _marks(records, points, f"against {plain(family)}", style, "diamond")
+            trace = _marks(records, points, f"against {BASELINES[family]}s", style, "diamond")
             figure.add_trace(trace.update(visible="legendonly"))
-    baseline = f"best of the {plain(families[0])}" if families else "baseline"
-    figure.update_xaxes(title=f"precision of the {baseline}", range=(-0.02, 1.03))
-    figure.update_yaxes(title="precision of the feature", range=(-0.02, 1.03))
+    baseline = f"best {BASELINES[families[0]]}" if families else "baseline"
+    figure.update_xaxes(title=f"average precision of the {baseline}", range=(-0.02, 1.03))
+    figure.update_yaxes(title="average precision of the feature", range=(-0.02, 1.03))
     return styled(figure, height=460).update_layout(showlegend=True)
 
 
-def _points(records: ConceptRecords, families: list[str], name: str | None) -> _Points:
-    """Pairs of feature and baseline that both have a precision, of one dictionary or of all."""
-    features = {(s.concept, s.dictionary): s for s in records.scores if s.family == "features"}
-    pairs = [
+def _points(records: ConceptRecords, families: list[Family], name: str | None) -> _Points:
+    """Pairs of feature and baseline, of one dictionary or of all."""
+    features = {(s.concept, s.dictionary): s for s in records.scores if s.family is Family.FEATURES}
+    return [
         (features[s.concept, s.dictionary], s)
         for s in records.scores
         if s.family in families and name in (None, s.dictionary)
-    ]
-    return [
-        (own, baseline)
-        for own, baseline in pairs
-        if math.isfinite(own.precision) and math.isfinite(baseline.precision)
     ]
 
 
@@ -62,7 +57,8 @@ def _marks(
 ) -> go.Scatter:
     significant = [b.advantage_low > 0 or b.advantage_high < 0 for _, b in points]
     return go.Scatter(
-        x=[baseline.precision for _, baseline in points], y=[own.precision for own, _ in points],
+        x=[baseline.average_precision for _, baseline in points],
+        y=[own.average_precision for own, _ in points],
         mode="markers", name=label,
         marker={
             "size": 10, "color": [style[own.dictionary].colour for own, _ in points],
@@ -83,10 +79,14 @@ def _hover(records: ConceptRecords, own: ConceptScore, baseline: ConceptScore) -
             plain(pattern if len(pattern) <= 60 else f"{pattern[:59]}…"),
             f"feature {plain(own.candidate)}: {_interval(own)}",
             f"{plain(baseline.family)} {sign}{plain(baseline.candidate)}: {_interval(baseline)}",
-            f"at recall {own.recall:.2f} of {own.n_matches:,} tokens",
+            f"chance level {own.base_rate:.3f}: {own.n_matches:,} tokens have the concept",
+            f"the feature at its threshold: precision {own.precision:.2f}, recall {own.recall:.2f}",
         ]
     )
 
 
 def _interval(score: ConceptScore) -> str:
-    return f"{score.precision:.2f} ({score.precision_low:.2f} to {score.precision_high:.2f})"
+    value = f"{score.average_precision:.2f}"
+    if math.isnan(score.average_precision_low):
+        return value
+    return f"{value} ({score.average_precision_low:.2f} to {score.average_precision_high:.2f})"

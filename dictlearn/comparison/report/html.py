@@ -12,13 +12,18 @@ from dictlearn.comparison.figures.rates import rate_distortion_figures
 from dictlearn.comparison.figures.style import looks
 from dictlearn.comparison.figures.training import divergences, read_training_log, training_figure
 from dictlearn.comparison.report.agreement import agreement_data
+from dictlearn.comparison.report.concepts import (
+    CONCEPT_COLUMNS,
+    CONCEPTS_CAPTION,
+    concept_verdicts,
+)
 from dictlearn.comparison.report.lengths import lengths_data
 from dictlearn.comparison.report.templates import render
 from dictlearn.comparison.report.verdict import verdict
 from dictlearn.comparison.statistics.families import at_rate
 from dictlearn.comparison.statistics.intervals import intervals_of
 from dictlearn.comparison.statistics.lengths import Lengths
-from dictlearn.comparison.statistics.precision import baseline_families, precision_frame
+from dictlearn.comparison.statistics.precision import precision_frame
 from dictlearn.comparison.tables.matched import matched_tables
 from dictlearn.comparison.vocabulary import (
     LABELS,
@@ -137,10 +142,13 @@ def _without(records: Records, rate: str) -> list[str]:
 
 def precision_data(records: ConceptRecords) -> dict[str, Any]:
     """The data of the section on concepts."""
+    frame = precision_frame(records)
     return {
         "records": records,
-        "frame": precision_frame(records),
-        "baseline": next(iter(baseline_families(records)), ""),
+        "frame": frame,
+        "caption": CONCEPTS_CAPTION,
+        "columns": CONCEPT_COLUMNS,
+        "verdicts": concept_verdicts(frame),
         "figure": precision_figure(records),
     }
 

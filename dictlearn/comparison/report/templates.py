@@ -56,7 +56,8 @@ def pieces(token: str, alone: bool = False) -> list[tuple[str, bool]]:
     ]
 
 
-def _number(value: float, digits: str) -> str:
+def number(value: float, digits: str) -> str:
+    """The value in this format; a dash for one that is not finite."""
     return format(value, digits) if math.isfinite(value) else MISSING
 
 
@@ -89,7 +90,7 @@ _ENVIRONMENT.policies |= {
 _ENVIRONMENT.globals["scripts"] = _scripts
 _ENVIRONMENT.filters |= {
     "formatted": lambda value, metric: formatted(metric, value),
-    "number": _number,
+    "number": number,
     "pieces": pieces,
     "sha256": _sha256,
 }

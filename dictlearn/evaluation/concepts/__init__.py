@@ -1,1 +1,1 @@
-"""Precision of single features as concept detectors, beside neurons and other directions."""
+"""Single features as concept detectors, beside random features, neurons and directions."""

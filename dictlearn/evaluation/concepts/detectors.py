@@ -1,8 +1,8 @@
-"""Scores of tokens that may detect a concept, and the best detectors of each family."""
+"""Scores of tokens that may detect a concept, and the best of each family."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from math import inf, nan
 
 from jaxtyping import Bool, Float
@@ -71,49 +71,24 @@ class DirectionDetectors(Detectors):
         return sign * self._columns[:, column]
 
 
-@dataclass
-class Best:
-    """The largest value so far, and the candidate that has it."""
+@dataclass(frozen=True)
+class Choice:
+    """The candidate of a family with the largest average precision for one concept."""
 
-    value: float = -inf
+    average_precision: float = -inf
     candidate: int = -1
     threshold: float = nan
-    """Smallest score of the tokens that are predicted positive, where the value is an F1."""
-
-    def update_(self, values: Float[Tensor, " candidate"], first: int) -> int | None:
-        """Update with the values of candidates from `first` on; the index of a new best in them."""
-        index = int(values.argmax())
-        if values[index] <= self.value:
-            return None
-        self.value, self.candidate = float(values[index]), first + index
-        return index
+    """The smallest score of the tokens that are predicted positive: that with the best F1."""
 
 
-@dataclass
-class Choice:
-    """The best candidates of one family for one concept, by each measure."""
-
-    average_precision: Best = field(default_factory=Best)
-    f1: Best = field(default_factory=Best)
-    precision: dict[float, Best] = field(default_factory=dict)
-    """By recall: the candidate with the largest precision at it."""
-
-
-def choose(
-    candidates: Detectors,
-    labels: Bool[Tensor, "concept n"],
-    recalls: Sequence[Sequence[float]] | None = None,
-) -> list[Choice]:
-    """The best candidates for each concept, at the recalls given for that concept."""
-    wanted = recalls if recalls is not None else [()] * len(labels)
-    choices = [Choice(precision={recall: Best() for recall in some}) for some in wanted]
+def choose(candidates: Detectors, labels: Bool[Tensor, "concept n"]) -> list[Choice]:
+    """The best candidate for each concept."""
+    choices = [Choice()] * len(labels)
     for first, ranking in candidates.rankings():
-        for choice, of_concept in zip(choices, labels, strict=True):
+        for i, of_concept in enumerate(labels):
             curves = ranking.against(of_concept)
-            choice.average_precision.update_(curves.average_precision(), first)
-            index = choice.f1.update_(curves.best_f1(), first)
-            if index is not None:
-                choice.f1.threshold = curves.best_f1_threshold(index)
-            for recall, best in choice.precision.items():
-                best.update_(curves.precision_at(recall), first)
+            value, index = curves.average_precision().max(dim=0)
+            if value > choices[i].average_precision:
+                threshold = curves.best_f1_threshold(int(index))
+                choices[i] = Choice(float(value), first + int(index), threshold)
     return choices

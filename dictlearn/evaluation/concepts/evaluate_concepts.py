@@ -1,7 +1,8 @@
-"""`evaluate_concepts`: the precision of features as detectors of concepts, beside baselines.
+"""`evaluate_concepts`: features as detectors of concepts, beside baselines.
 
-The experiment of Tamkin, Taufeeque and Goodman 2023, "Codebook Features", figure 6, with held-out
-scoring: detectors are chosen on one half of the text and scored on the other.
+The experiment of Tamkin, Taufeeque and Goodman 2023, "Codebook Features", figure 6, with average
+precision, random features and held-out scoring: detectors are chosen on one half of the text and
+scored on the other.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,13 +14,12 @@ from torch import Tensor
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import InputError
 from dictlearn.core.tokens import Tokens
-from dictlearn.evaluation.concepts.matched_recall import FEATURES, compare_families
-from dictlearn.evaluation.concepts.split_halves import NEURONS, halves
+from dictlearn.evaluation.concepts.compare_families import compare_families, without_interval
+from dictlearn.evaluation.concepts.split_halves import halves
 from dictlearn.evaluation.origins import require_dictionaries, require_fitting
 from dictlearn.lm.hooks import LanguageModel
-from dictlearn.metrics.intervals import bootstrap_weights
 from dictlearn.progress import progress as progress_bar
-from dictlearn.records.concepts import ConceptRecords, ConceptScore
+from dictlearn.records.concepts import ConceptRecords, ConceptScore, Family
 from dictlearn.text.concepts import DEFAULT_CONCEPTS, Concept, concept_labels
 
 
@@ -30,23 +30,26 @@ def evaluate_concepts(
     concepts: Sequence[Concept] = DEFAULT_CONCEPTS,
     *,
     min_matches: int = 20,
-    n_resamples: int = 1000,
     seed: int = 0,
     allow_other_model: bool = False,
     progress: bool = True,
 ) -> ConceptRecords:
-    """The precision with which features detect each concept, beside that of baselines.
+    """How well features detect each concept, beside random features and other baselines.
 
-    The sequences are split into random halves. On the first half, the feature and threshold with
-    the best F1 are chosen for each concept. From each baseline family, the candidate with the
-    best precision at the recall of that feature is chosen. The families are the hidden neurons
-    of the MLP in the target's layer, the basis directions of the target, and its principal
-    components, each with both signs. On the second half, all are scored by their precision at
-    the recall that the feature has there, matched exactly.
+    The sequences are split into random halves. On the first half, the candidate with the best
+    average precision is chosen for each concept from every family: the features; as many random
+    features with the same L0 there; the hidden neurons of the MLP in the target's layer; the basis
+    directions of the target; its principal components; directions with both signs. So is the
+    threshold of the candidate with the best F1. On the second half, all are scored by their average
+    precision, and by precision and recall at their threshold.
 
-    Intervals are 95 % bootstrap intervals over the sequences of the second half, with recall
-    matched in each resample. They say how the scores of the chosen candidates vary with the
-    text, not how the choice varies.
+    The best of many candidates detects something by chance: what training adds is the average
+    precision of the features minus that of the random ones. Uninformative scores have an average
+    precision and a precision of the base rate, the fraction of tokens with the concept.
+
+    Intervals are 95 % intervals over the sequences of the second half, from the jackknife. They say
+    how the scores of the chosen candidates vary with the text, not how the choice varies. There are
+    none where fewer than four sequences have a match.
 
     Tokens in blocks of whole documents (`load_tokens`) keep a document from being in both halves,
     unless it is longer than a block. Special tokens are left out.
@@ -57,8 +60,7 @@ def evaluate_concepts(
         tokens: normally of the held-out split.
         concepts: the concepts, each defined by a pattern.
         min_matches: concepts with fewer matching tokens in either half are left out.
-        n_resamples: number of bootstrap resamples for each interval.
-        seed: the seed of the halves and of the resamples.
+        seed: the seed of the halves and of the random features.
         allow_other_model: also take dictionaries of another model; the records name them.
         progress: show a progress bar.
 
@@ -70,30 +72,35 @@ def evaluate_concepts(
     """
     _require_enough(dictionaries, tokens)
     origin, transfer = require_fitting(dictionaries, model, allow_other_model=allow_other_model)
-    empty = {f"{n}: {FEATURES}": "it has none" for n, d in dictionaries.items() if not d.n_features}
+    empty = {
+        f"{n}: {Family.FEATURES}": "it has none"
+        for n, d in dictionaries.items()
+        if not d.n_features
+    }
     dictionaries = {name: d for name, d in dictionaries.items() if d.n_features}
     labels = concept_labels(tokens, model.tokenizer, concepts)
     order = torch.randperm(len(tokens), generator=torch.Generator().manual_seed(seed))
     parts = [part.sort().values for part in order.tensor_split(2)]
     labels, kept, left_out = _frequent(labels, concepts, parts, min_matches)
     left_out |= empty
-    choosing, scoring = halves(dictionaries, model, tokens, labels, parts)
-    weights = bootstrap_weights(scoring.n_sequences, n_resamples, seed)
+    unlike_dictionaries = ~seed  # their own random directions are drawn from small seeds
+    choosing, scoring = halves(dictionaries, model, tokens, labels, parts, unlike_dictionaries)
     scores: list[ConceptScore] = []
     targets = {name: d.sites.target for name, d in dictionaries.items()}
     with progress_bar("scoring concepts", len(targets), show=progress) as done:
         for target, families in scoring.baselines.items():
             names = [name for name, at in targets.items() if at == target]
-            if NEURONS not in families:
+            if Family.NEURONS not in families:
                 missing = f"no MLP with known weights in the layer of {str(target)!r}"
-                left_out |= {f"{name}: {NEURONS}": missing for name in names}
-            scores += compare_families(choosing, scoring, names, target, kept, weights)
+                left_out |= {f"{name}: {Family.NEURONS}": missing for name in names}
+            scores += compare_families(choosing, scoring, names, target, kept)
             done(len({score.dictionary for score in scores}))
     described = tokens.describe() | {"seed": seed, "n_scored_sequences": scoring.n_sequences}
     described |= transfer
     patterns = {c.name: c.pattern for c in concepts if c.name in kept}
     provenance = origin.on(tokens, exclude_special=True)
-    return ConceptRecords(provenance, described, patterns, scores, left_out)
+    unsure = without_interval(scoring, kept)
+    return ConceptRecords(provenance, described, patterns, scores, left_out, unsure)
 
 
 def _require_enough(dictionaries: Mapping[str, FeatureDictionary], tokens: Tokens) -> None:

@@ -16,12 +16,13 @@ from dictlearn.core.sites import Site, Sites
 from dictlearn.core.sparse_acts import SparseActs
 from dictlearn.core.tokens import Tokens
 from dictlearn.evaluation.concepts.detectors import Detectors, DirectionDetectors, FeatureDetectors
+from dictlearn.evaluation.concepts.random_features import RandomFeatures
 from dictlearn.evaluation.stream.activations import ActivationStream, on_cpu
 from dictlearn.lm.forward import default_batch_size
 from dictlearn.lm.hooks import LanguageModel
 from dictlearn.lm.mlps import mlp_sites, mlp_weights
+from dictlearn.records.concepts import Family
 
-NEURONS, BASIS, PCA = "neurons", "basis", "pca"
 _TOKENS_AT_ONCE = 1 << 13
 
 
@@ -35,7 +36,9 @@ class Half:
     n_sequences: int
     features: Mapping[str, Detectors]
     """The features of each dictionary."""
-    baselines: Mapping[Site, Mapping[str, Detectors]]
+    random: Mapping[str, Detectors]
+    """As many random features for each dictionary."""
+    baselines: Mapping[Site, Mapping[Family, Detectors]]
     """Directions of the model at each target, by family."""
 
 
@@ -45,36 +48,47 @@ def halves(
     tokens: Tokens,
     labels: Bool[Tensor, "concept b pos"],
     parts: Sequence[Int[Tensor, " _"]],
+    seed: int,
 ) -> list[Half]:
-    """The detectors on every part of the sequences, with principal components of the first."""
+    """The detectors on every part of the sequences.
+
+    Principal components and random features, drawn with `seed`, are fitted to the first part.
+    """
     targets = dict.fromkeys(d.sites.target for d in dictionaries.values())
     mlps = {target: _mlps_of_layers(model, target) for target in targets}
     used = [*(d.sites for d in dictionaries.values()), *(s for some in mlps.values() for s in some)]
     hooks = list(dict.fromkeys(hook for sites in used for hook in sites.hooks))
     components: dict[Site, Float[Tensor, "d d"]] = {}
+    untrained: dict[str, RandomFeatures] = {}
     found = []
     for part in parts:
         ordinary = tokens.ordinary[part]
         rows = _rows(model, tokens.ids[part], ordinary, hooks)
-        baselines: dict[Site, dict[str, Detectors]] = {}
+        baselines: dict[Site, dict[Family, Detectors]] = {}
         for target in targets:
             y = rows.joined(target)
             if target not in components:
                 components[target] = torch.linalg.eigh(y.T.double().cov()).eigenvectors.to(y)
             baselines[target] = {
-                BASIS: DirectionDetectors(y),
-                PCA: DirectionDetectors(y @ components[target].flip(1)),
+                Family.BASIS: DirectionDetectors(y),
+                Family.PCA: DirectionDetectors(y @ components[target].flip(1)),
             }
             if mlps[target]:
                 hidden = [_hidden(mlp, rows.joined(s.source)) for s, mlp in mlps[target].items()]
                 neurons = DirectionDetectors(torch.cat(hidden, dim=1))
-                baselines[target] = {NEURONS: neurons} | baselines[target]
-        features = {
-            name: FeatureDetectors(_encoded(dictionary, rows.joined(dictionary.sites.source)))
-            for name, dictionary in dictionaries.items()
-        }
+                baselines[target] = {Family.NEURONS: neurons} | baselines[target]
+        features: dict[str, Detectors] = {}
+        random: dict[str, Detectors] = {}
+        for name, dictionary in dictionaries.items():
+            x = rows.joined(dictionary.sites.source)
+            acts = _encoded(dictionary, x)
+            if name not in untrained:
+                untrained[name] = RandomFeatures.like(dictionary, acts, x, seed)
+            features[name] = FeatureDetectors(acts)
+            random[name] = FeatureDetectors(_encoded(untrained[name], x))
         sequences = ordinary.nonzero()[:, 0]
-        found.append(Half(labels[:, part][:, ordinary], sequences, len(part), features, baselines))
+        of_part = labels[:, part][:, ordinary]
+        found.append(Half(of_part, sequences, len(part), features, random, baselines))
     return found
 
 

@@ -18,7 +18,7 @@ from dictlearn.records.agreement import (
     FeatureSummary,
     PairAgreement,
 )
-from dictlearn.records.concepts import ConceptRecords, ConceptScore
+from dictlearn.records.concepts import ConceptRecords, ConceptScore, Family
 from dictlearn.records.results import DictionaryRecord, Records
 
 HOSTILE = '<b onload="x">&</script>'
@@ -96,28 +96,29 @@ def records() -> Records:
     )
 
 
-def score(
-    concept, family, precision, naive, advantage=(math.nan, math.nan, math.nan), dictionary="d"
-):
+def score(concept, family, average, advantage=(math.nan,) * 3, dictionary="d", precision=0.5):
     return ConceptScore(
-        concept, dictionary, family, 0, 1, math.nan, 50, 0.5, precision, precision, precision,
-        *advantage, naive_recall=0.5, naive_precision=naive, average_precision=0.5, f1=0.5,
+        concept, dictionary, Family(family), 0, 1, math.nan, 50, 0.1, average, average, average,
+        *advantage, 0.9 * average, *(precision,) * 3, 0.4, 0.4, 0.4, precision,
     )  # fmt: skip
 
 
 SCORES = [
-    score("comma", "features", 0.9, 0.95),
-    score("comma", "neurons", 0.5, 0.6, (0.4, 0.2, 0.6)),
-    score("comma", "pca", 0.2, 0.3, (0.7, 0.6, 0.8)),
-    score("she", "features", 0.6, 0.7),
-    score("she", "neurons", 0.5, 0.8, (0.1, -0.1, 0.3)),
-    score("time", "features", math.nan, 0.4),
-    score("time", "neurons", math.nan, 0.3),
-    score("comma", "features", 0.3, 0.3, dictionary="<other>"),
-    score("comma", "neurons", 0.5, 0.6, (-0.2, -0.3, -0.1), dictionary="<other>"),
+    score("comma", "features", 0.9),
+    score("comma", "random", 0.6, (0.3, 0.2, 0.4)),
+    score("comma", "neurons", 0.5, (0.4, 0.2, 0.6)),
+    score("comma", "pca", 0.2, (0.7, 0.6, 0.8)),
+    score("she", "features", 0.6, precision=math.nan),
+    score("she", "random", 0.4, (0.2, -0.1, 0.3)),
+    score("she", "neurons", 0.5, (0.1, -0.1, 0.3)),
+    score("comma", "features", 0.3, dictionary="<other>"),
+    score("comma", "random", 0.4, (-0.1, -0.2, 0.1), dictionary="<other>"),
+    score("comma", "neurons", 0.5, (-0.2, -0.3, -0.1), dictionary="<other>"),
 ]
-PATTERNS = {"comma": "<,>", "she": r"\b[Ss]he\b", "time": "time"}
-CONCEPTS = ConceptRecords(Provenance(), {}, PATTERNS, SCORES, {"day": "3 & 4 matches"})
+PATTERNS = {"comma": "<,>", "she": r"\b[Ss]he\b"}
+CONCEPTS = ConceptRecords(
+    Provenance(), {}, PATTERNS, SCORES, {"day": "3 & 4 matches"}, {"she": "3 sequences"}
+)
 
 
 @pytest.fixture
@@ -128,7 +129,7 @@ def make_score() -> Callable[..., ConceptScore]:
 
 @pytest.fixture
 def concepts() -> ConceptRecords:
-    """Two dictionaries, three concepts, two families of baselines, one concept left out."""
+    """Two dictionaries, two concepts, three other families, one concept left out."""
     return CONCEPTS
 
 

@@ -8,8 +8,11 @@ from sklearn.metrics import average_precision_score, f1_score
 
 from dictlearn.core.errors import InputError
 from dictlearn.core.sparse_acts import SparseActs
-from dictlearn.metrics.intervals import bootstrap_weights
-from dictlearn.metrics.precision import Ranking, resampled_precision
+from dictlearn.metrics.precision import (
+    Ranking,
+    jackknifed_average_precision,
+    jackknifed_ratio,
+)
 
 
 def column(*scores):
@@ -28,7 +31,6 @@ def test_a_detector_of_the_label_has_precision_one_at_recall_one():
         curves = ranking.against(labels)
         assert curves.precision_at(1.0).tolist() == [1.0]
         assert curves.average_precision().tolist() == [1.0]
-        assert curves.best_f1().tolist() == [1.0]
     assert curves.best_f1_threshold(0) == 3.0
 
 
@@ -38,7 +40,6 @@ def test_by_hand_without_ties():
     assert curves.hits.tolist() == [1, 2, 3]
     assert curves.taken.tolist() == [1, 3, 6]
     assert curves.average_precision().item() == pytest.approx((1 + 2 / 3 + 1 / 2) / 3)
-    assert curves.best_f1().item() == pytest.approx(2 * 2 / (3 + 3))
     assert curves.best_f1_threshold(0) == 4.0
     assert curves.precision_at(1 / 3).item() == pytest.approx(1)
     assert curves.precision_at(2 / 3).item() == pytest.approx(2 / 3)
@@ -65,8 +66,6 @@ def test_a_constant_score_has_the_base_rate_everywhere():
     for curves in (constant, absent):
         assert curves.precision_at(0.3).tolist() == pytest.approx([0.2, 0.2])
         assert curves.average_precision().tolist() == pytest.approx([0.2, 0.2])
-    assert constant.best_f1().tolist() == pytest.approx([4 / 12, 4 / 12])
-    assert absent.best_f1().tolist() == [0.0, 0.0], "what is at rest marks nothing"
     assert math.isnan(absent.best_f1_threshold(1))
 
 
@@ -102,13 +101,12 @@ def test_sparse_and_dense_rankings_agree(sparse):
 def test_every_candidate_agrees_with_scikit_learn(sparse):
     scores, labels = sparse
     curves = Ranking.from_sparse(SparseActs.from_dense(scores)).against(labels)
-    for i, (ap, f1) in enumerate(zip(curves.average_precision(), curves.best_f1(), strict=True)):
+    for i, ap in enumerate(curves.average_precision()):
         assert ap.item() == pytest.approx(average_precision_score(labels, scores[:, i]))
         thresholds = scores[:, i].unique()[1:]  # without 0
         each = [f1_score(labels, scores[:, i] >= t) for t in thresholds]
-        assert f1.item() == pytest.approx(max(each, default=0.0))
         at = scores[:, i] >= curves.best_f1_threshold(i)
-        assert f1_score(labels, at) == pytest.approx(f1.item())
+        assert f1_score(labels, at, zero_division=0) == pytest.approx(max(each, default=0.0))
 
 
 def test_precision_falls_to_the_base_rate_at_full_recall(sparse):
@@ -118,39 +116,48 @@ def test_precision_falls_to_the_base_rate_at_full_recall(sparse):
     assert curves.precision_at(1.0).tolist() == pytest.approx([base] * 30)
 
 
-def test_unit_weights_leave_the_precision_as_it_is(sparse):
+@pytest.mark.parametrize("feature", [0, 3, 7])
+def test_a_sequence_left_out_is_as_if_it_had_not_been_there(sparse, feature):
     scores, labels = sparse
+    scores = scores[:, feature] + (torch.arange(200) % 7 == 0) * 0.5  # some ties broken, some not
     sequences = torch.arange(200) % 20
-    ones = torch.ones(3, 20, dtype=torch.float64)
-    hits = torch.tensor([0.5, 8.0, float(labels.sum())], dtype=torch.float64)
-    curves = Ranking.from_dense(scores).against(labels)
-    for i in (0, 7, 29):
-        found = resampled_precision(scores[:, i], labels, sequences, ones, hits)
-        expected = [curves.precision_at(h / int(labels.sum()))[i].item() for h in hits.tolist()]
-        assert found.tolist() == pytest.approx(expected)
+    found = jackknifed_average_precision(scores, labels, sequences, 20)
+    assert found.value == pytest.approx(average_precision_score(labels, scores))
+    for sequence, value in enumerate(found.left_out.tolist()):
+        others = sequences != sequence
+        assert value == pytest.approx(average_precision_score(labels[others], scores[others]))
 
 
-@pytest.mark.parametrize("feature", [0, 3])
-def test_a_resample_equals_its_tokens_written_out(sparse, feature):
-    """Precision in a resample is that on the tokens of its sequences, as often as drawn."""
-    scores, labels = sparse
-    scores = scores[:, feature] + torch.linspace(0, 1.5, 200)  # some ties broken, some not
-    sequences = torch.arange(200) // 10
-    weights = bootstrap_weights(20, 25)
-    drawn = [torch.repeat_interleave(w.long()[sequences]) for w in weights]
-    hits = torch.tensor([0.4 * labels[tokens].sum() for tokens in drawn], dtype=torch.float64)
-    found = resampled_precision(scores, labels, sequences, weights, hits)
-    for tokens, precision in zip(drawn, found.tolist(), strict=True):
-        curves = Ranking.from_dense(scores[tokens].unsqueeze(1)).against(labels[tokens])
-        assert precision == pytest.approx(curves.precision_at(0.4).item(), rel=1e-5)
+def test_without_the_only_sequence_with_matches_there_is_no_precision():
+    found = jackknifed_average_precision(
+        torch.arange(4.0), mask("1100"), torch.tensor([0, 0, 1, 1]), 2
+    )
+    assert found.left_out.isnan().tolist() == [True, False]
+    assert found.left_out[1].item() == 1.0
 
 
-def test_a_resample_without_hits_has_no_precision():
-    none = resampled_precision(
-        torch.arange(4.0), mask("1100"), torch.tensor([0, 0, 1, 1]),
-        torch.tensor([[0.0, 2.0], [1.0, 1.0]]), torch.tensor([0.0, 1.0]),
-    )  # fmt: skip
-    assert none.isnan().tolist() == [True, False]
+def test_a_ratio_by_hand():
+    found = jackknifed_ratio(torch.tensor([1, 2, 0]), torch.tensor([2, 2, 0]))
+    assert found.value == 0.75
+    assert found.left_out.tolist() == [1.0, 0.5, 0.75]
+    assert math.isnan(jackknifed_ratio(torch.tensor([0, 0]), torch.tensor([0, 0])).value)
+
+
+def test_a_threshold_chosen_elsewhere_has_the_base_rate_under_a_null():
+    """Labels independent of scores: precision beyond any fixed threshold is the base rate."""
+    generator = torch.Generator().manual_seed(0)
+    n_runs, n, hits, taken, at_hits = 300, 500, 0, 0, []
+    for _ in range(n_runs):
+        labels = torch.rand(2, n, generator=generator) < 0.1
+        scores = torch.randn(2, n, generator=generator)
+        curves = Ranking.from_dense(scores[0].unsqueeze(1)).against(labels[0])
+        positive = scores[1] >= curves.best_f1_threshold(0)
+        hits, taken = hits + (positive & labels[1]).sum(), taken + positive.sum()
+        own = Ranking.from_dense(scores[1].unsqueeze(1)).against(labels[1])
+        at_hits.append(own.precision_at(1 / own.n_matches).item())
+    error = math.sqrt(0.1 * 0.9 / int(taken))
+    assert float(hits / taken) == pytest.approx(0.1, abs=3 * error)
+    assert sum(at_hits) / n_runs > 0.2, "where a threshold is put at a match, it is not"
 
 
 def test_a_recall_that_is_attained_needs_no_interpolation():

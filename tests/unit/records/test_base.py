@@ -62,6 +62,15 @@ def test_other_versions_and_broken_files_are_refused(kind, tmp_path):
         kind.load(tmp_path / "elsewhere")
 
 
+def test_concepts_without_random_features_are_to_be_evaluated_again(tmp_path):
+    """Earlier files have another precision under the same name."""
+    data = json.loads((SAVED / "concepts.json").read_text())
+    del data["without_interval"]
+    (tmp_path / "concepts.json").write_text(json.dumps(data))
+    with pytest.raises(CorruptFileError, match="without random features; evaluate again"):
+        ConceptRecords.load(tmp_path)
+
+
 @each_kind
 def test_a_file_of_another_is_not_overwritten(kind, tmp_path):
     (tmp_path / kind.file).write_text("mine")

@@ -1,17 +1,47 @@
 """The section on concepts."""
 
+import pytest
+
+from dictlearn.comparison.report.concepts import CONCEPT_COLUMNS, concept_verdicts
 from dictlearn.comparison.report.html import precision_data
+from dictlearn.comparison.report.markdown import results_page
 from dictlearn.comparison.report.templates import render
+from dictlearn.comparison.statistics.precision import precision_frame
 
 
-def test_the_section_has_the_shares_and_the_naive_number(concepts):
+def test_the_section_has_the_verdict_and_the_reasons(concepts):
     text = render("precision.html.jinja", concepts=precision_data(concepts))
+    assert "for 100% of 2 concepts; the best random feature is for 50%." in text
     assert (
-        "<b>d</b>: features better than neurons for 67% of 3 concepts (33% significantly better, "
-        "0% significantly worse); naively 67%." in text
+        "The best feature of &lt;other&gt; is a better detector than the best neuron for 0%" in text
     )
-    assert "<b>&lt;other&gt;</b>: features better than neurons for 0% of 1 concepts" in text
     assert 'id="precision"' in text
     assert "day: 3 &amp; 4 matches" in text
+    assert "she: 3 sequences" in text
     assert "<other>" not in text.replace("\\u003cother\\u003e", "")
-    assert text.count("<tr>") == 1 + 3
+    assert text.count("<tr>") == 1 + 5
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "said"),
+    [
+        (0.1, 0.3, "better than"),
+        (-0.3, -0.1, "worse than"),
+        (-0.1, 0.3, "not distinguishable from"),
+    ],
+)
+def test_the_verdict_follows_the_interval(concepts, low, high, said):
+    frame = precision_frame(concepts)
+    frame.loc[("d", "random"), ["difference_low", "difference_high"]] = low, high
+    assert f"features are {said} as many random ones" in concept_verdicts(frame)[0]
+
+
+def test_the_page_says_what_better_means_and_who_wins(records, concepts):
+    page = results_page(records, "title", concepts=concepts)
+    section = page[page.index("## Are features better than neurons?") :]
+    for words in ("average precision is 0.750 against 0.500 (+0.250, 95 % interval over concepts",
+                  "is better if its average precision is larger", "which were never trained",
+                  "selected on one half of the text and scored on the other"):  # fmt: skip
+        assert words in section, words
+    assert section.count("| d |") == 3
+    assert all(heading in section for heading, _ in CONCEPT_COLUMNS.values())

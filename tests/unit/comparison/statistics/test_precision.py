@@ -1,39 +1,31 @@
-"""Precision of features and of baselines, counted by hand."""
-
-from math import nan
+"""Average precision of features and of other families, counted by hand."""
 
 import pytest
 
-from dictlearn.comparison.statistics.precision import precision_frame
-from dictlearn.core.provenance import Provenance
-from dictlearn.records.concepts import ConceptRecords
+from dictlearn.comparison.statistics.precision import families_of, precision_frame
+from dictlearn.metrics.intervals import student_quantile
+from dictlearn.records.concepts import Family
 
 
-def test_by_hand(make_score):
-    scores = [
-        make_score("comma", "features", 0.9, 0.95),
-        make_score("comma", "neurons", 0.5, 0.6, (0.4, 0.2, 0.6)),
-        make_score("she", "features", 0.6, 0.7),
-        make_score("she", "neurons", 0.5, 0.8, (0.1, -0.1, 0.3)),
-        make_score("day", "features", 0.3, 0.5),
-        make_score("day", "neurons", 0.5, 0.6, (-0.2, -0.3, -0.1)),
-        make_score("time", "features", nan, 0.4),  # the feature never met it again
-        make_score("time", "neurons", nan, 0.3),
-        make_score("comma", "features", 0.1, 0.1, dictionary="other"),
-        make_score("comma", "neurons", 0.2, 0.1, (-0.1, -0.2, 0.1), dictionary="other"),
-    ]
-    frame = precision_frame(ConceptRecords(Provenance(), {}, {}, scores, {}))
-    assert frame.index.tolist() == [("d", "neurons"), ("other", "neurons")]
-    found = frame.loc[("d", "neurons")]
-    assert found.n_concepts == 4
-    assert found.features == pytest.approx(0.6)
-    assert found.baseline == pytest.approx(0.5)
-    assert (found.better, found.significantly_better, found.significantly_worse) == (
-        0.5,
-        0.25,
-        0.25,
+def test_by_hand(concepts):
+    frame = precision_frame(concepts)
+    assert frame.index.tolist() == [
+        ("d", "random"), ("d", "neurons"), ("d", "pca"),
+        ("<other>", "random"), ("<other>", "neurons"),
+    ]  # fmt: skip
+    found = frame.loc[("d", "random")]
+    assert found.n_concepts == 2
+    assert (found.features, found.baseline) == pytest.approx((0.75, 0.5))
+    margin = student_quantile(1) * 0.05  # of the mean of 0.3 and 0.2
+    expected = (0.25, 0.25 - margin, 0.25 + margin)
+    assert (found.difference, found.difference_low, found.difference_high) == pytest.approx(
+        expected
     )
-    assert found.naive_features == pytest.approx((0.95 + 0.7 + 0.5 + 0.4) / 4)
-    assert found.naive_baseline == pytest.approx((0.6 + 0.8 + 0.6 + 0.3) / 4)
-    assert found.naive_better == 0.5
-    assert frame.loc[("other", "neurons")].better == 0
+    assert (found.better, found.significantly_better, found.significantly_worse) == (1, 0.5, 0)
+    assert found.random_better != found.random_better
+    assert (found.precision, found.recall) == (0.5, 0.4), "where it is defined"
+    assert (found.matched_better, found.naive_better) == (0.5, 1), "a tie counts half"
+    assert frame.loc[("d", "neurons")].random_better == 0.5
+    other = frame.loc[("<other>", "neurons")]
+    assert (other.better, other.significantly_worse, other.random_better) == (0, 1, 0)
+    assert families_of(concepts) == [Family.RANDOM, Family.NEURONS, Family.PCA]

@@ -15,15 +15,14 @@ from dictlearn.core.sites import Site
 from dictlearn.core.sparse_acts import SparseActs
 from dictlearn.core.tokens import Tokens
 from dictlearn.dictionaries.neurons import NeuronsConfig
+from dictlearn.evaluation.concepts.compare_families import compare_families, without_interval
 from dictlearn.evaluation.concepts.detectors import DirectionDetectors, FeatureDetectors, choose
 from dictlearn.evaluation.concepts.evaluate_concepts import evaluate_concepts
-from dictlearn.evaluation.concepts.matched_recall import compare_families
 from dictlearn.evaluation.concepts.split_halves import Half
 from dictlearn.lm.forward import activations_at
 from dictlearn.lm.mlps import mlp_sites, mlp_weights
 from dictlearn.lm.sites import hook_sites
-from dictlearn.metrics.intervals import bootstrap_weights
-from dictlearn.records.concepts import ConceptRecords
+from dictlearn.records.concepts import ConceptRecords, Family
 from dictlearn.text.concepts import Concept
 
 N_SEQUENCES, LENGTH = 60, 25
@@ -47,39 +46,45 @@ def half(generator, n_useless):
     noise = DirectionDetectors(torch.randn(n, n_useless, generator=generator))
     acts = FeatureDetectors(SparseActs.from_dense(features))
     sequences = torch.arange(n) // LENGTH
-    return Half(labels.unsqueeze(0), sequences, N_SEQUENCES, {"d": acts}, {Y: {"noise": noise}})
+    others = FeatureDetectors(SparseActs.from_dense(features[:, :16]))
+    baselines = {Y: {Family.NEURONS: noise}}
+    return Half(labels.unsqueeze(0), sequences, N_SEQUENCES, {"d": acts}, {"d": others}, baselines)
 
 
 def planted(seed, n_useless):
     """The scores of the feature and of the best of many useless candidates."""
     generator = torch.Generator().manual_seed(seed)
     halves = [half(generator, n_useless) for _ in range(2)]
-    weights = bootstrap_weights(N_SEQUENCES, 300, seed)
-    return compare_families(*halves, ["d"], Y, ["planted"], weights)
+    return compare_families(*halves, ["d"], Y, ["planted"])
 
 
 def test_the_planted_feature_is_found_and_its_precision_known():
     covered = 0
     for seed in range(20):
-        feature, _ = planted(seed, 5)
-        assert (feature.family, feature.candidate, feature.sign) == ("features", 17, 1)
+        feature, *_ = planted(seed, 5)
+        assert (feature.family, feature.candidate, feature.sign) == (Family.FEATURES, 17, 1)
         assert feature.threshold == 1.0
         assert feature.recall == pytest.approx(HIT, abs=0.15)
+        assert feature.base_rate == pytest.approx(BASE, abs=0.03)
+        assert feature.average_precision == pytest.approx(
+            feature.recall * feature.precision + (1 - feature.recall) * feature.base_rate
+        ), "of binary scores, with two thresholds"
         covered += feature.precision_low <= PRECISION <= feature.precision_high
     assert covered >= 16
 
 
-def test_the_naive_precision_is_optimistic_and_the_held_out_one_is_not():
+def test_the_naive_number_is_optimistic_and_the_held_out_ones_are_not():
     """Useless candidates have the precision of the base rate; the best of 600 only seems better."""
-    found = [planted(seed, 300)[1] for seed in range(20)]
-    assert min(rival.naive_precision for rival in found) > 1.3 * BASE
-    covered = sum(rival.precision_low <= BASE <= rival.precision_high for rival in found)
-    assert covered >= 16
-    mean = sum(rival.precision for rival in found) / len(found)
-    assert mean == pytest.approx(BASE, rel=0.1)
+    found = [planted(seed, 300)[2] for seed in range(20)]
+    naive = [rival.naive_average_precision / rival.base_rate for rival in found]
+    assert min(naive) > 1.3
+    for measure in ("average_precision", "precision"):
+        values = [asdict(rival)[measure] / rival.base_rate for rival in found]
+        assert sum(values) / 20 == pytest.approx(1, abs=0.12), measure
     for rival in found:
-        assert rival.advantage_low > 0.2
-        assert rival.advantage == pytest.approx(PRECISION - BASE, abs=0.25)
+        assert rival.advantage_low > 0.05
+        feature = HIT * PRECISION + (1 - HIT) * BASE
+        assert rival.advantage == pytest.approx(feature - BASE, abs=0.15)
 
 
 def test_both_signs_are_candidates():
@@ -89,21 +94,35 @@ def test_both_signs_are_candidates():
     columns[:, 1] = -labels[0].float()
     negative = SparseActs.from_dense(torch.stack([columns[:, 1], columns[:, 0].relu()], dim=1))
     for candidates, column in ((DirectionDetectors(columns), 1), (FeatureDetectors(negative), 0)):
-        choice = choose(candidates, labels, [[1.0]])[0]
-        for best in (choice.f1, choice.average_precision, choice.precision[1.0]):
-            assert best.value == pytest.approx(1)
-            assert candidates.signed(best.candidate) == (column, -1)
-        assert torch.equal(candidates.scores(choice.f1.candidate), labels[0].float())
-        assert choice.f1.threshold == 1.0
+        choice = choose(candidates, labels)[0]
+        assert choice.average_precision == pytest.approx(1)
+        assert candidates.signed(choice.candidate) == (column, -1)
+        assert torch.equal(candidates.scores(choice.candidate), labels[0].float())
+        assert choice.threshold == 1.0
 
 
 def test_candidates_are_the_same_however_many_are_ranked_at_once(monkeypatch):
     generator = torch.Generator().manual_seed(0)
     labels = torch.rand(2, 50, generator=generator) < 0.3
     candidates = DirectionDetectors(torch.randn(50, 20, generator=generator))
-    at_once = choose(candidates, labels, [[0.5], [0.2, 0.4]])
+    at_once = choose(candidates, labels)
     monkeypatch.setattr("dictlearn.evaluation.concepts.detectors._SCORES_AT_ONCE", 150)
-    assert choose(candidates, labels, [[0.5], [0.2, 0.4]]) == at_once
+    assert choose(candidates, labels) == at_once
+
+
+def test_matches_in_three_sequences_give_no_interval():
+    choosing, scoring = (half(torch.Generator().manual_seed(seed), 5) for seed in range(2))
+    for n in (3, 4):
+        few = scoring.labels & (scoring.sequences < n)
+        few[0, ::LENGTH] = scoring.sequences[::LENGTH] < n  # one in each
+        limited = replace(scoring, labels=few)
+        scores = compare_families(choosing, limited, ["d"], Y, ["planted"])
+        unsure = without_interval(limited, ["planted"])
+        assert all(math.isfinite(s.average_precision) for s in scores)
+        assert [math.isnan(s.average_precision_low) for s in scores] == [n == 3] * 3
+        assert [math.isnan(s.advantage_high) for s in scores[1:]] == [n == 3] * 2
+        said = {"planted": "3 sequences with a match, at least 4 are required"}
+        assert unsure == (said if n == 3 else {})
 
 
 # On a model
@@ -147,9 +166,7 @@ def records(model, tokens):
     lookup = Lookup(sites, embedded["hook_embed"].flatten(0, 1))
     neurons = neurons_of(model, 1)
     found = {"lookup": lookup, "neurons": neurons}
-    return evaluate_concepts(
-        found, model, tokens, CONCEPTS, min_matches=3, n_resamples=50, progress=False
-    )
+    return evaluate_concepts(found, model, tokens, CONCEPTS, min_matches=3, progress=False)
 
 
 def find(records, concept, dictionary, family):
@@ -160,8 +177,8 @@ def find(records, concept, dictionary, family):
 def test_a_planted_detector_has_precision_one_at_recall_one(records):
     score = asdict(find(records, "seven", "lookup", "features"))
     assert score["candidate"] == 7
-    for column in ("recall", "precision", "precision_low", "precision_high", "naive_precision",
-                   "average_precision", "f1"):  # fmt: skip
+    for column in ("recall", "precision", "naive_average_precision", "average_precision",
+                   "matched_precision"):  # fmt: skip
         assert score[column] == 1.0, column
 
 
@@ -173,15 +190,14 @@ def test_one_of_ten_words_is_found_with_a_tenth_of_the_recall(records):
 
 
 def test_neurons_against_themselves_agree(records):
-    """The same neurons, as features and as rivals: the best is at most as good at its recall."""
+    """The same neurons, as features of one sign each and as rivals with both."""
     for concept in ("seven", "ones"):
         own = find(records, concept, "neurons", "features")
         rival = find(records, concept, "neurons", "neurons")
-        assert rival.naive_precision >= own.naive_precision - 1e-9
-        assert rival.naive_recall == own.naive_recall
-        assert rival.recall == own.recall
-        if (rival.candidate, rival.sign) == (own.candidate, own.sign):
-            assert rival.precision == pytest.approx(own.precision)
+        assert (rival.candidate, rival.sign) == (own.candidate, own.sign)
+        assert rival.naive_average_precision == pytest.approx(own.naive_average_precision, rel=0.1)
+        assert rival.advantage == own.average_precision - rival.average_precision
+        assert rival.advantage_low <= rival.advantage <= rival.advantage_high
 
 
 def test_what_is_left_out_is_listed_with_the_reason(records):
@@ -190,8 +206,9 @@ def test_what_is_left_out_is_listed_with_the_reason(records):
     assert "hook_embed" in records.left_out["lookup: neurons"]
     assert records.patterns == {c.name: c.pattern for c in CONCEPTS[:2]}
     assert [(s.dictionary, s.family) for s in records.scores if s.concept == "ones"] == [
-        ("lookup", "features"), ("lookup", "basis"), ("lookup", "pca"), ("neurons", "features"),
-        ("neurons", "neurons"), ("neurons", "basis"), ("neurons", "pca"),
+        ("lookup", "features"), ("lookup", "random"), ("lookup", "basis"), ("lookup", "pca"),
+        ("neurons", "features"), ("neurons", "random"), ("neurons", "neurons"),
+        ("neurons", "basis"), ("neurons", "pca"),
     ]  # fmt: skip
 
 
@@ -202,7 +219,7 @@ def test_records_survive_their_file(records, tmp_path):
     assert (again.provenance, again.tokens) == (records.provenance, records.tokens)
     assert (again.patterns, again.left_out) == (records.patterns, records.left_out)
     assert "<table" in again._repr_html_()
-    path.write_text(path.read_text().replace('"f1"', '"f2"'))
+    path.write_text(path.read_text().replace('"recall"', '"call"'))
     with pytest.raises(CorruptFileError, match="was altered or damaged"):
         ConceptRecords.load(tmp_path)
     path.write_text('{"format": 9}')
@@ -214,21 +231,21 @@ def test_features_that_never_meet_a_concept_have_no_precision():
     generator = torch.Generator().manual_seed(0)
     halves = [half(generator, 5) for _ in range(2)]
     silent = FeatureDetectors(SparseActs.from_dense(torch.zeros(N_SEQUENCES * LENGTH, 3)))
-    halves = [replace(h, features={"d": silent}) for h in halves]
-    weights = bootstrap_weights(N_SEQUENCES, 20)
-    feature, rival = compare_families(*halves, ["d"], Y, ["planted"], weights)
-    assert feature.recall == feature.f1 == feature.naive_recall == rival.recall == 0
-    undefined = (feature.precision, feature.threshold, feature.naive_precision, rival.precision,
-                 rival.advantage, rival.advantage_low, rival.naive_precision)  # fmt: skip
+    halves = [replace(h, features={"d": silent}, random={"d": silent}) for h in halves]
+    feature, untrained, rival = compare_families(*halves, ["d"], Y, ["planted"])
+    assert feature.recall == 0
+    undefined = (feature.precision, feature.precision_low, feature.recall_low, feature.threshold,
+                 feature.matched_precision, rival.matched_precision)  # fmt: skip
     assert all(math.isnan(value) for value in undefined)
-    assert feature.average_precision == pytest.approx(halves[1].labels.double().mean().item())
+    assert feature.average_precision == pytest.approx(feature.base_rate)
+    assert untrained.advantage == 0
 
 
 def test_the_seed_decides_the_halves(records, model, tokens):
     dictionaries = {"neurons": neurons_of(model, 1)}
     frames = [
         evaluate_concepts(dictionaries, model, tokens, CONCEPTS[:2], min_matches=3, seed=seed,
-                          n_resamples=50, progress=False).to_pandas()
+                          progress=False).to_pandas()
         for seed in (0, 1)
     ]  # fmt: skip
     of_both = records.to_pandas().query("dictionary == 'neurons'").reset_index(drop=True)
