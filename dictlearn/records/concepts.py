@@ -70,10 +70,6 @@ class ConceptScore:
     """Fraction of tokens with the concept that are from the threshold on."""
     recall_low: float
     recall_high: float
-    matched_precision: float
-    """Precision at exactly the recall of the feature, interpolated between thresholds at matches.
-
-    For comparison between families only: thresholds at matches overstate every precision."""
 
 
 @dataclass(frozen=True)

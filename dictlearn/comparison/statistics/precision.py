@@ -37,8 +37,6 @@ def precision_frame(records: ConceptRecords) -> pd.DataFrame:
       L0, has a larger average precision than the baseline; `nan` for the family "random";
     * `precision`, `recall`, `baseline_precision`, `baseline_recall`: those at the threshold of each
       detector, averaged over the concepts for which they are defined;
-    * `matched_better`: fraction of concepts for which the feature is more precise at equal recall,
-      that of its threshold; secondary, since it compares single points of two curves;
     * `naive_better`: as `better`, on the half used for selection, which favours many candidates.
     """
     frame = records.to_pandas().set_index(["concept", "dictionary"])
@@ -72,7 +70,6 @@ def _row(own: pd.DataFrame, baseline: pd.DataFrame) -> dict[str, float]:
         "recall": own.recall.mean(),
         "baseline_precision": baseline.precision.mean(),
         "baseline_recall": baseline.recall.mean(),
-        "matched_better": _above(own.matched_precision - baseline.matched_precision),
         "naive_better": _above(own.naive_average_precision - baseline.naive_average_precision),
     }
 

@@ -11,12 +11,7 @@ from dictlearn.core.sites import Site
 from dictlearn.evaluation.concepts.detectors import Choice, Detectors, choose
 from dictlearn.evaluation.concepts.split_halves import Half
 from dictlearn.metrics.intervals import Interval, Jackknifed
-from dictlearn.metrics.precision import (
-    Curves,
-    Ranking,
-    jackknifed_average_precision,
-    jackknifed_ratio,
-)
+from dictlearn.metrics.precision import jackknifed_average_precision, jackknifed_ratio
 from dictlearn.records.concepts import ConceptScore, Family
 
 FEWEST_SEQUENCES = 4
@@ -68,7 +63,8 @@ class _Detection:
     choice: Choice
     candidate: int
     sign: int
-    curve: Curves
+    n_matches: int
+    n_rows: int
     average_precision: Jackknifed
     precision: Jackknifed
     recall: Jackknifed
@@ -79,7 +75,6 @@ class _Detection:
         self, concept: str, dictionary: str, family: Family, feature: "_Detection"
     ) -> ConceptScore:
         """The score beside that of the dictionary's own feature."""
-        recall = feature.recall.value
         difference = feature.average_precision.minus(self.average_precision)
         return ConceptScore(
             concept,
@@ -88,14 +83,13 @@ class _Detection:
             self.candidate,
             self.sign,
             self.choice.threshold,
-            self.curve.n_matches,
-            self.curve.n_matches / self.curve.n_rows,
+            self.n_matches,
+            self.n_matches / self.n_rows,
             *self._shown(self.average_precision.interval),
             *(self._shown(difference) if self is not feature else (nan, nan, nan)),
             self.choice.average_precision,
             *self._shown(self.precision.interval),
             *self._shown(self.recall.interval),
-            self.curve.precision_at(recall).item() if recall > 0 else nan,
         )
 
     def _shown(self, interval: Interval) -> Interval:
@@ -123,7 +117,8 @@ def _detection(half: Half, concept: int, candidates: Detectors, choice: Choice) 
     return _Detection(
         choice,
         *candidates.signed(choice.candidate),
-        Ranking.from_dense(scores.unsqueeze(1)).against(labels),
+        int(matches.sum()),
+        len(labels),
         jackknifed_average_precision(scores, labels, half.sequences, half.n_sequences),
         jackknifed_ratio(hits, counts(taken)),
         jackknifed_ratio(hits, matches),

@@ -99,7 +99,7 @@ def records() -> Records:
 def score(concept, family, average, advantage=(math.nan,) * 3, dictionary="d", precision=0.5):
     return ConceptScore(
         concept, dictionary, Family(family), 0, 1, math.nan, 50, 0.1, average, average, average,
-        *advantage, 0.9 * average, *(precision,) * 3, 0.4, 0.4, 0.4, precision,
+        *advantage, 0.9 * average, *(precision,) * 3, 0.4, 0.4, 0.4,
     )  # fmt: skip
 
 

@@ -177,8 +177,7 @@ def find(records, concept, dictionary, family):
 def test_a_planted_detector_has_precision_one_at_recall_one(records):
     score = asdict(find(records, "seven", "lookup", "features"))
     assert score["candidate"] == 7
-    for column in ("recall", "precision", "naive_average_precision", "average_precision",
-                   "matched_precision"):  # fmt: skip
+    for column in ("recall", "precision", "naive_average_precision", "average_precision"):
         assert score[column] == 1.0, column
 
 
@@ -232,10 +231,9 @@ def test_features_that_never_meet_a_concept_have_no_precision():
     halves = [half(generator, 5) for _ in range(2)]
     silent = FeatureDetectors(SparseActs.from_dense(torch.zeros(N_SEQUENCES * LENGTH, 3)))
     halves = [replace(h, features={"d": silent}, random={"d": silent}) for h in halves]
-    feature, untrained, rival = compare_families(*halves, ["d"], Y, ["planted"])
+    feature, untrained, _ = compare_families(*halves, ["d"], Y, ["planted"])
     assert feature.recall == 0
-    undefined = (feature.precision, feature.precision_low, feature.recall_low, feature.threshold,
-                 feature.matched_precision, rival.matched_precision)  # fmt: skip
+    undefined = (feature.precision, feature.precision_low, feature.recall_low, feature.threshold)
     assert all(math.isnan(value) for value in undefined)
     assert feature.average_precision == pytest.approx(feature.base_rate)
     assert untrained.advantage == 0
