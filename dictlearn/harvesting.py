@@ -3,8 +3,9 @@
 Connects `lm/` and `activations/`, which do not import each other.
 """
 
-from collections.abc import Callable, Generator, Iterable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 
@@ -15,11 +16,13 @@ from torch import Tensor
 
 from dictlearn.activations.live import LiveActivations
 from dictlearn.activations.manifest import DTYPES
-from dictlearn.activations.store import estimated_bytes, write_store
-from dictlearn.core.batches import Activations, Rows
+from dictlearn.activations.store import ActivationStore, estimated_bytes, write_store
+from dictlearn.core.batches import Activations, Read, Rows
 from dictlearn.core.errors import InputError, nearest
 from dictlearn.core.sites import Sites
 from dictlearn.core.tokens import Tokens
+from dictlearn.distributed.launching import join
+from dictlearn.distributed.process_group import ProcessGroup
 from dictlearn.lm.forward import default_batch_size, fusable_attention, reading
 from dictlearn.lm.hooks import LanguageModel
 from dictlearn.lm.identity import model_provenance
@@ -51,10 +54,15 @@ def harvest(
     repeated pair counts once. With `exclude_special`, special tokens give no rows. `batch_size` is
     in sequences; unless set, it follows from the memory at hand, and changes no more than rounding.
 
+    In a script started by torchrun or `launch`, every process makes the same call with `out`: they
+    divide the batches between them, and the first one writes the store, which has the rows that
+    one process would have written. Live activations are divided by `fit`.
+
     Raises:
         InputError: an unknown hook or dtype, no rows, or a store that exists already.
         StorageError: the folder cannot be written, or the disk is too small.
         NonFiniteError: the model gave NaN or infinity; the shard and row are named.
+        ProcessError: another process has failed.
     """
     require_readable(model, tokens)
     offered = _distinct(model, sites)
@@ -78,27 +86,49 @@ def harvest(
         return LiveActivations(
             reader.read, counted.sum(dim=1), offered, provenance, mlps=mlps, read_blocks=batch_size
         )
-    n_rows = int(counted.sum())
-    size = estimated_bytes(offered, n_rows, DTYPES[dtype], mlps.values())
-    hooks = " and ".join(reader.hooks)
-    Console(stderr=True).print(
-        f"harvesting {n_rows:,} rows at {hooks}: {size / 1e6:,.0f} MB", highlight=False
-    )
-    with (
-        progress_bar("harvesting", len(tokens), show=progress) as done,
-        closing(reader.all(batch_size, done)) as batches,
-    ):
-        return write_store(
-            out,
-            batches,
-            sites=offered,
-            n_rows=n_rows,
-            dtype=DTYPES[dtype],
-            provenance=provenance,
-            tokens=tokens.describe(),
-            mlps=mlps,
-            overwrite=overwrite,
+    group, n_rows = join(), int(counted.sum())
+    batch_size = _agreed(group, batch_size, (str(out), dtype, offered, provenance))
+    if group.is_main:
+        size = estimated_bytes(offered, n_rows, DTYPES[dtype], mlps.values())
+        hooks = " and ".join(reader.hooks)
+        Console(stderr=True).print(
+            f"harvesting {n_rows:,} rows at {hooks}: {size / 1e6:,.0f} MB", highlight=False
         )
+    write = partial(
+        write_store, out, sites=offered, n_rows=n_rows, dtype=DTYPES[dtype], provenance=provenance,
+        tokens=tokens.describe(), mlps=mlps, overwrite=overwrite,
+    )  # fmt: skip
+    parts = torch.arange(len(tokens)).split(batch_size)
+    shown = progress and group.is_main
+    with progress_bar("harvesting", len(tokens), show=shown) as done, reader.open() as read:
+        batches = _in_turn(group.divided(read), parts, group.world_size, done)
+        group.all_succeed(lambda: write(batches) if group.is_main else list(map(len, batches)))
+    return group.all_succeed(lambda: ActivationStore.open(out))
+
+
+def _agreed(group: ProcessGroup, batch_size: int, call: tuple[object, ...]) -> int:
+    """The smallest batch size of all processes, which have to make the same call otherwise.
+
+    Raises:
+        InputError: their calls differ.
+    """
+    calls = group.all_gather_object((batch_size, call))
+    if any(other != call for _, other in calls):
+        raise InputError(
+            "every process must call harvest alike, got calls that differ in folder, dtype, sites, "
+            "model or text"
+        )
+    return min(size for size, _ in calls)
+
+
+def _in_turn(
+    read: Read, parts: Sequence[Int[Tensor, " b"]], n_at_once: int, done: Callable[[int], None]
+) -> Iterator[Rows]:
+    """The rows of `parts`, in order, read `n_at_once` at a time."""
+    for i in range(0, len(parts), n_at_once):
+        several = parts[i : i + n_at_once]
+        yield from read(several)
+        done(int(several[-1][-1]) + 1)
 
 
 def _distinct(model: LanguageModel, sites: Sites | Sequence[Sites]) -> tuple[Sites, ...]:
@@ -141,15 +171,14 @@ class _Reader:
 
     def read(self, parts: Sequence[Int[Tensor, " b"]]) -> list[Rows]:
         """The rows of each of `parts`, in order, from a forward pass each."""
-        with reading(self._model, self.hooks, self._attention) as read:
-            return [self._rows(read, blocks) for blocks in parts]
+        with self.open() as read:
+            return read(parts)
 
-    def all(self, batch_size: int, done: Callable[[int], None]) -> Generator[Rows, None, None]:
-        """The rows of all blocks, batch by batch; the model has its hooks back when it ends."""
+    @contextmanager
+    def open(self) -> Iterator[Read]:
+        """`read`, for many calls; the model has its hooks back at the end."""
         with reading(self._model, self.hooks, self._attention) as read:
-            for blocks in torch.arange(len(self._ids)).split(batch_size):
-                yield self._rows(read, blocks)
-                done(int(blocks[-1]) + 1)
+            yield lambda parts: [self._rows(read, blocks) for blocks in parts]
 
     def _rows(self, read: Callable[[Tensor], dict[str, Tensor]], blocks: Int[Tensor, " b"]) -> Rows:
         counted = self._counted[blocks]

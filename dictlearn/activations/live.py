@@ -1,7 +1,7 @@
 """Activations computed by a model on demand, without storage on disk."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dictlearn.activations.hooks import hook_widths, require_hooks
 from dictlearn.activations.shuffle import shuffled_positions
-from dictlearn.core.batches import Activations, Rows, first_bad_row, require_finite
+from dictlearn.core.batches import Activations, Peers, Read, Rows, first_bad_row, require_finite
 from dictlearn.core.errors import InputError
 from dictlearn.core.mlp_weights import MLPWeights
 from dictlearn.core.provenance import Provenance
@@ -47,7 +47,7 @@ class LiveActivations(Activations):
 
     def __init__(
         self,
-        read: Callable[[Sequence[Int[Tensor, " block"]]], list[Rows]],
+        read: Read,
         rows_per_block: Int[Tensor, " block"],
         sites: Sequence[Sites],
         provenance: Provenance,
@@ -88,6 +88,20 @@ class LiveActivations(Activations):
             for hook, x in pool.at.items():
                 parts[hook].append(x[span.positions.to(x.device)])
         return Rows({hook: torch.cat(part) for hook, part in parts.items()})
+
+    def divided(self, peers: Peers) -> "LiveActivations":
+        """The same stream, with the parts of each pool read by different processes.
+
+        Each process then holds the whole pools, in main memory.
+        """
+        if peers.world_size == 1:
+            return self
+        return LiveActivations(
+            peers.divided(self._read), self._rows_per_block, self.sites, self.provenance,
+            mlps=self._mlps, pool_blocks=self._pool_blocks,
+            # A default follows from the free memory, which may differ between processes.
+            read_blocks=int(peers.all_reduce_min(torch.tensor(self._read_blocks))),
+        )  # fmt: skip
 
     def locate(self, seed: int, step: int, n: int, row: int) -> str:
         (span,) = self._spans(seed, step * n + row, 1)

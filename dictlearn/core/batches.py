@@ -1,10 +1,12 @@
 """Rows of activations to train on, computed from (seed, step) and not taken from a buffer."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from dictlearn.core.errors import InputError, NonFiniteError
@@ -50,6 +52,23 @@ class Rows:
         return Rows({hook: x.to(device, dtype, non_blocking=True) for hook, x in self.at.items()})
 
 
+Read: TypeAlias = Callable[[Sequence[Int[Tensor, " block"]]], list[Rows]]
+"""The rows of each of several parts of a text, each part given by the numbers of its blocks."""
+
+
+@runtime_checkable
+class Peers(Protocol):
+    """The processes of a run, as far as activations that they compute together need them."""
+
+    world_size: int
+
+    def all_reduce_min(self, t: Tensor) -> Tensor:
+        """The smallest of each entry of `t` over all processes."""
+
+    def divided(self, read: Read) -> Read:
+        """`read`, with the parts divided between the processes, and the rows exchanged."""
+
+
 class Activations(ABC):
     """Activations to train on: a store on disk, a live stream from a model, or tensors.
 
@@ -70,6 +89,14 @@ class Activations(ABC):
     def rows_of(self, rank: int, world_size: int, seed: int, step: int, n: int) -> Rows:
         """The rows of one process among the `n` of a step; override it to read only those."""
         return self.rows(seed, step, n).of(rank, world_size)
+
+    def divided(self, peers: Peers) -> "Activations":
+        """The same activations, computed by all processes of a run together.
+
+        Override it where rows are costly. All processes then have to ask for the same steps in
+        the same order, and every one receives the rows that it would have computed alone.
+        """
+        return self
 
     def locate(self, seed: int, step: int, n: int, row: int) -> str:
         """A description of the origin of row `row` of a batch, for error messages."""
@@ -120,6 +147,10 @@ class SelectedActivations(Activations):
 
     def rows_of(self, rank: int, world_size: int, seed: int, step: int, n: int) -> Rows:
         return self._only(self._base.rows_of(rank, world_size, seed, step, n))
+
+    def divided(self, peers: Peers) -> Activations:
+        base = self._base.divided(peers)
+        return self if base is self._base else SelectedActivations(base, self.sites[0])
 
     def _only(self, rows: Rows) -> Rows:
         return Rows({hook: rows.at[hook] for hook in self.sites[0].hooks})

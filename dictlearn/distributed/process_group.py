@@ -5,6 +5,7 @@ A run in one process has the group `SINGLE`, so that learners and objectives are
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -14,7 +15,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
 
-from dictlearn.core.errors import DictLearnError, ProcessError
+from dictlearn.core.batches import Read, Rows
+from dictlearn.core.errors import DictLearnError, InputError, ProcessError
 
 T = TypeVar("T")
 
@@ -31,6 +33,7 @@ class ProcessGroup:
 
     def __init__(self, rank: int = 0, world_size: int = 1) -> None:
         self.rank, self.world_size = rank, world_size
+        self._told: Exception | None = None
 
     @property
     def is_main(self) -> bool:
@@ -108,12 +111,12 @@ class ProcessGroup:
         first = sum(counts[: self.rank])
         return slice(first, first + n), sum(counts)
 
-    def broadcast_(self, tensors: Iterable[Tensor]) -> None:
-        """Overwrite the tensors of all ranks by those of rank 0."""
+    def broadcast_(self, tensors: Iterable[Tensor], source: int = 0) -> None:
+        """Overwrite the tensors of all ranks by those of rank `source`."""
         for tensor in tensors if self.world_size > 1 else ():
             told = tensor.contiguous()
             with _peers_alive():
-                dist.broadcast(told, src=0)
+                dist.broadcast(told, src=source)
             tensor.copy_(told)
 
     def all_gather_object(self, thing: T) -> list[T]:
@@ -130,9 +133,11 @@ class ProcessGroup:
         return bool(self.all_reduce(torch.tensor(int(holds))))
 
     def all_succeed(self, work: Callable[[], T]) -> T:
-        """The result of `work`, once it has succeeded on every rank; it may not use the ranks.
+        """The result of `work`, once it has succeeded on every rank.
 
-        Without this, a rank that fails would leave the others waiting for it.
+        Without this, a rank that fails would leave the others waiting for it. `work` may call
+        `all_succeed` and `divided` itself: a rank that waits there for one that has failed
+        meanwhile, at whatever depth, learns of it, and both leave every `all_succeed`.
 
         Raises:
             Exception: it failed on this rank or, if it did not, as it failed on another.
@@ -143,12 +148,49 @@ class ProcessGroup:
         try:
             result = work()
         except Exception as error:
+            if error is self._told:  # by an `all_succeed` inside `work`: the others have left too
+                raise
             own = error
         # One number as a rule: the errors themselves travel only where there are any.
         if not self.any(own is not None):
             return result
         failures = [error for error in self.all_gather_object(_portable(own, self.rank)) if error]
-        raise own or failures[0]
+        self._told = own or failures[0]
+        raise self._told
+
+    def divided(self, read: Read) -> Read:
+        """`read`, each rank reading its share of the parts, and all receiving the rows of all.
+
+        Part `i` belongs to rank `i % world_size`. Rows arrive in main memory, bit for bit as they
+        were read. All ranks have to ask for the same parts in the same order.
+
+        Raises:
+            Exception: (by the result) reading failed on some rank.
+            InputError: (by the result) the ranks ask for different parts.
+        """
+        return read if self.world_size == 1 else partial(self._read_together, read)
+
+    def _read_together(self, read: Read, parts: Sequence[Tensor]) -> list[Rows]:
+        own = self.all_succeed(lambda: read(parts[self.rank :: self.world_size]))
+        asked = [part.tolist() for part in parts]
+        likes = [{hook: x.to("meta") for hook, x in rows.at.items()} for rows in own]
+        everyone = self.all_gather_object((asked, likes))
+        if any(other != asked for other, _ in everyone):
+            raise InputError(
+                "required that all processes read the same blocks, got different ones: each must "
+                "make the same calls, with the same tokens and seed"
+            )
+        received = []
+        for i in range(len(parts)):
+            turn, owner = divmod(i, self.world_size)
+            is_own = owner == self.rank
+            rows = own[turn].at if is_own else everyone[owner][1][turn]
+            at = {
+                h: x.cpu() if is_own else torch.empty_like(x, device="cpu") for h, x in rows.items()
+            }
+            self.broadcast_(at.values(), owner)
+            received.append(Rows(at))
+        return received
 
 
 SINGLE = ProcessGroup()

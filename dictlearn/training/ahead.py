@@ -13,14 +13,17 @@ Read = Callable[[int], dict[bool, Rows]]
 
 
 @contextmanager
-def reading_ahead(read: Read, steps: int, device: torch.device) -> Iterator[Read]:
+def reading_ahead(
+    read: Read, steps: int, device: torch.device, *, together: bool = False
+) -> Iterator[Read]:
     """`read`, to be asked for one step after the other: on a GPU it is then a step ahead.
 
     A thread reads, on a stream of its own, while the GPU computes. On a CPU reading and learning
-    would only share the cores, so there `read` is what it was. An error of a batch is raised when
-    its step is asked for.
+    would only share the cores, so there `read` is what it was; also where processes read
+    `together`, since the order of their collective operations may not depend on threads. An error
+    of a batch is raised when its step is asked for.
     """
-    if device.type != "cuda":
+    if device.type != "cuda" or together:
         yield read
         return
     stream = torch.cuda.Stream(device)

@@ -48,8 +48,12 @@ _SPARES = 1024
 class RunBatches:
     """Batches of one run by step, on its device, checked once however many learners read them."""
 
-    def __init__(self, activations: Activations, fit_config: FitConfig) -> None:
-        self._activations = activations
+    def __init__(
+        self, activations: Activations, fit_config: FitConfig, group: ProcessGroup = SINGLE
+    ) -> None:
+        self._activations = activations.divided(group)
+        self.reads_together = self._activations is not activations
+        """Whether reading is a collective operation of the group."""
         self._config = fit_config
         self._one_at_a_time = Lock()  # a thread may read ahead while a learner looks back
         self._limits: Mapping[str, float] = {}

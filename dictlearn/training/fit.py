@@ -172,10 +172,10 @@ def _train(
     """
     config, group, stopped = run.config, run.group, dict(start.stopped)
     log = TrainingLog(run.written, start.step)
-    device = torch.device(config.device)
+    device, together = torch.device(config.device), run.batches.reads_together
     with (
         LiveView(run.learners, config.steps, start.step, show=show and group.is_main) as view,
-        reading_ahead(partial(_read, run), config.steps, device) as read,
+        reading_ahead(partial(_read, run), config.steps, device, together=together) as read,
     ):
         for step in range(start.step, config.steps):
             learners = {name: x for name, x in run.learners.items() if name not in stopped}

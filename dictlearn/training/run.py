@@ -83,7 +83,7 @@ def set_up(
     given: Sites | Mapping[str, Sites] | None = None,
     init: FeatureDictionary | Mapping[str, FeatureDictionary] | None = None,
 ) -> Run:
-    """Everything that can be made and checked without the other processes."""
+    """Everything that is made and checked before the processes compare what they have."""
     if fit_config.batch_size % group.world_size and not fit_config.shard_features:
         raise ConfigError(
             f"FitConfig.batch_size, the rows of all processes together, must be divisible by their "
@@ -91,7 +91,7 @@ def set_up(
         )
     placed = replace(fit_config, device=own_device(fit_config.device, group))
     sites = _chosen(configs, activations, given)
-    batches = RunBatches(activations, placed)
+    batches = RunBatches(activations, placed, group)
     complete = {name: c.given(activations.mlp_weights(sites[name])) for name, c in configs.items()}
     start = starts(complete, sites, {} if init is None else init)
     needed = [

@@ -4,9 +4,12 @@ import pytest
 import torch
 
 import dictlearn as dl
+from dictlearn.activations.live import LiveActivations
+from dictlearn.core.batches import Rows
 from dictlearn.core.errors import InputError, ProcessError
+from dictlearn.core.provenance import Provenance
 from dictlearn.distributed.launching import join, own_device
-from dictlearn.distributed.process_group import SINGLE
+from dictlearn.distributed.process_group import SINGLE, ProcessGroup
 
 
 def main() -> None:
@@ -70,6 +73,7 @@ def main() -> None:
     with pytest.raises(ProcessError if me == 0 else ZeroDivisionError, match="division"):
         group.all_succeed(divides_on_second)
     assert group.all_succeed(lambda: "still together") == "still together"
+    reads_together(group)
     assert own_device("cpu", group) == "cpu"
     assert own_device("cuda:1", SINGLE) == "cuda:1"
 
@@ -79,6 +83,58 @@ def main() -> None:
     assert learned.batch_group is SINGLE, "a finished dictionary is one process's own"
     here, there = group.all_gather_object(learned.state_dict())
     assert all(torch.equal(t, there[name]) for name, t in here.items()), "all return the same"
+
+
+def reads_together(group: ProcessGroup) -> None:
+    """Parts are read by turns, arrive as they are, and nobody waits for a rank that fails."""
+    calls = []
+
+    def read(parts):
+        calls.extend(part.tolist() for part in parts)
+        assert 9 not in calls[-1], "nine is too much"
+        return [
+            Rows(
+                {
+                    "a": part[part > 1].bfloat16().unsqueeze(1),
+                    "b": part[part > 1].double().unsqueeze(1) / 3,
+                }
+            )
+            for part in parts
+        ]
+
+    parts = torch.arange(6).split(2)
+    rows = group.divided(read)(parts)
+    assert calls == [[[0, 1], [4, 5]], [[2, 3]]][group.rank]
+    for own, other in zip(rows, read(parts), strict=True):
+        for hook, x in other.at.items():
+            assert own.at[hook].dtype == x.dtype
+            assert torch.equal(own.at[hook], x)
+    assert len(group.divided(read)(parts[:1])) == 1, "fewer parts than ranks"
+    with pytest.raises(InputError, match="read the same blocks"):
+        group.divided(read)(torch.arange(6 + group.rank).split(2))
+    first, second = (AssertionError, ProcessError)[:: 1 if group.rank == 0 else -1]
+    with pytest.raises(first, match="nine"):
+        group.divided(read)([torch.tensor([9]), torch.tensor([1])])
+
+    def fails_before_it_reads():
+        if group.rank == 1:
+            raise AssertionError("nine lives")
+        return group.all_succeed(lambda: group.divided(read)(parts))
+
+    with pytest.raises(second, match="nine lives"):
+        group.all_succeed(fails_before_it_reads)
+    assert group.all_succeed(lambda: len(group.divided(read)(parts))) == 3, "still together"
+
+    live = LiveActivations(
+        read, torch.tensor([0, 0, 1, 1, 1, 1]), [dl.Sites(dl.Site("a", 1), dl.Site("b", 1))],
+        Provenance(), read_blocks=2 + group.rank,
+    )  # fmt: skip
+    shared = live.select(live.sites[0].at_target()).divided(group)
+    calls.clear()
+    found = shared.rows(0, 0, 4).at
+    assert list(found) == ["b"]
+    assert group.all_gather_object([len(c) for c in calls]) == [[2, 2], [2]], "the smaller size"
+    assert found["b"].equal(live.rows(0, 0, 4).at["b"])
 
 
 if __name__ == "__main__":

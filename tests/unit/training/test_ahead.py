@@ -48,6 +48,11 @@ def test_on_a_cpu_nothing_is_read_ahead():
         assert read is rows
 
 
+def test_what_processes_read_together_is_not_read_ahead():
+    with reading_ahead(rows, 3, torch.device("cuda"), together=True) as read:
+        assert read is rows
+
+
 @pytest.mark.gpu
 def test_reading_ahead_changes_no_bit():
     x = torch.randn(4096, 32, generator=torch.Generator().manual_seed(0))
