@@ -18,8 +18,8 @@ from dictlearn.training.config import FitConfig
 BUILTIN = "builtin:stories"
 _L0 = (5, 10, 20, 50)
 """Active features of kinds that fix their number."""
-_SAE_COEFFICIENTS = (0.06, 0.035, 0.018, 0.008)
-_TRANSCODER_COEFFICIENTS = (0.075, 0.05, 0.03, 0.014)
+_SAE_COEFFICIENTS = (0.035, 0.018, 0.008, 0.003)
+_TRANSCODER_COEFFICIENTS = (0.05, 0.03, 0.014, 0.006)
 _RATES = (1e-3, 3e-3, 1e-2, 3e-2)
 
 

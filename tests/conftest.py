@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable
 from html import unescape
@@ -20,6 +21,10 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
+
+# Shells start commands in the background with SIGINT ignored, which the processes that tests
+# interrupt would inherit.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 HAS_HOOKED_TRANSFORMER = int(version("transformer-lens").partition(".")[0]) < 4
 SHARED = Path(__file__).resolve().parents[2] / "shared"

@@ -11,11 +11,11 @@ from dictlearn.core.errors import InputError
 from dictlearn.core.own_files import OwnFiles
 from dictlearn.studies.folder import STUDY
 from dictlearn.studies.run import run_study
-from dictlearn.studies.study import MLP, Study
+from dictlearn.studies.study import MLP, RateSearch, Study
 
 FILE = """
 import dictlearn as dl
-from dictlearn.studies.study import MLP, Study
+from dictlearn.studies.study import MLP, RateSearch, Study
 
 def small(steps: int = 20) -> Study:
     '''A small study.'''
@@ -106,7 +106,8 @@ def test_a_study_leaves_everything_and_continues(monkeypatch, capsys, tmp_path, 
     page = (out / "report.md").read_text()
     assert f"Written by <code>dictlearn bench small --studies {file[1]}</code>" in page
     assert "| topk_8 | topk_sae | 64 |" in page, "seeds are one row"
-    assert page.count("## ") == 4, "no two families overlap, so none are matched"
+    assert page.count("## ") == 5
+    assert "At L0 4, topk_sae recovers most" in page or "At L0 4, codebook recovers most" in page
     for part in ("concepts.json", "agreement.json", "features.json"):
         assert (out / part).exists()
 
@@ -210,3 +211,47 @@ def test_a_study_goes_on_without_a_dictionary_that_diverged(tmp_path):
     (tmp_path / "both" / "report.html").unlink()
     run_study(study, tmp_path / "both")  # reads what is there: training again would say so
     assert "diverged: its loss is" in (tmp_path / "both" / "report.html").read_text()
+
+
+def test_a_search_trains_each_kind_at_the_rate_that_validation_tokens_favour(tmp_path, recwarn):
+    study = replace(
+        TINY,
+        learned={
+            **{f"topk_{k}": dl.TopKSAEConfig(n_features=32, k=k) for k in (2, 8)},
+            **{f"codes_{k}": dl.CodebookConfig(n_codes=32, k=k) for k in (2, 8)},
+        },
+        fit=dl.FitConfig(steps=40, batch_size=64, standardize_rows=64),
+        search=RateSearch(learning_rates=(1e-5, 1e-2), shorter=(20,), validation_tokens=600),
+        seeds=(0, 1),
+    )
+    records = run_study(study, tmp_path)
+    for name, record in records.dictionaries.items():
+        assert record.provenance.training["fit_config"]["learning_rate"] == 1e-2, name
+        assert record.provenance.training["fit_config"]["steps"] == 40
+    assert records.dictionaries.keys() == {f"{n} s{seed}" for n in study.learned for seed in (0, 1)}
+    tokens = {
+        "train": json.loads((tmp_path / "study.json").read_text())["train"],
+        "validation": dl.Records.load(tmp_path / "search" / "20").tokens,
+        "held_out": records.tokens,
+    }
+    assert len({found["hash"] for found in tokens.values()}) == 3
+    assert tokens["validation"]["n_tokens"] >= 600
+    assert not [w for w in recwarn if "trained on text of this split" in str(w.message)]
+    assert dl.Records.load(tmp_path / "search" / "20").dictionaries.keys() == {
+        f"{name} rate {rate:g}" for name in study.learned for rate in (1e-5, 1e-2)
+    }
+    assert dl.Records.load(tmp_path / "lengths" / "20").dictionaries.keys() == {
+        f"{name} s0" for name in study.learned
+    }
+    report = (tmp_path / "report.html").read_text()
+    assert "Training length and learning rates" in report
+    assert "40 steps of 64 rows, at a peak learning rate of 0.01 for" in report
+    (tmp_path / "results.json").unlink()
+    (tmp_path / "report.html").unlink()
+    before = (tmp_path / "search" / "40" / "rate0.01" / "topk_2" / "weights.safetensors").stat()
+    again = run_study(study, tmp_path)
+    assert again.to_pandas().equals(records.to_pandas())
+    assert (
+        before
+        == (tmp_path / "search" / "40" / "rate0.01" / "topk_2" / "weights.safetensors").stat()
+    ), "not trained again"

@@ -5,7 +5,7 @@ import pytest
 import dictlearn as dl
 from dictlearn.builtin_studies import STUDIES
 from dictlearn.core.errors import ConfigError
-from dictlearn.studies.study import MLP, Hook, Study
+from dictlearn.studies.study import MLP, Hook, RateSearch, Study
 
 SMALL = Study(
     name="small",
@@ -15,6 +15,8 @@ SMALL = Study(
     fit=dl.FitConfig(steps=1),
     places=(MLP(1), Hook("blocks.0.hook_resid_post")),
 )
+
+TWO = {f"topk_{k}": dl.TopKSAEConfig(n_features=8, k=k) for k in (2, 4)}
 
 
 @pytest.mark.parametrize("name", STUDIES)
@@ -27,12 +29,13 @@ def test_the_studies_describe_themselves(name):
     assert STUDIES[name].__doc__
 
 
-def test_families_are_compared_at_five_sparsities_and_three_seeds():
+def test_families_are_compared_at_four_sparsities_and_three_seeds():
     study = STUDIES["families"]()
     kinds = [config.kind for config in study.learned.values()]
     assert {kind: kinds.count(kind) for kind in kinds} == dict.fromkeys(
-        ("codebook", "sae", "topk_sae", "transcoder", "topk_transcoder"), 5
+        ("codebook", "sae", "topk_sae", "transcoder", "topk_transcoder"), 4
     )
+    assert study.lengths == (500, 1000, 2000)
     assert study.seeds == (0, 1, 2)
     assert study.bits
 
@@ -46,6 +49,7 @@ def test_what_changes_the_numbers_is_in_the_description():
         {"bits": True},
         {"fit": dl.FitConfig(steps=2)},
         {"held_out_tokens": 7},
+        {"learned": TWO, "search": RateSearch(learning_rates=(1e-3,))},
         {"learned": {"topk": dl.TopKSAEConfig(n_features=8, k=3)}},
     ):
         assert replace(SMALL, **change).to_dict() != SMALL.to_dict(), change
@@ -60,3 +64,17 @@ def test_impossible_studies_are_refused():
         replace(SMALL, baselines={"sae": dl.SAEConfig(n_features=8)})
     with pytest.raises(ConfigError, match="needs dictionaries, places and seeds"):
         replace(SMALL, seeds=())
+
+
+def test_impossible_searches_are_refused():
+    search = RateSearch(learning_rates=(1e-3, 1e-2, 1e-1))
+    assert search.around(1e-3) == (1e-3, 1e-2)
+    assert search.around(1e-2) == (1e-3, 1e-2, 1e-1)
+    with pytest.raises(ConfigError, match="ascending, got"):
+        RateSearch(learning_rates=(1e-2, 1e-3))
+    with pytest.raises(ConfigError, match="needs learning rates"):
+        RateSearch(learning_rates=())
+    with pytest.raises(ConfigError, match=r"'topk' of study 'small': .* two dictionaries or more"):
+        replace(SMALL, search=search)
+    with pytest.raises(ConfigError, match=r"must be below the 1 steps"):
+        replace(SMALL, learned=TWO, search=replace(search, shorter=(1,)))

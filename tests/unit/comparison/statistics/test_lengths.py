@@ -1,0 +1,124 @@
+"""The search for learning rates, and families after several lengths of training."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from dictlearn.comparison.figures.lengths import lengths_figure
+from dictlearn.comparison.report.verdict import verdict
+from dictlearn.comparison.statistics.learning_rates import chosen_rates, rates_frame
+from dictlearn.comparison.statistics.lengths import Lengths, changes_of_order
+from dictlearn.comparison.tables.lengths import lengths_tables
+from dictlearn.core.errors import InputError
+from dictlearn.records.results import Records
+
+HOOK = "blocks.0.hook_mlp_out"
+
+
+@pytest.fixture
+def results(records, make):
+    """A factory of results: {(kind, learning rate): {L0: FVU}}, with 16 sequences each."""
+
+    def of(errors, steps=100, noise=0.0, seeds=(0,)):
+        found = {}
+        for (kind, rate), curve in errors.items():
+            for seed in seeds:
+                draw = torch.Generator().manual_seed(len(kind) + 100 * seed)
+                for l0, fvu in curve.items():
+                    record = make(kind, l0=l0, fvu=fvu, spliced=2 + 2 * fvu, seed=seed)
+                    sums = {name: values.repeat(4) for name, values in record.sums.items()}
+                    factor = 1 + noise * torch.randn(16, generator=draw, dtype=torch.float64)
+                    sums["squared_error"] = sums["squared_error"] * factor
+                    excess = sums["cross_entropy_spliced"] - sums["cross_entropy_clean"]
+                    sums["cross_entropy_spliced"] = sums["cross_entropy_clean"] + excess * factor
+                    run = {"learning_rate": rate, "steps": steps, "batch_size": 512}
+                    origin = record.provenance.trained(seed, fit_config=run)
+                    name = f"{kind} {l0} {rate} {seed}"
+                    found[name] = replace(record, sums=sums, provenance=origin)
+        return Records(records.provenance, records.tokens, found)
+
+    return of
+
+
+SEARCHED = {
+    ("sae", 0.001): {4: 0.4, 16: 0.2},
+    ("sae", 0.01): {4: 0.3, 16: 0.1},
+    ("sae", 0.1): {40: 0.01, 80: 0.001},
+    ("codebook", 0.001): {4: 0.2, 16: 0.1},
+    ("codebook", 0.01): {4: 0.4, 16: 0.3},
+}
+
+
+def test_the_rate_with_the_lowest_error_at_equal_l0_is_chosen(results):
+    validation = results(SEARCHED)
+    frame = rates_frame(validation).loc[HOOK]
+    at = [0.4 - 0.2 * math.log(x / 4) / math.log(4) for x in (5, 10)]
+    assert frame.loc[("sae", 0.001), "fvu"] == pytest.approx(math.sqrt(at[0] * at[1]))
+    assert frame.loc[("sae", 0.001), "l0"] == "5, 10"
+    assert math.isnan(frame.loc[("sae", 0.1), "fvu"]), "lower, but at other values of L0"
+    assert chosen_rates(validation) == {(HOOK, "sae"): 0.01, (HOOK, "codebook"): 0.001}
+
+
+def test_one_rate_is_enough_and_dead_kinds_are_refused(results):
+    assert chosen_rates(results({("sae", 0.1): {4: 0.4, 16: 0.2}})) == {(HOOK, "sae"): 0.1}
+    with pytest.raises(InputError, match=r"no sae at .* with features active at two values of L0"):
+        rates_frame(results({("sae", 0.1): {4: 0.4}}))
+
+
+def test_families_that_change_their_order_are_named(results):
+    curves = {"sae": {4: 0.4, 16: 0.2}, "codebook": {4: 0.3, 16: 0.15}}
+    both = {(kind, 0.1): curve for kind, curve in curves.items()}
+    better = both | {("sae", 0.1): {4: 0.2, 16: 0.1}}
+    lengths = Lengths({}, {50: results(both), 100: results(better), 200: results(better)})
+    frame = lengths.errors()
+    assert changes_of_order(frame) == [
+        "From 50 to 100 steps, sae overtakes codebook at L0 5; sae overtakes codebook at L0 10.",
+        "From 100 to 200 steps, no two families change their order.",
+    ]
+    noisy = Lengths({}, {50: results(both), 100: results(better, noise=2.0)})
+    assert "no two families" in changes_of_order(noisy.errors())[0]
+    figure = lengths_figure(lengths)
+    assert {trace.name for trace in figure.data} == {"sae", "codebook"}
+    assert all(list(trace.x) == [50, 100, 200] for trace in figure.data)
+    value = frame.loc[(50, HOOK, "fraction_variance_unexplained", 5.0, "sae"), "value"]
+    assert figure.data[0].y[0] == pytest.approx(value)
+
+
+def test_tables_mark_the_chosen_rates_and_list_errors_by_length(results):
+    validation = {50: results(SEARCHED), 100: results(SEARCHED)}
+    chosen = {("sae", 0.01): SEARCHED["sae", 0.01],
+              ("codebook", 0.001): SEARCHED["codebook", 0.001]}  # fmt: skip
+    tried, errors = lengths_tables(Lengths(validation, {50: results(chosen), 100: results(chosen)}))
+    assert tried.headings == ["hook", "kind", "steps", "L0", "rate 0.001", "rate 0.01", "rate 0.1"]
+    row = next(row for row in tried.texts if row[1:3] == ["sae", "50"])
+    assert row[5].endswith(" (chosen)")
+    assert row[6] == "–"
+    assert [c.endswith("(chosen)") for c in row].count(True) == 1
+    assert errors.headings == ["hook", "L0", "family", "50 steps", "100 steps"]
+    assert {row[2] for row in errors.texts} == {"sae", "codebook"}
+
+
+def test_families_tie_at_their_own_rates_and_differ_at_a_common_one(results):
+    """Planted: the error of a kind at L0 4 and 16 is twice its least one at a rate that is wrong by
+    a factor of 10, and both kinds have the same least error, at rates that differ."""
+    least = {4: 0.3, 16: 0.15}
+    doubled = {l0: 2 * fvu for l0, fvu in least.items()}
+    planted = {
+        ("sae", 0.001): least, ("sae", 0.01): doubled,
+        ("codebook", 0.001): doubled, ("codebook", 0.01): least,
+    }  # fmt: skip
+    rates = chosen_rates(results(planted, noise=0.02))
+    own = {(kind, rate): planted[kind, rate] for (_, kind), rate in rates.items()}
+    common = {key: curve for key, curve in planted.items() if key[1] == 0.001}
+    (text,) = verdict(results(own, noise=0.02, seeds=(0, 1, 2)))
+    assert "at a peak learning rate of 0.001 for sae; 0.01 for codebook" in text
+    assert "At L0 5, " in text
+    assert text.count("ties with it") == 2
+    assert " less" not in text
+    (text,) = verdict(results(common, noise=0.02, seeds=(0, 1, 2)))
+    assert "Training: 100 steps of 512 rows, at a peak learning rate of 0.001 for" in text
+    assert "At L0 5, sae recovers most" in text
+    assert "codebook recovers 0.2" in text
+    assert "ties" not in text
