@@ -16,7 +16,6 @@ from dictlearn.activations import store
 from dictlearn.core.errors import ProcessError
 from dictlearn.distributed.launching import join
 
-out, how = (Path(globals()["out"]), globals()["how"])  # given by who runs this
 BATCH = 32
 """Blocks in a pass."""
 CONFIGS = {
@@ -32,7 +31,7 @@ RUN = dl.FitConfig(
 )  # fmt: skip
 
 
-def main() -> None:
+def main(out: Path, how: str) -> None:
     store.SHARD_BYTES = 500_000  # six shards, none of which ends where a batch does
     rank = join().rank
     model = dl.load_model("builtin:stories")
@@ -68,4 +67,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(globals()["out"], globals()["how"])  # given by the test that runs this
