@@ -50,6 +50,25 @@ class Lengths:
         )
 
 
+def rates_at_an_end(rates: pd.DataFrame) -> list[str]:
+    """In sentences, the kinds for which the last length chose the lowest or highest rate tried.
+
+    `rates` is the frame of `Lengths.rates`.
+    """
+    found = []
+    for (hook, kind), tried in rates.groupby(["hook", "kind"], sort=False):
+        all_rates = tried.index.get_level_values("learning_rate")
+        last = tried.loc[tried.index.get_level_values("steps").max()]
+        chosen = last.index[last["chosen"]].get_level_values("learning_rate")[0]
+        for end, name in ((all_rates.min(), "lowest"), (all_rates.max(), "highest")):
+            if chosen == end and len(set(all_rates)) > 1:
+                found.append(
+                    f"{kind} at {hook} is best at {chosen:g}, the {name} rate tried: one beyond it "
+                    "may be better still."
+                )
+    return found
+
+
 def changes_of_order(errors: pd.DataFrame) -> list[str]:
     """In sentences, the families that change their order from each length to the next.
 

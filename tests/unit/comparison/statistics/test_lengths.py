@@ -9,7 +9,11 @@ import torch
 from dictlearn.comparison.figures.lengths import lengths_figure
 from dictlearn.comparison.report.verdict import verdict
 from dictlearn.comparison.statistics.learning_rates import chosen_rates, rates_frame
-from dictlearn.comparison.statistics.lengths import Lengths, changes_of_order
+from dictlearn.comparison.statistics.lengths import (
+    Lengths,
+    changes_of_order,
+    rates_at_an_end,
+)
 from dictlearn.comparison.tables.lengths import lengths_tables
 from dictlearn.core.errors import InputError
 from dictlearn.records.results import Records
@@ -98,6 +102,16 @@ def test_tables_mark_the_chosen_rates_and_list_errors_by_length(results):
     assert [c.endswith("(chosen)") for c in row].count(True) == 1
     assert errors.headings == ["hook", "L0", "family", "50 steps", "100 steps"]
     assert {row[2] for row in errors.texts} == {"sae", "codebook"}
+
+
+def test_a_choice_at_the_end_of_the_rates_tried_is_told(results):
+    first, last = results(SEARCHED), results({("sae", 0.1): {4: 0.4, 16: 0.2}})
+    lengths = Lengths({50: first, 100: last}, {})
+    assert rates_at_an_end(lengths.rates().xs("sae", level="kind", drop_level=False)) == [
+        f"sae at {HOOK} is best at 0.1, the highest rate tried: one beyond it may be better still."
+    ]
+    (low,) = rates_at_an_end(Lengths({50: first}, {}).rates())
+    assert low.startswith(f"codebook at {HOOK} is best at 0.001, the lowest rate tried")
 
 
 def test_families_tie_at_their_own_rates_and_differ_at_a_common_one(results):
