@@ -59,7 +59,7 @@ class Jackknifed(NamedTuple):
         Components"). The ends are `nan` at 0 and 1, where no sequence differs, or one is undefined.
 
         >>> [round(x, 2) for x in Jackknifed(0.5, torch.tensor([0.6, 0.5, 0.4])).interval]
-        [0.5, 0.08, 0.92]
+        [0.5, 0.12, 0.88]
         """
         squares = self._apart.square()
         total = float(squares.sum())
