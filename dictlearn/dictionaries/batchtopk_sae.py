@@ -50,7 +50,7 @@ class BatchTopK(Rule):
     def observe_(self, dictionary: LinearDictionary, fit_pass: FitPass) -> None:
         """Move the threshold towards the smallest score selected in this batch.
 
-        The mean is over all batches at first, and later over about the last thousand, since early
+        The mean is over all batches at first, and later over about the last fifty, since early
         batches were encoded with very different weights.
         """
         assert isinstance(fit_pass.acts, SparseActs)
@@ -64,7 +64,7 @@ class BatchTopK(Rule):
             return
         threshold, n_observed = map(dictionary.get_buffer, ("threshold", "_n_observed"))
         n_observed += 1
-        rate = torch.clamp(1 / n_observed, min=1e-3)
+        rate = torch.clamp(1 / n_observed, min=2e-2)
         threshold += rate * (smallest - threshold)
 
 
