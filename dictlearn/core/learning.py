@@ -24,6 +24,10 @@ class Encoding(NamedTuple):
     """The features' scores before selection, for objectives that need them."""
 
 
+_COUNTED = 64
+"""Rows in which active features are counted at once."""
+
+
 @dataclass(frozen=True)
 class FitPass:
     """One differentiable pass over a batch, in standardized units: the input of an objective."""
@@ -49,7 +53,9 @@ class FitPass:
         """The number of rows of the batch in which each feature is active."""
         if isinstance(self.acts, SparseActs):
             return self.acts.firing_counts()
-        return (self.acts != 0).sum(dim=0)
+        # A sum converts what it adds to 64 bits: in a few rows at a time, twice their own size.
+        parts = self.acts.detach().split(_COUNTED)
+        return torch.stack([(rows != 0).sum(dim=0) for rows in parts]).sum(dim=0)
 
 
 Objective = Callable[[FitPass], dict[str, Tensor]]

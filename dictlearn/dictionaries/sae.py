@@ -44,7 +44,7 @@ class ReLU(Rule):
         """The positive scores, sparse if few features are active."""
         found = positive_if_sparse(z, dictionary.W_enc, dictionary.offset(), SPARSE_BELOW)
         if found is None:
-            return Encoding(dictionary.all_scores(z).relu())
+            return Encoding(dictionary.all_scores(z).relu_())
         return Encoding(dictionary.differentiable(z, found))
 
 
