@@ -131,7 +131,8 @@ def _run(
     began = time.monotonic()
     show(run_study(study, out, overwrite=overwrite))
     minutes = (time.monotonic() - began) / 60
-    took = "" if continued else f", in {minutes:.1f} minutes with {torch.get_num_threads()} threads"
+    n = torch.get_num_threads()
+    took = "" if continued else f", in {minutes:.1f} minutes with {n} thread{'s' * (n > 1)}"
     page = write_page(out, about=[f"Written by `{command}`{took}."], image_format=images)
     for label, path in {
         "results": out / RESULTS_FILE, "report": out / REPORT_FILE, "page": page

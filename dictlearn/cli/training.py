@@ -145,7 +145,7 @@ def _of_one_kind(
     start: "FeatureDictionary | None",
     fit_config: "FitConfig",
 ) -> "ConfigFile":
-    """What a config file with one dictionary would say; its kind and fields are those of `start`
+    """The content of a config file with one dictionary, whose kind and fields are those of `start`
     where they are not given."""
     from dictlearn.config_files import ConfigFile
     from dictlearn.dictionaries.registry import config_class

@@ -6,7 +6,7 @@ bootstrap are too narrow for few sequences.
 """
 
 import math
-from functools import cache
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -104,7 +104,7 @@ def _student(value: float, error: float, n_sequences: int) -> Interval:
     return Interval(value, value - margin, value + margin)
 
 
-@cache
+@lru_cache(maxsize=4096)
 def student_quantile(freedom: float | int) -> float:
     """The half-width of a 95 % interval in standard errors, for these degrees of freedom.
 

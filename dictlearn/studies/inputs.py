@@ -1,5 +1,6 @@
 """The model, the tokens and the activations of a study."""
 
+from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any
 
 from dictlearn.activations.store import ActivationStore
 from dictlearn.core.batches import Activations
-from dictlearn.core.errors import CorruptFileError
+from dictlearn.core.errors import ConfigError, CorruptFileError
 from dictlearn.core.own_files import OwnFiles
 from dictlearn.core.tokens import Tokens
 from dictlearn.harvesting import harvest
@@ -26,9 +27,13 @@ class Inputs:
     own: OwnFiles
 
     def source(self) -> dict[str, Any]:
-        """The provenance of model and tokens, after checking that the model has every place."""
-        for place in self.study.places:
-            place.sites(self.model)
+        """The provenance of model and tokens, after checking the places in the model."""
+        targets = Counter(str(place.sites(self.model).target) for place in self.study.places)
+        if self.study.search and len(targets) < len(self.study.places):
+            raise ConfigError(
+                "a search tells places apart by their targets: required different ones, got "
+                f"{', '.join(targets.elements())}; study them one by one"
+            )
         described = {"held_out": self.held_out, "train": self.train}
         if self.study.search:
             described["validation"] = self.validation

@@ -62,17 +62,6 @@ class Training:
             for name, dictionary in self._learned(place, study.seeds[0], steps).items()
         }
 
-    def validation(self) -> dict[int, Records]:
-        """The results of the search on validation tokens, by number of steps."""
-        search = self.inputs.study.search
-        found: dict[int, Records] = {}
-        rates: Rates | None = None
-        for steps in self.inputs.study.lengths if search else ():
-            assert search
-            found[steps] = self._validated(search, steps, rates)
-            rates = self._chosen(found[steps])
-        return found
-
     def logs(self) -> dict[str, Path]:
         """The training logs of one seed by place, and of runs in which something diverged.
 
@@ -81,7 +70,7 @@ class Training:
         study = self.inputs.study
         shown = study.seeds[-1 if study.search else 0]
         return {
-            self.name("" if rate is None else f"rate {rate:g}", place,
+            self.name(f"rate {rate:g}" if study.search else "", place,
                       None if seed == shown else seed): folder / LOG_FILE
             for place in study.places
             for seed in study.seeds
@@ -99,6 +88,16 @@ class Training:
         return " ".join(filter(None, parts))
 
     # Search
+
+    @cached_property
+    def _rates(self) -> dict[int, Rates]:
+        """The rates chosen at each length, after the runs and evaluations that decide."""
+        study, found = self.inputs.study, dict[int, Rates]()
+        assert study.search
+        rates: Rates | None = None
+        for steps in study.lengths:
+            rates = found[steps] = self._chosen(self._validated(study.search, steps, rates))
+        return found
 
     def _validated(self, search: RateSearch, steps: int, before: Rates | None) -> Records:
         """The results on validation tokens of all rates tried at a length."""
@@ -127,11 +126,6 @@ class Training:
         return {
             (places[hook], kind): rate for (hook, kind), rate in chosen_rates(validation).items()
         }
-
-    @cached_property
-    def _rates(self) -> dict[int, Rates]:
-        """The rates of each length that have been chosen."""
-        return {steps: self._chosen(records) for steps, records in self.validation().items()}
 
     def _searched(self, place: Place, steps: int, rate: float) -> Path:
         return self.inputs.folder(place) / SEARCH / str(steps) / f"rate{rate:g}"

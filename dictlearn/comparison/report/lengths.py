@@ -10,7 +10,7 @@ from dictlearn.comparison.tables.lengths import lengths_tables
 def lengths_data(lengths: Lengths) -> dict[str, Any]:
     """The data of the section."""
     return {
-        "remarks": [*changes_of_order(lengths.errors()), *rates_at_an_end(lengths.rates())],
+        "remarks": [*changes_of_order(lengths.errors), *rates_at_an_end(lengths.rates)],
         "figure": lengths_figure(lengths),
         "tables": lengths_tables(lengths),
     }

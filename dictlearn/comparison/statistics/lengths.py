@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 
 import pandas as pd
@@ -24,11 +25,13 @@ class Lengths:
     held_out: Mapping[int, Records]
     """The results of the chosen rates on evaluation tokens."""
 
+    @cached_property
     def rates(self) -> pd.DataFrame:
         """The frames of `rates_frame` for every length, with `steps` first in the index."""
         return pd.concat({n: rates_frame(r) for n, r in sorted(self.validation.items())},
                          names=["steps"])  # fmt: skip
 
+    @cached_property
     def errors(self) -> pd.DataFrame:
         """FVU of families at equal L0 on evaluation tokens: `matched_frame`s, with `steps` first.
 

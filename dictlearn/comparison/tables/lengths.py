@@ -25,7 +25,7 @@ ERRORS_CAPTION = (
 
 def lengths_tables(lengths: Lengths) -> list[Table]:
     """The learning rates tried, and the error of each family after each length."""
-    return [_rates(lengths.rates()), _errors(lengths.errors())]
+    return [_rates(lengths.rates), _errors(lengths.errors)]
 
 
 def _rates(frame: pd.DataFrame) -> Table:

@@ -64,19 +64,12 @@ def halves(
     for part in parts:
         ordinary = tokens.ordinary[part]
         rows = _rows(model, tokens.ids[part], ordinary, hooks)
-        baselines: dict[Site, dict[Family, Detectors]] = {}
+        baselines: dict[Site, Mapping[Family, Detectors]] = {}
         for target in targets:
             y = rows.joined(target)
             if target not in components:
                 components[target] = torch.linalg.eigh(y.T.double().cov()).eigenvectors.to(y)
-            baselines[target] = {
-                Family.BASIS: DirectionDetectors(y),
-                Family.PCA: DirectionDetectors(y @ components[target].flip(1)),
-            }
-            if mlps[target]:
-                hidden = [_hidden(mlp, rows.joined(s.source)) for s, mlp in mlps[target].items()]
-                neurons = DirectionDetectors(torch.cat(hidden, dim=1))
-                baselines[target] = {Family.NEURONS: neurons} | baselines[target]
+            baselines[target] = _directions(y, components[target], rows, mlps[target])
         features: dict[str, Detectors] = {}
         random: dict[str, Detectors] = {}
         for name, dictionary in dictionaries.items():
@@ -90,6 +83,22 @@ def halves(
         of_part = labels[:, part][:, ordinary]
         found.append(Half(of_part, sequences, len(part), features, random, baselines))
     return found
+
+
+def _directions(
+    y: Float[Tensor, "n d"],
+    components: Float[Tensor, "d d"],
+    rows: Rows,
+    mlps: Mapping[Sites, MLPWeights],
+) -> dict[Family, Detectors]:
+    """The neurons, if there are known ones, the basis and the principal components at a target."""
+    hidden = [_hidden(mlp, rows.joined(sites.source)) for sites, mlp in mlps.items()]
+    neurons = {Family.NEURONS: DirectionDetectors(torch.cat(hidden, dim=1))} if hidden else {}
+    return {
+        **neurons,
+        Family.BASIS: DirectionDetectors(y),
+        Family.PCA: DirectionDetectors(y @ components.flip(1)),
+    }
 
 
 def _rows(

@@ -5,7 +5,11 @@ import pytest
 import dictlearn as dl
 from dictlearn.builtin_studies import STUDIES
 from dictlearn.core.errors import ConfigError
+from dictlearn.core.own_files import OwnFiles
+from dictlearn.studies.folder import STUDY
+from dictlearn.studies.inputs import Inputs
 from dictlearn.studies.study import MLP, Hook, RateSearch, Study
+from dictlearn.studies.training import Training
 
 SMALL = Study(
     name="small",
@@ -78,3 +82,18 @@ def test_impossible_searches_are_refused():
         replace(SMALL, search=search)
     with pytest.raises(ConfigError, match=r"must be below the 1 steps"):
         replace(SMALL, learned=TWO, search=replace(search, shorter=(1,)))
+
+
+def test_runs_at_one_learning_rate_are_not_named_by_it(tmp_path):
+    for places, names in ((SMALL.places[:1], {""}), (SMALL.places, set(map(str, SMALL.places)))):
+        study = replace(SMALL, fit=dl.FitConfig(steps=1, learning_rate=3e-3), places=places)
+        training = Training(Inputs(study, OwnFiles(tmp_path, STUDY)))
+        assert training.logs().keys() == names
+
+
+def test_places_of_a_search_have_different_targets(tmp_path):
+    hook = "blocks.1.mlp.hook_out"
+    search = RateSearch(learning_rates=(1e-3,))
+    study = replace(SMALL, learned=TWO, search=search, places=(MLP(1), Hook(hook)))
+    with pytest.raises(ConfigError, match=f"got {hook}, {hook}; study them one by one"):
+        Inputs(study, OwnFiles(tmp_path, STUDY)).source()

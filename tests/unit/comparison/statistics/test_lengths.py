@@ -76,16 +76,21 @@ def test_families_that_change_their_order_are_named(results):
     both = {(kind, 0.1): curve for kind, curve in curves.items()}
     better = both | {("sae", 0.1): {4: 0.2, 16: 0.1}}
     lengths = Lengths({}, {50: results(both), 100: results(better), 200: results(better)})
-    frame = lengths.errors()
+    frame = lengths.errors
     assert changes_of_order(frame) == [
         "From 50 to 100 steps, sae overtakes codebook at L0 5; sae overtakes codebook at L0 10.",
         "From 100 to 200 steps, no two families change their order.",
     ]
     noisy = Lengths({}, {50: results(both), 100: results(better, noise=2.0)})
-    assert "no two families" in changes_of_order(noisy.errors())[0]
+    assert "no two families" in changes_of_order(noisy.errors)[0]
     figure = lengths_figure(lengths)
     assert {trace.name for trace in figure.data} == {"sae", "codebook"}
     assert all(list(trace.x) == [50, 100, 200] for trace in figure.data)
+    from_100 = {50: results({("codebook", 0.1): curves["codebook"]}), 100: results(better)}
+    part = lengths_figure(Lengths({}, {**from_100, 200: results(better)})).data
+    assert {trace.name: list(trace.x) for trace in part} == {
+        "codebook": [50, 100, 200], "sae": [100, 200],
+    }  # fmt: skip
     value = frame.loc[(50, HOOK, "fraction_variance_unexplained", 5.0, "sae"), "value"]
     assert figure.data[0].y[0] == pytest.approx(value)
 
@@ -107,10 +112,10 @@ def test_tables_mark_the_chosen_rates_and_list_errors_by_length(results):
 def test_a_choice_at_the_end_of_the_rates_tried_is_told(results):
     first, last = results(SEARCHED), results({("sae", 0.1): {4: 0.4, 16: 0.2}})
     lengths = Lengths({50: first, 100: last}, {})
-    assert rates_at_an_end(lengths.rates().xs("sae", level="kind", drop_level=False)) == [
+    assert rates_at_an_end(lengths.rates.xs("sae", level="kind", drop_level=False)) == [
         f"sae at {HOOK} is best at 0.1, the highest rate tried: one beyond it may be better still."
     ]
-    (low,) = rates_at_an_end(Lengths({50: first}, {}).rates())
+    (low,) = rates_at_an_end(Lengths({50: first}, {}).rates)
     assert low.startswith(f"codebook at {HOOK} is best at 0.001, the lowest rate tried")
 
 

@@ -11,7 +11,6 @@ import torch
 from dictlearn.core.dictionary import FeatureDictionary, Traits
 from dictlearn.core.metric import Metric
 from dictlearn.core.quantized import Quantized
-from dictlearn.core.tokens import Tokens
 from dictlearn.dictionaries.codebook import CodebookConfig
 from dictlearn.dictionaries.identity import IdentityConfig
 from dictlearn.dictionaries.mean import MeanConfig
@@ -25,9 +24,8 @@ from dictlearn.evaluation.faithfulness.coefficient_bits import (
 )
 from dictlearn.evaluation.faithfulness.evaluate import evaluate
 from dictlearn.evaluation.faithfulness.messages import Usage
-from dictlearn.lm.forward import activations_at
-from dictlearn.lm.mlps import mlp_sites, mlp_weights
-from dictlearn.metrics.bits import NOT_MEASURED, level_code
+from dictlearn.lm.mlps import mlp_weights
+from dictlearn.metrics.bits import NOT_MEASURED
 from dictlearn.records.results import Records
 
 
@@ -62,34 +60,14 @@ def model(native):
     return native()
 
 
-@pytest.fixture(scope="module")
-def tokens():
-    ids = torch.randint(1, 40, (9, 12), generator=torch.Generator().manual_seed(1))
-    return Tokens(ids, torch.ones_like(ids).bool(), source="random", split="held_out", hash="abc")
-
-
-@pytest.fixture(scope="module")
-def sites(model):
-    return mlp_sites(model, 1)
-
-
-@pytest.fixture(scope="module")
-def rows(model, tokens, sites):
-    return activations_at(model, tokens.ids, [sites.target.hook])[sites.target.hook].flatten(0, 1)
-
-
-def level_bits(quantized, acts):
-    """L0 H(levels): the bits per row of the levels of `acts`."""
-    _, counts = quantized.levels(acts).unique(return_counts=True)
-    return (counts * level_code(counts)).sum().item() / len(acts)
-
-
 def priced(dictionaries, model, tokens, **options):
     records = evaluate(dictionaries, model, tokens, bits=True, **options)
     return {name: record.metrics for name, record in records.dictionaries.items()}
 
 
-def test_the_price_is_that_of_a_step_that_is_just_fine_enough(model, tokens, sites, rows):
+def test_the_price_is_that_of_a_step_that_is_just_fine_enough(
+    model, tokens, sites, rows, level_bits
+):
     """The long way: an evaluation of the quantised dictionary at every rung."""
     identity = IdentityConfig().build(sites.at_target())
     found = priced({"identity": identity}, model, tokens)["identity"]

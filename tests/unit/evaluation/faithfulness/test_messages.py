@@ -12,16 +12,13 @@ from dictlearn.comparison.statistics.families import at_rate
 from dictlearn.comparison.statistics.intervals import intervals_frame
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.quantized import Quantized
-from dictlearn.core.tokens import Tokens
 from dictlearn.dictionaries.codebook import CodebookConfig
 from dictlearn.dictionaries.mean import MeanConfig
 from dictlearn.dictionaries.sae import SAEConfig
 from dictlearn.dictionaries.topk_sae import TopKSAEConfig
 from dictlearn.evaluation.faithfulness.coefficient_bits import LADDER
 from dictlearn.evaluation.faithfulness.evaluate import evaluate
-from dictlearn.lm.forward import activations_at
-from dictlearn.lm.mlps import mlp_sites
-from dictlearn.metrics.bits import QUANTIZED, level_code
+from dictlearn.metrics.bits import QUANTIZED
 from dictlearn.metrics.pooled import METRICS
 from dictlearn.training.config import FitConfig
 from dictlearn.training.fit import fit
@@ -30,28 +27,6 @@ from dictlearn.training.fit import fit
 @pytest.fixture(scope="module")
 def model(native):
     return native().to(torch.float64)
-
-
-@pytest.fixture(scope="module")
-def tokens():
-    ids = torch.randint(1, 40, (9, 12), generator=torch.Generator().manual_seed(1))
-    return Tokens(ids, torch.ones_like(ids).bool(), source="random", split="held_out", hash="abc")
-
-
-@pytest.fixture(scope="module")
-def sites(model):
-    return mlp_sites(model, 1)
-
-
-@pytest.fixture(scope="module")
-def rows(model, tokens, sites):
-    return activations_at(model, tokens.ids, [sites.target.hook])[sites.target.hook].flatten(0, 1)
-
-
-def level_bits(quantized, acts):
-    """L0 H(levels): the bits per row of the levels of `acts`."""
-    _, counts = quantized.levels(acts).unique(return_counts=True)
-    return (counts * level_code(counts)).sum().item() / len(acts)
 
 
 class Message:
@@ -132,7 +107,7 @@ def kinds(sites, rows):
 
 @pytest.mark.parametrize("name", ["topk", "relu"])
 def test_the_axis_of_bits_shows_what_a_decoder_that_received_those_bits_gets(
-    name, kinds, model, tokens, sites, rows
+    name, kinds, model, tokens, sites, rows, level_bits
 ):
     """Messages are written, read without the coefficients, and spliced in as they are read."""
     dictionary = kinds[name]
