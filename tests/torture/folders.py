@@ -10,7 +10,7 @@ LIST_FILE, LOCK_FILE, LOG_FILE, PAGE_FILE = (
 )  # fmt: skip
 TIMED_KEYS = ("seconds", "rows_per_second")
 """Entries of a line of `train.jsonl` that are measured with a clock."""
-TOOK = re.compile(r", in \d+\.\d minutes with \d+ threads")
+TOOK = re.compile(r", in \d+\.\d minutes with \d+ threads?")
 """The part of `report.md` that says how long a study took that was not interrupted."""
 
 
