@@ -50,6 +50,12 @@ from dictlearn.evaluation.faithfulness.evaluate import evaluate
 from dictlearn.feature_cards import show
 from dictlearn.formats import load, save
 from dictlearn.harvesting import harvest
+from dictlearn.interventions.choice import Activate, Disable
+from dictlearn.interventions.direction import Cap, ProjectOut, Push
+from dictlearn.interventions.edit import Ablate, Add, Clamp, Edit, Scale
+from dictlearn.interventions.features import PassFeatures, Substitute
+from dictlearn.interventions.inside import inside
+from dictlearn.interventions.language import parse as parse_edit
 from dictlearn.lm.loading import load_model
 from dictlearn.lm.mlps import mlp_sites, mlp_weights
 from dictlearn.lm.sites import hook_sites
@@ -61,17 +67,24 @@ from dictlearn.training.config import FitConfig
 from dictlearn.training.fit import fit
 
 __all__ = [
+    "Ablate",
+    "Activate",
     "ActivationStore",
     "Activations",
+    "Add",
     "AgreementRecords",
     "BatchTopKSAEConfig",
     "BatchTopKTranscoderConfig",
+    "Cap",
+    "Clamp",
     "ClosedFormConfig",
     "CodebookConfig",
     "Concept",
     "CrossLayerTranscoderConfig",
     "CrosscoderConfig",
     "DictionaryConfig",
+    "Disable",
+    "Edit",
     "Encoding",
     "FeatureDictionary",
     "FitConfig",
@@ -88,13 +101,18 @@ __all__ = [
     "NeuronsConfig",
     "Objective",
     "PCAConfig",
+    "PassFeatures",
+    "ProjectOut",
+    "Push",
     "RandomConfig",
     "Records",
     "ResidualCodebookConfig",
     "SAEConfig",
+    "Scale",
     "Site",
     "Sites",
     "SparseActs",
+    "Substitute",
     "Tokens",
     "TopKSAEConfig",
     "TopKTranscoderConfig",
@@ -109,11 +127,13 @@ __all__ = [
     "fit",
     "harvest",
     "hook_sites",
+    "inside",
     "load",
     "load_model",
     "load_tokens",
     "mlp_sites",
     "mlp_weights",
+    "parse_edit",
     "save",
     "show",
     "without_shortcuts",

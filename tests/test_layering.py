@@ -23,6 +23,7 @@ ROOMS: dict[str, set[str]] = {
     "training": {"core", "dictionaries", "activations", "distributed", "progress"},
     "records": {"core"},
     "evaluation": {"core", "metrics", "lm", "text", "activations", "records", "progress"},
+    "interventions": {"core", "lm", "records"},
     "comparison": {"core", "metrics", "records", "progress"},
     "interop": {"core", "dictionaries", "records"},
 }

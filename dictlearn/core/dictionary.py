@@ -55,7 +55,7 @@ class FeatureDictionary(nn.Module, ABC):
     """Whether its kind is a baseline, set by the config that builds it."""
     provenance: Provenance
     _FINAL: ClassVar = ("encode", "encode_sparse", "decode", "estimate", "forward", "scores",
-                        "skip", "atoms", "bias")  # fmt: skip
+                        "skip", "write", "atoms", "bias")  # fmt: skip
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -177,8 +177,8 @@ class FeatureDictionary(nn.Module, ABC):
         return self._scores(self._standardized(self._checked(x)), features)
 
     @final
-    def decode(self, acts: Float[Tensor, "*b feature"] | SparseActs) -> Float[Tensor, "*b d_out"]:
-        """The estimate `acts @ atoms + bias`, in raw units.
+    def write(self, acts: Float[Tensor, "*b feature"] | SparseActs) -> Float[Tensor, "*b d_out"]:
+        """The sum of the features' directions, `acts @ atoms`, in raw units and without the bias.
 
         Raises:
             InputError: `acts` does not have one coefficient per feature.
@@ -186,7 +186,16 @@ class FeatureDictionary(nn.Module, ABC):
         width = acts.n_features if isinstance(acts, SparseActs) else acts.shape[-1]
         if width != self.n_features:
             raise InputError(f"required {self.n_features} coefficients per row, got {width}")
-        return self.y_scale * self._write(acts) + self.bias
+        return self.y_scale * self._write(acts)
+
+    @final
+    def decode(self, acts: Float[Tensor, "*b feature"] | SparseActs) -> Float[Tensor, "*b d_out"]:
+        """The estimate `acts @ atoms + bias`, in raw units.
+
+        Raises:
+            InputError: `acts` does not have one coefficient per feature.
+        """
+        return self.write(acts) + self.bias
 
     @final
     def skip(self, x: Float[Tensor, "*b d_in"]) -> Float[Tensor, "*b d_out"] | None:

@@ -50,6 +50,22 @@ class SparseActs:
         return cls.from_counts(keep.sum(dim=1), indices[keep], values[keep], n_features)
 
     @classmethod
+    def from_entries(
+        cls,
+        rows: Int[Tensor, " nnz"],
+        indices: Int[Tensor, " nnz"],
+        values: Float[Tensor, " nnz"],
+        n: int,
+        n_features: int,
+    ) -> "SparseActs":
+        """Entries in any order, of `n` rows; those of one place are added, and zeros dropped."""
+        places, entry = torch.unique(rows * n_features + indices, return_inverse=True)
+        sums = values.new_zeros(len(places)).index_add_(0, entry, values)
+        kept = sums != 0
+        counts = torch.bincount(places[kept] // n_features, minlength=n)
+        return cls.from_counts(counts, places[kept] % n_features, sums[kept], n_features)
+
+    @classmethod
     def concatenated(cls, parts: Sequence["SparseActs"], n_features: int) -> "SparseActs":
         """The rows of all `parts`, one after the other."""
         if len(parts) == 1:
@@ -67,6 +83,50 @@ class SparseActs:
     def with_values(self, values: Float[Tensor, " nnz"]) -> "SparseActs":
         """The same pattern with other coefficients."""
         return SparseActs(self.offsets, self.indices, values, self.n_features)
+
+    def select(self, rows: Int[Tensor, " m"]) -> "SparseActs":
+        """These rows, in this order; a row may be taken several times."""
+        counts = self.l0()[rows]
+        first = (self.offsets[rows] - counts.cumsum(0) + counts).repeat_interleave(counts)
+        entries = first + torch.arange(len(first), device=first.device)
+        return SparseActs.from_counts(
+            counts, self.indices[entries], self.values[entries], self.n_features
+        )
+
+    def columns(self, features: Int[Tensor, " m"]) -> Float[Tensor, "n m"]:
+        """The coefficients of some features, as one dense tensor."""
+        column = self.indices.new_full((self.n_features,), -1)
+        column[features] = torch.arange(len(features), device=features.device)
+        own = column[self.indices]
+        asked = own >= 0
+        dense = self.values.new_zeros(len(self), len(features))
+        return dense.index_put((self.rows()[asked], own[asked]), self.values[asked])
+
+    def with_columns(
+        self, features: Int[Tensor, " m"], values: Float[Tensor, "n m"]
+    ) -> "SparseActs":
+        """The same with other coefficients of some features, which are distinct."""
+        column = torch.zeros(self.n_features, dtype=torch.bool, device=features.device)
+        column[features] = True
+        kept = self.where(~column[self.indices])
+        rows, which = (values != 0).nonzero(as_tuple=True)
+        return SparseActs.from_entries(
+            torch.cat([kept.rows(), rows]),
+            torch.cat([kept.indices, features[which]]),
+            torch.cat([kept.values, values[rows, which].to(kept.values)]),
+            len(self),
+            self.n_features,
+        )
+
+    def minus(self, other: "SparseActs") -> "SparseActs":
+        """The difference of the coefficients, without the places where they are equal."""
+        return SparseActs.from_entries(
+            torch.cat([self.rows(), other.rows()]),
+            torch.cat([self.indices, other.indices]),
+            torch.cat([self.values, -other.values]),
+            len(self),
+            self.n_features,
+        )
 
     def __len__(self) -> int:
         return self.offsets.shape[0] - 1

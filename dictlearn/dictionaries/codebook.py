@@ -105,13 +105,15 @@ class Codebook(Quantizer):
         self, z: Float[Tensor, "n d_in"], features: Int[Tensor, " m"]
     ) -> Float[Tensor, "n m"]:
         """The similarity of each code to its group's chunk of `z`."""
-        similarities = [
-            torch.addmm(offset, chunk, codes)
-            for chunk, (codes, offset) in zip(
-                self._chunks(z), map(self.similarity, self.codes), strict=True
-            )
-        ]
-        return torch.cat(similarities, dim=1)[:, features]
+        groups = (features // self.n_codes).unique()
+        chunks = self._chunks(z)
+        scores = [torch.addmm(offset, chunks[group], codes)
+                  for group in groups.tolist()
+                  for codes, offset in [self.similarity(self.codes[group])]]  # fmt: skip
+        if not scores:
+            return z.new_zeros(len(z), 0)
+        places = torch.searchsorted(groups, features // self.n_codes) * self.n_codes
+        return torch.cat(scores, dim=1)[:, places + features % self.n_codes]
 
     def _write(self, acts: Float[Tensor, "*b feature"] | SparseActs) -> Float[Tensor, "*b d_out"]:
         """The decoder product; sparse coefficients use only the dimensions of each group."""

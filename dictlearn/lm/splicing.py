@@ -42,7 +42,7 @@ class Splicer:
     """
 
     def __init__(self, model: LanguageModel, hooks: Sequence[str]) -> None:
-        self._model = model
+        self.model = model
         self._hooks = tuple(dict.fromkeys(hooks))
         self._under_way: dict[str, HookFunction] = {}
         self._stack = ExitStack()
@@ -51,13 +51,13 @@ class Splicer:
     @property
     def device(self) -> torch.device:
         """The device of the model's first parameters."""
-        return next(iter(self._model.parameters())).device
+        return next(iter(self.model.parameters())).device
 
     @property
     def d_row(self) -> int:
         """The width of the rows that become logits."""
         head = self.shortcuts.head
-        return self._model.cfg.d_vocab if head is None else head.weight.shape[0]
+        return self.model.cfg.d_vocab if head is None else head.weight.shape[0]
 
     def logits(self, rows: Float[Tensor, "m d_row"], tokens: slice) -> Float[Tensor, "m k"]:
         """The logits of a range of tokens, from the rows of a pass."""
@@ -73,7 +73,7 @@ class Splicer:
             return function
 
         functions = [(name, stand_in(name)) for name in self._hooks]
-        self._stack.enter_context(hooked(self._model, functions))
+        self._stack.enter_context(hooked(self.model, functions))
         return self
 
     def __exit__(self, *raised: object) -> None:
@@ -82,7 +82,7 @@ class Splicer:
     @torch.no_grad()
     def clean(self, ids: Int[Tensor, "b pos"], wanted: Bool[Tensor, "b pos"]) -> CleanPass:
         """An unmodified pass over `ids`, for the predictions made at the positions `wanted`."""
-        ids = placed(ids, self._model)
+        ids = placed(ids, self.model)
         index = wanted.to(ids.device).flatten().nonzero()[:, 0]
         at: dict[str, Tensor] = {}
         memory: dict[nn.Module, Any] = {}
@@ -93,7 +93,9 @@ class Splicer:
         return CleanPass(ids, index, rows_read(at, self._hooks, ids), rows, memory)
 
     @torch.no_grad()
-    def patched(self, clean: CleanPass, patches: Mapping[str, Patch]) -> Float[Tensor, "m d_row"]:
+    def patched(
+        self, clean: CleanPass, patches: Mapping[str, Sequence[Patch]]
+    ) -> Float[Tensor, "m d_row"]:
         """The rows of another pass over the same ids, with functions at hooks."""
         positions = torch.arange(clean.ids.shape[1], device=clean.ids.device)
         positions = positions.expand_as(clean.ids)
@@ -103,8 +105,9 @@ class Splicer:
             fired.add(name)
             return positions
 
-        functions = {hook: as_hook(hook, [patch], positions_at) for hook, patch in patches.items()}
-        route = self.shortcuts.routes.get(tuple(patches), {})
+        functions = {hook: as_hook(hook, some, positions_at) for hook, some in patches.items()}
+        routes = self.shortcuts.routes.items()
+        route = next((route for hooks, route in routes if {*hooks} == patches.keys()), {})
         with fused_attention(self.shortcuts.attention), answering(route, clean.memory):
             rows = self._run(clean.ids, clean.index, functions)
         require_fired(patches, fired)
@@ -117,14 +120,14 @@ class Splicer:
         where: Bool[Tensor, "b pos"],
     ) -> Float[Tensor, "m d_row"]:
         """The rows of another pass, with replacements at hooks where `where` holds."""
-        return self.patched(clean, {hook: splice(y, where) for hook, y in replacements.items()})
+        return self.patched(clean, {hook: [splice(y, where)] for hook, y in replacements.items()})
 
     def _run(self, ids: Tensor, index: Tensor, functions: dict[str, HookFunction]) -> Tensor:
         """The rows of one pass, with these functions at hooks."""
         self._under_way = functions
         head = self.shortcuts.head
         try:
-            everything = self._model(ids) if head is None else head.read(self._model, ids)
+            everything = self.model(ids) if head is None else head.read(self.model, ids)
         finally:
             self._under_way = {}
         return everything.flatten(0, 1)[index.to(everything.device)]

@@ -1,6 +1,6 @@
 """Clean forward passes over the tokens, and spliced passes that start from them."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,7 +14,7 @@ from dictlearn.core.sites import Site
 from dictlearn.evaluation.stream.activations import ActivationBatch, ActivationStream
 from dictlearn.lm.forward import firing_order
 from dictlearn.lm.hooks import LanguageModel
-from dictlearn.lm.patching import Patch
+from dictlearn.lm.in_place import InPlace, functions_of, too_late
 from dictlearn.lm.splicing import CleanPass, Splicer
 from dictlearn.lm.trials import splicer_with_shortcuts
 
@@ -66,25 +66,14 @@ class CleanBatch(ActivationBatch):
         A target's estimate is made from the sources as they are when it is reached: they see the
         replacements that came before. Sources that come later do not matter to it.
         """
-        source, target = dictionary.sites.source, dictionary.sites.target
-        rows = {hook: self.rows(hook) for hook in source.hooks}
         device = dictionary.x_mean.device
 
-        def patch_at(hook: str) -> Patch:
-            """The function at one hook: it reads a source, replaces a target, or both."""
+        def replace(x: Tensor, y: Tensor, positions: Tensor) -> Tensor:
+            rows = self.counted_rows(x).to(device)
+            return self._with_rows(y, dictionary.estimate(rows, dictionary.encode_sparse(rows)))
 
-            def patch(y: Tensor, positions: Tensor) -> Tensor | None:
-                if hook in rows:
-                    rows[hook] = self.counted_rows(y)
-                if hook not in target.hooks:
-                    return None
-                x = torch.cat([rows[name].to(device) for name in source.hooks], dim=1)
-                y_hat = dictionary.estimate(x, dictionary.encode_sparse(x))
-                return self._with_rows(y, target.split(y_hat)[target.hooks.index(hook)])
-
-            return patch
-
-        return self.splicer.patched(self.clean, {h: patch_at(h) for h in dictionary.sites.hooks})
+        placed = InPlace(dictionary.sites, replace)
+        return self.splicer.patched(self.clean, functions_of([placed], self.splicer.model))
 
     def _with_rows(
         self, y: Float[Tensor, "b pos d"], rows: Float[Tensor, "n d"]
@@ -114,7 +103,11 @@ class CleanPasses:
         self.targets = list(dict.fromkeys(t for s in sites for t in (s.target, *s.target.parts)))
         hooks = list(dict.fromkeys(hook for s in sites for hook in s.hooks))
         order = firing_order(model, ids[:1, :2], hooks)
-        self._runs = {d.sites for d in dictionaries if _follows(d, order)}
+        self._runs = {
+            d.sites
+            for d in dictionaries
+            if len(d.sites.target.hooks) > 1 and too_late(d, order) is None
+        }
         patched = [site.hooks for site in self.targets]
         patched += [s.hooks for s in sites if s in self._runs]
         tried = ids[: max(1, min(_TRIED[0], _TRIED[1] // model.cfg.d_vocab) // ids.shape[1])]
@@ -155,13 +148,3 @@ class CleanPasses:
         clean = self.splicer.clean(self.ids[part], predicts)
         counted = counted.to(clean.ids.device)
         return CleanBatch(part, clean.ids, counted, clean.at, self.splicer, clean)
-
-
-def _follows(dictionary: FeatureDictionary, order: Sequence[str]) -> bool:
-    """Whether each of several targets comes after every source that it depends on."""
-    targets = dictionary.sites.target.hooks
-    return len(targets) > 1 and all(
-        order.index(source) < order.index(target)
-        for target in targets
-        for source in dictionary.sources_of(target)
-    )

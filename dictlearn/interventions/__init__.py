@@ -1,0 +1,1 @@
+"""Edits of features in a running model."""

@@ -1,0 +1,176 @@
+"""Edits of which codes are chosen, for kinds whose coefficients are 0 or 1.
+
+Tamkin, Taufeeque and Goodman 2024, "Codebook Features", section 4: a code is activated or disabled
+in the k slots of its group.
+"""
+
+from abc import abstractmethod
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from dictlearn.core.dictionary import FeatureDictionary
+from dictlearn.core.errors import InputError, nearest
+from dictlearn.core.sparse_acts import SparseActs
+from dictlearn.interventions.edit import EditedRows, FeatureEdit
+
+_SCORES_AT_ONCE = 1 << 24
+
+
+@dataclass(frozen=True)
+class ChoiceEdit(FeatureEdit):
+    """A change of the codes chosen in each group concerned; of a residual codebook, in each stage,
+    while the other stages keep their codes."""
+
+    def require_fits(self, dictionary: FeatureDictionary) -> None:
+        """Raise an `InputError` unless `dictionary` chooses codes, and has these."""
+        super().require_fits(dictionary)
+        if not dictionary.traits.binary or not dictionary.traits.max_active:
+            raise InputError(
+                f"{self}: required a dictionary that chooses a number of codes, got one of the "
+                f"kind {dictionary.kind!r}; use ablate, clamp, scale or add"
+            )
+
+    def edited(self, acts: SparseActs, rows: EditedRows) -> SparseActs:
+        """The coefficients after the edit."""
+        n_codes = rows.dictionary.n_features // rows.dictionary.traits.n_groups
+        for group, codes in self.by_group(n_codes).items():
+            members = group * n_codes + torch.arange(n_codes, device=rows.x.device)
+            parts = [
+                acts.select(part).with_columns(
+                    members, self._of_group(acts.select(part), rows, members, codes, part)
+                )
+                for part in torch.arange(len(acts), device=rows.x.device).split(
+                    max(1, _SCORES_AT_ONCE // n_codes)
+                )
+            ]
+            acts = SparseActs.concatenated(parts, acts.n_features)
+        return acts
+
+    def _of_group(
+        self,
+        acts: SparseActs,
+        rows: EditedRows,
+        members: Int[Tensor, " code"],
+        codes: Int[Tensor, " m"],
+        part: Int[Tensor, " n"],
+    ) -> Float[Tensor, "n code"]:
+        traits = rows.dictionary.traits
+        assert traits.max_active is not None
+        scores = rows.dictionary.scores(rows.x[part], members)
+        k = traits.max_active // traits.n_groups
+        return self.chosen_instead(acts.columns(members), scores, codes.to(members), k)
+
+    def by_group(self, n_codes: int) -> Mapping[int, Int[Tensor, " m"]]:
+        """The codes of each group, numbered within it."""
+        found: defaultdict[int, list[int]] = defaultdict(list)
+        for feature in self.chosen:
+            found[feature // n_codes].append(feature % n_codes)
+        return {group: torch.tensor(codes) for group, codes in found.items()}
+
+    @abstractmethod
+    def chosen_instead(
+        self,
+        old: Float[Tensor, "n code"],
+        scores: Float[Tensor, "n code"],
+        codes: Int[Tensor, " m"],
+        k: int,
+    ) -> Float[Tensor, "n code"]:
+        """The coefficients of a group of `k` slots, given the old ones and the similarities."""
+
+
+@dataclass(frozen=True)
+class Activate(ChoiceEdit):
+    """The codes are chosen, whatever the input: they take empty slots and then those of the least
+    similar codes ("last"), or one code takes all slots of its group ("all").
+
+    A code in several slots has their number as its coefficient.
+    """
+
+    verb = "activate"
+    slots: str = "last"
+    """"last" or "all"."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require_one_of(self, "slots", self.slots, ("last", "all"))
+
+    @property
+    def amount(self) -> str:
+        """The slots."""
+        return self.slots
+
+    def require_fits(self, dictionary: FeatureDictionary) -> None:
+        """Raise an `InputError` unless there are slots for all codes."""
+        super().require_fits(dictionary)
+        n_groups, total = dictionary.traits.n_groups, dictionary.traits.max_active or 0
+        n_slots = 1 if self.slots == "all" else total // n_groups
+        for group, codes in self.by_group(dictionary.n_features // n_groups).items():
+            if len(codes) > n_slots:
+                raise InputError(
+                    f"{self}: required at most {n_slots} codes in group {group}, one per slot "
+                    f"(all slots are for one code), got {len(codes)}"
+                )
+
+    def chosen_instead(
+        self,
+        old: Float[Tensor, "n code"],
+        scores: Float[Tensor, "n code"],
+        codes: Int[Tensor, " m"],
+        k: int,
+    ) -> Float[Tensor, "n code"]:
+        """The coefficients with the codes in their slots."""
+        if self.slots == "all":
+            return torch.zeros_like(old).index_fill(1, codes, k)
+        empty = k - old.sum(dim=1, keepdim=True)
+        least_first = scores.where(old > 0, torch.inf).argsort(dim=1).argsort(dim=1)
+        new = old.where(least_first >= len(codes) - empty, old - 1).clamp_min(0)
+        return new.index_add(1, codes, new.new_ones(len(new), len(codes)))
+
+
+@dataclass(frozen=True)
+class Disable(ChoiceEdit):
+    """The codes are never chosen: the next most similar ones take their slots ("refill"), or
+    nothing does ("empty")."""
+
+    verb = "disable"
+    slots: str = "refill"
+    """"refill" or "empty"."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require_one_of(self, "slots", self.slots, ("refill", "empty"))
+
+    @property
+    def amount(self) -> str:
+        """What becomes of the slots."""
+        return self.slots
+
+    def chosen_instead(
+        self,
+        old: Float[Tensor, "n code"],
+        scores: Float[Tensor, "n code"],
+        codes: Int[Tensor, " m"],
+        k: int,
+    ) -> Float[Tensor, "n code"]:
+        """The coefficients without the codes."""
+        new = old.index_fill(1, codes, 0)
+        if self.slots == "empty":
+            return new
+        freed = (old - new).sum(dim=1, keepdim=True)
+        taken = (new > 0).index_fill(1, codes, True)
+        best_first = scores.masked_fill(taken, -torch.inf).argsort(dim=1, descending=True)
+        free = (best_first.argsort(dim=1) < freed) & ~taken
+        return new + free.to(new)
+
+
+def _require_one_of(edit: FeatureEdit, name: str, value: object, valid: tuple[str, ...]) -> None:
+    if value not in valid:
+        raise InputError(
+            f"required {' or '.join(map(repr, valid))} as {name} of {edit.verb}, got {value!r}; "
+            f"{nearest(str(value), valid)}"
+        )

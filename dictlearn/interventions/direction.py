@@ -1,0 +1,136 @@
+"""Edits of a target along a direction: that of a feature, or any vector."""
+
+from abc import abstractmethod
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from dictlearn.core.dictionary import FeatureDictionary
+from dictlearn.core.errors import InputError
+from dictlearn.core.sparse_acts import SparseActs
+from dictlearn.interventions.edit import Edit, require_number
+
+
+@dataclass(frozen=True, eq=False)
+class DirectionEdit(Edit):
+    """A change of a target along a direction of norm 1, in raw units.
+
+    `at` is the name of a dictionary, or, for a vector, of any hook.
+    """
+
+    direction: int | Tensor
+    """The number of a feature, whose atom gives the direction, or a vector."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        given = self.direction
+        if isinstance(given, Tensor):
+            is_good = given.ndim == 1 and bool(given.isfinite().all() and (given != 0).any())
+        else:
+            is_good = isinstance(given, int) and not isinstance(given, bool) and given >= 0
+        if not is_good:
+            raise InputError(
+                f"required the number of a feature, or a vector that is not 0, as direction of "
+                f"{self.verb}, got {given!r:.80}"
+            )
+
+    @property
+    def subject(self) -> str:
+        """The number of the feature, or that there is a vector."""
+        return "(vector)" if isinstance(self.direction, Tensor) else str(self.direction)
+
+    def require_fits(self, dictionary: FeatureDictionary) -> None:
+        """Raise an `InputError` unless `dictionary` has the feature, or the vector its width."""
+        if isinstance(self.direction, Tensor):
+            self.require_width(dictionary.sites.target.d)
+        elif self.direction >= dictionary.n_features:
+            raise InputError(
+                f"{self}: required a feature from 0 to {dictionary.n_features - 1}, got "
+                f"{self.direction}"
+            )
+
+    def require_width(self, d: int) -> None:
+        """Raise an `InputError` unless the direction is a vector of width `d`."""
+        if not isinstance(self.direction, Tensor) or len(self.direction) != d:
+            raise InputError(f"{self}: required a vector of width {d}, got {self.direction!r:.80}")
+
+    def unit(self, dictionary: FeatureDictionary | None) -> Float[Tensor, " d_out"]:
+        """The direction, with norm 1."""
+        if isinstance(self.direction, Tensor):
+            vector = self.direction
+        else:
+            assert dictionary is not None
+            one = torch.tensor([self.direction], device=dictionary.x_mean.device)
+            acts = SparseActs.from_counts(
+                torch.ones_like(one), one, dictionary.x_mean.new_ones(1), dictionary.n_features
+            )
+            vector = dictionary.write(acts)[0]
+        return vector / vector.norm().clamp_min(torch.finfo(vector.dtype).tiny)
+
+    @abstractmethod
+    def moved(
+        self, y: Float[Tensor, "n d_out"], unit: Float[Tensor, " d_out"]
+    ) -> Float[Tensor, "n d_out"]:
+        """The target after the edit."""
+
+
+@dataclass(frozen=True, eq=False)
+class Push(DirectionEdit):
+    """A multiple of the direction is added (activation addition: Turner et al. 2023)."""
+
+    verb = "push"
+    value: float
+    """The norm of what is added."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_number(self, "value", self.value)
+
+    @property
+    def amount(self) -> float:
+        """The norm of what is added."""
+        return float(self.value)
+
+    def moved(
+        self, y: Float[Tensor, "n d_out"], unit: Float[Tensor, " d_out"]
+    ) -> Float[Tensor, "n d_out"]:
+        """The sum."""
+        return y + self.value * unit
+
+
+class ProjectOut(DirectionEdit):
+    """The component along the direction is removed (Arditi et al. 2024, directional ablation)."""
+
+    verb = "project-out"
+
+    def moved(
+        self, y: Float[Tensor, "n d_out"], unit: Float[Tensor, " d_out"]
+    ) -> Float[Tensor, "n d_out"]:
+        """The projection on the complement."""
+        return y - (y @ unit).unsqueeze(1) * unit
+
+
+@dataclass(frozen=True, eq=False)
+class Cap(DirectionEdit):
+    """The component along the direction is at most a limit; less stays as it is."""
+
+    verb = "cap"
+    value: float
+    """The limit."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_number(self, "value", self.value)
+
+    @property
+    def amount(self) -> float:
+        """The limit."""
+        return float(self.value)
+
+    def moved(
+        self, y: Float[Tensor, "n d_out"], unit: Float[Tensor, " d_out"]
+    ) -> Float[Tensor, "n d_out"]:
+        """The target without what exceeds the limit."""
+        return y - (y @ unit - self.value).clamp_min(0).unsqueeze(1) * unit

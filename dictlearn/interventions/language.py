@@ -1,0 +1,54 @@
+"""Edits as text: `clamp codes 17 = 4.0 at 5:`."""
+
+import re
+from typing import Any
+
+from dictlearn.core.errors import InputError, nearest
+from dictlearn.interventions.choice import Activate, Disable
+from dictlearn.interventions.direction import Cap, DirectionEdit, ProjectOut, Push
+from dictlearn.interventions.edit import Ablate, Add, Clamp, Edit, FeatureEdit, Scale
+
+_TEXT = re.compile(
+    r"\s*(?P<verb>\S+)(\s+(?P<at>\S*[^\s\d,=]\S*))??\s+(?P<features>\d+(,\d+)*)"
+    r"(\s*=\s*(?P<amount>\S+))?(\s+at\s+(?P<span>\S+))?\s*"
+)
+_NUMBER = (Clamp, Scale, Add, Push, Cap)
+VERBS = {kind.verb: kind for kind in (Ablate, *_NUMBER, ProjectOut, Activate, Disable)}
+"""The edits that a text can name."""
+
+
+def parse(text: str) -> Edit:
+    """The edit that a text describes: `VERB [NAME] FEATURES [= AMOUNT] [at POSITIONS]`.
+
+    `str` of the edit gives the text again.
+
+    >>> parse("clamp codes 17 = 4.0 at 5:")
+    Clamp(at='codes', positions=Span(first=5, stop=None, places=None), features=(17,), value=4.0)
+    >>> str(parse("disable 3,4"))
+    'disable 3,4 = refill'
+
+    Raises:
+        InputError: the text has another form, or names an unknown edit.
+    """
+    found = _TEXT.fullmatch(text)
+    if found is None:
+        raise InputError(
+            "required an edit as 'VERB NAME FEATURES = AMOUNT at POSITIONS', such as 'clamp codes "
+            f"17 = 4.0 at 5:' or 'ablate codes 3,4', got {text!r}"
+        )
+    verb, amount = found["verb"], found["amount"]
+    if verb not in VERBS:
+        raise InputError(f"no edit {verb!r}; {nearest(verb, VERBS)}")
+    kind: Any = VERBS[verb]
+    numbers = tuple(map(int, found["features"].split(",")))
+    if len(numbers) > 1 and issubclass(kind, DirectionEdit):
+        raise InputError(f"required one feature, whose direction is meant, got {text!r}")
+    subject = numbers if issubclass(kind, FeatureEdit) else numbers[0]
+    try:
+        amounts = [] if amount is None else [float(amount) if kind in _NUMBER else amount]
+        return kind(subject, *amounts, at=found["at"], positions=found["span"])
+    except (TypeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        needs = "needs a number (= 4.0)" if kind in _NUMBER else "takes no amount"
+        raise InputError(f"{verb} {needs}, got {text!r}") from None

@@ -1,0 +1,76 @@
+"""Edits as text, and positions."""
+
+import pytest
+import torch
+
+from dictlearn.core.errors import InputError
+from dictlearn.interventions.choice import Activate, Disable
+from dictlearn.interventions.direction import Cap, ProjectOut, Push
+from dictlearn.interventions.edit import Ablate, Add, Clamp, Scale
+from dictlearn.interventions.language import parse
+from dictlearn.interventions.span import Span
+
+EDITS = {
+    "ablate 3": Ablate(3),
+    "ablate sae 3,17 at 5:": Ablate((3, 17), at="sae", positions="5:"),
+    "clamp codes 17 = 4.0 at 5:": Clamp(17, 4.0, at="codes", positions=slice(5, None)),
+    "scale layer1.mlp 2 = -0.5": Scale(2, -0.5, at="layer1.mlp"),
+    "add sae2 2 = 1e-05 at 0,4": Add(2, 1e-5, at="sae2", positions=(0, 4)),
+    "activate z 5 = all at 2:7": Activate(5, "all", at="z", positions="2:7"),
+    "activate z 5,6 = last": Activate((5, 6), at="z"),
+    "disable z 5,6 = empty": Disable((5, 6), "empty", at="z"),
+}
+DIRECTIONS = {
+    "push sae 9 = 8.0 at :3": Push(9, 8.0, at="sae", positions=slice(3)),
+    "project-out sae 9": ProjectOut(9, at="sae"),
+    "cap sae 9 = 0.5": Cap(9, 0.5, at="sae"),
+}
+
+
+@pytest.mark.parametrize("text", EDITS)
+def test_an_edit_is_the_text_that_it_prints(text):
+    assert parse(text) == EDITS[text]
+    assert str(EDITS[text]) == text
+
+
+@pytest.mark.parametrize("text", DIRECTIONS)
+def test_so_is_one_along_a_direction(text):
+    found, wanted = parse(text), DIRECTIONS[text]
+    assert type(found) is type(wanted)
+    assert vars(found) == vars(wanted)
+    assert str(wanted) == text
+
+
+def test_what_need_not_be_said():
+    assert parse(" activate  z 5 ") == Activate(5, at="z")
+    assert str(Push(torch.ones(3), 2.0, at="blocks.0.hook_resid_post")) == (
+        "push blocks.0.hook_resid_post (vector) = 2.0"
+    )
+
+
+@pytest.mark.parametrize(("text", "told"), {
+    "ablat sae 3": "no edit 'ablat'.*'ablate'",
+    "ablate sae": "VERB NAME FEATURES",
+    "ablate sae 3 = 2": "takes no amount",
+    "clamp sae 3": "needs a number",
+    "clamp sae 3 = much": "needs a number",
+    "clamp sae 3 = nan": "finite number",
+    "push sae 3,4 = 1": "one feature",
+    "activate sae 3 = every": "'last' or 'all'",
+    "ablate sae 3 at -1": "positions as 5",
+    "ablate sae 3,3": "several different",
+    "": "VERB NAME FEATURES",
+}.items())  # fmt: skip
+def test_what_cannot_be_read(text, told):
+    with pytest.raises(InputError, match=told):
+        parse(text)
+
+
+def test_spans():
+    positions = torch.tensor([[-2, -1, 0, 1, 2, 3]])
+    for given, wanted in (
+        (None, [0, 1, 2, 3]), ("1:", [1, 2, 3]), (":2", [0, 1]), (slice(1, 3), [1, 2]), (2, [2]),
+        ((0, 3), [0, 3]), ("0,3", [0, 3]), (range(1, 3), [1, 2]), (":", [0, 1, 2, 3]),
+    ):  # fmt: skip
+        assert positions[Span.of(given).holds(positions)].tolist() == wanted
+        assert Span.of(str(Span.of(given))) == Span.of(given)
