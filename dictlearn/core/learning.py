@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar, NamedTuple, final
+from typing import Any, ClassVar, NamedTuple, final
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -141,13 +141,17 @@ class Learner(ABC):
     shares_batch: bool = False
     """Whether each process learns from its own rows of a batch."""
 
+    def learned(self) -> dict[str, Tensor]:
+        """The tensors that are learned, and that processes have to begin with alike."""
+        return self.dictionary.state_dict()
+
     @abstractmethod
-    def update(self, batch: Batch) -> dict[str, Tensor]:
+    def update(self, batch: Any) -> dict[str, Tensor]:
         """Learn from one batch; the scalars to log, left on the device until they are read."""
 
     @abstractmethod
-    def finish(self) -> FeatureDictionary:
-        """The learned dictionary."""
+    def finish(self) -> Any:
+        """What was learned: a dictionary, or several and their model."""
 
     @abstractmethod
     def state(self) -> dict[str, Tensor]:

@@ -1,22 +1,29 @@
 """The next batch is read while the present one is learned from, where the two do not compete."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import Any
 
 import torch
+from torch import Tensor
 
-from dictlearn.core.batches import Rows
-
-Read = Callable[[int], dict[bool, Rows]]
-"""The batches of a step: those divided between processes, and whole ones."""
+Read = Callable[[int], Any]
+"""The batches of a step."""
 
 
 @contextmanager
 def reading_ahead(
-    read: Read, steps: int, device: torch.device, *, together: bool = False
+    read: Read,
+    tensors: Callable[[Any], Iterable[Tensor]],
+    steps: int,
+    device: torch.device,
+    *,
+    together: bool = False,
 ) -> Iterator[Read]:
     """`read`, to be asked for one step after the other: on a GPU it is then a step ahead.
+
+    `tensors` gives those of what was read.
 
     A thread reads, on a stream of its own, while the GPU computes. On a CPU reading and learning
     would only share the cores, so there `read` is what it was; also where processes read
@@ -28,7 +35,7 @@ def reading_ahead(
         return
     stream = torch.cuda.Stream(device)
 
-    def aside(step: int) -> dict[bool, Rows]:
+    def aside(step: int) -> Any:
         with torch.cuda.stream(stream):
             rows = read(step)
         stream.synchronize()
@@ -37,12 +44,11 @@ def reading_ahead(
     with ThreadPoolExecutor(1, "reading-ahead") as thread:
         ahead = Ahead(thread, aside, steps)
 
-        def due(step: int) -> dict[bool, Rows]:
+        def due(step: int) -> Any:
             rows = ahead(step)
-            for part in rows.values():
-                for x in part.at.values():
-                    if x.is_cuda:  # its memory is not reused before what is queued has read it
-                        x.record_stream(torch.cuda.current_stream(device))
+            for x in tensors(rows):
+                if x.is_cuda:  # its memory is not reused before what is queued has read it
+                    x.record_stream(torch.cuda.current_stream(device))
             return rows
 
         yield due
@@ -53,9 +59,9 @@ class Ahead:
 
     def __init__(self, thread: ThreadPoolExecutor, read: Read, steps: int) -> None:
         self._thread, self._read, self._steps = thread, read, steps
-        self._begun: tuple[int, Future[dict[bool, Rows]]] | None = None
+        self._begun: tuple[int, Future[Any]] | None = None
 
-    def __call__(self, step: int) -> dict[bool, Rows]:
+    def __call__(self, step: int) -> Any:
         """The batches read for `step`; raises the error if reading failed."""
         rows = self._reading(step).result()
         self._begun = None
@@ -63,7 +69,7 @@ class Ahead:
             self._begun = step + 1, self._reading(step + 1)
         return rows
 
-    def _reading(self, step: int) -> Future[dict[bool, Rows]]:
+    def _reading(self, step: int) -> Future[Any]:
         if self._begun and self._begun[0] == step:
             return self._begun[1]
         return self._thread.submit(self._read, step)

@@ -1,4 +1,4 @@
-"""Settings of a training run other than those of the method."""
+"""Settings of training runs other than those of the method."""
 
 import math
 from dataclasses import dataclass
@@ -12,8 +12,8 @@ _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
 @dataclass(frozen=True, kw_only=True)
-class FitConfig(Config):
-    """A training run. One run may train many dictionaries over the same batches."""
+class RunConfig(Config):
+    """Settings of every training run: its length, schedules, log, checkpoints and device."""
 
     steps: int = 10_000
     """Batches, each seen by every dictionary."""
@@ -35,34 +35,18 @@ class FitConfig(Config):
     """Norm to which the gradient of each dictionary is clipped; None turns clipping off."""
     standardize_rows: int = 16_384
     """Rows from the first batches on which mean and scale of each site are fitted."""
-    max_norm_ratio: float | None = None
-    """Rows whose norm is over this many times the median norm are left out of training: other rows
-    take their places. By default all rows are trained on; mean and scale are always fitted without
-    rows of over 10 times the median. (Massive activations: `core.massive`.)"""
     dead_after: int = 250
     """Steps without firing after which a feature counts as dead."""
     log_every: int = 50
     """Steps between two lines of the log."""
     checkpoint_every: int = 1000
     """Steps between two checkpoints (only with an output folder)."""
-    int8_search: bool = False
-    """Whether kinds with a fixed number of active features look for them with an int8 product.
-
-    Faster, and the features found are scored exactly, but a few may be missed: the log's `recall`
-    says how many of the right ones are found. Refused on CPUs without int8 instructions that torch
-    uses (AVX512 with VNNI), where it is slower; without effect on GPUs.
-    """
     device: str = "cpu"
     """Device of training: "cpu", "cuda", "cuda:1", …. With several processes on one machine, "cuda"
     assigns a GPU to each."""
-    mixed_precision: bool = True
-    """Whether CUDA runs in float32 multiply in bfloat16; elsewhere it has no effect."""
     dtype: str = "float32"
     """Dtype in which dictionaries are trained and saved: "float32", or "float64" to test that two
     computations are equal. It is independent of the dtype of activations."""
-    shard_features: bool = False
-    """Whether several processes divide the features of each dictionary between them, for widths
-    that one device has no room for; otherwise they divide the rows of each batch."""
 
     def __post_init__(self) -> None:
         self._require_count(
@@ -71,10 +55,6 @@ class FitConfig(Config):
         for name in ("learning_rate", "max_gradient_norm"):
             if getattr(self, name) is not None:
                 self._require_positive(name)
-        ratio = self.max_norm_ratio
-        self._require(
-            ratio is None or 1 < ratio < math.inf, "max_norm_ratio", "over 1 and finite, or None"
-        )
         for name in ("warmup_fraction", "decay_fraction", "sparsity_warmup_fraction"):
             self._require(0 <= getattr(self, name) <= 1, name, "between 0 and 1")
         self._require(
@@ -91,7 +71,7 @@ class FitConfig(Config):
             device = torch.device(self.device)
         except RuntimeError as error:
             raise ConfigError(
-                f"FitConfig.device must name a device, got {self.device!r}"
+                f"{type(self).__name__}.device must name a device, got {self.device!r}"
             ) from error
         found = torch.accelerator.current_accelerator(check_available=True)
         n = torch.accelerator.device_count()
@@ -100,8 +80,8 @@ class FitConfig(Config):
         ):
             here = f"cpu and {n} of {found.type}" if found else "cpu"
             raise ConfigError(
-                f"FitConfig.device must be a device that torch can use here ({here}), got "
-                f"{self.device!r}; set device='cpu'"
+                f"{type(self).__name__}.device must be a device that torch can use here ({here}), "
+                f"got {self.device!r}; set device='cpu'"
             )
 
     @property
@@ -120,3 +100,32 @@ class FitConfig(Config):
         """The factor on sparsity coefficients at step `step` (from 0)."""
         warmup = self.sparsity_warmup_fraction * self.steps
         return min(1.0, (step + 1) / warmup) if warmup > 0 else 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitConfig(RunConfig):
+    """A training run. One run may train many dictionaries over the same batches."""
+
+    max_norm_ratio: float | None = None
+    """Rows whose norm is over this many times the median norm are left out of training: other rows
+    take their places. By default all rows are trained on; mean and scale are always fitted without
+    rows of over 10 times the median. (Massive activations: `core.massive`.)"""
+    int8_search: bool = False
+    """Whether kinds with a fixed number of active features look for them with an int8 product.
+
+    Faster, and the features found are scored exactly, but a few may be missed: the log's `recall`
+    says how many of the right ones are found. Refused on CPUs without int8 instructions that torch
+    uses (AVX512 with VNNI), where it is slower; without effect on GPUs.
+    """
+    mixed_precision: bool = True
+    """Whether CUDA runs in float32 multiply in bfloat16; elsewhere it has no effect."""
+    shard_features: bool = False
+    """Whether several processes divide the features of each dictionary between them, for widths
+    that one device has no room for; otherwise they divide the rows of each batch."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        ratio = self.max_norm_ratio
+        self._require(
+            ratio is None or 1 < ratio < math.inf, "max_norm_ratio", "over 1 and finite, or None"
+        )

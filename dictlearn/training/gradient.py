@@ -1,20 +1,18 @@
-"""The one learner of every kind that learns by gradient descent."""
+"""The one learner of every kind that learns by gradient descent on activations."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 
 import torch
-from jaxtyping import Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from dictlearn.core.batches import Batch
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import ConfigError
-from dictlearn.core.kinds import GradientConfig, Resampling
-from dictlearn.core.learning import FitPass, Learner, TrainableDictionary
+from dictlearn.core.kinds import GradientConfig
+from dictlearn.core.learning import Learner, TrainableDictionary
 from dictlearn.core.sites import Sites
 from dictlearn.dictionaries.selection import Searching, require_fast_int8
-from dictlearn.distributed.dictionary import DistributedDictionary
 from dictlearn.distributed.process_group import SINGLE, ProcessGroup
 from dictlearn.distributed.sharding import (
     clip_,
@@ -26,8 +24,8 @@ from dictlearn.distributed.sharding import (
     whole,
 )
 from dictlearn.training.config import FitConfig
-from dictlearn.training.resampling import rows_to_reseed
 from dictlearn.training.standardize import Standardization
+from dictlearn.training.upkeep import Upkeep
 
 BatchAt = Callable[[int], Batch]
 """The batch of a step, raw and on the learner's device: pure, so it may be asked for again."""
@@ -64,12 +62,10 @@ class GradientLearner(Learner):
             dictionary.double()
         self.dictionary = dictionary.to(fit_config.device)
         self._config = fit_config
-        self._objective = config.objective()
-        self._resampling = config.resampling()
         self._batch_at = batch_at
+        self.upkeep = Upkeep(self.dictionary, config, fit_config, self.group)
         self._peak = fit_config.learning_rate or config.default_learning_rate
         self._step = 0
-        self._idle = torch.zeros(dictionary.n_features, dtype=torch.long, device=fit_config.device)
         if isinstance(start, Standardization):
             start.apply_(self.dictionary)
             self.dictionary.initialize_(*self.dictionary.standardized(batch_at(0)))
@@ -92,31 +88,20 @@ class GradientLearner(Learner):
         Where processes divide a batch between them, all of them take the step of the whole batch.
         """
         config = self._config
-        self._share_batch(self.group)
         cuda = torch.device(config.device).type == "cuda"
         mixed = cuda and config.mixed_precision and config.dtype == "float32"
-        with torch.autocast("cuda" if cuda else "cpu", torch.bfloat16, enabled=mixed):
-            fit_pass = self.dictionary.fit_pass(
-                batch,
-                dead=self._idle >= config.dead_after,
-                sparsity_scale=config.sparsity_scale(self._step),
-            )
-            losses = self._objective(fit_pass)
-        self._descend(torch.stack(list(losses.values())).sum())
-        with torch.no_grad():
-            self.dictionary.observe_(fit_pass)
-            fired = self.group.all_reduce(fit_pass.firing_counts())
-            self._idle = torch.where(fired > 0, 0, self._idle + 1)
-            log = self._log(fit_pass, losses, fired)
-            self._step += 1
-            self._share_batch(SINGLE)  # what follows sees whole batches
-            if self._resampling is not None and self._resampling.due(self._step):
-                self._apply(self._resampling)
+        with self.upkeep.sharing_the_batch():
+            with torch.autocast("cuda" if cuda else "cpu", torch.bfloat16, enabled=mixed):
+                fit_pass = self.upkeep.fit_pass(batch, self._step)
+                losses = self.upkeep.losses(fit_pass)
+            self._descend(torch.stack(list(losses.values())).sum())
+            log = self.upkeep.observe_(fit_pass, losses)
+        if config.int8_search:
+            assert isinstance(self.dictionary, Searching)
+            log["recall"] = self.dictionary.search_recall(fit_pass.z[:_RECALL_ROWS])
+        self._step += 1
+        self.upkeep.resample_(self._step, self._optimizer, self._recent_batches())
         return log
-
-    def _share_batch(self, group: ProcessGroup) -> None:
-        if isinstance(self.dictionary, DistributedDictionary):
-            self.dictionary.batch_group = group
 
     def finish(self) -> FeatureDictionary:
         """The dictionary, in evaluation mode, without gradients, and searching exactly."""
@@ -130,7 +115,7 @@ class GradientLearner(Learner):
         """Parameters, buffers, Adam's moments, the step, steps since each feature was active."""
         state = {f"dictionary/{name}": t for name, t in self.dictionary.state_dict().items()}
         state |= {f"adam/{name}": moment for name, moment in self._moments()}
-        state |= {"idle": self._idle, "step": torch.tensor(self._step)}
+        state |= {"idle": self.upkeep.idle, "step": torch.tensor(self._step)}
         return {
             key: whole(t, self._axis(key), feature_group_of(self.dictionary))
             for key, t in state.items()
@@ -155,7 +140,7 @@ class GradientLearner(Learner):
                         for moment in ("exp_avg", "exp_avg_sq")
                     },
                 }
-        self._idle = state["idle"].to(self._config.device)
+        self.upkeep.idle = state["idle"].to(self._config.device)
         self._step = int(state["step"])
 
     def _load_dictionary(self, state: Mapping[str, Tensor]) -> None:
@@ -170,66 +155,12 @@ class GradientLearner(Learner):
             group["lr"] = self._peak * group["rate"] * scale
         self._optimizer.zero_grad()
         loss.backward()
-        self._average_gradients_()
+        average_gradients_(self.dictionary.parameters(), self.group)
         self.dictionary.project_gradient_()
         if self._config.max_gradient_norm is not None:
             clip_(self.dictionary, self._config.max_gradient_norm)
         self._optimizer.step()
         self.dictionary.project_()
-
-    def _average_gradients_(self) -> None:
-        """Every rank's gradient is of the mean over its own rows, and they have equally many."""
-        if self.group.world_size > 1:
-            for parameter in self.dictionary.parameters():
-                if parameter.grad is None:  # all ranks have to send as much
-                    parameter.grad = torch.zeros_like(parameter)
-            gradients = [p.grad for p in self.dictionary.parameters() if p.grad is not None]
-            for gradient, mean in zip(
-                gradients, self.group.all_reduce_means(gradients), strict=True
-            ):
-                gradient.copy_(mean)
-
-    def _log(
-        self, fit_pass: FitPass, losses: dict[str, Tensor], fired: Int[Tensor, " feature"]
-    ) -> dict[str, Tensor]:
-        t, n = fit_pass.t, len(fit_pass.t)
-        missed = fit_pass.residual.detach()
-        own = [t.mean(dim=0), t.norm().square() / n, missed.norm().square() / n]
-        centre, power, error, *terms = self.group.all_reduce_means([*own, *losses.values()])
-        log = {"loss": torch.stack(terms).sum().detach()}
-        log |= {f"loss/{n}": term.detach() for n, term in zip(losses, terms, strict=True)}
-        features = feature_group_of(self.dictionary)
-        log["l0"] = features.all_reduce(fired.sum()) / (n * self.group.world_size)
-        log["fvu"] = error / (power - centre.square().sum())
-        log["dead"] = features.all_reduce_mean(
-            (self._idle >= self._config.dead_after).float().mean()
-        )
-        if self._config.int8_search:
-            assert isinstance(self.dictionary, Searching)
-            log["recall"] = self.dictionary.search_recall(fit_pass.z[:_RECALL_ROWS])
-        return log
-
-    def _apply(self, resampling: Resampling) -> None:
-        """Reseed dead features, and forget Adam's moments at every entry that changed."""
-        dead: Int[Tensor, " m"] = (self._idle >= resampling.window).nonzero().squeeze(1)
-        own, n_dead = feature_group_of(self.dictionary).slice_of(len(dead))
-        if n_dead == 0:
-            return
-        # Drawn from seed and step alone, so that a checkpoint needs no generator's state.
-        generator = torch.Generator().manual_seed(self._config.seed * 1_000_003 + self._step)
-        z, residual = rows_to_reseed(
-            self.dictionary, resampling, self._recent_batches(), n_dead, generator
-        )
-        self.group.broadcast_((z, residual))  # equal but for rounding, where devices differ
-        before = [p.detach().clone() for p in self.dictionary.parameters()]
-        self.dictionary.reseed_(dead, z[own], residual[own])
-        # Compared before `project_`, which moves the other rows by a rounding error.
-        for old, parameter in zip(before, self.dictionary.parameters(), strict=True):
-            changed = parameter != old
-            for moment in ("exp_avg", "exp_avg_sq"):
-                self._optimizer.state[parameter][moment][changed] = 0.0
-        self.dictionary.project_()
-        self._idle[dead] = 0
 
     def _recent_batches(self) -> Iterator[Batch]:
         """The batches already seen, latest first."""
@@ -247,6 +178,19 @@ class GradientLearner(Learner):
         for name, parameter in self.dictionary.named_parameters():
             for key, moment in self._optimizer.state[parameter].items():
                 yield f"{name}/{key}", moment
+
+
+def average_gradients_(parameters: Iterable[nn.Parameter], group: ProcessGroup) -> None:
+    """Average gradients over processes, each of which has that of the mean over equally many."""
+    if group.world_size == 1:
+        return
+    parameters = list(parameters)
+    for parameter in parameters:
+        if parameter.grad is None:  # all ranks have to send as much
+            parameter.grad = torch.zeros_like(parameter)
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    for gradient, mean in zip(gradients, group.all_reduce_means(gradients), strict=True):
+        gradient.copy_(mean)
 
 
 def _require_searching(config: GradientConfig, dictionary: TrainableDictionary) -> Searching:

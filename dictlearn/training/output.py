@@ -10,6 +10,7 @@ from dictlearn.core.own_files import OwnFiles
 from dictlearn.dictionaries.files import CONFIG_FILE, WEIGHTS_FILE, save
 from dictlearn.training.checkpoints import CHECKPOINT_FILE, Checkpoint, save_checkpoint
 from dictlearn.training.divergence import is_finite
+from dictlearn.training.fit_run import FitRun
 from dictlearn.training.progress import LOG_FILE
 from dictlearn.training.run import Run
 
@@ -31,7 +32,7 @@ def stopped_in(folder: Path) -> dict[str, str]:
         return typed(data["stopped"], dict[str, str])
 
 
-def prepare(run: Run, *, single: bool, overwrite: bool) -> None:
+def prepare(run: Run, *, overwrite: bool) -> None:
     """Make the output folder writable and large enough; empty it of an earlier run on request.
 
     Whatever is to be written there has to have room: no file of others may be in its place.
@@ -40,9 +41,7 @@ def prepare(run: Run, *, single: bool, overwrite: bool) -> None:
     if own is None:
         return
     # Weights and two moments in a checkpoint, twice while it is replaced, and the result.
-    weights = sum(
-        t.nbytes for learner in learners.values() for t in learner.dictionary.state_dict().values()
-    )
+    weights = sum(t.nbytes for learner in learners.values() for t in learner.learned().values())
     checkpoint = own.path / CHECKPOINT_FILE
     present = checkpoint.stat().st_size if checkpoint.exists() else 0
     writable_folder(own.path, max(0, 7 * weights - present))
@@ -57,9 +56,9 @@ def prepare(run: Run, *, single: bool, overwrite: bool) -> None:
             "train it further, pass it as init=, --init), or overwrite that run (overwrite=True, "
             "--overwrite)"
         )
-    for place in [own] if single else map(own.inside, learners):
+    for place in run.places():
         place.require(CONFIG_FILE, WEIGHTS_FILE)
-    if overwrite and finished and run.inits:
+    if overwrite and finished and run.continues:
         raise InputError(
             "training that starts from a dictionary (init=, --init) overwrites none, for that may "
             f"be the one: choose another folder than that of {', '.join(finished)}"
@@ -85,22 +84,23 @@ def write_checkpoint(run: Run, told: Checkpoint) -> None:
 
 
 def write_dictionaries(
-    run: Run,
-    dictionaries: Mapping[str, FeatureDictionary],
-    stopped: Mapping[str, str],
-    *,
-    single: bool,
+    run: FitRun, dictionaries: Mapping[str, FeatureDictionary], stopped: Mapping[str, str]
 ) -> None:
     """Give the dictionaries their origin and write them, if there is a folder."""
     for name, dictionary in dictionaries.items():
         dictionary.provenance = run.provenance_of(name)
         if run.written:
-            save(dictionary, run.written if single else run.written.folder(name))
+            save(dictionary, run.written if run.single else run.written.folder(name))
     if run.written:
         for name in stopped:
             if is_finite(run.learners[name].state()):
                 save(run.learners[name].finish(), run.written.folder(f"{name}.stopped"))
         if stopped:
             run.written.write_json(STOPPED_FILE, {"stopped": dict(stopped)})
-        run.written.adopt(LOG_FILE)
-        run.written.remove(CHECKPOINT_FILE)  # last: without one, a run is not continued
+        close(run.written)
+
+
+def close(own: OwnFiles) -> None:
+    """End a run whose results are written: without a checkpoint, it is not continued."""
+    own.adopt(LOG_FILE)
+    own.remove(CHECKPOINT_FILE)

@@ -34,8 +34,8 @@ from dictlearn.text.concepts import DEFAULT_CONCEPTS, Concept
 from dictlearn.text.corpora import documents
 from dictlearn.text.tokens import load_tokens
 from dictlearn.training.checkpoints import CHECKPOINT_FILE, load_checkpoint
+from dictlearn.training.fit_run import FitRun, set_up
 from dictlearn.training.progress import LOG_FILE, _lines_until
-from dictlearn.training.run import Run, set_up
 from tests.fuzz.run import Reader
 from tests.integration.test_own_files import TINY
 from tests.unit.interop import samples
@@ -88,7 +88,7 @@ def read_checkpoint(folder: Path) -> Any:
 
 
 @cache
-def _run() -> Run:
+def _run() -> FitRun:
     return set_up(CONFIGS, TensorActivations(X), RUN, ProcessGroup(), "run")
 
 

@@ -14,6 +14,10 @@ def rows(step: int) -> dict:
     return {True: Rows({"h": torch.full((2, 3), float(step))})}
 
 
+def tensors(read: dict) -> list:
+    return [part.at["h"] for part in read.values()]
+
+
 def test_the_next_step_is_read_while_the_present_one_is_used():
     begun = [threading.Event() for _ in range(4)]
 
@@ -44,12 +48,12 @@ def test_an_error_is_raised_by_the_step_that_it_belongs_to():
 
 
 def test_on_a_cpu_nothing_is_read_ahead():
-    with reading_ahead(rows, 3, torch.device("cpu")) as read:
+    with reading_ahead(rows, tensors, 3, torch.device("cpu")) as read:
         assert read is rows
 
 
 def test_what_processes_read_together_is_not_read_ahead():
-    with reading_ahead(rows, 3, torch.device("cuda"), together=True) as read:
+    with reading_ahead(rows, tensors, 3, torch.device("cuda"), together=True) as read:
         assert read is rows
 
 
