@@ -28,8 +28,8 @@ ROOMS: dict[str, set[str]] = {
     "interop": {"core", "dictionaries", "records"},
 }
 JOINTS = (  # where rooms meet; each may import those before it
-    "contract", "formats", "config_files", "feature_cards", "harvesting", "studies", "demo",
-    "builtin_studies", "cli",
+    "contract", "formats", "config_files", "feature_cards", "harvesting", "finetuning", "studies",
+    "demo", "builtin_studies", "cli",
 )  # fmt: skip
 MODULES: dict[str, set[str]] = {"progress": set(), "_threads": set(), "__main__": {"cli"}} | {
     joint: {*ROOMS, *JOINTS[:i], "progress"} for i, joint in enumerate(JOINTS)

@@ -118,6 +118,11 @@ class FeatureDictionary(nn.Module, ABC):
         """The hooks on which the estimate at the hook `target` depends; all by default."""
         return self.sites.source.hooks
 
+    def carrier(self, y: Float[Tensor, "n d_out"]) -> Float[Tensor, "n d_out"]:
+        """The function of a target whose gradient an estimate has where gradients pass straight
+        through it: the target itself, by default."""
+        return y
+
     # Public interface
 
     @final

@@ -49,6 +49,11 @@ class FitPass:
         """The target minus the estimate."""
         return self.t - self.t_hat
 
+    @property
+    def y_hat(self) -> Float[Tensor, "n d_out"]:
+        """The estimate in raw units."""
+        return self.dictionary.y_scale * self.t_hat + self.dictionary.y_mean
+
     def firing_counts(self) -> Int[Tensor, " feature"]:
         """The number of rows of the batch in which each feature is active."""
         if isinstance(self.acts, SparseActs):
@@ -85,6 +90,10 @@ class TrainableDictionary(FeatureDictionary, ABC):
         t = z if batch.y is batch.x else (batch.y.to(z.dtype) - self.y_mean) / self.y_scale
         return z, t
 
+    def _approximated(self, t: Float[Tensor, "n d_out"]) -> Float[Tensor, "n d_out"]:
+        """What the estimate approximates, given the standardized target: the target, by default."""
+        return t
+
     @final
     def fit_pass(
         self,
@@ -102,7 +111,7 @@ class TrainableDictionary(FeatureDictionary, ABC):
             t_hat = t_hat + linear
         if dead is None:
             dead = torch.zeros(self.n_features, dtype=torch.bool, device=z.device)
-        return FitPass(self, z, t, acts, pre, t_hat, dead, sparsity_scale)
+        return FitPass(self, z, self._approximated(t), acts, pre, t_hat, dead, sparsity_scale)
 
     def initialize_(self, z: Float[Tensor, "n d_in"], t: Float[Tensor, "n d_out"]) -> None:
         """Set parameters that start from data, given the first standardized rows."""

@@ -12,7 +12,7 @@ import torch
 from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn.functional import normalize
+from torch.nn.functional import layer_norm, normalize
 
 from dictlearn.core.dictionary import Traits
 from dictlearn.core.errors import ConfigError
@@ -71,18 +71,24 @@ class Codebook(Quantizer):
 
     def __init__(
         self, sites: Sites, *, n_codes: int, k: int, n_groups: int,
-        similarity: Callable[[Tensor], Affine], mean: bool, seed: int
+        similarity: Callable[[Tensor], Affine], mean: bool, input_norm: bool = False, seed: int
     ) -> None:  # fmt: skip
         super().__init__(sites, n_groups * n_codes)
-        self.k, self.n_codes, self.n_groups = k, n_codes, n_groups
-        self.similarity = similarity
-        self.weight = 1 / k if mean else 1.0
-        self.traits = Traits(
-            nonnegative=True, binary=True, max_active=k * n_groups, n_groups=n_groups
-        )
+        self.n_codes, self.n_groups = n_codes, n_groups
+        self.similarity, self._mean = similarity, mean
+        self.choose_(k)
         generator = torch.Generator().manual_seed(seed)
         shape = (n_groups, n_codes, sites.target.d // n_groups)
         self.codes = nn.Parameter(torch.randn(shape, generator=generator) / (k * self.weight))
+        self.norm_weight = nn.Parameter(torch.ones(shape[0], shape[2])) if input_norm else None
+        self.norm_bias = nn.Parameter(torch.zeros(shape[0], shape[2])) if input_norm else None
+
+    def choose_(self, k: int) -> None:
+        """Choose `k` codes in each group from now on."""
+        self.k, self.weight = k, 1 / k if self._mean else 1.0
+        self.traits = Traits(
+            nonnegative=True, binary=True, max_active=k * self.n_groups, n_groups=self.n_groups
+        )
 
     @property
     def _atoms(self) -> Float[Tensor, "feature d_out"]:
@@ -90,7 +96,26 @@ class Codebook(Quantizer):
         return self.weight * blocks
 
     def _chunks(self, z: Float[Tensor, "n d_in"]) -> Float[Tensor, "group n d"]:
-        return rearrange(z, "n (group d) -> group n d", group=self.n_groups)
+        """The dimensions of each group, normalized if the codebook has a norm."""
+        chunks = rearrange(z, "n (group d) -> group n d", group=self.n_groups)
+        if self.norm_weight is None or self.norm_bias is None:
+            return chunks
+        normed = layer_norm(chunks, chunks.shape[-1:])
+        return normed * self.norm_weight.unsqueeze(1) + self.norm_bias.unsqueeze(1)
+
+    def _normed(self, t: Float[Tensor, "n d_out"]) -> Float[Tensor, "n d_out"]:
+        return rearrange(self._chunks(t), "group n d -> n (group d)")
+
+    def _approximated(self, t: Float[Tensor, "n d_out"]) -> Float[Tensor, "n d_out"]:
+        """The normalized target as a constant: codes are fitted to it, and not it to them."""
+        return t if self.norm_weight is None else self._normed(t).detach()
+
+    def carrier(self, y: Float[Tensor, "n d_out"]) -> Float[Tensor, "n d_out"]:
+        """The normalized target, through which gradients also reach the norm."""
+        if self.norm_weight is None:
+            return y
+        t = (y.to(self.y_mean.dtype) - self.y_mean) / self.y_scale
+        return self.y_scale * self._normed(t) + self.y_mean
 
     def _chosen(self, z: Float[Tensor, "n d_in"]) -> Int[Tensor, "n chosen"]:
         """Feature indices of the chosen codes of all groups."""
@@ -198,6 +223,10 @@ class CodebookConfig(CodebookFields[Codebook]):
     """Similarity by which codes are chosen: "cosine", "inner_product" or "euclidean"."""
     combine: str = "sum"
     """"sum" of the chosen codes (the paper's text) or their "mean" (its released code)."""
+    input_norm: bool = False
+    """Whether each group's input goes through a LayerNorm with weight and bias, as in the released
+    code. The codes then approximate the normalized activation: for codebooks that are trained with
+    the model around them (`finetune`)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -220,6 +249,7 @@ class CodebookConfig(CodebookFields[Codebook]):
             n_groups=self.n_groups,
             similarity=SIMILARITIES[self.similarity],
             mean=self.combine == "mean",
+            input_norm=self.input_norm,
             seed=seed,
         )
 

@@ -133,8 +133,10 @@ class Place:
         base = y.flatten(0, 1)
         if not self.keep_error:
             estimate = d.estimate(rows, acts).to(base)
-            # The difference is 0, and its gradient that of the target.
-            base = estimate + (base - base.detach()) if self.straight_through else estimate
+            if self.straight_through and torch.is_grad_enabled():
+                carrier = d.carrier(base)  # the difference is 0, and has the carrier's gradient
+                estimate = estimate + (carrier - carrier.detach())
+            base = estimate
         if new is not acts:
             changed = new.minus(acts)
             where = changed.l0().nonzero()[:, 0]

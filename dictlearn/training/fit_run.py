@@ -119,7 +119,8 @@ def set_up(
         for name, at in sites.items()
         if placed.max_norm_ratio or isinstance(configs[name], GradientConfig)
     ]
-    units = fit_all_units(needed, batches.first() if needed else (), placed)
+    first = batches.first() if needed else ()
+    units = fit_all_units(needed, first, placed.torch_dtype, placed.max_norm_ratio)
     if placed.max_norm_ratio:
         batches.leave_out({hook: u.limit for hook, u in units.items()}, sites.values())
     learners = _make_learners(complete, sites, placed, batches, group, units, start)

@@ -13,7 +13,6 @@ from dictlearn.core.batches import Rows
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.massive import MUCH, RATIO, norm_limit, norms_of
 from dictlearn.core.sites import Site, Sites
-from dictlearn.training.config import FitConfig
 
 _ROWS_OF_MEDIAN = 1024
 """Rows whose norms give the median, if there are so many."""
@@ -126,19 +125,22 @@ def fit_units(
 
 
 def fit_all_units(
-    sites: Iterable[Sites], batches: Iterable[Rows], fit_config: FitConfig
+    sites: Iterable[Sites],
+    batches: Iterable[Rows],
+    dtype: torch.dtype,
+    max_norm_ratio: float | None = None,
 ) -> dict[str, Units]:
     """Mean and scale of every hook of `sites`, from one pass over the first batches of a run.
 
     A warning names hooks at which massive rows hold much of the variance and are trained on.
     """
-    ratio = fit_config.max_norm_ratio
+    ratio = max_norm_ratio
     parts = {part.hook: part for at in sites for part in (*at.source.parts, *at.target.parts)}
     moments = {hook: Moments(part.d, ratio or RATIO) for hook, part in parts.items()}
     for rows in batches:
         for hook, sums in moments.items():
             sums.add(rows.at[hook])
-    units = {hook: sums.units(fit_config.torch_dtype) for hook, sums in moments.items()}
+    units = {hook: sums.units(dtype) for hook, sums in moments.items()}
     for hook, u in units.items():
         if u.massive_share > MUCH and (ratio is None or ratio > RATIO):
             _logger.warning(

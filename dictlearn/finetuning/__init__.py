@@ -1,0 +1,1 @@
+"""Training of dictionaries inside a running model, and of the model through them."""

@@ -1,0 +1,43 @@
+"""The state of one call of `finetune` in one process."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from jaxtyping import Int
+from torch import Tensor
+
+from dictlearn.core.own_files import OwnFiles
+from dictlearn.finetuning.blocks import Blocks
+from dictlearn.training.run import Run
+
+LEARNER = "model"
+"""The name of the one learner in logs and checkpoints."""
+DICTIONARIES = "dictionaries"
+"""The folder of the dictionaries, inside that of the run."""
+
+
+@dataclass(frozen=True)
+class FinetuneRun(Run):
+    """A model and its dictionaries, trained on blocks of tokens."""
+
+    blocks: Blocks
+    names: tuple[str, ...]
+    """The names of the dictionaries."""
+
+    def read(self, step: int) -> Int[Tensor, "b pos"]:
+        """The blocks of this process among those of a step."""
+        return self.blocks.ids(step)[self.group.rank :: self.group.world_size]
+
+    def batch(self, name: str, read: Int[Tensor, "b pos"], step: int) -> Int[Tensor, "b pos"]:
+        """The same."""
+        return read
+
+    @staticmethod
+    def tensors(read: Int[Tensor, "b pos"]) -> Iterable[Tensor]:
+        """The ids, which stay where they are."""
+        return ()
+
+    def places(self) -> list[OwnFiles]:
+        """A folder for each dictionary."""
+        own = self.written
+        return [own.inside(DICTIONARIES).inside(name) for name in self.names] if own else []
