@@ -47,7 +47,11 @@ from dictlearn.evaluation.agreement.compare_features import compare_features
 from dictlearn.evaluation.cards.describe_features import describe_features
 from dictlearn.evaluation.concepts.evaluate_concepts import evaluate_concepts
 from dictlearn.evaluation.faithfulness.evaluate import evaluate
+from dictlearn.evaluation.joint.evaluate_together import evaluate_together
 from dictlearn.feature_cards import show
+from dictlearn.finetuning.config import FinetuneConfig
+from dictlearn.finetuning.finetune import finetune
+from dictlearn.finetuning.learner import Finetuned
 from dictlearn.formats import load, save
 from dictlearn.harvesting import harvest
 from dictlearn.interventions.choice import Activate, Disable
@@ -60,6 +64,7 @@ from dictlearn.lm.loading import load_model
 from dictlearn.lm.mlps import mlp_sites, mlp_weights
 from dictlearn.lm.sites import hook_sites
 from dictlearn.records.agreement import AgreementRecords
+from dictlearn.records.joint import JointRecords
 from dictlearn.records.results import Records
 from dictlearn.text.concepts import Concept
 from dictlearn.text.tokens import load_tokens
@@ -87,12 +92,15 @@ __all__ = [
     "Edit",
     "Encoding",
     "FeatureDictionary",
+    "FinetuneConfig",
+    "Finetuned",
     "FitConfig",
     "FitPass",
     "GatedSAEConfig",
     "GradientConfig",
     "ICAConfig",
     "IdentityConfig",
+    "JointRecords",
     "JumpReLUSAEConfig",
     "JumpReLUTranscoderConfig",
     "KMeansConfig",
@@ -124,6 +132,8 @@ __all__ = [
     "describe_features",
     "evaluate",
     "evaluate_concepts",
+    "evaluate_together",
+    "finetune",
     "fit",
     "harvest",
     "hook_sites",

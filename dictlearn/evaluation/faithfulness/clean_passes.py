@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -60,20 +60,24 @@ class CleanBatch(ActivationBatch):
         }
         return self.splicer.spliced(self.clean, replacements, self.counted)
 
-    def running(self, dictionary: FeatureDictionary) -> Float[Tensor, "m d_row"]:
-        """The same with every target of `dictionary` replaced by its estimate from that very pass.
+    def running(self, dictionaries: Iterable[FeatureDictionary]) -> Float[Tensor, "m d_row"]:
+        """The same with every target of all `dictionaries` replaced by its estimate from that pass.
 
         A target's estimate is made from the sources as they are when it is reached: they see the
         replacements that came before. Sources that come later do not matter to it.
         """
-        device = dictionary.x_mean.device
+        placed = [InPlace(d.sites, partial(self._estimated, d)) for d in dictionaries]
+        return self.splicer.patched(self.clean, functions_of(placed, self.splicer.model))
 
-        def replace(x: Tensor, y: Tensor, positions: Tensor) -> Tensor:
-            rows = self.counted_rows(x).to(device)
-            return self._with_rows(y, dictionary.estimate(rows, dictionary.encode_sparse(rows)))
-
-        placed = InPlace(dictionary.sites, replace)
-        return self.splicer.patched(self.clean, functions_of([placed], self.splicer.model))
+    def _estimated(
+        self,
+        dictionary: FeatureDictionary,
+        x: Float[Tensor, "b pos d_in"],
+        y: Float[Tensor, "b pos d_out"],
+        positions: Int[Tensor, "b pos"],
+    ) -> Float[Tensor, "b pos d_out"]:
+        rows = self.counted_rows(x).to(dictionary.x_mean.device)
+        return self._with_rows(y, dictionary.estimate(rows, dictionary.encode_sparse(rows)))
 
     def _with_rows(
         self, y: Float[Tensor, "b pos d"], rows: Float[Tensor, "n d"]

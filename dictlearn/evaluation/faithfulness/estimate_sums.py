@@ -67,7 +67,7 @@ class EstimateSums:
         self, batch: CleanBatch, site: Site, y_hat: Float[Tensor, "n d"]
     ) -> Float[Tensor, "m d_row"]:
         if len(site.hooks) > 1 and self._runs:
-            return batch.running(self.dictionary)
+            return batch.running([self.dictionary])
         return batch.spliced(site, y_hat)
 
     def _add_error(

@@ -1,0 +1,1 @@
+"""Dictionaries in their places together: how well the model runs through all of them."""
