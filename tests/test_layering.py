@@ -15,6 +15,7 @@ ROOMS: dict[str, set[str]] = {
     "core": set(),
     "metrics": {"core"},
     "text": {"core", "progress"},
+    "synthetic": {"core"},
     "lm": {"core", "text", "progress"},
     "distributed": {"core"},
     "activations": {"core", "progress"},
@@ -29,7 +30,7 @@ ROOMS: dict[str, set[str]] = {
 }
 JOINTS = (  # where rooms meet; each may import those before it
     "contract", "formats", "config_files", "feature_cards", "harvesting", "finetuning", "studies",
-    "demo", "builtin_studies", "cli",
+    "experiments", "demo", "builtin_studies", "cli",
 )  # fmt: skip
 MODULES: dict[str, set[str]] = {"progress": set(), "_threads": set(), "__main__": {"cli"}} | {
     joint: {*ROOMS, *JOINTS[:i], "progress"} for i, joint in enumerate(JOINTS)
