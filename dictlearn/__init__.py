@@ -51,7 +51,7 @@ from dictlearn.evaluation.joint.evaluate_together import evaluate_together
 from dictlearn.feature_cards import show
 from dictlearn.finetuning.config import FinetuneConfig
 from dictlearn.finetuning.finetune import finetune
-from dictlearn.finetuning.learner import Finetuned
+from dictlearn.finetuning.finetuned import Finetuned
 from dictlearn.formats import load, save
 from dictlearn.harvesting import harvest
 from dictlearn.interventions.choice import Activate, Disable
@@ -62,6 +62,8 @@ from dictlearn.interventions.inside import inside
 from dictlearn.interventions.language import parse as parse_edit
 from dictlearn.lm.loading import load_model
 from dictlearn.lm.mlps import mlp_sites, mlp_weights
+from dictlearn.lm.native import NativeModelConfig, new_model
+from dictlearn.lm.saving import save_model
 from dictlearn.lm.sites import hook_sites
 from dictlearn.records.agreement import AgreementRecords
 from dictlearn.records.joint import JointRecords
@@ -106,6 +108,7 @@ __all__ = [
     "KMeansConfig",
     "MatryoshkaSAEConfig",
     "MeanConfig",
+    "NativeModelConfig",
     "NeuronsConfig",
     "Objective",
     "PCAConfig",
@@ -143,8 +146,10 @@ __all__ = [
     "load_tokens",
     "mlp_sites",
     "mlp_weights",
+    "new_model",
     "parse_edit",
     "save",
+    "save_model",
     "show",
     "without_shortcuts",
 ]

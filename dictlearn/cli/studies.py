@@ -5,7 +5,7 @@ import runpy
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 import typer
@@ -17,6 +17,9 @@ from dictlearn.cli.terminal import console, leftover_fields, say, show
 from dictlearn.core.config import in_words, matches
 from dictlearn.core.errors import InputError, nearest
 from dictlearn.studies.study import Study
+
+if TYPE_CHECKING:
+    from dictlearn.experiments.experiment import Experiment
 
 
 def demo(
@@ -82,7 +85,7 @@ def bench(
     _run(study, out or Path("runs") / name, command, overwrite=overwrite, images=images)
 
 
-def _studies(path: Path | None) -> Mapping[str, Callable[..., Study]]:
+def _studies(path: Path | None) -> Mapping[str, Callable[..., "Study | Experiment"]]:
     if path is None:
         from dictlearn.builtin_studies import STUDIES
 
@@ -98,7 +101,11 @@ def _studies(path: Path | None) -> Mapping[str, Callable[..., Study]]:
     return found
 
 
-def _made(name: str, function: Callable[..., Study], given: dict[str, Any]) -> Study:
+def _made(
+    name: str, function: Callable[..., "Study | Experiment"], given: dict[str, Any]
+) -> "Study | Experiment":
+    from dictlearn.experiments.experiment import Experiment
+
     parameters = inspect.signature(function).parameters
     for key, value in given.items():
         if key not in parameters:
@@ -113,14 +120,35 @@ def _made(name: str, function: Callable[..., Study], given: dict[str, Any]) -> S
                 f"{value!r}"
             )
     study = function(**given)
-    if not isinstance(study, Study):
-        raise InputError(f"required a Study from {name!r}, got {type(study).__name__}")
+    if not isinstance(study, Study | Experiment):
+        raise InputError(
+            f"required a Study or an Experiment from {name!r}, got {type(study).__name__}"
+        )
     return study
 
 
 def _run(
-    study: Study, out: Path, command: str, *, overwrite: bool, images: str | None = None
+    study: "Study | Experiment",
+    out: Path,
+    command: str,
+    *,
+    overwrite: bool,
+    images: str | None = None,
 ) -> None:
+    from dictlearn.experiments.experiment import (
+        Experiment,
+        run_experiment,
+        write_experiment_page,
+    )
+
+    if isinstance(study, Experiment):
+        began = time.monotonic()
+        found = run_experiment(study, out, overwrite=overwrite)
+        about = [f"Written by `{command}`{_took(began)}."]
+        page = write_experiment_page(study, found, out, about=about, image_format=images)
+        say(page.read_text(encoding="utf-8"))
+        say(f"page:    {page}")
+        return
     from dictlearn.comparison.report.html import REPORT_FILE
     from dictlearn.records.results import RESULTS_FILE
     from dictlearn.studies.folder import STUDY_FILE
@@ -130,11 +158,15 @@ def _run(
     continued = (out / STUDY_FILE).exists() and not overwrite
     began = time.monotonic()
     show(run_study(study, out, overwrite=overwrite))
-    minutes = (time.monotonic() - began) / 60
-    n = torch.get_num_threads()
-    took = "" if continued else f", in {minutes:.1f} minutes with {n} thread{'s' * (n > 1)}"
+    took = "" if continued else _took(began)
     page = write_page(out, about=[f"Written by `{command}`{took}."], image_format=images)
     for label, path in {
         "results": out / RESULTS_FILE, "report": out / REPORT_FILE, "page": page
     }.items():  # fmt: skip
         say(f"{label + ':':9}{path}")
+
+
+def _took(began: float) -> str:
+    """How long a run took that began at this time, in words."""
+    minutes, n = (time.monotonic() - began) / 60, torch.get_num_threads()
+    return f", in {minutes:.1f} minutes with {n} thread{'s' * (n > 1)}"

@@ -23,7 +23,8 @@ from dictlearn.distributed.launching import join, own_device
 from dictlearn.distributed.process_group import ProcessGroup
 from dictlearn.finetuning.blocks import Blocks, Sampler
 from dictlearn.finetuning.config import FinetuneConfig
-from dictlearn.finetuning.learner import Finetuned, FinetuneLearner
+from dictlearn.finetuning.finetuned import Finetuned, with_origin
+from dictlearn.finetuning.learner import FinetuneLearner
 from dictlearn.finetuning.place import LearningPlace
 from dictlearn.finetuning.run import LEARNER, FinetuneRun
 from dictlearn.lm.attention import fused_attention
@@ -63,7 +64,7 @@ def finetune(
 
     With `out`, that folder receives the log, a checkpoint that a later call with the same arguments
     continues to the same bits, and at the end the dictionaries and, if it was trained, the model:
-    `load_finetuned` reads it. In several processes, each takes its part of every batch.
+    `Finetuned.load` reads it. In several processes, each takes its part of every batch.
 
     Args:
         model: a model with TransformerLens hooks; it is trained in place, without dropout.
@@ -90,11 +91,17 @@ def finetune(
     run, learner = group.all_succeed(
         lambda: _set_up(model, dictionaries, tokens, config, sites or {}, out, group)
     )
+
+    def finish(stopped: Mapping[str, str]) -> Finetuned:
+        found = learner.finish()
+        text_hash = tokens.hash if isinstance(tokens, Tokens) else ""
+        with_origin(model, found, text_hash, config.seed, config.to_dict())
+        result = Finetuned(model, found, dict(run.description), learner.trains_model)
+        group.all_succeed(lambda: run.write(result))
+        return result
+
     with _learning(model, learner, run):
-        result = carried_out(
-            run, lambda stopped: learner.finish(), overwrite=overwrite, show=progress
-        )
-    return result
+        return carried_out(run, finish, overwrite=overwrite, show=progress)
 
 
 def _set_up(
@@ -137,7 +144,6 @@ def _set_up(
         description=_described(model, made, given, config, blocks),
         folder=None if out is None else Path(out),
         blocks=blocks,
-        names=tuple(made),
     )
     return run, learner
 

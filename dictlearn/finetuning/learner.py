@@ -2,11 +2,10 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Int
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from dictlearn.core.dictionary import FeatureDictionary
@@ -16,15 +15,8 @@ from dictlearn.distributed.process_group import ProcessGroup
 from dictlearn.finetuning.config import FinetuneConfig, divergence, next_token_loss
 from dictlearn.finetuning.place import LearningPlace
 from dictlearn.lm.hooks import LanguageModel, placed
+from dictlearn.lm.saving import parameters_of
 from dictlearn.training.gradient import average_gradients_
-
-
-@dataclass(frozen=True)
-class Finetuned:
-    """A model, and the dictionaries that were trained in it."""
-
-    model: LanguageModel
-    dictionaries: dict[str, FeatureDictionary]
 
 
 class FinetuneLearner(Learner):
@@ -153,13 +145,15 @@ class FinetuneLearner(Learner):
         dead = torch.cat([place.upkeep.dead for place in self.places.values()])
         return found | means | {"dead": dead.double().mean()}
 
-    def finish(self) -> Finetuned:
-        """The model, as it was given but for its weights, and the dictionaries."""
+    def finish(self) -> dict[str, FeatureDictionary]:
+        """The dictionaries, as they are to be used."""
         self._optimizer.zero_grad()
         for place in self.places.values():
             place.end_()
-        dictionaries = {name: p.dictionary.eval() for name, p in self.places.items()}
-        return Finetuned(self._model, dict(dictionaries))
+        return {
+            name: place.dictionary.eval().requires_grad_(False)
+            for name, place in self.places.items()
+        }
 
     def state(self) -> dict[str, Tensor]:
         """What is learned, Adam's moments, the step, steps since each feature was active."""
@@ -189,8 +183,3 @@ class FinetuneLearner(Learner):
         for name, place in self.places.items():
             place.upkeep.idle.copy_(state[f"idle/{name}"])
         self._step = int(state["step"])
-
-
-def parameters_of(model: LanguageModel) -> dict[str, nn.Parameter]:
-    """The parameters of `model` by the names that they have in files."""
-    return {n.replace("._original_component", ""): p for n, p in model.named_parameters()}

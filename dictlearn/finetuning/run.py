@@ -8,12 +8,12 @@ from torch import Tensor
 
 from dictlearn.core.own_files import OwnFiles
 from dictlearn.finetuning.blocks import Blocks
+from dictlearn.finetuning.finetuned import Finetuned
+from dictlearn.training.output import close
 from dictlearn.training.run import Run
 
 LEARNER = "model"
 """The name of the one learner in logs and checkpoints."""
-DICTIONARIES = "dictionaries"
-"""The folder of the dictionaries, inside that of the run."""
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,6 @@ class FinetuneRun(Run):
     """A model and its dictionaries, trained on blocks of tokens."""
 
     blocks: Blocks
-    names: tuple[str, ...]
-    """The names of the dictionaries."""
 
     def read(self, step: int) -> Int[Tensor, "b pos"]:
         """The blocks of this process among those of a step."""
@@ -38,6 +36,11 @@ class FinetuneRun(Run):
         return ()
 
     def places(self) -> list[OwnFiles]:
-        """A folder for each dictionary."""
-        own = self.written
-        return [own.inside(DICTIONARIES).inside(name) for name in self.names] if own else []
+        """The folder of the run, which has a config of its own in the end."""
+        return [self.written] if self.written else []
+
+    def write(self, result: Finetuned) -> None:
+        """Write what was trained to the folder, if there is one."""
+        if self.written:
+            result.save(self.written)
+            close(self.written)

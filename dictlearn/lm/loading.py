@@ -1,6 +1,6 @@
 """Loading a language model with hooks: the built-in one, a local folder, or from the hub."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -10,10 +10,17 @@ from typing import Any
 import torch
 
 from dictlearn.core.errors import CorruptFileError, InputError, nearest
-from dictlearn.core.files import read_json, read_tensors
+from dictlearn.core.files import entries_of, read_json, read_own_json, read_tensors, typed
 from dictlearn.lm.hooks import LanguageModel, require_hooks
 from dictlearn.lm.hub import has_tokenizer, located
 from dictlearn.lm.originals import Original
+from dictlearn.lm.saving import (
+    MODEL_CONFIG_FILE,
+    SAVED_FILE,
+    TOKENIZER_FILE,
+    WEIGHTS_FILE,
+    parameters_of,
+)
 
 BUILTIN_MODELS = MappingProxyType(
     {"builtin:stories": "a small GPT trained on short children's stories; needs no network"}
@@ -37,9 +44,9 @@ def load_model(
     the weights that are loaded anyway. A model without a tokenizer has None as its `tokenizer`.
 
     Args:
-        name: a key of `BUILTIN_MODELS`, a local folder in the Hugging Face layout, a Hugging
-            Face id, or a loaded `TransformerBridge` or `HookedTransformer`, which is returned
-            as it is.
+        name: a key of `BUILTIN_MODELS`, a local folder in the Hugging Face layout or written by
+            `save_model`, a Hugging Face id, or a loaded `TransformerBridge` or `HookedTransformer`,
+            which is returned as it is.
         device: the GPU if there is one, unless given.
         dtype: float32 unless given.
         check: compare with the original. Without, the provenance of activations says so.
@@ -56,6 +63,8 @@ def load_model(
     dtype = dtype or torch.float32
     if str(name).startswith("builtin:"):
         model = _boot_builtin(str(name), device, dtype)
+    elif (Path(name) / SAVED_FILE).is_file():
+        model = _boot_saved(Path(name), device, dtype)
     else:
         model = _boot_transformers(_resolved(name), device, dtype, check=check)
     return model.eval().requires_grad_(False)
@@ -77,6 +86,45 @@ def _boot_builtin(name: str, device: str | torch.device, dtype: torch.dtype) -> 
         raise InputError(f"no built-in model {name!r}; {nearest(name, BUILTIN_MODELS)}")
     with as_file(files("dictlearn.assets") / name.removeprefix("builtin:")) as folder:
         return boot_native_folder(folder, name, device, dtype)
+
+
+def _boot_saved(folder: Path, device: str | torch.device, dtype: torch.dtype) -> LanguageModel:
+    """The model that `save_model` wrote to `folder`."""
+    from transformer_lens.model_bridge import TransformerBridge
+
+    path = folder / SAVED_FILE
+    data = read_own_json(path, "a model", "save the model again")
+    with entries_of(path):
+        native, name = typed(data["native"], bool), typed(data["name"], str)
+        weights_hash = typed(data["weights_sha256"], str)
+        special = typed(data["special_tokens"], dict[str, str])
+    weights = read_tensors(folder / WEIGHTS_FILE, weights_hash)
+    tokenizer = _tokenizer(folder, special)
+    if native:
+        config = read_json(folder / MODEL_CONFIG_FILE) | {"seed": 0}
+        model = TransformerBridge.boot_native(config, device=device, dtype=dtype, model_name=name)
+    else:
+        with _quiet(), entries_of(folder / MODEL_CONFIG_FILE):
+            model = TransformerBridge.boot_transformers(
+                str(folder), device=device, dtype=dtype, load_weights=False,
+                tokenizer=tokenizer or _stand_in(),
+            )  # fmt: skip
+    _fill(model, weights, folder)
+    model.tokenizer = tokenizer
+    model.cfg.model_name = name
+    model.cfg.model_check = "saved"
+    return model
+
+
+def _tokenizer(folder: Path, special: Mapping[str, str]) -> Any:
+    """The tokenizer saved in `folder`, or None."""
+    from transformers import PreTrainedTokenizerFast
+
+    path = folder / TOKENIZER_FILE
+    if not path.is_file():
+        return None
+    with entries_of(path):
+        return PreTrainedTokenizerFast(tokenizer_file=str(path), **special)
 
 
 def boot_native_folder(
@@ -109,19 +157,23 @@ def boot_native_folder(
     return model
 
 
-def _fill(model: LanguageModel, weights: dict[str, torch.Tensor], folder: Path) -> None:
-    """Copy the weights in, all of them: the bridge's own strict loading also asks for aliases."""
-    try:
-        model.load_state_dict(weights, strict=False)
-    except RuntimeError as error:
-        raise CorruptFileError(f"{folder}: the weights do not fit the config ({error})") from error
-    names = {name.replace("._original_component", "") for name, _ in model.named_parameters()}
-    names.discard("head.bias")  # zeros that the bridge adds
-    if names != weights.keys():
+@torch.no_grad()
+def _fill(model: LanguageModel, weights: Mapping[str, torch.Tensor], folder: Path) -> None:
+    """Copy the weights in, each by its name: the bridge's own loading misses some."""
+    parameters = parameters_of(model)
+    missing = parameters.keys() - weights.keys() - {"head.bias"}  # zeros that the bridge may add
+    if missing or weights.keys() - parameters.keys():
         raise CorruptFileError(
             f"{folder}: the weights do not fit the config; missing or unknown: "
-            f"{', '.join(sorted(names ^ weights.keys()))}"
+            f"{', '.join(sorted(missing | (weights.keys() - parameters.keys())))}"
         )
+    for name, tensor in weights.items():
+        if tensor.shape != parameters[name].shape:
+            raise CorruptFileError(
+                f"{folder}: the weights do not fit the config: {name} of shape "
+                f"{tuple(tensor.shape)} instead of {tuple(parameters[name].shape)}"
+            )
+        parameters[name].copy_(tensor)
 
 
 def _resolved(name: str | Path) -> str:

@@ -9,15 +9,12 @@ from dictlearn.dictionaries.jumprelu_sae import JumpReLUSAEConfig
 from dictlearn.dictionaries.topk_transcoder import TopKTranscoderConfig
 from dictlearn.finetuning.config import FinetuneConfig
 from dictlearn.finetuning.finetune import finetune
-from dictlearn.finetuning.learner import Finetuned
+from dictlearn.finetuning.finetuned import Finetuned
 from dictlearn.lm.mlps import mlp_sites
+from dictlearn.lm.native import NativeModelConfig, new_model
 
 Z, MLP = "blocks.0.attn.hook_z", "blocks.1.mlp.hook_out"
-SHAPE = {
-    "n_layers": 2, "d_model": 16, "d_mlp": 32, "n_heads": 2, "d_head": 8, "n_ctx": 16,
-    "d_vocab": 11, "act_fn": "gelu", "normalization_type": "LN", "eps": 1e-5,
-    "positional_embedding_type": "standard", "seed": 0,
-}  # fmt: skip
+SHAPE = NativeModelConfig(n_layers=2, d_model=16, n_heads=2, d_mlp=32, n_ctx=16, d_vocab=11)
 
 
 class Counting:
@@ -29,11 +26,8 @@ class Counting:
         return (torch.randint(11, (n, 1), generator=g) + steps.cumsum(1)) % 11
 
 
-def built(dtype=torch.float64, **changes):
-    from transformer_lens.model_bridge import TransformerBridge
-
-    model = TransformerBridge.boot_native(SHAPE | changes, device="cpu", dtype=dtype)
-    return model.eval().requires_grad_(False)
+def built(dtype=torch.float64, seed=0):
+    return new_model(SHAPE, seed=seed, dtype=dtype)
 
 
 CONFIGS = {

@@ -9,14 +9,16 @@ from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy, kl_div
 
 from dictlearn.core.batches import Batch
-from dictlearn.core.errors import ConfigError, InputError
+from dictlearn.core.errors import ConfigError, CorruptFileError, InputError, ProvenanceError
 from dictlearn.core.tokens import Tokens
 from dictlearn.dictionaries.codebook import CodebookConfig
+from dictlearn.dictionaries.files import save
 from dictlearn.dictionaries.pca import PCAConfig
 from dictlearn.dictionaries.topk_sae import TopKSAEConfig
 from dictlearn.distributed.launching import launch
 from dictlearn.finetuning.config import FinetuneConfig
 from dictlearn.finetuning.finetune import finetune
+from dictlearn.finetuning.finetuned import Finetuned
 from dictlearn.interventions.inside import inside
 from dictlearn.lm.patching import patched
 from dictlearn.lm.sites import hook_sites
@@ -222,3 +224,36 @@ def test_errors():
     with pytest.raises(ConfigError, match="match_clean must be off"):
         FinetuneConfig(match_clean=True, model_learning_rate=1e-3)
     assert not any(hook.fwd_hooks for hook in model.hook_dict.values())
+
+
+def test_a_run_is_loaded_from_its_folder(tmp_path):
+    found = run(tmp_path, RUN)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "config.json", "dictionaries", "dictlearn.files", "model", "train.jsonl",
+    ]  # fmt: skip
+    again = Finetuned.load(tmp_path)
+    ids = Counting().sample(3, 9)
+    with torch.no_grad(), found.inside(), again.inside():
+        assert torch.equal(found.model(ids), again.model(ids))
+    assert again.settings["finetune_config"]["model_learning_rate"] == RUN.model_learning_rate
+    assert again.dictionaries["tc"].provenance.training["finetune_config"]["steps"] == RUN.steps
+    with pytest.raises(InputError, match="already in"):
+        run(tmp_path, RUN)
+    finetune(built(), {}, Counting(), replace(RUN, steps=1), out=tmp_path, overwrite=True,
+             progress=False)  # fmt: skip
+    assert Finetuned.load(tmp_path).dictionaries == {}
+    with pytest.raises(CorruptFileError, match="use load"):
+        Finetuned.load(dl_folder(tmp_path / "d"))
+
+
+def dl_folder(path):
+    return save(CodebookConfig(n_codes=4).build(hook_sites(built(), MLP)), path)
+
+
+def test_a_frozen_model_is_loaded_by_name_or_given(tmp_path):
+    frozen = replace(RUN, model_learning_rate=None)
+    run(tmp_path, frozen)
+    assert not (tmp_path / "model").exists()
+    assert list(Finetuned.load(tmp_path, built()).dictionaries) == list(CONFIGS)
+    with pytest.raises(ProvenanceError, match="used on"):
+        Finetuned.load(tmp_path, built(seed=1))

@@ -1,0 +1,134 @@
+"""A study in parts, each saved when it is done, and a page about all of them."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import plotly.graph_objects as go
+
+from dictlearn.comparison.figures.images import write_images
+from dictlearn.comparison.report.templates import render
+from dictlearn.core.config import Config
+from dictlearn.core.errors import InputError
+from dictlearn.core.files import read_own_json
+from dictlearn.core.own_files import OwnFiles
+from dictlearn.core.provenance import code_revision, library_versions
+from dictlearn.progress import progress
+from dictlearn.training.checkpoints import differences
+
+EXPERIMENT_FILE, PAGE_FILE, PARTS, IMAGES = "experiment.json", "report.md", "parts", "images"
+
+Found = dict[str, Any]
+"""The result of a part: numbers, texts and lists of them, by name."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of a page."""
+
+    heading: str
+    caption: str
+    heads: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Page:
+    """What is said about the results of an experiment."""
+
+    verdict: Sequence[str]
+    tables: Sequence[Table]
+    figures: Mapping[str, go.Figure] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment(Config, ABC):
+    """A study whose fields determine its results."""
+
+    name: ClassVar[str]
+    question: ClassVar[str]
+
+    @abstractmethod
+    def parts(self) -> Mapping[str, Callable[[OwnFiles], Found]]:
+        """The parts, by name, in an order in which each may use the files of those before it.
+
+        Each gets the folder of the run, and returns its result.
+        """
+
+    @abstractmethod
+    def page(self, found: Mapping[str, Found]) -> Page:
+        """The page about the results of all parts."""
+
+
+def run_experiment(
+    experiment: Experiment, out: str | Path, *, overwrite: bool = False, show: bool = True
+) -> dict[str, Found]:
+    """The results of all parts of `experiment`, which are saved in the folder `out`.
+
+    A part that is there already is not run again, so an interrupted run goes on with the part that
+    it was in. Only files that an earlier run wrote there are overwritten, and only on request.
+
+    Raises:
+        InputError: the folder holds a run with other settings.
+        StorageError: the folder cannot be written.
+    """
+    own = OwnFiles.of(out, "an experiment")
+    with own.locked():
+        if overwrite:
+            own.clear()
+        _begin(own, experiment)
+        parts = experiment.parts()
+        found: dict[str, Found] = {}
+        with progress(experiment.name, len(parts), show=show) as done:
+            for i, (name, work) in enumerate(parts.items()):
+                folder, file = own.folder(PARTS), f"{name}.json"
+                if not (folder.path / file).exists():
+                    folder.write_json(file, {"found": work(own)})
+                path = folder.path / file
+                found[name] = read_own_json(path, "a part", "overwrite the run")["found"]
+                done(i + 1)
+    return found
+
+
+def write_experiment_page(
+    experiment: Experiment,
+    found: Mapping[str, Found],
+    out: str | Path,
+    *,
+    about: Sequence[str] = (),
+    image_format: str | None = None,
+) -> Path:
+    """The path of the Markdown page about an experiment, in its folder.
+
+    With an `image_format` ("svg", "png" or "pdf"), the figures are written to `images/` too.
+    """
+    own, page, links = OwnFiles(Path(out), "an experiment"), experiment.page(found), {}
+    if image_format is not None:
+        drawn = write_images(page.figures, own.folder(IMAGES), image_format)
+        links = {name: f"{IMAGES}/{path.name}" for name, path in drawn.items()}
+    code = f"Revision {code_revision()}; " + ", ".join(
+        f"{name} {number}" for name, number in library_versions().items()
+    )
+    text = render(
+        "experiment.md.jinja", title=experiment.question, about=[*about, f"{code}."],
+        verdict=page.verdict, tables=page.tables, images=links,
+    )  # fmt: skip
+    own.write_text(PAGE_FILE, text)
+    return own.path / PAGE_FILE
+
+
+def _begin(own: OwnFiles, experiment: Experiment) -> None:
+    """Write the settings, or check that those in the folder are the same."""
+    described = {"experiment": experiment.name, "settings": experiment.to_dict()}
+    path = own.path / EXPERIMENT_FILE
+    if not path.exists():
+        own.write_json(EXPERIMENT_FILE, described)
+        return
+    begun = read_own_json(path, "an experiment", "overwrite the run")
+    if changed := differences({k: begun.get(k) for k in described}, described):
+        raise InputError(
+            f"{own.path} holds a run that differs in {', '.join(changed)}; choose another folder, "
+            "or overwrite that run (overwrite=True, --overwrite)"
+        )
