@@ -60,6 +60,7 @@ from dictlearn.interventions.edit import Ablate, Add, Clamp, Edit, Scale
 from dictlearn.interventions.features import PassFeatures, Substitute
 from dictlearn.interventions.inside import inside
 from dictlearn.interventions.language import parse as parse_edit
+from dictlearn.lm.generation import generate
 from dictlearn.lm.loading import load_model
 from dictlearn.lm.mlps import mlp_sites, mlp_weights
 from dictlearn.lm.native import NativeModelConfig, new_model
@@ -138,6 +139,7 @@ __all__ = [
     "evaluate_together",
     "finetune",
     "fit",
+    "generate",
     "harvest",
     "hook_sites",
     "inside",
