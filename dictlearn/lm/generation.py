@@ -33,16 +33,16 @@ def generate(
 
 @overload
 def generate(
-    model: LanguageModel, ids: Sequence[Int[Tensor, " pos"]], n_new: int, *, seed: int = 0,
+    model: LanguageModel, ids: Sequence[Int[Tensor, " _"]], n_new: int, *, seed: int = 0,
     temperature: float = 1.0, top_p: float = 1.0, stop: int | Sequence[int] | None = None,
     cached: bool = True, progress: bool = True,
-) -> list[Int[Tensor, " pos_and_new"]]: ...  # fmt: skip
+) -> list[Int[Tensor, " _"]]: ...  # fmt: skip
 
 
 @torch.no_grad()
 def generate(
     model: LanguageModel,
-    ids: Int[Tensor, "b pos"] | Sequence[Int[Tensor, " pos"]],
+    ids: Int[Tensor, "b pos"] | Sequence[Int[Tensor, " _"]],
     n_new: int,
     *,
     seed: int = 0,
@@ -51,7 +51,7 @@ def generate(
     stop: int | Sequence[int] | None = None,
     cached: bool = True,
     progress: bool = True,
-) -> Int[Tensor, "b pos_and_new"] | list[Int[Tensor, " pos_and_new"]]:
+) -> Int[Tensor, "b pos_and_new"] | list[Int[Tensor, " _"]]:
     """`ids`, each followed by `n_new` tokens that the model predicts.
 
     Tokens are drawn from the predictions at a `temperature` (0 for the most probable token), among
