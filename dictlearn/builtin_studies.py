@@ -16,11 +16,11 @@ from dictlearn.studies.study import MLP, Hook, RateSearch, Study
 from dictlearn.training.config import FitConfig
 
 BUILTIN = "builtin:stories"
-_L0 = (5, 10, 20, 50)
+_L0 = (5, 10, 20)
 """Active features of kinds that fix their number."""
-_SAE_COEFFICIENTS = (0.035, 0.018, 0.008, 0.003)
-_TRANSCODER_COEFFICIENTS = (0.05, 0.03, 0.014, 0.006)
-_RATES = (1e-3, 3e-3, 1e-2, 3e-2)
+_SAE_COEFFICIENTS = (0.045, 0.02, 0.01, 0.006)
+_TRANSCODER_COEFFICIENTS = (0.05, 0.022, 0.012, 0.007)
+_RATES = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 
 
 def demo(layer: int = 0, seed: int = 0) -> Study:
@@ -31,14 +31,14 @@ def demo(layer: int = 0, seed: int = 0) -> Study:
 def families(
     model: str = BUILTIN,
     layer: int = 0,
-    n_features: int = 1024,
-    steps: int = 2000,
+    n_features: int = 512,
+    steps: int = 3000,
     n_seeds: int = 3,
     train_tokens: int = 500_000,
     held_out_tokens: int = 20_000,
     l1_scale: float = 1.0,
 ) -> Study:
-    """Five families, four sparsities each, three seeds, each family at its own learning rate: which
+    """Five families, several sparsities, three seeds, each family at its own learning rate: which
     explains most at equal cost?
 
     Learning rates are chosen on validation tokens, after `steps` and after a quarter and half of
