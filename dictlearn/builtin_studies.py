@@ -12,6 +12,7 @@ from dictlearn.dictionaries.sae import SAEConfig
 from dictlearn.dictionaries.topk_sae import TopKSAEConfig
 from dictlearn.dictionaries.topk_transcoder import TopKTranscoderConfig
 from dictlearn.dictionaries.transcoder import TranscoderConfig
+from dictlearn.experiments.tokfsm.study import TokFSMStudy
 from dictlearn.studies.study import MLP, Hook, RateSearch, Study
 from dictlearn.training.config import FitConfig
 
@@ -142,5 +143,13 @@ def sites(model: str = BUILTIN, layers: int = 2, steps: int = 1000) -> Study:
     )
 
 
-STUDIES = {study.__name__: study for study in (demo, families, sizes, seeds, sites)}
+def tokfsm(size: str = "small", n_seeds: int = 3) -> TokFSMStudy:
+    """Codebooks inside a model of a finite-state machine: what do they cost, and what do they show?
+
+    `--size paper` is the published recipe, for a GPU.
+    """
+    return TokFSMStudy(size=size, n_seeds=n_seeds)
+
+
+STUDIES = {f.__name__: f for f in (demo, families, sizes, seeds, sites, tokfsm)}
 """The studies listed by `dictlearn bench`."""

@@ -45,6 +45,8 @@ class FinetuneConfig(RunConfig):
     than 2e-4 let the model grow what codes replace, since the choice of codes ignores norms."""
     model_weight_decay: float = 0.0
     """Decay of the model's parameters (AdamW); dictionaries have none."""
+    model_loss_weight: float = 1.0
+    """Weight of the language model's loss; 0 trains dictionaries on their own objectives alone."""
     local_weight: float = 1.0
     """Weight of the dictionaries' own objectives."""
     match_clean: bool = False
@@ -69,7 +71,7 @@ class FinetuneConfig(RunConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._require_count("k_start")
-        self._require_not_negative("local_weight", "model_weight_decay")
+        self._require_not_negative("model_loss_weight", "local_weight", "model_weight_decay")
         self._require_positive("k_decay_fraction", "k_power")
         if self.model_learning_rate is not None:
             self._require_positive("model_learning_rate")

@@ -83,7 +83,9 @@ class FinetuneLearner(Learner):
                 sharing.enter_context(place.upkeep.sharing_the_batch())
             loss = self._loss(ids)
             local = [torch.stack(list(p.losses.values())).sum() for p in self.places.values()]
-            total = loss + self._config.local_weight * sum(local) if local else loss
+            total = self._config.model_loss_weight * loss
+            if local:
+                total = total + self._config.local_weight * sum(local)
             self._descend(total)
             logs = {name: place.log(self._group) for name, place in self.places.items()}
         self._step += 1

@@ -2,12 +2,14 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from math import nan
+from statistics import fmean
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from dictlearn.core.batches import Rows
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.sparse_acts import SparseActs
 from dictlearn.interventions.features import PassFeatures, Substitute
@@ -18,6 +20,7 @@ from dictlearn.lm.hooks import LanguageModel
 from dictlearn.metrics.divergence import jensen_shannon_divergence
 from dictlearn.metrics.precision import Ranking
 from dictlearn.metrics.purity import purity
+from dictlearn.metrics.reconstruction import fraction_variance_unexplained
 from dictlearn.synthetic.tokfsm import TokFSM
 
 Dictionaries = Mapping[str, FeatureDictionary]
@@ -192,3 +195,20 @@ def code_frequencies(
         name: (c.sort(descending=True).values[: int((c > 0).sum())] / ids.numel()).tolist()
         for name, c in counts.items()
     }
+
+
+@torch.no_grad()
+def variance_unexplained(
+    machine: TokFSM, model: LanguageModel, dictionaries: Dictionaries, n: int
+) -> float:
+    """The fraction of variance unexplained of clean activations, averaged over dictionaries."""
+    ids = machine.sample(n, HELD_OUT)
+    hooks = [hook for d in dictionaries.values() for hook in d.sites.hooks]
+    at = activations_at(model, ids, list(dict.fromkeys(hooks)))
+    rows = Rows({hook: x.flatten(0, 1) for hook, x in at.items()})
+    found = []
+    for dictionary in dictionaries.values():
+        batch = rows.batch(dictionary.sites)
+        y_hat = dictionary.estimate(batch.x, dictionary.encode_sparse(batch.x))
+        found.append(float(fraction_variance_unexplained(batch.y, y_hat)))
+    return fmean(found)

@@ -1,0 +1,229 @@
+"""The page about TokFSM: our numbers beside the published ones."""
+
+from collections.abc import Mapping, Sequence
+from math import isfinite, nan, sqrt
+from statistics import fmean, stdev
+
+import plotly.graph_objects as go
+
+from dictlearn.comparison.figures.style import styled
+from dictlearn.experiments.experiment import Found, Page, Table
+from dictlearn.experiments.tokfsm.recipes import (
+    ABLATIONS,
+    DETAILED,
+    END_TO_END,
+    TABLE_1,
+    Recipe,
+    slug,
+)
+from dictlearn.metrics.intervals import student_quantile
+
+BASE = "no codebook"
+PUBLISHED = {
+    BASE: (1.179, 96.77),
+    "attention k = 1": (1.18, 96.39),
+    "attention + MLP k = 1": (1.254, 63.81),
+    "attention + MLP k = 4": (1.192, 80.69),
+    "attention + MLP k = 16": (1.183, 91.53),
+    "attention + MLP k = 128": (1.178, 95.82),
+}
+"""Loss in nats and legal transitions in percent (Tamkin et al. 2024, Table 1), with a machine of
+100 states, 4 layers, 2,000 codes in heads and 20,000 after MLPs."""
+_PUBLISHED_OPTIMUM = 1.1748
+_PUBLISHED_PRECISION = (97.1, 70.5)
+
+
+def tokfsm_page(recipe: Recipe, n_seeds: int, found: Mapping[str, Found]) -> Page:
+    """The page, from the results of all parts."""
+    over_seeds = {
+        name: [found[f"{part}-{seed}"] for seed in range(n_seeds)]
+        for name, part in {BASE: "base", **{n: slug(n) for n in TABLE_1}}.items()
+    }
+    detailed = over_seeds[DETAILED]
+    return Page(
+        verdict=_verdict(recipe, over_seeds, found),
+        tables=[
+            _table_1(recipe, over_seeds),
+            _divergence(detailed),
+            _purity(detailed),
+            _precision(detailed),
+            _frequencies(detailed),
+            _ablations(recipe, found),
+            _end_to_end(recipe, found),
+        ],
+        figures={"frequencies": frequency_figure(detailed[0]["frequencies"])},
+    )
+
+
+def mean_and_margin(values: Sequence[float]) -> tuple[float, float]:
+    """The mean over seeds, and half the width of its 95 % interval (Student's)."""
+    if len(values) < 2:
+        return fmean(values), nan
+    n = len(values)
+    return fmean(values), student_quantile(n - 1) * stdev(values) / sqrt(n)
+
+
+def shown(values: Sequence[float], digits: int = 3, factor: float = 1.0) -> str:
+    """The mean over seeds with its margin, in words."""
+    mean, margin = mean_and_margin([factor * value for value in values])
+    return f"{mean:.{digits}f}" + (f" ±{margin:.{digits}f}" if isfinite(margin) else "")
+
+
+def _verdict(
+    recipe: Recipe, over_seeds: Mapping[str, Sequence[Found]], found: Mapping[str, Found]
+) -> list[str]:
+    base = over_seeds[BASE][0]["loss"]
+    sentences = [
+        f"The best possible loss is {recipe.machine.optimum.loss:.4f} nats. Without codebooks the "
+        f"model reaches {shown([one['loss'] for one in over_seeds[BASE]], 4)} and "
+        f"{shown([one['transitions'] for one in over_seeds[BASE]], 1, 100)} % legal transitions."
+    ]
+    for name in TABLE_1:
+        pairs = zip(over_seeds[name], over_seeds[BASE], strict=True)
+        excess = [one["loss"] - before["loss"] for one, before in pairs]
+        rate = shown([one["transitions"] for one in over_seeds[name]], 1, 100)
+        sentences.append(f"{name[0].upper()}{name[1:]}: {shown(excess)} nats more, {rate} % legal.")
+    alone, joint = (
+        found[f"sae-{slug(name)}"] for name in ("own objective alone", "with the loss of the model")
+    )
+    sentences.append(
+        f"Top-k SAEs after the MLPs, {recipe.n_steps_ablated} steps: with their own objective "
+        f"alone, the model through them has {alone['loss'] - base:.3f} nats more than without, and "
+        f"{joint['loss'] - base:.3f} with the loss of the model, at a fraction of variance "
+        f"unexplained of {alone['unexplained']:.3f} and {joint['unexplained']:.3f} (one seed)."
+    )
+    return [" ".join(sentences)]
+
+
+def _table_1(recipe: Recipe, over_seeds: Mapping[str, Sequence[Found]]) -> Table:
+    optimum, rows = recipe.machine.optimum.loss, []
+    for name, seeds in over_seeds.items():
+        loss, legal = PUBLISHED[name]
+        dead = [one["dead"] for one in seeds if "dead" in one]
+        rows.append([
+            name, shown([one["loss"] for one in seeds], 4),
+            shown([one["loss"] - optimum for one in seeds]),
+            shown([one["accuracy"] for one in seeds], 2, 100),
+            shown([one["transitions"] for one in seeds], 1, 100),
+            shown(dead, 2) if dead else "—",
+            f"{loss - _PUBLISHED_OPTIMUM:.3f}", f"{legal:.1f}",
+        ])  # fmt: skip
+    m, machine = recipe.model, recipe.machine
+    return Table(
+        "Loss and transitions",
+        f"A machine of {machine.n_states} states with {machine.n_edges} successors each; "
+        f"{m.n_layers} layers of width {m.d_model}, {m.n_heads} heads, {recipe.n_codes} codes in "
+        f"each codebook; {recipe.finetune.steps} steps of {recipe.finetune.batch_size} sequences "
+        "through the codebooks, from the model without. Means over seeds with 95 % intervals "
+        "(Student's, over seeds). Published numbers are of a larger machine and model, trained "
+        "through codebooks from scratch, so compare the losses above the optimum and the order: "
+        "the published ones come from 20,000 steps, in which 100 states are harder to tell apart "
+        "than 25. Legal: transitions that the machine allows, in sequences sampled from BOS.",
+        ["codebooks", "loss", "above optimum", "accuracy (%)", "legal (%)", "dead codes",
+         "published above optimum", "published legal (%)"],
+        rows,
+    )  # fmt: skip
+
+
+def _divergence(detailed: Sequence[Found]) -> Table:
+    parts = detailed[0]["divergence"]
+    rows = [[part, shown([one["divergence"][part] for one in detailed])] for part in parts]
+    return Table(
+        "Do codes decide the prediction?",
+        f"{DETAILED}. The codes of another state are patched in at the last position; "
+        "Jensen-Shannon divergence of the prediction from that of the other state, divided by that "
+        "without a patch. 0: the codes decide everything; a part alone may exceed 1. Published, "
+        "for 4 layers: all attention .56, all MLP .26, all about 0. Which of attention and MLPs "
+        "decides more is a property of the model, and differs between models.",
+        ["patched", "divergence"], rows,
+    )  # fmt: skip
+
+
+def _purity(detailed: Sequence[Found]) -> Table:
+    names = list(detailed[0]["purity"]["bigram"])
+    rows = [
+        [name, *(shown([one["purity"][gram][name] for one in detailed], 2)
+                 for gram in ("bigram", "trigram"))]
+        for name in names
+    ]  # fmt: skip
+    return Table(
+        "Purity",
+        f"{DETAILED}. Fraction of the codes used at the last position of all states (bigrams), or "
+        "of all states with a legal next digit (trigrams), that are used by one input only; in a "
+        "head, of the sets of codes of all heads. Published for the MLPs of layers 0 to 3: about "
+        "0, .99, .96, .84 (bigrams) and 0, .91, .81, .66 (trigrams); that of layer 0 differs from "
+        "model to model.",
+        ["codebooks", "bigrams", "trigrams"], rows,
+    )  # fmt: skip
+
+
+def _precision(detailed: Sequence[Found]) -> Table:
+    own = [one["precision"] for one in detailed]
+    rows = [
+        ["codes", shown([p["codes"] for p in own], 1, 100), f"{_PUBLISHED_PRECISION[0]}"],
+        ["best neuron", shown([p["neurons"] for p in own], 1, 100), f"{_PUBLISHED_PRECISION[1]}"],
+        ["chance", shown([p["chance"] for p in own], 1, 100), "—"],
+    ]
+    n = fmean(p["n_codes"] for p in own)
+    return Table(
+        "Precision for states",
+        f"{DETAILED}. Each code stands for the state on which it is active most often on half of "
+        "the sequences; precision on the other half, averaged over codes "
+        f"({n:.0f} with a recall over 1 %). The neuron is the best of all outputs of attention and "
+        "MLPs of the model without codebooks at the recall of the code, chosen on the first half. "
+        "The published codes were picked by hand among those that looked interpretable.",
+        ["detector", "precision (%)", "published (%)"], rows,
+    )  # fmt: skip
+
+
+def _frequencies(detailed: Sequence[Found]) -> Table:
+    ranks = (1, 2, 5, 10, 20, 50, 100)
+    rows = [
+        [name, *(f"{f[rank - 1]:.4f}" if rank <= len(f) else "—" for rank in ranks), str(len(f))]
+        for name, f in detailed[0]["frequencies"].items()
+    ]
+    return Table(
+        "Frequencies of codes",
+        f"{DETAILED}, first seed. Fraction of tokens on which the code of a rank is active.",
+        ["codebooks", *(f"rank {rank}" for rank in ranks), "used"], rows,
+    )  # fmt: skip
+
+
+def _ablations(recipe: Recipe, found: Mapping[str, Found]) -> Table:
+    rows = []
+    for name in ABLATIONS:
+        one = found[f"changed-{slug(name)}"]
+        rows.append([name, f"{one['loss']:.4f}", f"{100 * one['transitions']:.1f}",
+                     f"{one['dead']:.2f}"])  # fmt: skip
+    return Table(
+        "One setting changed",
+        f"From {DETAILED}, {recipe.n_steps_ablated} steps, one seed: differences of a few "
+        "thousandths of a nat are within what seeds change. (The published ablations of k, C, "
+        "similarity and auxiliary loss are in a table that was not available.)",
+        ["change", "loss", "legal (%)", "dead codes"], rows,
+    )  # fmt: skip
+
+
+def _end_to_end(recipe: Recipe, found: Mapping[str, Found]) -> Table:
+    rows = []
+    for name in END_TO_END:
+        one = found[f"sae-{slug(name)}"]
+        rows.append([name, f"{one['loss']:.4f}", f"{100 * one['transitions']:.1f}",
+                     f"{one['unexplained']:.3f}"])  # fmt: skip
+    return Table(
+        "End to end",
+        f"Top-k SAEs (k = 4 of {4 * recipe.model.d_model}) after every MLP of the frozen model, "
+        f"{recipe.n_steps_ablated} steps, one seed; the loss is of the model through both, FVU of "
+        "clean activations.",
+        ["trained on", "loss", "legal (%)", "FVU"], rows,
+    )  # fmt: skip
+
+
+def frequency_figure(frequencies: Mapping[str, Sequence[float]]) -> go.Figure:
+    """The frequency of every code by its rank."""
+    figure = go.Figure()
+    for name, values in frequencies.items():
+        figure.add_scatter(x=list(range(1, len(values) + 1)), y=list(values), name=name)
+    figure.update_xaxes(type="log", title="rank")
+    figure.update_yaxes(type="log", title="fraction of tokens")
+    return styled(figure, 420)
