@@ -47,9 +47,10 @@ def evaluate_concepts(
     precision of the features minus that of the random ones. Uninformative scores have an average
     precision and a precision of the base rate, the fraction of tokens with the concept.
 
-    Intervals are 95 % intervals over the sequences of the second half, from the jackknife. They say
-    how the scores of the chosen candidates vary with the text, not how the choice varies. There are
-    none where fewer than four sequences have a match.
+    Intervals are 95 % intervals over the sequences of the second half, from the jackknife, and have
+    one free end at 0 and 1 (`metrics.intervals`). They say how the scores of the chosen candidates
+    vary with the text, not how the choice varies. There are none where fewer than four sequences
+    have a match.
 
     Tokens in blocks of whole documents (`load_tokens`) keep a document from being in both halves,
     unless it is longer than a block. Special tokens are left out.

@@ -5,14 +5,76 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from scipy.stats import binom
+from scipy.stats import t as student
 
-from dictlearn.metrics.intervals import Jackknifed, student_quantile
+from dictlearn.metrics.intervals import Jackknifed, proportion_ends, student_quantile
 from dictlearn.metrics.precision import jackknifed_average_precision, jackknifed_ratio
 
-N_RUNS = 800
-LEAST = {4: 0.92, 8: 0.91, 16: 0.92, 32: 0.92, 158: 0.93}
-"""The least part of 95 % intervals that has to contain the truth, by number of sequences."""
-MOST = 0.99
+COVERED = {4: (0.94, 0.99), 8: (0.93, 0.985), 32: (0.93, 0.975), 158: (0.93, 0.975)}
+"""The part of 95 % intervals that contains the truth, by number of sequences: least and most."""
+LENGTHS = {4: 400, 8: 200, 32: 100, 158: 60}
+"""Mean number of tokens of a sequence."""
+
+
+# A threshold: the counts of whole texts at once
+
+
+def counted(n_runs, n, length, base_rate, bursts, precision, seed):
+    """Tokens that are predicted positive in each sequence, and the matches among them.
+
+    Lengths, rates of matches, recall and false positives vary between sequences.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal():
+        return torch.randn(n_runs, n, generator=generator)
+
+    lengths = torch.randint(length // 2, 3 * length // 2, (n_runs, n), generator=generator).float()
+    rates = (base_rate * torch.exp(bursts * normal() - bursts**2 / 2)).clamp(max=0.5)
+    matches = torch.binomial(lengths, rates, generator=generator)
+    hits = torch.binomial(matches, torch.sigmoid(1 + 0.7 * normal()), generator=generator)
+    usual = 0.7 * base_rate / (1 - base_rate) * (1 - precision) / precision
+    wrong = (usual * torch.exp(0.7 * normal() - 0.7**2 / 2)).clamp(max=0.5)
+    false = torch.binomial(lengths - matches, wrong, generator=generator)
+    return hits.long(), (hits + false).long()
+
+
+@pytest.mark.parametrize("n", LENGTHS)
+@pytest.mark.parametrize(("base_rate", "bursts"), [(0.1, 0.0), (0.05, 1.0), (0.01, 0.7)])
+def test_intervals_of_precision_cover_it_from_three_tenths_to_nearly_one(n, base_rate, bursts):
+    length = LENGTHS[n] * (4 if base_rate < 0.05 else 1)
+    least, most = COVERED[n]
+    for precision in (0.3, 0.6, 0.9, 0.99, 0.9999):
+        text = length, base_rate, bursts, precision
+        hits, taken = counted(1, 300_000, *text, seed=n)
+        truth = hits.sum() / taken.sum()
+        hits, taken = counted(4000 if n < 158 else 1500, n, *text, seed=n + 1)
+        above, below = hits.sum(1, keepdim=True), taken.sum(1, keepdim=True).double()
+        left_out = (above - hits) / (below - taken)
+        low, high = proportion_ends((above / below)[:, 0], left_out, taken)
+        share = ((low <= truth) & (truth <= high)).double().mean().item()
+        assert low.isfinite().all(), "every proportion has an interval"
+        assert least <= share <= (most if precision <= 0.9 else 1), (float(truth), share)
+
+
+@pytest.mark.parametrize(("n", "least"), [(4, 0.95), (8, 0.95), (32, 0.94), (158, 0.94)])
+def test_whole_sequences_without_exception_are_covered_whatever_their_proportion(n, least):
+    """Sequences that are right or wrong as a whole are binomial: coverage is a finite sum."""
+    right = torch.arange(n).expand(n + 1, n) < torch.arange(n + 1).unsqueeze(1)
+    number = right.sum(1, keepdim=True).double()
+    left_out = (number - right.double()) / (n - 1)
+    low, high = proportion_ends(number[:, 0] / n, left_out, torch.full((n + 1, n), 7))
+    truth = torch.arange(1, 2000).double().unsqueeze(1) / 2000
+    chance = torch.as_tensor(binom.pmf(torch.arange(n + 1), n, truth))
+    covered = (chance * ((low <= truth) & (truth <= high))).sum(1)
+    assert covered.min() > least
+    assert low[n].item() == pytest.approx(0.025 ** (1 / n))
+    assert (low[0].item(), high[n].item()) == (0, 1)
+    torch.testing.assert_close(low, 1 - high.flip(0))
+
+
+# A ranking: average precision and its differences
 
 
 class Text(NamedTuple):
@@ -30,6 +92,7 @@ TEXTS = {
     "rare": Text(0.04, 1.0, (3.5, 2.0)),
     "null": Text(0.08, 1.0, (0.0, 0.0)),
     "sharp": Text(0.08, 1.0, (5.0, 3.5)),
+    "nearly perfect": Text(0.08, 0.7, (6.0, 5.0)),
 }
 
 
@@ -42,7 +105,8 @@ def sampled(text, n_sequences, generator):
     def normal(n):
         return torch.randn(n, generator=generator)
 
-    lengths = torch.randint(40, 120, (n_sequences,), generator=generator)
+    usual = {4: 240, 8: 160}.get(n_sequences, 80)
+    lengths = torch.randint(usual // 2, 3 * usual // 2, (n_sequences,), generator=generator)
     sequences = torch.repeat_interleave(lengths)
     n = len(sequences)
     rates = text.base_rate * torch.exp(text.bursts * normal(n_sequences) - text.bursts**2 / 2)
@@ -55,57 +119,54 @@ def sampled(text, n_sequences, generator):
     return labels, sequences, scores
 
 
-def measures(labels, sequences, scores, n_sequences):
-    """Average precision of both detectors, and precision and recall of the first from 1.5 on."""
-    taken = scores[0] >= 1.5
-    counts = {
-        name: torch.bincount(sequences[tokens], minlength=n_sequences)
-        for name, tokens in (("hits", taken & labels), ("taken", taken), ("matches", labels))
-    }
-    average = [jackknifed_average_precision(s, labels, sequences, n_sequences) for s in scores]
-    return {
-        "average precision": average[0],
-        "lower average precision": average[1],
-        "precision": jackknifed_ratio(counts["hits"], counts["taken"]),
-        "recall": jackknifed_ratio(counts["hits"], counts["matches"]),
-    }
+def intervals(labels, sequences, scores, n_sequences):
+    """The average precision of both detectors, and the difference."""
+    first, second = (
+        jackknifed_average_precision(s, labels, sequences, n_sequences) for s in scores
+    )
+    return first.interval, second.interval, first.minus(second)
 
 
-def intervals(found):
-    first, second = found["average precision"], found["lower average precision"]
-    return {name: some.interval for name, some in found.items()} | {
-        "difference": first.minus(second)
-    }
-
-
-@pytest.mark.parametrize("n_sequences", LEAST)
-@pytest.mark.parametrize("text", TEXTS)
-def test_printed_intervals_contain_the_truth_as_often_as_they_say(text, n_sequences):
+def coverage(text, n_sequences, n_runs):
+    """The share of texts, of at least 20 matches in 4 sequences, whose intervals have the truth."""
     generator = torch.Generator().manual_seed(n_sequences)
-    population = sampled(TEXTS[text], 6000, generator)
-    none = torch.zeros_like(population[1])
-    truth = {
-        name: some.value for name, some in measures(population[0], none, population[2], 1).items()
-    }
-    truth["difference"] = truth["average precision"] - truth["lower average precision"]
-    contained: dict[str, list[bool]] = {name: [] for name in truth}
-    runs = N_RUNS if n_sequences < 158 else N_RUNS // 2
-    while len(contained["lower average precision"]) < runs:
-        labels, sequences, scores = sampled(TEXTS[text], n_sequences, generator)
-        if int(labels.sum()) < 10 or len(sequences[labels].unique()) < 4:
-            continue
-        for name, found in intervals(measures(labels, sequences, scores, n_sequences)).items():
-            if math.isfinite(found.low):
-                contained[name].append(found.low <= truth[name] <= found.high)
-    coverage = {n: (round(sum(c) / len(c), 3), len(c)) for n, c in contained.items() if c}
-    for name, (share, printed) in coverage.items():
-        if printed > runs / 2:
-            assert LEAST[n_sequences] <= share <= MOST, (name, coverage)
+    labels, sequences, scores = sampled(text, 6000, generator)
+    one = torch.zeros_like(sequences)
+    a, b = (jackknifed_average_precision(s, labels, one, 1).value for s in scores)
+    hits = []
+    while len(hits) < n_runs:
+        labels, sequences, scores = sampled(text, n_sequences, generator)
+        if int(labels.sum()) >= 20 and len(sequences[labels].unique()) >= 4:
+            found = intervals(labels, sequences, scores, n_sequences)
+            hits.append([i.low <= t <= i.high for i, t in zip(found, (a, b, a - b), strict=True)])
+    return torch.tensor(hits).double().mean(dim=0)
+
+
+@pytest.mark.parametrize("n", [4, 8, 32])
+def test_intervals_of_average_precision_and_differences_cover_the_truth(n):
+    """Few texts of each sort: the slow test has the bounds of each."""
+    found = torch.stack([coverage(TEXTS[name], n, 500) for name in ("even", "bursty", "sharp")])
+    assert found.min() >= 0.91
+    for share in found.mean(dim=0).tolist():
+        assert COVERED[n][0] <= share <= COVERED[n][1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n", [4, 8, 32, 158])
+@pytest.mark.parametrize("text", TEXTS)
+def test_intervals_of_average_precision_cover_it_in_texts_of_every_sort(n, text):
+    least, most = COVERED[n]
+    found = coverage(TEXTS[text], n, 2000 if n < 158 else 1000)
+    assert found.min() >= least, found
+    assert found.max() <= (1 if text in ("sharp", "nearly perfect") else most), found
+
+
+# By hand
 
 
 def test_the_interval_by_hand():
     """Left out values 0.6, 0.5 and 0.4: a standard error of 0.1155, 0.462 in log odds."""
-    found = Jackknifed(0.5, torch.tensor([0.6, 0.5, 0.4])).interval
+    found = Jackknifed(0.5, torch.tensor([0.6, 0.5, 0.4]), torch.tensor([5, 5, 5])).interval
     error = math.sqrt(2 / 3 * 0.02) / 0.25
     high = 1 / (1 + math.exp(-student_quantile(2) * error))
     assert found == pytest.approx((0.5, 1 - high, high))
@@ -121,30 +182,53 @@ def test_few_sequences_with_all_the_variation_give_a_wide_interval():
     freedom = 2 * total**2 / (fourth - total**2 / 50)
     assert 2 < freedom < 2.2
     high = 1 / (1 + math.exp(-student_quantile(freedom) * error))
-    assert Jackknifed(0.5, left_out).interval.high == pytest.approx(high)
+    found = Jackknifed(0.5, left_out, torch.ones(50).long())
+    assert found.interval.high == pytest.approx(high)
 
 
-@pytest.mark.parametrize(
-    ("value", "left_out"),
-    [
-        (1.0, [1.0, 1.0, 1.0]),
-        (0.5, [0.5, 0.5, 0.5]),
-        (0.5, [0.5, math.nan, 0.4]),
-        (0.0, [0.0, 0.0]),
-    ],
-)
-def test_without_variation_there_is_no_interval(value, left_out):
-    one = Jackknifed(value, torch.tensor(left_out))
-    other = Jackknifed(0.5, torch.tensor([0.5, 0.4, 0.6][: len(left_out)]))
+def test_so_do_few_with_most_of_the_tokens():
+    """Weights 3, 3, 1, 1, 1 are those of 81 / 21 equal sequences."""
+    left_out = torch.tensor([0.6, 0.4, 0.6, 0.4, 0.5], dtype=torch.float64)
+    error = math.sqrt(4 / 5 * 0.04) / 0.25
+    high = 1 / (1 + math.exp(-student_quantile(81 / 21 - 1) * error))
+    found = Jackknifed(0.5, left_out, torch.tensor([3, 3, 1, 1, 1]))
+    assert found.interval.high == pytest.approx(high)
+
+
+def test_student_quantiles_are_those_of_the_distribution():
+    for freedom in (1, 2.5, 30, 1e6):
+        assert student_quantile(freedom) == pytest.approx(student.ppf(0.975, freedom))
+
+
+def test_nothing_missed_leaves_one_end_by_the_rule_of_three():
+    """Two equal sequences and an empty one: of a precision of sqrt(0.025), 2.5 % show no miss."""
+    counts = torch.tensor([3, 3, 0])
+    low = math.sqrt(0.025)
+    assert jackknifed_ratio(counts, counts).interval == pytest.approx((1, low, 1))
+    none = jackknifed_ratio(0 * counts, counts)
+    assert none.interval == pytest.approx((0, 0, 1 - low))
+    whole = jackknifed_ratio(counts, counts)
+    half = Jackknifed(0.5, torch.tensor([0.4, 0.6, 0.5]), counts)
+    found, (_, half_low, half_high) = whole.minus(half), half.interval
+    assert found.low == pytest.approx(0.5 - math.hypot(1 - low, half_high - 0.5))
+    assert found.high == pytest.approx(0.5 + 0.5 - half_low)
+
+
+@pytest.mark.parametrize(("value", "left_out"), [(0.5, [0.5] * 3), (0.5, [0.5, math.nan, 0.4]),
+                                                 (math.nan, [math.nan] * 3)])  # fmt: skip
+def test_a_proportion_that_does_not_vary_or_exist_has_no_interval(value, left_out):
+    counts = torch.tensor([1, 1, 1])
+    one = Jackknifed(value, torch.tensor(left_out), counts)
+    other = Jackknifed(0.5, torch.tensor([0.5, 0.4, 0.6]), counts)
     for found in (one.interval, one.minus(other), other.minus(one)):
         assert math.isnan(found.low)
         assert math.isnan(found.high)
-    assert one.minus(other).value == value - 0.5
+    assert one.minus(other).value == pytest.approx(value - 0.5, nan_ok=True)
 
 
 def test_paired_differences_are_narrower_than_the_sum_of_both():
-    left_out = torch.linspace(0.4, 0.6, 9, dtype=torch.float64)
-    first, second = Jackknifed(0.5, left_out), Jackknifed(0.4, left_out - 0.1)
+    left_out, ones = torch.linspace(0.4, 0.6, 9, dtype=torch.float64), torch.ones(9).long()
+    first, second = Jackknifed(0.5, left_out, ones), Jackknifed(0.4, left_out - 0.1, ones)
     paired = first.minus(second)
     assert paired.value == pytest.approx(0.1)
     assert paired.high - paired.low < 0.2 * (first.interval.high - first.interval.low)

@@ -29,7 +29,6 @@ def test_a_detector_of_the_label_has_precision_one_at_recall_one():
     for ranking in (Ranking.from_dense(detector),
                     Ranking.from_sparse(SparseActs.from_dense(3 * detector))):  # fmt: skip
         curves = ranking.against(labels)
-        assert curves.precision_at(1.0).tolist() == [1.0]
         assert curves.average_precision().tolist() == [1.0]
     assert curves.best_f1_threshold(0) == 3.0
 
@@ -41,12 +40,6 @@ def test_by_hand_without_ties():
     assert curves.taken.tolist() == [1, 3, 6]
     assert curves.average_precision().item() == pytest.approx((1 + 2 / 3 + 1 / 2) / 3)
     assert curves.best_f1_threshold(0) == 4.0
-    assert curves.precision_at(1 / 3).item() == pytest.approx(1)
-    assert curves.precision_at(2 / 3).item() == pytest.approx(2 / 3)
-    assert curves.precision_at(1.0).item() == pytest.approx(1 / 2)
-    # Half of the way from (1 hit, 1 taken) to (2, 3): one and a half hits among two.
-    assert curves.precision_at(1.5 / 3).item() == pytest.approx(1.5 / 2)
-    assert curves.precision_at(0.5 / 3).item() == pytest.approx(1)
 
 
 def test_tied_tokens_are_taken_together():
@@ -55,8 +48,6 @@ def test_tied_tokens_are_taken_together():
     assert curves.hits.tolist() == [2, 2]
     assert curves.taken.tolist() == [4, 4]
     assert curves.average_precision().item() == 0.5
-    for recall in (0.1, 0.5, 1.0):
-        assert curves.precision_at(recall).item() == pytest.approx(0.5)
 
 
 def test_a_constant_score_has_the_base_rate_everywhere():
@@ -64,7 +55,6 @@ def test_a_constant_score_has_the_base_rate_everywhere():
     constant = Ranking.from_dense(torch.ones(10, 2)).against(labels)
     absent = Ranking.from_sparse(SparseActs.from_dense(torch.zeros(10, 2))).against(labels)
     for curves in (constant, absent):
-        assert curves.precision_at(0.3).tolist() == pytest.approx([0.2, 0.2])
         assert curves.average_precision().tolist() == pytest.approx([0.2, 0.2])
     assert math.isnan(absent.best_f1_threshold(1))
 
@@ -74,8 +64,7 @@ def test_random_scores_have_the_base_rate_on_average():
     labels = torch.rand(4000, generator=generator) < 0.1
     curves = Ranking.from_dense(torch.randn(4000, 300, generator=generator)).against(labels)
     base = labels.float().mean().item()
-    for values in (curves.precision_at(0.5), curves.average_precision()):
-        assert values.mean().item() == pytest.approx(base, rel=0.03)
+    assert curves.average_precision().mean().item() == pytest.approx(base, rel=0.03)
 
 
 @pytest.fixture
@@ -93,8 +82,6 @@ def test_sparse_and_dense_rankings_agree(sparse):
     dense = Ranking.from_dense(scores).against(labels)
     short = Ranking.from_sparse(SparseActs.from_dense(scores)).against(labels)
     assert len(short.hits) < len(dense.hits)
-    for recall in (0.01, 0.2, 0.37, 1.0):
-        torch.testing.assert_close(short.precision_at(recall), dense.precision_at(recall))
     torch.testing.assert_close(short.average_precision(), dense.average_precision())
 
 
@@ -107,13 +94,6 @@ def test_every_candidate_agrees_with_scikit_learn(sparse):
         each = [f1_score(labels, scores[:, i] >= t) for t in thresholds]
         at = scores[:, i] >= curves.best_f1_threshold(i)
         assert f1_score(labels, at, zero_division=0) == pytest.approx(max(each, default=0.0))
-
-
-def test_precision_falls_to_the_base_rate_at_full_recall(sparse):
-    scores, labels = sparse
-    curves = Ranking.from_sparse(SparseActs.from_dense(scores)).against(labels)
-    base = labels.double().mean().item()
-    assert curves.precision_at(1.0).tolist() == pytest.approx([base] * 30)
 
 
 @pytest.mark.parametrize("feature", [0, 3, 7])
@@ -134,46 +114,34 @@ def test_without_the_only_sequence_with_matches_there_is_no_precision():
     )
     assert found.left_out.isnan().tolist() == [True, False]
     assert found.left_out[1].item() == 1.0
+    assert found.weights.tolist() == [2, 0], "matches"
 
 
 def test_a_ratio_by_hand():
     found = jackknifed_ratio(torch.tensor([1, 2, 0]), torch.tensor([2, 2, 0]))
     assert found.value == 0.75
     assert found.left_out.tolist() == [1.0, 0.5, 0.75]
+    assert found.weights.tolist() == [2, 2, 0]
     assert math.isnan(jackknifed_ratio(torch.tensor([0, 0]), torch.tensor([0, 0])).value)
 
 
 def test_a_threshold_chosen_elsewhere_has_the_base_rate_under_a_null():
     """Labels independent of scores: precision beyond any fixed threshold is the base rate."""
     generator = torch.Generator().manual_seed(0)
-    n_runs, n, hits, taken, at_hits = 300, 500, 0, 0, []
+    n_runs, n, hits, taken = 300, 500, 0, 0
     for _ in range(n_runs):
         labels = torch.rand(2, n, generator=generator) < 0.1
         scores = torch.randn(2, n, generator=generator)
         curves = Ranking.from_dense(scores[0].unsqueeze(1)).against(labels[0])
         positive = scores[1] >= curves.best_f1_threshold(0)
         hits, taken = hits + (positive & labels[1]).sum(), taken + positive.sum()
-        own = Ranking.from_dense(scores[1].unsqueeze(1)).against(labels[1])
-        at_hits.append(own.precision_at(1 / own.n_matches).item())
     error = math.sqrt(0.1 * 0.9 / int(taken))
     assert float(hits / taken) == pytest.approx(0.1, abs=3 * error)
-    assert sum(at_hits) / n_runs > 0.2, "where a threshold is put at a match, it is not"
-
-
-def test_a_recall_that_is_attained_needs_no_interpolation():
-    """Recalls such as 1/49 times 49 need not be whole in floating point; hits are."""
-    labels = torch.arange(98) % 2 == 0
-    curves = Ranking.from_dense(torch.arange(98.0, 0, -1).unsqueeze(1)).against(labels)
-    for k in range(1, 50):
-        assert curves.precision_at(k / 49).item() == k / (2 * k - 1)
 
 
 def test_what_has_no_answer_is_refused():
     ranking = Ranking.from_dense(column(1, 2))
     with pytest.raises(InputError, match="at least 1 token"):
         ranking.against(mask("00"))
-    for recall in (0.0, 1.1, math.nan):
-        with pytest.raises(InputError, match="recall"):
-            ranking.against(mask("01")).precision_at(recall)
     with pytest.raises(InputError, match="positive coefficients"):
         Ranking.from_sparse(SparseActs.from_dense(column(1, -2)))
