@@ -5,7 +5,7 @@ import math
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import normalize
+from torch.nn.functional import normalize, softplus
 
 from dictlearn.core.dictionary import FeatureDictionary, Traits
 from dictlearn.core.massive import massive
@@ -16,8 +16,8 @@ from dictlearn.core.sparse_acts import SparseActs
 class RandomFeatures(FeatureDictionary):
     """The largest projections on random directions, as many for every row and group of features.
 
-    Coefficients are non-negative, or binary, if the `traits` are; else the largest in size are
-    kept with their sign. All groups read all dimensions.
+    Coefficients are positive, the softplus of projections, or binary, if the `traits` are; else
+    the largest in size are kept with their sign. All groups read all dimensions.
     """
 
     def __init__(self, sites: Sites, n_features: int, *, k: int, traits: Traits, seed: int) -> None:
@@ -41,8 +41,8 @@ class RandomFeatures(FeatureDictionary):
         """Random features at the source of `dictionary`, of its width, groups and L0.
 
         The L0 is that of its coefficients `acts` of the rows `x`, rounded up to a whole number in
-        every group, as far as so many projections are positive. Rows are standardized as in
-        training, by the mean of `x` and one scale per hook, without massive rows.
+        every group. Rows are standardized as in training, by the mean of `x` and one scale per
+        hook, without massive rows.
         """
         source, n_groups = dictionary.sites.source, dictionary.traits.n_groups
         l0 = acts.indices.numel() / max(len(acts), 1)
@@ -67,7 +67,7 @@ class RandomFeatures(FeatureDictionary):
         if self.traits.binary:
             values = torch.ones_like(values)
         elif self.traits.nonnegative:
-            values = values.relu()
+            values = softplus(values)  # in the same order, and active whatever the sign
         first = torch.arange(self.traits.n_groups, device=z.device) * scores.shape[2]
         chosen = chosen + first.unsqueeze(1)
         return SparseActs.from_top(values.flatten(1), chosen.flatten(1), self.n_features)
