@@ -56,16 +56,17 @@ def _marks(
     shape: str = "circle",
 ) -> go.Scatter:
     significant = [b.advantage_low > 0 or b.advantage_high < 0 for _, b in points]
-    return go.Scatter(
-        x=[baseline.average_precision for _, baseline in points],
-        y=[own.average_precision for own, _ in points],
+    colours = [style[own.dictionary].colour for own, _ in points]
+    return go.Scatter(  # the legend shows the first mark: a filled one that is nowhere
+        x=[None, *(baseline.average_precision for _, baseline in points)],
+        y=[None, *(own.average_precision for own, _ in points)],
         mode="markers", name=label,
         marker={
-            "size": 10, "color": [style[own.dictionary].colour for own, _ in points],
-            "symbol": [shape if s else f"{shape}-open" for s in significant],
+            "size": 10, "color": [colours[0], *colours],
+            "symbol": [shape, *(shape if s else f"{shape}-open" for s in significant)],
             "line": {"width": 1.5},
         },
-        customdata=[_hover(records, own, baseline) for own, baseline in points],
+        customdata=["", *(_hover(records, own, baseline) for own, baseline in points)],
         hovertemplate="%{customdata}<extra></extra>",
     )  # fmt: skip
 
