@@ -42,7 +42,7 @@ def at_rate(records: Records, rate: str) -> Records:
 def _quantized(record: DictionaryRecord) -> DictionaryRecord:
     if not math.isfinite(value_of(record, "bits")):
         return record
-    if not record.sums.keys() >= set(QUANTIZED.values()):
+    if not record.sums.keys() >= {"bits", *QUANTIZED.values()}:
         missing = Metric(math.nan, _NOT_KEPT)
         return replace(record, metrics=record.metrics | {"bits": missing})
     sums = record.sums | {name: record.sums[new] for name, new in QUANTIZED.items()}

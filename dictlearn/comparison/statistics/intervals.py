@@ -32,7 +32,7 @@ def interval(metric: PooledMetric, sums: Mapping[str, Float[Tensor, " sequence"]
     """
     if not metric.sums <= sums.keys():
         return Interval(math.nan, math.nan, math.nan)
-    return jackknife_interval(pooled(metric, sums), _left_out(metric, sums))
+    return jackknife_interval(pooled(metric, sums), left_out(metric, sums))
 
 
 def difference(
@@ -42,7 +42,7 @@ def difference(
 ) -> Interval:
     """The metric of `first` minus that of `second`, with its interval, paired over sequences."""
     value = pooled(metric, first) - pooled(metric, second)
-    return jackknife_interval(value, _left_out(metric, first) - _left_out(metric, second))
+    return jackknife_interval(value, left_out(metric, first) - left_out(metric, second))
 
 
 def pooled(metric: PooledMetric, sums: Mapping[str, Float[Tensor, " sequence"]]) -> float:
@@ -50,7 +50,7 @@ def pooled(metric: PooledMetric, sums: Mapping[str, Float[Tensor, " sequence"]])
     return metric({name: s.sum() for name, s in sums.items()}).item()
 
 
-def _left_out(
+def left_out(
     metric: PooledMetric, sums: Mapping[str, Float[Tensor, " sequence"]]
 ) -> Float[Tensor, " sequence"]:
     """The metric without each of the sequences."""

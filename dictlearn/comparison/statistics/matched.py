@@ -17,6 +17,7 @@ from dictlearn.comparison.statistics.intervals import (
     difference,
     holm,
     interval,
+    left_out,
     over_seeds,
     pooled,
     resampled_metric,
@@ -61,9 +62,10 @@ def matched_frame(
       logarithm of the rate; dictionaries with the same rate are averaged. There is no
       extrapolation: outside the range shared by all curves of a family, the value is `nan`, with a
       reason. All dictionaries with one target have the same denominator, so the per-sequence sums
-      are interpolated, and then treated like those of a single dictionary.
+      are interpolated, and then treated like those of a single dictionary. The rates of the
+      dictionaries vary with the text as well, which intervals and p-values include.
     * `value`: the mean over curves, one per training seed. `low`, `high`: its 95 % interval over
-      sequences, with seeds and rates fixed.
+      sequences, with seeds fixed.
     * `seed_sd`, `n_seeds`: the standard deviation over seeds, not included in that interval.
     * `difference`: this family minus the best one at this rate, paired over sequences. Its
       interval and `p` include the variation over sequences and training seeds (`over_seeds`), or
@@ -93,14 +95,15 @@ _EMPTY = pd.MultiIndex.from_arrays([[]] * len(INDEX), names=INDEX)
 
 @dataclass(frozen=True)
 class Family:
-    """The sums of every curve of a family, at each of its rates."""
+    """The sums of every curve of a family, at each of its values of `rate`."""
 
     curves: list[dict[float, Sums]]
+    rate: str
 
     @classmethod
     def of(cls, records: Records, curves: Iterable[Curve], rate: str) -> "Family":
         """The family with these curves."""
-        return cls([_points(records, curve, rate) for curve in curves])
+        return cls([_points(records, curve, rate) for curve in curves], rate)
 
     @property
     def range(self) -> tuple[float, float]:
@@ -118,7 +121,8 @@ class Family:
 
     def at(self, rate: float) -> list[Sums]:
         """The sums of every curve, interpolated to `rate`."""
-        return [_interpolated(curve, rate) for curve in self.curves]
+        measure = resampled_metric(self.rate)
+        return [_interpolated(curve, measure, rate) for curve in self.curves]
 
 
 def _points(records: Records, curve: Curve, rate: str) -> dict[float, Sums]:
@@ -138,13 +142,27 @@ def _mean(several: Sequence[Sums]) -> Sums:
             for name in first}  # fmt: skip
 
 
-def _interpolated(curve: dict[float, Sums], rate: float) -> Sums:
+def _interpolated(curve: dict[float, Sums], measure: PooledMetric, rate: float) -> Sums:
+    """The sums at one rate; what a sequence adds includes the steps that it moves the curve by."""
     below, above = max(r for r in curve if r <= rate), min(r for r in curve if r >= rate)
+    first, second = curve[below], curve[above]
     if below == above:
-        return curve[below]
-    part = math.log(rate / below) / math.log(above / below)
-    return {name: torch.lerp(s.double(), curve[above][name].double(), part)
-            for name, s in curve[below].items()}  # fmt: skip
+        return first
+    distance = math.log(above / below)
+    part = math.log(rate / below) / distance
+    steps = torch.lerp(_moves(measure, first), _moves(measure, second), part) / distance
+    return {name: torch.lerp(s.double(), second[name].double(), part)
+            + (second[name].sum() - s.sum()) * steps
+            for name, s in first.items()}  # fmt: skip
+
+
+def _moves(measure: PooledMetric, sums: Sums) -> Float[Tensor, " sequence"]:
+    """The relative change of a measure if each sequence were left out, about their mean.
+
+    0 for a single sequence, without which there is nothing.
+    """
+    others = left_out(measure, sums)
+    return (others / others.mean() - 1).nan_to_num()
 
 
 def _default_values(found: Collection[Family]) -> list[float]:
@@ -161,7 +179,7 @@ def shared_values(found: Iterable[Family], *, at_least: int = 2) -> list[float]:
     value; empty if that number is below `at_least`.
 
     >>> low, high = ({1.0: {}, 30.0: {}}, {4.0: {}, 100.0: {}})
-    >>> shared_values([Family([low]), Family([high])])
+    >>> shared_values([Family([low], "l0"), Family([high], "l0")])
     [5.0, 10.0, 20.0]
     """
     ranges = [family.range for family in found]

@@ -62,6 +62,7 @@ def test_sparsity_of_nothing_and_of_an_unknown_metric(records):
 def test_bits_are_an_axis_like_l0(records):
     for bits, record in enumerate(records.dictionaries.values()):
         record.metrics["bits"] = Metric(10.0 * bits)
+        record.sums["bits"] = 10.0 * bits * record.sums["rows"]
     records.dictionaries["mean"].metrics["bits"] = Metric(0.0)
     figure = rate_distortion_figure(records, "bits", "fraction_variance_unexplained")
     marks = by_name(figure)

@@ -147,6 +147,7 @@ def families_that_overlap(make, bits=True, spread=0.0):
         record = replace(record, sums=sums)
         if bits:
             record.metrics["bits"] = Metric(10.0 * k)
+            record.sums["bits"] = 10.0 * k * record.sums["rows"]
         found[f"{kind}-{k}"] = record
     return found
 

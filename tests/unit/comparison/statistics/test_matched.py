@@ -32,7 +32,8 @@ def noisy(record, seed, scale=0.05):
 
 
 def priced(record, bits):
-    return replace(record, metrics=record.metrics | {"bits": Metric(bits)})
+    sums = record.sums | {"bits": bits * record.sums["rows"]}
+    return replace(record, metrics=record.metrics | {"bits": Metric(bits)}, sums=sums)
 
 
 @pytest.fixture
@@ -148,7 +149,7 @@ def test_a_seed_with_one_dictionary_joins_the_others_in_one_curve(make, of):
 
 
 def test_the_range_is_what_all_seeds_share():
-    family = Family([{2.0: {}, 8.0: {}}, {4.0: {}, 16.0: {}}])
+    family = Family([{2.0: {}, 8.0: {}}, {4.0: {}, 16.0: {}}], "l0")
     assert family.range == (4.0, 8.0)
     assert family.missing(3.0) == "outside the rates measured, 4 to 8"
     assert family.missing(5.0) == ""
@@ -179,10 +180,10 @@ def test_families_at_several_sites_and_hooks_are_kept_apart(make, of):
 def test_values_are_round_and_where_most_families_meet(pair, make, of):
     frame = matched_frame(pair, n_resamples=20)
     assert set(frame.index.get_level_values("at")) == {5.0, 8.0, 10.0}, "and where a baseline is"
-    wide = Family([{1.0: {}, 1e4: {}}])
+    wide = Family([{1.0: {}, 1e4: {}}], "l0")
     assert shared_values([wide, wide]) == [1.0, 20.0, 500.0, 10000.0]
     assert shared_values([wide]) == shared_values([]) == []
-    assert shared_values([wide, Family([{30.0: {}, 40.0: {}}])]) == []
+    assert shared_values([wide, Family([{30.0: {}, 40.0: {}}], "l0")]) == []
     assert matched_frame(of({"x": make("a")}), n_resamples=20).empty
     assert matched_frame(of({}), n_resamples=20).empty
 
