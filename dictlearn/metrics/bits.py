@@ -81,6 +81,11 @@ class SupportCode:
         bits = of_number[groups, numbers].sum(dim=1)
         return bits.index_add(0, acts.rows(), of_feature[acts.indices])
 
+    def longer(self, bits: float) -> "SupportCode":
+        """The same code with `bits` more for every row."""
+        first = torch.arange(len(self.of_number), device=self.of_number.device) == 0
+        return SupportCode(self.of_feature, self.of_number + bits * first.unsqueeze(1))
+
     def mean(self, firings: Int[Tensor, " feature"], numbers: Int[Tensor, "group number"]) -> float:
         """The bits per token, from counts as given to `support_code`."""
         total = _total(firings, self.of_feature) + _total(numbers, self.of_number).sum()
@@ -130,6 +135,32 @@ def support_code(
     shorter = (cost_drawn < cost_alone)[:, None]
     of_feature, of_number = (torch.where(shorter, d, a) for d, a in zip(drawn, alone, strict=True))
     return SupportCode(of_feature.flatten(), of_number)
+
+
+def bits_unseen(
+    firings: Int[Tensor, "part feature"], numbers: Int[Tensor, "part group number"]
+) -> float:
+    """The bits per token by which the code of a text is expected to be too short for other text.
+
+    Its tables are fitted to the very rows that it codes: many features that are rarely active have
+    frequencies by chance. Counts are those of parts of the text, such as every sixteenth sequence.
+    The bias is estimated by leaving out one part after the other (the jackknife, for parts of any
+    size: Busing, Meijer and van der Leeden 1999, "Delete-m Jackknife for Unequal m"), which assumes
+    that it is inverse to the number of independent parts. 0 for a single part.
+
+    >>> once = torch.tensor([[1, 0], [0, 1]])  # two features, each active in one part of one row
+    >>> bits_unseen(once, torch.tensor([[[0, 1, 0]], [[0, 1, 0]]]))
+    1.0
+    """
+    rows = numbers[:, 0].sum(dim=1)
+    all_firings, all_numbers = firings.sum(dim=0), numbers.sum(dim=0)
+    whole = support_code(all_firings, all_numbers).mean(all_firings, all_numbers)
+    bias = 0.0
+    for i in ((rows > 0) & (rows < rows.sum())).nonzero()[:, 0].tolist():
+        others = all_firings - firings[i], all_numbers - numbers[i]
+        share = (rows[i] / rows.sum()).item()
+        bias += (1 - share) * (whole - support_code(*others).mean(*others))
+    return bias
 
 
 def _each_alone(counts: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:

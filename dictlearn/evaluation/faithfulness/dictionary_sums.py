@@ -128,7 +128,7 @@ class DictionarySums:
         for estimates in self._estimates.values():
             acts = batch.encode(estimates.dictionary)
             for row, own in estimates.acts_of(acts).items():
-                self.usage[row].add_(own)
+                self.usage[row].add_(own, batch.row_sequences)
             spliced.update(estimates.add_(batch, acts, typical))
         self._add_predictions(batch, spliced)
 

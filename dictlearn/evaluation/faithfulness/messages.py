@@ -14,9 +14,18 @@ from dictlearn.core.sites import Site
 from dictlearn.core.sparse_acts import SparseActs
 from dictlearn.evaluation.faithfulness.clean_passes import CleanBatch, CleanPasses
 from dictlearn.evaluation.faithfulness.estimate_sums import EstimateSums
-from dictlearn.metrics.bits import QUANTIZED, SupportCode, level_code, numbers_active, support_code
+from dictlearn.metrics.bits import (
+    QUANTIZED,
+    SupportCode,
+    bits_unseen,
+    level_code,
+    numbers_active,
+    support_code,
+)
 
 Sums = dict[str, Float[Tensor, " sequence"]]
+N_PARTS = 16
+"""Parts of the text that are left out in turn to estimate the bias of tables fitted to it."""
 
 
 @dataclass(frozen=True)
@@ -32,24 +41,27 @@ class Message:
 
 
 class Usage:
-    """How often features and numbers of active features occur, and the size of contributions."""
+    """How often features and numbers of active features occur, and the size of contributions.
+
+    Counts are kept apart for every `N_PARTS`-th sequence, by which `bits_unseen` is estimated.
+    """
 
     def __init__(self, dictionary: FeatureDictionary) -> None:
         n_features, n_groups = dictionary.n_features, dictionary.traits.n_groups
-        self.firings = torch.zeros(n_features, dtype=torch.long)
-        self._numbers = torch.zeros(n_groups, n_features // n_groups + 1, dtype=torch.long)
+        width = n_features // n_groups + 1
+        self._firings = torch.zeros(N_PARTS, n_features, dtype=torch.long)
+        self._numbers = torch.zeros(N_PARTS, n_groups, width, dtype=torch.long)
         self._norms = torch.linalg.vector_norm(dictionary.atoms.detach(), dim=1)
         self._squares = 0.0
 
-    def add_(self, acts: SparseActs) -> None:
-        """Count the coefficients of further rows."""
-        self.firings += acts.firing_counts().cpu()
-        n_groups, width = self._numbers.shape
+    def add_(self, acts: SparseActs, sequences: Int[Tensor, " n"]) -> None:
+        """Count the coefficients of further rows, given the sequence of each."""
+        parts = (sequences % N_PARTS).to(acts.indices.device)
+        self._firings += _counts(parts[acts.rows()] * acts.n_features + acts.indices, self._firings)
+        _, n_groups, width = self._numbers.shape
         numbers = numbers_active(acts, n_groups)
-        places = numbers + width * torch.arange(n_groups, device=numbers.device)
-        self._numbers += (
-            places.flatten().bincount(minlength=n_groups * width).cpu().view_as(self._numbers)
-        )
+        groups = n_groups * parts[:, None] + torch.arange(n_groups, device=parts.device)
+        self._numbers += _counts((groups * width + numbers).flatten(), self._numbers)
         contributions = acts.values.double() * self._norms[acts.indices].double()
         self._squares += contributions.square().sum().item()
 
@@ -59,14 +71,25 @@ class Usage:
         return self._squares / max(int(self.firings.sum()), 1)
 
     @property
+    def firings(self) -> Int[Tensor, " feature"]:
+        """The number of rows on which each feature is active."""
+        return self._firings.sum(dim=0)
+
+    @property
     def code(self) -> SupportCode:
-        """The code for the sets of active features."""
-        return support_code(self.firings, self._numbers)
+        """The code for the sets of active features, as long as for other text of this kind."""
+        code = support_code(self.firings, self._numbers.sum(dim=0))
+        return code.longer(bits_unseen(self._firings, self._numbers))
 
     @property
     def support_bits(self) -> float:
         """The bits per token that say which features are active."""
-        return self.code.mean(self.firings, self._numbers)
+        return self.code.mean(self.firings, self._numbers.sum(dim=0))
+
+
+def _counts(places: Int[Tensor, " _"], table: Int[Tensor, "*_"]) -> Int[Tensor, "*_"]:
+    """How often each place of a table occurs, in its shape, on the CPU."""
+    return places.bincount(minlength=table.numel()).cpu().view_as(table)
 
 
 class SupportLengths:

@@ -14,12 +14,10 @@ from dictlearn.comparison.statistics.intervals import (
     interval,
     intervals_frame,
     over_seeds,
-    pooled,
     sign_flip_p_value,
 )
 from dictlearn.core.errors import InputError
-from dictlearn.core.sparse_acts import SparseActs
-from dictlearn.metrics.bits import REPORTED, support_code
+from dictlearn.metrics.bits import REPORTED
 from dictlearn.metrics.intervals import Interval
 from dictlearn.metrics.pooled import METRICS, PooledMetric
 
@@ -95,36 +93,6 @@ def test_the_interval_of_every_metric_covers_the_truth_as_often_as_it_says(n, le
         if metric.resampled:
             truth = metric({name: many[name].sum() for name in metric.sums}).item()
             assert least <= covered(metric, found, truth) <= 0.97, metric.name
-
-
-def supports(n_runs, n, seed, n_rows=64):
-    """Active features of rows: how often each is active varies between sequences."""
-    generator = torch.Generator().manual_seed(seed)
-    usual = torch.logit(torch.tensor([0.02, 0.05, 0.1, 0.3, 0.5, 0.8]))
-    own = 0.7 * torch.randn(n_runs, n, 6, generator=generator)
-    p = torch.sigmoid(usual + own)[:, :, None].expand(-1, -1, n_rows, -1)
-    return torch.bernoulli(p, generator=generator)
-
-
-def sums_of_supports(rows):
-    """The sums of one evaluation of `[sequence, row, feature]`, as `evaluate` keeps them."""
-    acts = SparseActs.from_dense(rows.flatten(0, 1))
-    numbers = acts.l0().bincount(minlength=rows.shape[2] + 1)
-    lengths = support_code(acts.firing_counts(), numbers[None]).lengths(acts)
-    bits = lengths.view(rows.shape[:2]).sum(dim=1)
-    return {"rows": torch.full_like(bits, rows.shape[1]), "support_bits": bits}
-
-
-@pytest.mark.parametrize(("n", "least"), [(4, 0.92), (8, 0.93), (32, 0.93)])
-def test_intervals_of_bits_cover_the_bits_of_much_text_as_often_as_they_say(n, least):
-    """Though the tables are of the same text, whose sampling changes bits in second order only."""
-    metric = next(m for m in REPORTED if m.name == "support_bits")
-    truth = pooled(metric, sums_of_supports(supports(1, 20_000, seed=1)[0]))
-    hits, n_runs = 0, 1500
-    for rows in supports(n_runs, n, seed=n):
-        found = interval(metric, sums_of_supports(rows))
-        hits += found.low <= truth <= found.high
-    assert least <= hits / n_runs <= 0.97
 
 
 @pytest.mark.parametrize(("n", "least"), COVERED.items())

@@ -3,6 +3,7 @@
 import copy
 import itertools
 import math
+from statistics import fmean
 from types import SimpleNamespace
 
 import pytest
@@ -104,7 +105,13 @@ def test_one_coefficient_for_all_costs_nothing(model, tokens, sites, rows):
     assert found["bits"].value == 0
 
 
+def entropy_of_codes(codes):
+    usage = codes.flatten(0, -2).mean(dim=0)
+    return -torch.xlogy(usage, usage).sum().item() / math.log(2)
+
+
 def test_codes_are_priced_with_and_without_the_search(model, tokens, sites, rows):
+    """By their entropy, without the bias of tables of 9 sequences, each of which is left out."""
     books = {
         "one": CodebookConfig(n_codes=8, k=1).build(sites.at_target(), seed=0),
         "two": CodebookConfig(n_codes=8, k=2, n_groups=2).build(sites.at_target(), seed=0),
@@ -114,9 +121,11 @@ def test_codes_are_priced_with_and_without_the_search(model, tokens, sites, rows
     for bits in (False, True):
         records = evaluate(books, model, tokens, bits=bits).dictionaries
         metrics = {name: record.metrics for name, record in records.items()}
-        usage = records["one"].density.double()
-        expected = -torch.xlogy(usage, usage).sum().item() / math.log(2)
-        assert metrics["one"]["bits"].value == pytest.approx(expected, abs=1e-5)
+        codes = books["one"].encode(rows).double().unflatten(0, tokens.ids.shape)
+        others = [entropy_of_codes(codes[torch.arange(9) != i]) for i in range(9)]
+        expected = 9 * entropy_of_codes(codes) - 8 * fmean(others)
+        assert metrics["one"]["bits"].value == pytest.approx(expected, abs=1e-9)
+        assert expected > entropy_of_codes(codes)
         assert metrics["one"]["code_bits"].value == 3
         assert metrics["two"]["code_bits"].value == 12
         assert metrics["two"]["bits"].value <= 12
@@ -174,7 +183,7 @@ def search_of(sites):
     """A search for the step of a dictionary that recovers all of a loss of 1."""
     identity = IdentityConfig().build(sites.at_target())
     used = Usage(identity)
-    used.add_(identity.encode_sparse(torch.ones(1, sites.target.d)))
+    used.add_(identity.encode_sparse(torch.ones(1, sites.target.d)), torch.zeros(1).long())
     passes = SimpleNamespace(
         ids=torch.zeros(1, 2), counted=torch.ones(1, 2), runs=lambda dictionary: False
     )
