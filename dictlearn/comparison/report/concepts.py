@@ -1,7 +1,7 @@
 """Sentences on features as detectors of concepts."""
 
 from collections.abc import Iterator
-from math import isfinite
+from math import isfinite, sqrt
 
 import pandas as pd
 
@@ -62,6 +62,7 @@ def _sentences(name: str, families: pd.DataFrame) -> Iterator[str]:
 
 
 def _against_random(name: str, found: pd.Series) -> str:
+    spread = 1.96 * sqrt(0.25 / found.n_concepts)  # of a fair coin for every concept
     if found.difference_low > 0:
         verdict = "better than"
     elif found.difference_high < 0:
@@ -73,6 +74,6 @@ def _against_random(name: str, found: pd.Series) -> str:
         f"same L0. Their average precision is {found.features:.3f} against {found.baseline:.3f} "
         f"({number(found.difference, '+.3f')}, 95 % interval over concepts "
         f"{number(found.difference_low, '+.3f')} to {number(found.difference_high, '+.3f')}); they "
-        f"are better for {found.better:.0%} of {found.n_concepts:.0f} concepts; by chance "
-        "they would be for 50%."
+        f"are better for {found.better:.0%} of {found.n_concepts:.0f} concepts; by chance they "
+        f"would be for {max(0.5 - spread, 0):.0%} to {min(0.5 + spread, 1):.0%}."
     )

@@ -36,6 +36,14 @@ def test_the_verdict_follows_the_interval(concepts, low, high, said):
     assert f"features are {said} as many random ones" in concept_verdicts(frame)[0]
 
 
+@pytest.mark.parametrize(("n", "said"), [(2, "0% to 100%"), (46, "36% to 64%")])
+def test_the_verdict_says_how_many_concepts_chance_may_win(concepts, n, said):
+    """Two standard errors of a fair coin about one half: 0.98 / sqrt(46) is 14 points."""
+    frame = precision_frame(concepts)
+    frame.loc[("d", "random"), "n_concepts"] = n
+    assert f"of {n} concepts; by chance they would be for {said}." in concept_verdicts(frame)[0]
+
+
 def test_the_page_says_what_better_means_and_who_wins(records, concepts):
     page = results_page(records, "title", concepts=concepts)
     section = page[page.index("## Are features better than neurons?") :]
