@@ -26,12 +26,13 @@ def precision_figure(records: ConceptRecords) -> go.Figure:
     for name in style:
         points = _points(records, families[:1], name)
         if points:
-            figure.add_trace(_marks(records, points, plain(name), style))
+            figure.add_traces(_marks(records, points, plain(name), style))
     for family in families[1:]:
         points = _points(records, [family], None)
         if points:
-            trace = _marks(records, points, f"against {BASELINES[family]}s", style, "diamond")
-            figure.add_trace(trace.update(visible="legendonly"))
+            label = f"against {BASELINES[family]}s"
+            for trace in _marks(records, points, label, style, "diamond"):
+                figure.add_trace(trace.update(visible="legendonly"))
     baseline = f"best {BASELINES[families[0]]}" if families else "baseline"
     figure.update_xaxes(title=f"average precision of the {baseline}", range=(-0.02, 1.03))
     figure.update_yaxes(title="average precision of the feature", range=(-0.02, 1.03))
@@ -54,21 +55,26 @@ def _marks(
     label: str,
     style: dict[str, Look],
     shape: str = "circle",
-) -> go.Scatter:
+) -> tuple[go.Scatter, go.Scatter]:
+    """The entry in the legend, a filled mark without a place, and the marks of all concepts."""
     significant = [b.advantage_low > 0 or b.advantage_high < 0 for _, b in points]
     colours = [style[own.dictionary].colour for own, _ in points]
-    return go.Scatter(  # the legend shows the first mark: a filled one that is nowhere
-        x=[None, *(baseline.average_precision for _, baseline in points)],
-        y=[None, *(own.average_precision for own, _ in points)],
-        mode="markers", name=label,
+    marks = go.Scatter(
+        x=[baseline.average_precision for _, baseline in points],
+        y=[own.average_precision for own, _ in points],
+        mode="markers", name=label, legendgroup=label, showlegend=False,
         marker={
-            "size": 10, "color": [colours[0], *colours],
-            "symbol": [shape, *(shape if s else f"{shape}-open" for s in significant)],
+            "size": 10, "color": colours,
+            "symbol": [shape if s else f"{shape}-open" for s in significant],
             "line": {"width": 1.5},
         },
-        customdata=["", *(_hover(records, own, baseline) for own, baseline in points)],
+        customdata=[_hover(records, own, baseline) for own, baseline in points],
         hovertemplate="%{customdata}<extra></extra>",
     )  # fmt: skip
+    filled = {"size": 10, "color": colours[0], "symbol": shape}
+    entry = go.Scatter(x=[None], y=[None], mode="markers", name=label, legendgroup=label,
+                       marker=filled, hoverinfo="skip")  # fmt: skip
+    return entry, marks
 
 
 def _hover(records: ConceptRecords, own: ConceptScore, baseline: ConceptScore) -> str:
