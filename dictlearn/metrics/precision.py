@@ -2,7 +2,11 @@
 
 A candidate gives every token a score. With a threshold, the tokens with at least that score are
 predicted positive, those with equal scores together. Precision is the fraction of predicted
-positives that are true, recall the fraction of true positives that are predicted.
+positives that are true, recall the fraction of true positives that are predicted. Between two
+successive thresholds that add true positives, precision at a given recall is that of choosing one
+of the two at random, in the proportion that gives this recall on average (Davis and Goadrich
+2006, "The Relationship Between Precision-Recall and ROC Curves", section 4): attainable, and
+monotone in the number of predicted positives.
 
 In names, *matches* are the tokens with the concept, *hits* are matches that are predicted
 positive, and *taken* are all tokens that are predicted positive.
@@ -108,9 +112,7 @@ class Curves:
         Equal to the sum over thresholds of precision times the gain in recall. From 0 to 1; for
         uninformative scores it is the fraction of tokens that match.
         """
-        sums = torch.zeros(len(self.offsets) - 1, dtype=torch.float64)
-        candidates = torch.repeat_interleave(self.offsets.diff())
-        sums.index_add_(0, candidates, self.hits / self.taken.double())
+        sums = self._zeros().index_add_(0, self._candidates(), self.hits / self.taken.double())
         absent = self.n_matches - self.offsets.diff()
         return (sums + absent * (self.n_matches / self.n_rows)) / self.n_matches
 
@@ -122,6 +124,30 @@ class Curves:
         part = slice(*self.offsets[candidate : candidate + 2].tolist())
         f1 = 2 * self.hits[part] / (self.n_matches + self.taken[part]).double()
         return self.scores[part][f1.argmax()].item() if len(f1) else float("nan")
+
+    def precision_at(self, recall: float) -> Float[Tensor, " candidate"]:
+        """The precision at exactly `recall`, in (0, 1], interpolated between thresholds."""
+        if not 0 < recall <= 1:
+            raise InputError(f"required a recall above 0 and at most 1, got {recall}")
+        target = recall * self.n_matches
+        if abs(target - round(target)) < 1e-9 * target:  # the recall was a rounded quotient
+            target = round(target)
+        short = (self.hits < target).long()
+        below = self._zeros().long().index_add_(0, self._candidates(), short)
+        hits = torch.cat([self.hits, self.hits.new_tensor([0, self.n_matches])])
+        taken = torch.cat([self.taken, self.taken.new_tensor([0, self.n_rows])])
+        at = self.offsets[:-1] + below
+        upper = torch.where(at < self.offsets[1:], at, len(hits) - 1)
+        lower = torch.where(below > 0, at - 1, len(hits) - 2)
+        share = (target - hits[lower]) / (hits[upper] - hits[lower]).double()
+        n_taken = taken[lower] + share * (taken[upper] - taken[lower])
+        return torch.full_like(n_taken, target) / n_taken  # not 1 / n_taken, rounded, times target
+
+    def _zeros(self) -> Float[Tensor, " candidate"]:
+        return torch.zeros(len(self.offsets) - 1, dtype=torch.float64)
+
+    def _candidates(self) -> Int[Tensor, " step"]:
+        return torch.repeat_interleave(self.offsets.diff())
 
 
 def jackknifed_average_precision(

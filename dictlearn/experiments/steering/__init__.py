@@ -1,4 +1,4 @@
-"""Topic steering: texts of a language model pushed towards a topic, by features of several families.
+"""Topic steering: texts pushed towards a topic, by features of several families.
 
 Tamkin, Taufeeque and Goodman 2024, "Codebook Features", section 5.
 """

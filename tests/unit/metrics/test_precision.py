@@ -145,3 +145,34 @@ def test_what_has_no_answer_is_refused():
         ranking.against(mask("00"))
     with pytest.raises(InputError, match="positive coefficients"):
         Ranking.from_sparse(SparseActs.from_dense(column(1, -2)))
+
+
+def test_precision_falls_to_the_base_rate_at_full_recall(sparse):
+    scores, labels = sparse
+    curves = Ranking.from_sparse(SparseActs.from_dense(scores)).against(labels)
+    base = labels.double().mean().item()
+    assert curves.precision_at(1.0).tolist() == pytest.approx([base] * 30)
+
+
+def test_a_recall_that_is_attained_needs_no_interpolation():
+    """Recalls such as 1/49 times 49 need not be whole in floating point; hits are."""
+    labels = torch.arange(98) % 2 == 0
+    curves = Ranking.from_dense(torch.arange(98.0, 0, -1).unsqueeze(1)).against(labels)
+    for k in range(1, 50):
+        assert curves.precision_at(k / 49).item() == k / (2 * k - 1)
+
+
+def test_precision_at_a_recall_by_hand(sparse):
+    curves = Ranking.from_dense(column(6, 5, 4, 3, 2, 1)).against(mask("101001"))
+    for recall, precision in ((1 / 3, 1), (2 / 3, 2 / 3), (1.0, 1 / 2), (0.5 / 3, 1)):
+        assert curves.precision_at(recall).item() == pytest.approx(precision)
+    # Half of the way from (1 hit, 1 taken) to (2, 3): one and a half hits among two.
+    assert curves.precision_at(1.5 / 3).item() == pytest.approx(1.5 / 2)
+    scores, labels = sparse
+    dense = Ranking.from_dense(scores).against(labels)
+    short = Ranking.from_sparse(SparseActs.from_dense(scores)).against(labels)
+    for recall in (0.01, 0.2, 0.37, 1.0):
+        torch.testing.assert_close(short.precision_at(recall), dense.precision_at(recall))
+    for recall in (0.0, 1.1, math.nan):
+        with pytest.raises(InputError, match="recall"):
+            short.precision_at(recall)
