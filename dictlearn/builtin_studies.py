@@ -12,6 +12,7 @@ from dictlearn.dictionaries.sae import SAEConfig
 from dictlearn.dictionaries.topk_sae import TopKSAEConfig
 from dictlearn.dictionaries.topk_transcoder import TopKTranscoderConfig
 from dictlearn.dictionaries.transcoder import TranscoderConfig
+from dictlearn.experiments.steering.study import SteeringStudy
 from dictlearn.experiments.tokfsm.study import TokFSMStudy
 from dictlearn.studies.study import MLP, Hook, RateSearch, Study
 from dictlearn.training.config import FitConfig
@@ -151,5 +152,12 @@ def tokfsm(size: str = "small", n_seeds: int = 3) -> TokFSMStudy:
     return TokFSMStudy(size=size, n_seeds=n_seeds)
 
 
-STUDIES = {f.__name__: f for f in (demo, families, sizes, seeds, sites, tokfsm)}
+def steering(model: str = BUILTIN, n_seeds: int = 3, steps: int = 500) -> SteeringStudy:
+    """Which features steer a model to a topic, and at what cost? Codes of every head, SAE features,
+    and directions without training.
+    """
+    return SteeringStudy(model=model, n_seeds=n_seeds, steps=steps)
+
+
+STUDIES = {f.__name__: f for f in (demo, families, sizes, seeds, sites, tokfsm, steering)}
 """The studies listed by `dictlearn bench`."""

@@ -3,7 +3,9 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import isfinite, nan, sqrt
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any, ClassVar
 
 import plotly.graph_objects as go
@@ -15,6 +17,7 @@ from dictlearn.core.errors import InputError
 from dictlearn.core.files import read_own_json
 from dictlearn.core.own_files import OwnFiles
 from dictlearn.core.provenance import code_revision, library_versions
+from dictlearn.metrics.intervals import student_quantile
 from dictlearn.progress import progress
 from dictlearn.training.checkpoints import differences
 
@@ -132,3 +135,17 @@ def _begin(own: OwnFiles, experiment: Experiment) -> None:
             f"{own.path} holds a run that differs in {', '.join(changed)}; choose another folder, "
             "or overwrite that run (overwrite=True, --overwrite)"
         )
+
+
+def mean_and_margin(values: Sequence[float]) -> tuple[float, float]:
+    """The mean over seeds, and half the width of its 95 % interval (Student's)."""
+    if len(values) < 2:
+        return fmean(values), nan
+    n = len(values)
+    return fmean(values), student_quantile(n - 1) * stdev(values) / sqrt(n)
+
+
+def shown(values: Sequence[float], digits: int = 3, factor: float = 1.0) -> str:
+    """The mean over seeds with its margin, in words."""
+    mean, margin = mean_and_margin([factor * value for value in values])
+    return f"{mean:.{digits}f}" + (f" ±{margin:.{digits}f}" if isfinite(margin) else "")

@@ -1,13 +1,12 @@
 """The page about TokFSM: our numbers beside the published ones."""
 
 from collections.abc import Mapping, Sequence
-from math import isfinite, nan, sqrt
-from statistics import fmean, stdev
+from statistics import fmean
 
 import plotly.graph_objects as go
 
 from dictlearn.comparison.figures.style import styled
-from dictlearn.experiments.experiment import Found, Page, Table
+from dictlearn.experiments.experiment import Found, Page, Table, shown
 from dictlearn.experiments.tokfsm.recipes import (
     ABLATIONS,
     DETAILED,
@@ -16,7 +15,6 @@ from dictlearn.experiments.tokfsm.recipes import (
     Recipe,
     slug,
 )
-from dictlearn.metrics.intervals import student_quantile
 
 BASE = "no codebook"
 PUBLISHED = {
@@ -53,20 +51,6 @@ def tokfsm_page(recipe: Recipe, n_seeds: int, found: Mapping[str, Found]) -> Pag
         ],
         figures={"frequencies": frequency_figure(detailed[0]["frequencies"])},
     )
-
-
-def mean_and_margin(values: Sequence[float]) -> tuple[float, float]:
-    """The mean over seeds, and half the width of its 95 % interval (Student's)."""
-    if len(values) < 2:
-        return fmean(values), nan
-    n = len(values)
-    return fmean(values), student_quantile(n - 1) * stdev(values) / sqrt(n)
-
-
-def shown(values: Sequence[float], digits: int = 3, factor: float = 1.0) -> str:
-    """The mean over seeds with its margin, in words."""
-    mean, margin = mean_and_margin([factor * value for value in values])
-    return f"{mean:.{digits}f}" + (f" ±{margin:.{digits}f}" if isfinite(margin) else "")
 
 
 def _verdict(
