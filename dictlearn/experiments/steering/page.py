@@ -70,7 +70,8 @@ def _verdict(
 ) -> str:
     parts = [
         f"Without steering, {shown(_over_topics(plain[CLEAN]), 1, 100)} % of texts mention a topic "
-        f"on average, and the clean model gives its own texts {shown(costs['implausibility'][CLEAN], 2)} nats "
+        "on average, and the clean model gives its own texts "
+        f"{shown(costs['implausibility'][CLEAN], 2)} nats "
         "per token."
     ]
     for method, by_topic in rates.items():

@@ -13,7 +13,7 @@ from dictlearn.lm.forward import reading
 from dictlearn.lm.hooks import LanguageModel
 
 TOPICS: Mapping[str, str] = {
-    "princess": r"prince|crown|king\b|castle",
+    "princess": r"prince|crown|\bking\b|castle",
     "dragon": r"dragon",
     "dog": r"\bdog|puppy",
     "bird": r"\bbird",
