@@ -10,6 +10,7 @@ from rich.markup import escape
 
 from dictlearn.cli.lists import kinds, models
 from dictlearn.cli.measuring import compare, evaluate
+from dictlearn.cli.steering import steer
 from dictlearn.cli.studies import bench, demo
 from dictlearn.cli.training import harvest, train
 from dictlearn.core.errors import DictLearnError
@@ -34,6 +35,7 @@ app.command(
 )(train)
 app.command()(evaluate)
 app.command()(compare)
+app.command()(steer)
 app.command(
     context_settings=_OTHER_OPTIONS,
     epilog="All other options are parameters of the study, such as --model FOLDER --n-seeds 2.",

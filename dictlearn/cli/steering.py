@@ -1,0 +1,76 @@
+"""The command that samples texts from a model with edits of its features."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dictlearn.cli import options
+from dictlearn.cli.terminal import console, say
+
+
+def steer(
+    dictionaries: Annotated[
+        list[Path], typer.Argument(help="Folders of dictionaries, or folders that contain them.")
+    ],
+    edit: Annotated[
+        list[str],
+        typer.Option(
+            help="VERB NAME FEATURES [= AMOUNT] [at POSITIONS], such as 'clamp sae 17 = 4.0 at 5:' "
+            "or 'activate codes 3,40 = all'; may be repeated. NAME is that of a dictionary, its "
+            "folder's, and may be left out if there is one."
+        ),
+    ],
+    prompt: Annotated[str, typer.Option(help="Text that the model continues.")] = "",
+    n_samples: Annotated[int, typer.Option("--samples", help="Number of texts.")] = 3,
+    n_new: Annotated[int, typer.Option("--new", help="Longest continuation, in tokens.")] = 60,
+    temperature: Annotated[float, typer.Option(help="0 for the most probable token.")] = 1.0,
+    keep_error: Annotated[
+        bool | None,
+        typer.Option(
+            help="Keep what the dictionaries miss, so that only the edits change the model; by "
+            "default, except with a model that was finetuned with its dictionaries."
+        ),
+    ] = None,
+    model: options.ModelName = "builtin:stories",
+    check_model: options.CheckModel = True,
+    seed: Annotated[int, typer.Option(help="Seed of the samples.")] = 0,
+) -> None:
+    """Sample texts from a model whose features are edited, beside texts without the edits.
+
+    A folder that `finetune` wrote is one argument: its model and dictionaries belong together.
+    """
+    import torch
+
+    from dictlearn.core.errors import InputError
+    from dictlearn.dictionaries.files import load_all
+    from dictlearn.finetuning.finetuned import DICTIONARIES, Finetuned
+    from dictlearn.interventions.inside import inside
+    from dictlearn.interventions.language import parse
+    from dictlearn.lm.generation import generate
+    from dictlearn.lm.loading import load_model
+
+    edits = [parse(text) for text in edit]
+    if len(dictionaries) == 1 and (dictionaries[0] / DICTIONARIES).is_dir():
+        found = Finetuned.load(dictionaries[0])
+        subject, loaded, keeps = found.model, found.dictionaries, False
+    else:
+        keeps = True
+        subject, loaded = load_model(model, check=check_model), load_all(dictionaries)
+    keeps = keeps if keep_error is None else keep_error
+    tokenizer = subject.tokenizer
+    if tokenizer is None:
+        raise InputError("required a model with a tokenizer to sample texts")
+    start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    ids = torch.tensor([*start, *tokenizer.encode(prompt, add_special_tokens=False)])
+    if not len(ids):
+        raise InputError("required a prompt, since this model has no token to begin with: --prompt")
+    for title, own in {"without the edits": [], "; ".join(map(str, edits)): edits}.items():
+        with inside(subject, loaded, edits=own, keep_error=keeps):
+            rows = generate(
+                subject, ids.expand(n_samples, -1), n_new, seed=seed, temperature=temperature,
+                stop=tokenizer.eos_token_id,
+            )  # fmt: skip
+        console.rule(title, align="left")
+        for row in rows[:, len(start) :].tolist():
+            say(tokenizer.decode(row, skip_special_tokens=True))

@@ -1,0 +1,54 @@
+"""`dictlearn steer`: texts with and without edits, from dictionaries or a finetuned folder."""
+
+import pytest
+
+from dictlearn.cli import app
+from dictlearn.core.errors import InputError
+from dictlearn.core.tokens import Tokens
+from dictlearn.dictionaries.codebook import CodebookConfig
+from dictlearn.dictionaries.files import save
+from dictlearn.dictionaries.topk_sae import TopKSAEConfig
+from dictlearn.finetuning.config import FinetuneConfig
+from dictlearn.finetuning.finetune import finetune
+from dictlearn.lm.loading import load_model
+from dictlearn.lm.sites import hook_sites
+
+
+@pytest.fixture(scope="module")
+def model():
+    return load_model("builtin:stories")
+
+
+def steered(*arguments):
+    app([*map(str, arguments)], standalone_mode=False)
+
+
+def test_texts_with_and_without_edits(model, tmp_path, capsys):
+    sae = TopKSAEConfig(n_features=32, k=4).build(hook_sites(model, "blocks.0.hook_mlp_out"))
+    save(sae, tmp_path / "sae")
+    common = ("steer", tmp_path / "sae", "--prompt", "Once upon a time", "--new", 5, "--samples", 2)
+    steered(*common, "--edit", "push sae 3 = 40.0 at 3:", "--edit", "ablate 5")
+    shown = capsys.readouterr().out
+    before, after = shown.split("push sae 3 = 40.0 at 3:; ablate 5")
+    assert before.count("Once upon a time") == after.count("Once upon a time") == 2
+    steered(*common, "--edit", "scale sae 3 = 1")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("without the edits")
+    half = len(lines) // 2
+    assert lines[half].startswith("scale sae 3 = 1.0")
+    assert lines[1:half] == lines[half + 1 :], "the edit changes nothing, and the seed is the same"
+    for text, told in (("clampp sae 3 = 1", "no edit"), ("clamp seae 3 = 1", "no dictionary")):
+        with pytest.raises(InputError, match=told):
+            steered(*common, "--edit", text)
+
+
+def test_a_finetuned_folder(model, tmp_path, capsys):
+    ids = model.tokenizer("Once upon a time there was a dog. " * 20, return_tensors="pt").input_ids
+    ids = ids[:, :96].reshape(3, 32)
+    tokens = Tokens(ids, ids >= 0, "a dog", "train", "0")
+    hook = "blocks.0.attn.hook_z"
+    codes = {hook: CodebookConfig(n_codes=8, k=2, n_groups=4)}
+    run = FinetuneConfig(steps=1, batch_size=2, model_learning_rate=1e-5)
+    finetune(load_model("builtin:stories"), codes, tokens, run, out=tmp_path, progress=False)
+    steered("steer", tmp_path, "--edit", f"activate {hook} 3 = all", "--new", 4)
+    assert f"activate {hook} 3 = all" in capsys.readouterr().out
