@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from dictlearn.cli import options
-from dictlearn.cli.terminal import say, show
+from dictlearn.cli.terminal import console, say, show
 from dictlearn.core.own_files import OwnFiles
 
 
@@ -29,22 +29,34 @@ def evaluate(
     whole_documents: options.WholeDocuments = False,
     include_special: options.IncludeSpecial = False,
     bits: Annotated[bool, typer.Option(help="Bits per token; up to 6 more passes.")] = False,
+    together: Annotated[
+        bool,
+        typer.Option(
+            help="Also the model with all dictionaries in place, and all but each, in joint.json; "
+            "they need different targets."
+        ),
+    ] = False,
     allow_other_model: Annotated[
         bool, typer.Option(help="Also evaluate dictionaries that were trained on another model.")
     ] = False,
 ) -> None:
     """Evaluate dictionaries on the same held-out tokens."""
     from dictlearn.comparison.report.html import REPORT_FILE, report_html
+    from dictlearn.comparison.tables.joint import joint_table
     from dictlearn.dictionaries.files import load_all
     from dictlearn.evaluation.faithfulness.evaluate import evaluate as run
+    from dictlearn.evaluation.joint.evaluate_together import evaluate_together, require_sets
     from dictlearn.lm.loading import load_model
+    from dictlearn.records.joint import JointRecords
     from dictlearn.records.results import RESULTS_FILE, SUMS_FILE
     from dictlearn.text.tokens import load_tokens
 
     loaded = load_all(dictionaries)
     own = OwnFiles.of(out)
-    own.require(RESULTS_FILE, SUMS_FILE, REPORT_FILE)
+    own.require(RESULTS_FILE, SUMS_FILE, REPORT_FILE, *([JointRecords.file] if together else []))
     subject = load_model(model, check=check_model)
+    if together:
+        require_sets(subject, loaded)
     blocks = load_tokens(
         text, subject, split=split, n_tokens=tokens, context=context,
         whole_documents=whole_documents, column=column, ids_column=ids_column,
@@ -57,6 +69,13 @@ def evaluate(
     records.save(own)
     own.write_text(REPORT_FILE, report_html(records))
     show(records)
+    if together:
+        joint = evaluate_together(
+            loaded, subject, blocks, exclude_special=not include_special,
+            allow_other_model=allow_other_model,
+        )  # fmt: skip
+        joint.save(own)
+        console.print(joint_table(joint))
     say(f"results: {out / RESULTS_FILE}\nreport:  {out / REPORT_FILE}")
 
 

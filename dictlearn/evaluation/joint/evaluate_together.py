@@ -1,6 +1,7 @@
 """`evaluate_together`: the loss of the model that runs through several dictionaries at once."""
 
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -55,8 +56,7 @@ def evaluate_together(
     require_readable(model, tokens)
     require_dictionaries("evaluate_together", dictionaries)
     origin, transfer = require_fitting(dictionaries, model, allow_other_model=allow_other_model)
-    require_order(model, dictionaries)
-    chosen = _sets(dictionaries, sets or {})
+    chosen = require_sets(model, dictionaries, sets or {})
     counted = tokens.counted(exclude_special=exclude_special)
     if not counted.any():
         raise InputError("required at least one token to evaluate, got special ones only")
@@ -77,10 +77,17 @@ def evaluate_together(
     )  # fmt: skip
 
 
-def _sets(
-    dictionaries: Mapping[str, FeatureDictionary], given: Mapping[str, Iterable[str]]
+def require_sets(
+    model: LanguageModel,
+    dictionaries: Mapping[str, FeatureDictionary],
+    given: Mapping[str, Iterable[str]] = MappingProxyType({}),
 ) -> dict[str, tuple[str, ...]]:
-    """The names of the dictionaries of each set, in the order of results."""
+    """The names of the dictionaries of each set, in the order of results.
+
+    Raises:
+        InputError: a set cannot be in place together in `model`.
+    """
+    require_order(model, dictionaries)
     names = tuple(dictionaries)
     found = {ALL: names}
     if len(names) > 1:
