@@ -1,4 +1,4 @@
-"""`dictlearn evaluate --together`: the table and the file; what cannot be together is told first."""
+"""`dictlearn evaluate --together`: the table, the file, and what cannot be together."""
 
 import pytest
 

@@ -83,3 +83,36 @@ def test_gradients_reach_the_dense_tensor():
     atoms = torch.arange(6.0).view(3, 2)
     SparseActs.from_dense(dense).matmul(atoms).sum().backward()
     assert torch.equal(dense.grad, (DENSE != 0) * atoms.sum(dim=1))
+
+
+def test_rows_columns_and_differences():
+    dense = torch.tensor([[0.0, 2.0, 0.0, 1.0], [3.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]])
+    acts = SparseActs.from_dense(dense)
+    rows = torch.tensor([2, 0, 0, 1])
+    assert torch.equal(acts.select(rows).to_dense(), dense[rows])
+    assert acts.select(rows[:0]).to_dense().shape == (0, 4)
+    some = torch.tensor([3, 0])
+    assert torch.equal(acts.columns(some), dense[:, some])
+    new = torch.tensor([[5.0, 0.0], [0.0, 4.0], [1.0, 0.0]])
+    changed = dense.clone()
+    changed[:, some] = new
+    edited = acts.with_columns(some, new)
+    assert torch.equal(edited.to_dense(), changed)
+    assert torch.equal(edited.minus(acts).to_dense(), changed - dense)
+    assert len(edited.minus(edited).values) == 0, "equal coefficients leave no entry"
+    twice = SparseActs.from_entries(
+        torch.tensor([1, 0, 1]), torch.tensor([2, 0, 2]), torch.tensor([1.0, 2.0, 3.0]), 2, 4
+    )
+    assert twice.to_dense().tolist() == [[2, 0, 0, 0], [0, 0, 4, 0]]
+
+
+def test_gradients_of_edited_coefficients():
+    values = torch.tensor([2.0, 1.0, 3.0], dtype=torch.float64, requires_grad=True)
+    acts = SparseActs.from_counts(torch.tensor([2, 1]), torch.tensor([1, 3, 0]), values, 4)
+    new = torch.tensor([[7.0], [8.0]], dtype=torch.float64, requires_grad=True)
+
+    def f(values, new):
+        given = acts.with_values(values).with_columns(torch.tensor([3]), new)
+        return given.select(torch.tensor([1, 0])).minus(acts.with_values(values)).to_dense()
+
+    assert torch.autograd.gradcheck(f, (values, new))

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, layer_norm
 
+from dictlearn.core.batches import Batch
 from dictlearn.core.errors import InputError
 from dictlearn.core.sites import Site, Sites
 from dictlearn.core.tokens import Tokens
@@ -467,3 +468,55 @@ def test_edits_along_vectors_need_no_dictionary(model, ids):
     wanted = model.run_with_hooks(ids, fwd_hooks=[(hook, lambda y, hook: y + 2 * v / v.norm())])
     with inside(model, {}, edits=Push(v, 2.0, at=hook)):
         torch.testing.assert_close(model(ids), wanted, atol=1e-5, rtol=1e-5)
+
+
+def test_a_norm_in_front_of_codes(native, ids):
+    """LayerNorm, then the choice, whose gradient passes straight through to norm and model; the
+    code's own error sees the normalized activation as a constant (the released codebooks)."""
+    model = native().double().requires_grad_(True)
+    hook = "blocks.0.attn.hook_z"
+    config = CodebookConfig(n_codes=7, k=2, n_groups=model.cfg.n_heads, input_norm=True)
+    d = config.build(hook_sites(model, hook)).double()
+    with torch.no_grad():
+        d.norm_weight.mul_(1.5)
+        d.norm_bias.add_(0.1)
+    with inside(model, {hook: d}):
+        loss = lm_loss(model(ids), ids)
+    loss.backward()
+    learned = [d.codes, d.norm_weight, d.norm_bias]
+    found = [p.grad.clone() for p in (*model.parameters(), *learned) if p.grad is not None]
+    model.zero_grad(), d.zero_grad()
+
+    def by_hand(y, positions):
+        chunks = y.flatten(0, 1).view(-1, d.n_groups, d.codes.shape[2])
+        normed = layer_norm(chunks, chunks.shape[-1:]) * d.norm_weight + d.norm_bias
+        unit = d.codes / d.codes.norm(dim=2, keepdim=True)
+        top = torch.einsum("ngd,gcd->ngc", normed, unit).topk(2, dim=2).indices
+        out = torch.stack([d.codes[g][top[:, g]].sum(1) for g in range(d.n_groups)], 1)
+        return (out + normed - normed.detach()).reshape(y.shape)
+
+    with patched(model, {hook: by_hand}):
+        same = lm_loss(model(ids), ids)
+    same.backward()
+    wanted = [p.grad for p in (*model.parameters(), *learned) if p.grad is not None]
+    torch.testing.assert_close(loss, same, atol=1e-12, rtol=0)
+    assert len(found) == len(wanted)
+    for a, b in zip(found, wanted, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-12, rtol=1e-9)
+    x = torch.randn(20, d.sites.source.d, dtype=torch.float64)
+    own = d.fit_pass(Batch(x, x))
+    chunks = x.view(20, d.n_groups, -1)
+    normed = layer_norm(chunks, chunks.shape[-1:]) * d.norm_weight + d.norm_bias
+    torch.testing.assert_close(own.t, normed.flatten(1).detach())
+    assert not own.t.requires_grad
+    torch.testing.assert_close(own.y_hat, d(x))
+
+
+def test_codes_fall_in_number_and_keep_their_norm(heads):
+    d = CodebookConfig(n_codes=9, k=3, combine="mean").build(heads[0].sites)
+    x = torch.randn(10, d.sites.source.d)
+    d.choose_(5)
+    acts = d.encode(x)
+    assert (acts.sum(1) == 5).all()
+    assert d.traits.max_active == 5
+    torch.testing.assert_close(d(x), acts @ d.codes[0] / 5)
