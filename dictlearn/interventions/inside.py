@@ -16,6 +16,7 @@ from dictlearn.interventions.direction import DirectionEdit
 from dictlearn.interventions.edit import Edit, EditedRows, FeatureEdit
 from dictlearn.interventions.features import PassFeatures, Substitute
 from dictlearn.lm.hooks import LanguageModel, hook_names, is_same_hook
+from dictlearn.lm.identity import model_provenance
 from dictlearn.lm.in_place import InPlace, functions_of, require_order
 from dictlearn.lm.patching import patched
 from dictlearn.lm.sites import hook_sites
@@ -54,6 +55,7 @@ def inside(
     keep_error: bool = False,
     edits: Edit | Sequence[Edit] = (),
     straight_through: bool | None = None,
+    allow_other_model: bool = False,
 ) -> Iterator[Running]:
     """A context in which `model` runs through `dictionaries`, each in the place of its target.
 
@@ -82,14 +84,18 @@ def inside(
         edits: changes of features (`Ablate`, `Clamp`, `Scale`, `Add`, `Activate`, `Disable`,
             `Substitute`) or along directions (`Push`, `ProjectOut`, `Cap`).
         straight_through: the way of the gradient.
+        allow_other_model: whether dictionaries that were trained on another model may run here.
 
     Raises:
+        ProvenanceError: a dictionary was trained on another model.
         InputError: a hook does not exist or has another width, an estimate depends on what comes
             later in a pass, two dictionaries replace one target, or an edit does not fit.
     """
     named = _named(dictionaries)
     asked = [edits] if isinstance(edits, Edit) else list(edits)
     require_order(model, named)
+    if not allow_other_model:
+        _require_same_model(model, named)
     _require_own_targets(model, named, keep_error=keep_error)
     own = _by_dictionary(model, named, asked)
     places = {
@@ -210,6 +216,15 @@ def _named(
             f"got {given!r:.80}"
         )
     return dict(named)
+
+
+def _require_same_model(model: LanguageModel, named: Mapping[str, FeatureDictionary]) -> None:
+    """Raise a `ProvenanceError` if a dictionary is known to be of another model."""
+    known = {name: d.provenance for name, d in named.items() if d.provenance.fingerprint}
+    if known:
+        here = model_provenance(model)
+        for name, provenance in known.items():
+            provenance.require_same_model(here, name)
 
 
 def _require_own_targets(

@@ -5,7 +5,7 @@ import torch
 from torch.nn.functional import cross_entropy, layer_norm
 
 from dictlearn.core.batches import Batch
-from dictlearn.core.errors import InputError
+from dictlearn.core.errors import InputError, ProvenanceError
 from dictlearn.core.sites import Site, Sites
 from dictlearn.core.tokens import Tokens
 from dictlearn.dictionaries.batchtopk_sae import BatchTopKSAEConfig
@@ -520,3 +520,14 @@ def test_codes_fall_in_number_and_keep_their_norm(heads):
     assert (acts.sum(1) == 5).all()
     assert d.traits.max_active == 5
     torch.testing.assert_close(d(x), acts @ d.codes[0] / 5)
+
+
+def test_a_dictionary_of_another_model_is_refused(native, dictionaries, ids):
+    other = native(act_fn="relu").requires_grad_(True)
+    with torch.no_grad():
+        other.embed.W_E.add_(0.5)
+    sae = dictionaries["sae"]
+    with pytest.raises(ProvenanceError, match="trained on model"), inside(other, sae):
+        pass
+    with inside(other, sae, allow_other_model=True):
+        other(ids)
