@@ -1,7 +1,6 @@
 """Quantities measured on a model of TokFSM that runs through its codebooks."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from math import nan
 from statistics import fmean
 
 import torch
@@ -130,14 +129,15 @@ def state_precision(
     neurons: Sequence[str],
     n: int,
     least_recall: float = 0.01,
-) -> dict[str, float]:
+) -> dict[str, dict[str, float]]:
     """The mean precision of codes as detectors of states, and of the best neuron at equal recall.
 
     Tokens are the second digits of states. Each code stands for the state on which it is active
     most often, on one half of the sequences; precision and recall are those on the other half, and
-    codes with a recall of at most `least_recall` are left out. The rival of a code is the dimension
-    at one of the hooks `neurons` of the `base` model with the highest precision for this state at
-    that recall, chosen on the first half. Chance is the fraction of tokens in the state.
+    codes with a recall of at most `least_recall` are left out. Averages are over "all codes", and
+    over the "best code of each state": that with the highest harmonic mean of precision and recall
+    on the first half. The rival of a code is the dimension at one of the hooks `neurons` of the
+    `base` model with the highest precision for this state at that recall, chosen on the first half.
     """
     ids = machine.sample(n, HELD_OUT + 10**6)
     states = machine.states(ids)
@@ -153,7 +153,8 @@ def state_precision(
         [ranking.against(label == s) for s in range(machine.n_states)]
         for ranking, label in zip(rankings, labels, strict=True)
     ]
-    scores: list[tuple[float, float]] = []
+    scores: list[tuple[float, float, float]] = []
+    best: dict[int, tuple[float, int]] = {}
     for name in dictionaries:
         first, second = (
             _hits(running[name].acts.select(rows), label, machine.n_states)
@@ -165,12 +166,19 @@ def state_precision(
             if recall > least_recall:
                 neuron = int(curves[0][state].precision_at(recall).argmax())
                 rival = float(curves[1][state].precision_at(recall)[neuron])
-                scores.append((float(second[code, state] / second[code].sum()), rival))
-    both = torch.tensor(scores, dtype=torch.float64).mean(dim=0).tolist() if scores else [nan, nan]
-    return {
-        "codes": both[0], "neurons": both[1], "n_codes": len(scores),
-        "chance": 1 / machine.n_states,
-    }  # fmt: skip
+                taken = float(first[code].sum()) + curves[0][state].n_matches
+                f1 = 2 * float(first[code, state]) / taken
+                best[state] = max(best.get(state, (0.0, 0)), (f1, len(scores)))
+                scores.append((float(second[code, state] / second[code].sum()), rival, recall))
+    groups = {"all codes": scores, "best code of each state": [scores[i] for _, i in best.values()]}
+    return {name: _averages(some, 1 / machine.n_states) for name, some in groups.items()}
+
+
+def _averages(scores: Sequence[tuple[float, float, float]], chance: float) -> dict[str, float]:
+    """The means of precision, precision of the rival, and recall."""
+    found = torch.tensor(scores, dtype=torch.float64).view(-1, 3).mean(dim=0).tolist()
+    return {**dict(zip(("codes", "neurons", "recall"), found, strict=True)),
+            "chance": chance, "n_codes": float(len(scores))}  # fmt: skip
 
 
 def _hits(

@@ -94,13 +94,14 @@ def test_purity():
 def test_the_precision_of_codes_by_brute_force(model):
     d = CodebookConfig(n_codes=12).build(hook_sites(model, MLP))
     base, n = new_model(SHAPE, seed=4), 80
-    found = measures.state_precision(MACHINE, model, {MLP: d}, base, [MLP], n)
+    both = measures.state_precision(MACHINE, model, {MLP: d}, base, [MLP], n)
+    found = both["all codes"]
     ids = MACHINE.sample(n, measures.HELD_OUT + 10**6)
     states = MACHINE.states(ids)
     with inside(model, {MLP: d}) as running:
         model(ids)
     code = running[MLP].acts.indices.view(ids.shape)
-    precisions = []
+    precisions, best = [], {}
     first, second = (slice(0, n // 2), slice(n // 2, n))
     for c in range(12):
         here = [states[first][(code[first] == c) & (states[first] >= 0)],
@@ -110,9 +111,15 @@ def test_the_precision_of_codes_by_brute_force(model):
             hits = int((here[1] == state).sum())
             if hits / int((states[second] == state).sum()) > 0.01:
                 precisions.append(hits / len(here[1]))
+                own = int((here[0] == state).sum())
+                f1 = 2 * own / (len(here[0]) + int((states[first] == state).sum()))
+                best.setdefault(state, []).append((f1, hits / len(here[1])))
     assert found["n_codes"] == len(precisions)
     assert found["codes"] == pytest.approx(sum(precisions) / len(precisions))
     assert 0 < found["neurons"] <= 1
+    tops = [max(scores)[1] for scores in best.values()]
+    assert both["best code of each state"]["n_codes"] == len(tops)
+    assert both["best code of each state"]["codes"] == pytest.approx(sum(tops) / len(tops))
     assert found["chance"] == 1 / 8
 
 
@@ -123,7 +130,7 @@ def test_a_code_that_is_a_state_is_precise():
     at = activations_at(model, states, ["hook_embed", RESID])[RESID][:, -1]
     d = CodebookConfig(n_codes=8, similarity="euclidean").build(hook_sites(model, RESID))
     d.codes.data[0] = at
-    found = measures.state_precision(MACHINE, model, {RESID: d}, model, [RESID], 80)
+    found = measures.state_precision(MACHINE, model, {RESID: d}, model, [RESID], 80)["all codes"]
     assert found["codes"] > 0.5 > found["chance"]
 
 
