@@ -111,7 +111,8 @@ def _table_1(recipe: Recipe, over_seeds: Mapping[str, Sequence[Found]]) -> Table
         "through codebooks from scratch for 20,000 steps, without a start from data and with one "
         "learning rate for codes and model. There, 20,000 codes of MLPs left most unused; here "
         "nearly all are used, one code per MLP tells the 25 states apart, and more codes at a time "
-        "are fitted less well in as many steps. Legal: transitions that the machine allows, in sequences sampled from BOS.",
+        "are fitted less well in as many steps. Legal: transitions that the machine allows, in "
+        "sequences sampled from BOS.",
         ["codebooks", "loss", "above optimum", "accuracy (%)", "legal (%)", "dead codes",
          "published above optimum", "published legal (%)"],
         rows,
