@@ -19,8 +19,6 @@ TOPICS: Mapping[str, str] = {
     "bird": r"\bbird",
     "flower": r"flower",
     "cake": r"\bcake|cookie|candy",
-    "fire": r"\bfire\b|flame",
-    "boat": r"\bboat|\bship\b",
 }
 """A regular expression for each topic, on lower-cased text."""
 PROMPTS = ("", "Once upon a time,", "Once there was a", "A long time ago,")

@@ -92,9 +92,10 @@ ABLATIONS = {
 }
 """Changes of one setting; the first row has none."""
 
+ALONE, JOINT = "own objective alone", "with the loss of the model"
 END_TO_END = {
-    "own objective alone": (("model_loss_weight", 0.0),),
-    "with the loss of the model": (),
+    ALONE: (("model_loss_weight", 0.0),),
+    JOINT: (),
     "loss of the model alone": (("local_weight", 0.0),),
 }
 """Settings of top-k SAEs after every MLP of the frozen model."""

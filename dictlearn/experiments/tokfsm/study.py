@@ -56,6 +56,8 @@ class TokFSMStudy(Experiment):
         parts: dict[str, Callable[[OwnFiles], Found]] = {}
         for seed in range(self.n_seeds):
             parts[f"base-{seed}"] = partial(self._base, seed)
+            for name, settings in END_TO_END.items():
+                parts[f"sae-{slug(name)}-{seed}"] = partial(self._end_to_end, dict(settings), seed)
             for name, row in TABLE_1.items():
                 parts[f"{slug(name)}-{seed}"] = partial(
                     self._row, row, seed, None, name == DETAILED
@@ -64,8 +66,6 @@ class TokFSMStudy(Experiment):
             parts[f"changed-{slug(name)}"] = partial(
                 self._row, row, 0, self.recipe.n_steps_ablated, False
             )
-        for name, settings in END_TO_END.items():
-            parts[f"sae-{slug(name)}"] = partial(self._end_to_end, dict(settings))
         return parts
 
     def page(self, found: Mapping[str, Found]) -> Page:
@@ -109,16 +109,16 @@ class TokFSMStudy(Experiment):
             "frequencies": measures.code_frequencies(machine, *run, recipe.n_evaluated),
         }
 
-    def _end_to_end(self, settings: dict[str, Any], own: OwnFiles) -> Found:
-        recipe, model = self.recipe, self._model(own, 0)
-        config = TopKSAEConfig(n_features=4 * recipe.model.d_model, k=4)
+    def _end_to_end(self, settings: dict[str, Any], seed: int, own: OwnFiles) -> Found:
+        recipe, model = self.recipe, self._model(own, seed)
+        config = TopKSAEConfig(n_features=4 * recipe.model.d_model, k=2)
         saes = {f"blocks.{layer}.mlp.hook_out": config for layer in range(recipe.model.n_layers)}
         run = replace(
             recipe.finetune, steps=recipe.n_steps_ablated, learning_rate=None,
-            model_learning_rate=None, **settings,
+            model_learning_rate=None, seed=seed, **settings,
         )  # fmt: skip
         found = finetune(model, saes, recipe.machine, run, progress=False)
-        return self._measured(found, 0) | {
+        return self._measured(found, seed) | {
             "unexplained": measures.variance_unexplained(
                 recipe.machine, model, found.dictionaries, recipe.n_evaluated
             )
