@@ -9,8 +9,10 @@ from dictlearn.comparison.figures.style import styled
 from dictlearn.experiments.experiment import Found, Page, Table, shown
 from dictlearn.experiments.tokfsm.recipes import (
     ABLATIONS,
+    ALONE,
     DETAILED,
     END_TO_END,
+    JOINT,
     TABLE_1,
     Recipe,
     slug,
