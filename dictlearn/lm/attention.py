@@ -84,46 +84,6 @@ def fused_attention(attention: FusedAttention) -> Iterator[None]:
         yield
 
 
-class Cached:
-    """Keys and values of the tokens of earlier passes, of every module."""
-
-    def __init__(self) -> None:
-        self._found: dict[nn.Module, tuple[Tensor, Tensor]] = {}
-
-    def get_seq_length(self) -> int:
-        """The number of tokens of earlier passes."""
-        return next((k.shape[2] for k, _ in self._found.values()), 0)
-
-    def extended(
-        self, module: nn.Module, k: Float[Tensor, "b head pos d"], v: Float[Tensor, "b head pos d"]
-    ) -> tuple[Tensor, Tensor]:
-        """The keys and values of all tokens so far, given those of the present pass."""
-        if module in self._found:
-            before = self._found[module]
-            k, v = torch.cat([before[0], k], dim=2), torch.cat([before[1], v], dim=2)
-        self._found[module] = k, v
-        return k, v
-
-
-def cached_attention(module: nn.Module, n_heads: int, cache: Cached) -> Callable[..., Any]:
-    """A `forward` of an attention module without rotation that remembers keys and values."""
-    maps: Any = module
-
-    @wraps(module.forward)
-    def forward(*args: Any, **kwargs: Any) -> tuple[Tensor, None]:
-        x = maps.hook_in(kwargs["hidden_states"] if "hidden_states" in kwargs else args[0])
-        q, k, v = maps.q(x), maps.k(x), maps.v(x)
-        d_head = q.shape[-1] // n_heads
-        q, k, v = (rearrange(p, "b pos (head d) -> b head pos d", d=d_head) for p in (q, k, v))
-        k, v = cache.extended(module, k, v)
-        z = scaled_dot_product_attention(
-            q, k, v, is_causal=q.shape[2] > 1, enable_gqa=q.shape[1] != k.shape[1]
-        )
-        return maps.hook_out(maps.o(rearrange(z, "b head pos d -> b pos (head d)"))), None
-
-    return forward
-
-
 def _fused(module: nn.Module, n_heads: int) -> Callable[..., tuple[Tensor, None]]:
     """The module's `forward`, without its pattern."""
     maps: Any = module

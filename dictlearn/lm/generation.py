@@ -1,221 +1,221 @@
-"""Sampling of text, in batches, with a key-value cache."""
+"""Generation: batched, seeded, and with a key-value cache where it changes nothing."""
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from typing import Any, TypeAlias, overload
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor, nn
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
 
 from dictlearn.core.errors import InputError
 from dictlearn.core.shortcuts import shortcuts_allowed
-from dictlearn.lm.attention import Cached, cached_attention
 from dictlearn.lm.hooks import LanguageModel, placed, require_hooks
-from dictlearn.lm.saving import is_native
-from dictlearn.lm.shadows import nearly_equal, shadowed
-from dictlearn.progress import progress as progress_bar
+from dictlearn.lm.next_logits import NextLogits, recomputed, with_cache
+from dictlearn.lm.sampling import next_tokens
+from dictlearn.lm.shadows import nearly_equal
+from dictlearn.lm.sites import require_deterministic
+from dictlearn.progress import progress
 
 logger = logging.getLogger(__name__)
-
-Step: TypeAlias = Callable[[Int[Tensor, "b pos"]], Float[Tensor, "b vocabulary"]]
-"""A function of all ids so far: the logits of the next token."""
-
-
-@overload
-def generate(
-    model: LanguageModel, ids: Int[Tensor, "b pos"], n_new: int, *, seed: int = 0,
-    temperature: float = 1.0, top_p: float = 1.0, stop: int | Sequence[int] | None = None,
-    cached: bool = True, progress: bool = True,
-) -> Int[Tensor, "b pos_and_new"]: ...  # fmt: skip
-
-
-@overload
-def generate(
-    model: LanguageModel, ids: Sequence[Int[Tensor, " _"]], n_new: int, *, seed: int = 0,
-    temperature: float = 1.0, top_p: float = 1.0, stop: int | Sequence[int] | None = None,
-    cached: bool = True, progress: bool = True,
-) -> list[Int[Tensor, " _"]]: ...  # fmt: skip
 
 
 @torch.no_grad()
 def generate(
     model: LanguageModel,
-    ids: Int[Tensor, "b pos"] | Sequence[Int[Tensor, " _"]],
+    ids: Int[Tensor, "b pos"],
     n_new: int,
     *,
+    mask: Bool[Tensor, "b pos"] | Int[Tensor, "b pos"] | None = None,
     seed: int = 0,
-    temperature: float = 1.0,
-    top_p: float = 1.0,
+    temperature: float | int = 1.0,
+    top_p: float | int = 1.0,
     stop: int | Sequence[int] | None = None,
     cached: bool = True,
-    progress: bool = True,
-) -> Int[Tensor, "b pos_and_new"] | list[Int[Tensor, " _"]]:
-    """`ids`, each followed by `n_new` tokens that the model predicts.
+) -> Int[Tensor, "b longer"]:
+    """`ids`, each sequence continued by up to `n_new` tokens.
 
-    Tokens are drawn from the predictions at a `temperature` (0 for the most probable token), among
-    the most probable ones whose probabilities reach `top_p` together. The draws are determined by
-    `seed` and no other random state. A sequence that draws one of the `stop` tokens is filled with
-    it, and generation ends when all have. Prompts of several lengths are given as a list, and
-    returned as one; those of one length form a batch.
+    Functions at hooks of the model (`patched`, `inside`) take part; `patched` tells them the
+    positions of tokens in their sequences, also under the cache. Random numbers are drawn from
+    `seed` alone, on the device of the model, and the global ones are left as they are. What a
+    sequence becomes does not depend on `n_new`, nor on when others stop.
 
-    Functions at hooks (`patched`, `inside`) take part, and see positions as without a cache. The
-    cache is used if two passes with it agree with passes over all tokens; with `cached` off, or
-    where they do not, every step runs over all tokens.
+    With a key-value cache, a pass runs the new tokens only. The logits of the first two steps and
+    of the last are compared with those of passes over all tokens. If they differ by more than
+    rounding, all is generated again without the cache, and a line in the log says so.
+
+    Args:
+        model: a model with TransformerLens hooks, in evaluation mode.
+        ids: prompts; shorter ones padded on the left, with any token.
+        n_new: the most tokens to add. Fewer are added only if all sequences have stopped.
+        mask: 1 at tokens of the prompts and 0 at padding, such as a tokenizer's `attention_mask`.
+        seed: the same seed gives the same tokens, on the same kind of device.
+        temperature: divides the logits; 0 chooses the most probable token.
+        top_p: the mass of the most probable tokens among which one is drawn (nucleus sampling,
+            Holtzman et al. 2020).
+        stop: a token, or several. A sequence is filled with the one at which it stopped.
+        cached: whether a cache may be used.
 
     Raises:
-        InputError: an argument cannot work, or the text would exceed the model's context.
+        InputError: an argument has a wrong shape or value, or sequences would become longer than
+            the model's context.
+        NonFiniteError: the model's logits are nan or infinite.
     """
     require_hooks(model)
-    stops = [stop] if isinstance(stop, int) else list(stop or ())
-    if isinstance(ids, Tensor):
-        _require(model, ids, n_new, temperature, top_p, stops)
-        return _generated(model, ids, n_new, seed, temperature, top_p, stops,
-                          cached=cached, show=progress)  # fmt: skip
-    prompts = list(ids)
-    for prompt in prompts:
-        _require(model, prompt.unsqueeze(0), n_new, temperature, top_p, stops)
-    found: list[Tensor] = list(prompts)
-    for length in sorted({len(prompt) for prompt in prompts}):
-        own = [i for i, prompt in enumerate(prompts) if len(prompt) == length]
-        batch = torch.stack([prompts[i] for i in own])
-        rows = _generated(model, batch, n_new, seed + length, temperature, top_p, stops,
-                          cached=cached, show=progress)  # fmt: skip
-        for i, row in zip(own, rows, strict=True):
-            found[i] = row
-    return found
+    require_deterministic(model)
+    _require_prompts(model, ids, n_new)
+    _require_distribution(temperature, top_p)
+    start = placed(ids, model).long()
+    stops = _stops(model, stop).to(start.device)
+    padding = _padding(ids, mask).to(start.device)
+    plain = recomputed(model, padding)
+
+    def grown(next_logits: NextLogits) -> Int[Tensor, "b longer"]:
+        generator = torch.Generator(start.device).manual_seed(seed)
+        draw = partial(next_tokens, temperature=temperature, top_p=top_p, generator=generator)
+        return _grown(lambda ids: draw(next_logits(ids)), start, n_new, stops).to(ids.device)
+
+    if cached and shortcuts_allowed():
+        try:
+            fast = with_cache(model, padding, start.shape[1] + n_new)
+            compared = _Compared(fast, plain, 1 + model.cfg.n_layers)
+            tokens = grown(compared)
+            compared.compare_last()
+            return tokens
+        except _Differs as reason:
+            logger.warning("generating without a key-value cache, since with it %s", reason)
+    return grown(plain)
 
 
-def _generated(
-    model: LanguageModel, ids: Tensor, n_new: int, seed: int, temperature: float, top_p: float,
-    stops: list[int], *, cached: bool, show: bool,
-) -> Int[Tensor, "b pos_and_new"]:  # fmt: skip
-    generator = torch.Generator().manual_seed(seed)
-    found, done = ids.cpu(), torch.zeros(len(ids), dtype=torch.bool)
-    with _stepping(model, found, cached=cached) as step, \
-            progress_bar("generating", n_new, show=show) as report:  # fmt: skip
-        for i in range(n_new):
-            drawn = _drawn(step(found).cpu(), temperature, top_p, generator)
-            if stops:
-                drawn = torch.where(done, found[:, -1], drawn)
-                done |= torch.isin(drawn, torch.tensor(stops))
-            found = torch.cat([found, drawn.unsqueeze(1)], dim=1)
-            report(i + 1)
-            if stops and done.all():
-                rest = found[:, -1:].expand(-1, n_new - i - 1)
-                return torch.cat([found, rest], dim=1)
-    return found
+def _grown(
+    next_tokens: Callable[[Int[Tensor, "b pos"]], Int[Tensor, " b"]],
+    ids: Int[Tensor, "b pos"],
+    n_new: int,
+    stops: Int[Tensor, " m"],
+) -> Int[Tensor, "b longer"]:
+    """`ids` and the next tokens, one after another, until all sequences have stopped."""
+    b, pos = ids.shape
+    tokens = torch.cat([ids, ids.new_zeros(b, n_new)], dim=1)
+    stopped = torch.zeros(b, dtype=torch.bool, device=ids.device)
+    with progress("generate", n_new) as show:
+        for step in range(n_new):
+            end = pos + step
+            drawn = next_tokens(tokens[:, :end])
+            tokens[:, end] = drawn.where(~stopped, tokens[:, end - 1])
+            stopped |= torch.isin(drawn, stops)
+            show(step + 1)
+            if stopped.all():
+                return tokens[:, : end + 1]
+    return tokens
 
 
-def _drawn(
-    logits: Float[Tensor, "b vocabulary"],
-    temperature: float,
-    top_p: float,
-    generator: torch.Generator,
-) -> Int[Tensor, " b"]:
-    """A token for each row."""
-    if temperature == 0:
-        return logits.argmax(dim=1)
-    p = (logits.double() / temperature).softmax(dim=1)
-    if top_p < 1:  # Holtzman et al. 2020, "The Curious Case of Neural Text Degeneration"
-        ordered, tokens = p.sort(dim=1, descending=True)
-        ordered[ordered.cumsum(dim=1) - ordered >= top_p] = 0
-        p = torch.zeros_like(p).scatter(1, tokens, ordered)
-    return torch.multinomial(p, 1, generator=generator)[:, 0]
+class _Differs(Exception):  # noqa: N818 - a signal, not an error
+    """Ends generation with a cache that fails or gives other logits than recomputation."""
 
 
-@contextmanager
-def _stepping(model: LanguageModel, ids: Int[Tensor, "b pos"], *, cached: bool) -> Iterator[Step]:
-    """A context with a function that gives the next logits, from a cache where it agrees."""
+class _Compared:
+    """The logits with a cache, compared with recomputed ones in the first two steps."""
 
-    def recomputed(ids: Int[Tensor, "b pos"]) -> Float[Tensor, "b vocabulary"]:
-        logits: Tensor = model(placed(ids, model))
-        return logits[:, -1]
-
-    if not cached or not shortcuts_allowed() or not _agrees(model, ids, recomputed):
-        yield recomputed
-        return
-    with ExitStack() as stack:
-        yield _CachedSteps(model, stack)
-
-
-def _agrees(model: LanguageModel, ids: Int[Tensor, "b pos"], recomputed: Step) -> bool:
-    """Whether the cache gives the logits of the prompt, and of one token more."""
-    longer = torch.cat([ids, ids[:, :1]], dim=1)
-    if (n_ctx := getattr(model.cfg, "n_ctx", None)) and longer.shape[1] > n_ctx:
-        longer = ids
-    expected = torch.stack([recomputed(ids), recomputed(longer)])
-    try:
-        with ExitStack() as stack:
-            step = _CachedSteps(model, stack)
-            found = torch.stack([step(ids), step(longer)])
-        agrees = nearly_equal(found, expected, 4)
-    except InputError:  # of a function at a hook
-        raise
-    except Exception as error:  # models fail in many ways where they have no cache
-        logger.info("no cache for generation: %s", error)
-        agrees = False
-    if not agrees:
-        logger.warning("generation recomputes every token: a cache gives other logits here")
-    return agrees
-
-
-class _CachedSteps:
-    """Logits of the next token from passes over the tokens that are new since the last call."""
-
-    def __init__(self, model: LanguageModel, stack: ExitStack) -> None:
-        self._model = model
-        self._seen = 0
-        self._cache: Any
-        if is_native(model):
-            self._cache = Cached()
-            blocks: list[nn.Module] = [block.attn for block in model.blocks]
-            stack.enter_context(
-                shadowed({m: cached_attention(m, model.cfg.n_heads, self._cache) for m in blocks})
-            )
-        else:
-            from transformers import DynamicCache
-
-            self._cache = DynamicCache()
+    def __init__(self, fast: NextLogits, plain: NextLogits, n_steps: int) -> None:
+        self._fast, self._plain, self._n_steps = fast, plain, n_steps
+        self._n_calls = 0
+        self._last: tuple[Tensor, Tensor] | None = None
 
     def __call__(self, ids: Int[Tensor, "b pos"]) -> Float[Tensor, "b vocabulary"]:
-        new = placed(ids[:, self._seen :], self._model)
-        if not new.shape[1]:
-            raise RuntimeError("no new token")
-        places = torch.arange(self._seen, ids.shape[1], device=new.device).expand(len(ids), -1)
-        options = {} if is_native(self._model) else {"use_cache": True}
-        logits: Tensor = self._model(
-            new, position_ids=places, past_key_values=self._cache, **options
-        )  # fmt: skip
-        self._seen = ids.shape[1]
-        return logits[:, -1]
+        self._n_calls += 1
+        if self._n_calls > 2:
+            logits = self._fast(ids)
+            self._last = (ids, logits)
+            return logits
+        try:
+            logits = self._fast(ids)
+        except Exception as error:  # models without a usable cache fail in any way
+            raise _Differs(f"the model fails ({type(error).__name__}: {error!s:.200})") from error
+        self._compare(ids, logits)
+        return logits
+
+    def compare_last(self) -> None:
+        """Compare the logits of the last step, which rest on all that the cache holds."""
+        if self._last is not None:
+            self._compare(*self._last)
+
+    def _compare(self, ids: Tensor, logits: Tensor) -> None:
+        # Transposed, so that the measure is what varies between tokens of the vocabulary: prompts
+        # may all be alike.
+        if not nearly_equal(logits.T, self._plain(ids).T, self._n_steps):
+            raise _Differs(f"other logits follow {ids.shape[1]} tokens")
 
 
-def _require(
-    model: LanguageModel, ids: object, n_new: int, temperature: float, top_p: float,
-    stops: list[int],
-) -> None:  # fmt: skip
-    n_vocab, n_ctx = model.cfg.d_vocab, getattr(model.cfg, "n_ctx", None)
-    if not isinstance(ids, Tensor) or ids.ndim != 2 or ids.is_floating_point() or not ids.numel():
-        shape = tuple(ids.shape) if isinstance(ids, Tensor) else type(ids).__name__
+def _require_prompts(model: LanguageModel, ids: object, n_new: object) -> None:
+    if not isinstance(ids, Tensor) or ids.ndim != 2 or ids.is_floating_point():
+        given = f"{list(ids.shape)} of {ids.dtype}" if isinstance(ids, Tensor) else f"{ids!r:.80}"
         raise InputError(
-            "required ids of shape [b, pos] with at least one token each, or a list of ids of "
-            f"shape [pos], got {shape}"
+            f"required token ids of shape [b, pos], got {given}; ids[None] makes one sequence a "
+            "batch, and a tokenizer pads several (padding_side='left'; give its attention_mask as "
+            "mask)"
         )
-    if int(ids.min()) < 0 or int(ids.max()) >= n_vocab:
+    if not ids.numel():
         raise InputError(
-            f"required ids from 0 to {n_vocab - 1}, got {int(ids.min())} to {int(ids.max())}"
+            f"required prompts of at least 1 token, got ids of shape {list(ids.shape)}; give the "
+            "token with which texts begin"
         )
-    if n_new < 1 or not temperature >= 0 or not 0 < top_p <= 1:
+    least, most, n_vocab = int(ids.min()), int(ids.max()), model.cfg.d_vocab
+    if least < 0 or most >= n_vocab:
         raise InputError(
-            "required n_new of at least 1, temperature of at least 0 and top_p in (0, 1], got "
-            f"n_new={n_new}, temperature={temperature}, top_p={top_p}"
+            f"required token ids from 0 to {n_vocab - 1}, the vocabulary of this model, got "
+            f"{least} to {most}; use this model's tokenizer"
         )
-    if not all(0 <= token < n_vocab for token in stops):
-        raise InputError(f"required stop tokens from 0 to {n_vocab - 1}, got {stops}")
-    if n_ctx and ids.shape[1] + n_new > n_ctx:
+    if not isinstance(n_new, int) or n_new < 1:
+        raise InputError(f"required a number of new tokens n_new of at least 1, got {n_new!r}")
+    n_ctx, pos = getattr(model.cfg, "n_ctx", None), ids.shape[1]
+    if n_ctx and pos + n_new > n_ctx:
         raise InputError(
-            f"required at most {n_ctx} tokens, the context of this model, got {ids.shape[1]} and "
-            f"{n_new} new ones"
+            f"required at most {n_ctx} tokens a sequence, the context of this model, got prompts "
+            f"of {pos} and {n_new} new ones; shorten the prompts, or set n_new to {n_ctx - pos} or "
+            "less"
         )
+
+
+def _require_distribution(temperature: float | int, top_p: float | int) -> None:
+    if not (temperature >= 0 and math.isfinite(temperature)):
+        raise InputError(
+            f"required a temperature of at least 0, got {temperature!r}; 0 chooses the most "
+            "probable token"
+        )
+    if not 0 < top_p <= 1:
+        raise InputError(
+            f"required a top_p above 0 and at most 1, got {top_p!r}; 1 draws from all tokens, and "
+            "temperature=0 chooses the most probable one"
+        )
+
+
+def _padding(ids: Int[Tensor, "b pos"], mask: object) -> Int[Tensor, " b"]:
+    """The number of tokens of padding of each sequence."""
+    if mask is None:
+        return torch.zeros(len(ids), dtype=torch.long)
+    if not isinstance(mask, Tensor) or mask.shape != ids.shape:
+        given = list(mask.shape) if isinstance(mask, Tensor) else f"{mask!r:.80}"
+        raise InputError(
+            f"required a mask of the shape of the ids, {list(ids.shape)}, got {given}; give the "
+            "tokenizer's attention_mask"
+        )
+    kept = mask.bool()
+    if not (kept[:, -1].all() and (kept[:, :-1] <= kept[:, 1:]).all()):
+        raise InputError(
+            "required padding on the left of the prompts and a token at the end of each, got a "
+            "mask with zeros elsewhere; tokenize with padding_side='left'"
+        )
+    return (~kept).sum(dim=1)
+
+
+def _stops(model: LanguageModel, stop: int | Sequence[int] | None) -> Int[Tensor, " m"]:
+    """The tokens at which sequences stop."""
+    stops = [] if stop is None else [stop] if isinstance(stop, int) else list(stop)
+    n_vocab = model.cfg.d_vocab
+    if not all(isinstance(token, int) and 0 <= token < n_vocab for token in stops):
+        raise InputError(
+            f"required stop tokens from 0 to {n_vocab - 1}, the vocabulary of this model, got "
+            f"{stop!r:.80}; model.tokenizer.eos_token_id ends a text"
+        )
+    return torch.tensor(stops, dtype=torch.long)

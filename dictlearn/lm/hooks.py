@@ -5,7 +5,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, TypeAlias
 
 from jaxtyping import Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from dictlearn.core.errors import InputError, nearest
 
@@ -65,3 +65,9 @@ def hooked(
 def placed(ids: Int[Tensor, "b pos"], model: LanguageModel) -> Int[Tensor, "b pos"]:
     """`ids` on the device of `model`."""
     return ids.to(next(iter(model.parameters())).device)
+
+
+def wrapped(model: LanguageModel) -> nn.Module | None:
+    """The model inside a bridge; None for a `HookedTransformer`, which has none inside."""
+    inner = getattr(model, "original_model", None)
+    return inner if isinstance(inner, nn.Module) else None

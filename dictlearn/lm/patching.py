@@ -6,11 +6,18 @@ from typing import Any, TypeAlias
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from dictlearn.core.errors import InputError
 from dictlearn.lm.forward import require_fired, require_rows
-from dictlearn.lm.hooks import HookFunction, LanguageModel, hooked, placed, require_hooks
+from dictlearn.lm.hooks import (
+    HookFunction,
+    LanguageModel,
+    hooked,
+    placed,
+    require_hooks,
+    wrapped,
+)
 from dictlearn.lm.positions import positions_in, positions_in_hooked
 from dictlearn.lm.shadows import shadowed
 
@@ -163,8 +170,7 @@ def _told(
     `HookedTransformer` is such a module itself, but its `generate` calls `forward` past the hooks
     of a module, so there `forward` takes note.
     """
-    inner = getattr(model, "original_model", None)
-    if isinstance(inner, nn.Module):
+    if (inner := wrapped(model)) is not None:
         handles = (
             inner.register_forward_pre_hook(
                 lambda _, args, kwargs: begin(positions_in(args, kwargs)), with_kwargs=True

@@ -49,20 +49,33 @@ def steering(
         for prompt in PROMPTS
         for _ in range(n_samples)
     ]
+    ids, mask = padded_left(prompts, stop)
     with inside(
         model, steered.dictionaries, edits=list(steered.edits), keep_error=steered.keep_error
     ):
-        rows = generate(model, prompts, n_new, seed=seed, stop=stop, progress=False)
+        rows = generate(model, ids, n_new, mask=mask, seed=seed, stop=stop)
         logits = torch.cat([model(part)[:, :-1] for part in held_out.split(16)])
     found = {"loss": float(cross_entropy(logits.flatten(0, 1), held_out[:, 1:].flatten()))}
     texts, total, n = [], 0.0, 0
     for prompt, row in zip(prompts, rows, strict=True):
-        new = row[len(prompt) :]
+        new = row[ids.shape[1] :]
         end = int((new == stop).nonzero()[0]) if (new == stop).any() else len(new)
         texts.append(tokenizer.decode(new[:end].tolist()))
         if end:
-            scored = row[: len(prompt) + end]
+            scored = torch.cat([prompt, new[:end]])
             losses = cross_entropy(clean(scored[None])[0, :-1], scored[1:], reduction="none")
             total, n = total + float(losses[len(prompt) - 1 :].sum()), n + end
     found["implausibility"] = total / max(n, 1)
     return found | {topic: float(has_topic(texts, topic).float().mean()) for topic in TOPICS}
+
+
+def padded_left(
+    prompts: Sequence[Int[Tensor, " _"]], token: int
+) -> tuple[Int[Tensor, "b pos"], Int[Tensor, "b pos"]]:
+    """Prompts of several lengths as one batch, and its mask: 0 at the padding before each."""
+    longest = max(map(len, prompts))
+    rows = [torch.cat([prompt.new_full((longest - len(prompt),), token), prompt])
+            for prompt in prompts]  # fmt: skip
+    lengths = torch.tensor([len(prompt) for prompt in prompts])
+    mask = torch.arange(longest) >= longest - lengths.unsqueeze(1)
+    return torch.stack(rows), mask.long()
