@@ -136,15 +136,17 @@ def _run(
     images: str | None = None,
 ) -> None:
     from dictlearn.experiments.experiment import (
+        EXPERIMENT_FILE,
         Experiment,
         run_experiment,
         write_experiment_page,
     )
 
     if isinstance(study, Experiment):
+        continued = (out / EXPERIMENT_FILE).exists() and not overwrite
         began = time.monotonic()
         found = run_experiment(study, out, overwrite=overwrite)
-        about = [f"Written by `{command}`{_took(began)}."]
+        about = [f"Written by `{command}`{'' if continued else _took(began)}."]
         page = write_experiment_page(study, found, out, about=about, image_format=images)
         say(page.read_text(encoding="utf-8"))
         say(f"page:    {page}")
