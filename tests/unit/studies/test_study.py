@@ -6,6 +6,7 @@ import dictlearn as dl
 from dictlearn.builtin_studies import STUDIES
 from dictlearn.core.errors import ConfigError
 from dictlearn.core.own_files import OwnFiles
+from dictlearn.experiments.experiment import Experiment
 from dictlearn.studies.folder import STUDY
 from dictlearn.studies.inputs import Inputs
 from dictlearn.studies.study import MLP, Hook, RateSearch, Study
@@ -27,19 +28,22 @@ TWO = {f"topk_{k}": dl.TopKSAEConfig(n_features=8, k=k) for k in (2, 4)}
 def test_the_studies_describe_themselves(name):
     study = STUDIES[name]()
     described = study.to_dict()
-    assert described["name"] == name
+    assert STUDIES[name].__doc__
+    assert study.name == name
+    if isinstance(study, Experiment):
+        assert type(study).from_dict(described) == study
+        return
     assert described["learned"].keys() == study.learned.keys()
     assert all("kind" in config for config in described["learned"].values())
-    assert STUDIES[name].__doc__
 
 
-def test_families_are_compared_at_four_sparsities_and_three_seeds():
+def test_families_are_compared_at_several_sparsities_and_three_seeds():
     study = STUDIES["families"]()
     kinds = [config.kind for config in study.learned.values()]
-    assert {kind: kinds.count(kind) for kind in kinds} == dict.fromkeys(
-        ("codebook", "sae", "topk_sae", "transcoder", "topk_transcoder"), 4
-    )
-    assert study.lengths == (500, 1000, 2000)
+    assert {kind: kinds.count(kind) for kind in kinds} == {
+        "codebook": 3, "topk_sae": 3, "topk_transcoder": 3, "sae": 4, "transcoder": 4
+    }  # fmt: skip
+    assert study.lengths == (750, 1500, 3000)
     assert study.seeds == (0, 1, 2)
     assert study.bits
 
