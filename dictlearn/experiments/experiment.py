@@ -145,7 +145,7 @@ def mean_and_margin(values: Sequence[float]) -> tuple[float, float]:
     return fmean(values), student_quantile(n - 1) * stdev(values) / sqrt(n)
 
 
-def shown(values: Sequence[float], digits: int = 3, factor: float = 1.0) -> str:
+def shown(values: Sequence[float], digits: int = 3, factor: float | int = 1.0) -> str:
     """The mean over seeds with its margin, in words."""
     mean, margin = mean_and_margin([factor * value for value in values])
     return f"{mean:.{digits}f}" + (f" ±{margin:.{digits}f}" if isfinite(margin) else "")

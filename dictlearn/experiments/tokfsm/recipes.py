@@ -80,7 +80,7 @@ ABLATIONS = {
     "k = 16, mean": Row(mlp=16, config=(("combine", "mean"),)),
     "k = 16, sum": Row(mlp=16),
     "half the codes": Row(mlp=1, n_codes=0.5),
-    "twice the codes": Row(mlp=1, n_codes=2),
+    "twice the codes": Row(mlp=1, n_codes=2.0),
     "euclidean similarity": Row(mlp=1, config=(("similarity", "euclidean"),)),
     "no auxiliary loss": Row(mlp=1, run=(("local_weight", 0.0),)),
     "unused codes replaced": Row(mlp=1, config=(("replace_after_steps", 50),)),
