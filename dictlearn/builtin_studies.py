@@ -4,6 +4,7 @@
 your own with such functions is run the same way (`dictlearn bench NAME --studies FILE.py`).
 """
 
+from dictlearn.core.errors import ConfigError
 from dictlearn.core.kinds import DictionaryConfig
 from dictlearn.demo import BASELINES, DemoSize, demo_study
 from dictlearn.dictionaries.codebook import CodebookConfig
@@ -46,7 +47,15 @@ def families(
     Learning rates are chosen on validation tokens, after `steps` and after a quarter and half of
     them. `l1_scale` multiplies L1 coefficients, which suit an MLP that writes 128 dimensions: the
     loss is a mean over dimensions, so for others give 128 / width.
+
+    Raises:
+        ConfigError: `steps` has no quarter.
     """
+    if steps < 4:
+        raise ConfigError(
+            "the study families trains for a quarter and half of its steps, too: required steps "
+            f"(--steps) of 4 or more, got {steps}"
+        )
     return Study(
         name="families",
         question="Which family explains an MLP best at equal sparsity?",

@@ -54,20 +54,21 @@ class Lengths:
 
 
 def rates_at_an_end(rates: pd.DataFrame) -> list[str]:
-    """In sentences, the kinds for which the last length chose the lowest or highest rate tried.
+    """In sentences, the kinds for which the last length chose the lowest or highest rate that was
+    tried there, whether or not a shorter length tried rates beyond it.
 
     `rates` is the frame of `Lengths.rates`.
     """
     found = []
-    for (hook, kind), tried in rates.groupby(["hook", "kind"], sort=False):
-        all_rates = tried.index.get_level_values("learning_rate")
-        last = tried.loc[tried.index.get_level_values("steps").max()]
-        chosen = last.index[last["chosen"]].get_level_values("learning_rate")[0]
-        for end, name in ((all_rates.min(), "lowest"), (all_rates.max(), "highest")):
-            if chosen == end and len(set(all_rates)) > 1:
+    steps = rates.index.get_level_values("steps").max()
+    for (hook, kind), tried in rates.loc[steps].groupby(["hook", "kind"], sort=False):
+        by_rate = tried.droplevel(["hook", "kind"])
+        chosen = by_rate["chosen"].idxmax()
+        for end, name in ((by_rate.index.min(), "lowest"), (by_rate.index.max(), "highest")):
+            if chosen == end and len(by_rate) > 1:
                 found.append(
-                    f"{kind} at {hook} is best at {chosen:g}, the {name} rate tried: one beyond it "
-                    "may be better still."
+                    f"{kind} at {hook} is best at {chosen:g}, the {name} rate tried after "
+                    f"{steps:,} steps: one beyond it may be better still."
                 )
     return found
 
@@ -76,20 +77,22 @@ def changes_of_order(errors: pd.DataFrame) -> list[str]:
     """In sentences, the families that change their order from each length to the next.
 
     `errors` is the frame of `Lengths.errors`. Two families have an order where their intervals do
-    not overlap.
+    not overlap. Families that tie at a length keep the order that they had before it, so that a
+    change over several lengths is found too.
     """
     steps = sorted(set(errors.index.get_level_values("steps")))
     places = list(dict.fromkeys(errors.index.droplevel(["steps", "metric", "family"])))
     found = []
+    before = {place: _ordered(errors, steps[0], *place) for place in places}
     for shorter, longer in pairwise(steps):
-        changed = [
-            f"{second} overtakes {first} at L0 {at:g}"
-            for hook, at in places
-            for first, second in sorted(
-                _ordered(errors, shorter, hook, at)
-                & {pair[::-1] for pair in _ordered(errors, longer, hook, at)}
-            )
-        ]
+        changed = []
+        for hook, at in places:
+            now = _ordered(errors, longer, hook, at)
+            overtaken = before[hook, at] & {pair[::-1] for pair in now}
+            before[hook, at] = before[hook, at] - overtaken | now
+            changed += [
+                f"{second} overtakes {first} at L0 {at:g}" for first, second in sorted(overtaken)
+            ]
         what = "; ".join(changed) or "no two families change their order"
         found.append(f"From {shorter:,} to {longer:,} steps, {what}.")
     return found

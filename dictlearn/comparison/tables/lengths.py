@@ -30,17 +30,23 @@ def lengths_tables(lengths: Lengths) -> list[Table]:
 
 def _rates(frame: pd.DataFrame) -> Table:
     rates = sorted(set(frame.index.get_level_values("learning_rate")))
-    columns = [Column(name, name, numeric=False) for name in ("hook", "kind", "steps", "L0")]
+    several = frame.index.get_level_values("hook").nunique() > 1
+    columns = _named(several, "kind", "steps", "L0")
     columns += [Column(f"rate {rate:g}", f"{rate:g}") for rate in rates]
     groups = []
     for (hook, kind), group in frame.groupby(["hook", "kind"], sort=False):
         rows = []
         for steps, tried in group.groupby("steps"):
             found = tried.droplevel(["steps", "hook", "kind"])
-            cells = [Cell(str(x)) for x in (hook, kind, f"{steps:,}", found["l0"].iloc[0])]
-            rows.append((*cells, *(_tried(found, rate) for rate in rates)))
+            texts = [hook] * several + [kind, f"{steps:,}", found["l0"].iloc[0]]
+            rows.append((*map(Cell, texts), *(_tried(found, rate) for rate in rates)))
         groups.append(tuple(rows))
     return Table("learning rates", RATES_CAPTION, tuple(columns), tuple(groups))
+
+
+def _named(several_hooks: bool, *names: str) -> list[Column]:
+    """Columns of text, after one of hooks if there are several."""
+    return [Column(name, name, numeric=False) for name in ["hook"] * several_hooks + [*names]]
 
 
 def _tried(found: pd.DataFrame, rate: float) -> Cell:
@@ -52,7 +58,8 @@ def _tried(found: pd.DataFrame, rate: float) -> Cell:
 
 def _errors(frame: pd.DataFrame) -> Table:
     steps = sorted(set(frame.index.get_level_values("steps")))
-    columns = [Column(name, name, numeric=False) for name in ("hook", "L0", "family")]
+    several = frame.index.get_level_values("hook").nunique() > 1
+    columns = _named(several, "L0", "family")
     columns += [Column(f"{n:,} steps", f"{n:,}") for n in steps]
     groups = []
     for (hook, at), group in frame.groupby(["hook", "at"], sort=False):
@@ -64,8 +71,8 @@ def _errors(frame: pd.DataFrame) -> Table:
                 if math.isfinite(row["value"])
             }
             if len(ends) > 1:  # baselines are not trained for longer
-                cells = [Cell(hook), Cell(f"{at:g}"), Cell(family)]
-                cells += [Cell(with_interval(_FVU, ends[n]) if n in ends else "") for n in steps]
-                rows.append(tuple(cells))
+                texts = [hook] * several + [f"{at:g}", family]
+                texts += [with_interval(_FVU, ends[n]) if n in ends else "" for n in steps]
+                rows.append(tuple(map(Cell, texts)))
         groups.append(tuple(rows))
     return Table("training length", ERRORS_CAPTION, tuple(columns), tuple(filter(None, groups)))

@@ -46,6 +46,9 @@ def test_families_are_compared_at_several_sparsities_and_three_seeds():
     assert study.lengths == (750, 1500, 3000)
     assert study.seeds == (0, 1, 2)
     assert study.bits
+    assert STUDIES["families"](steps=4).lengths == (1, 2, 4)
+    with pytest.raises(ConfigError, match=r"required steps \(--steps\) of 4 or more, got 3"):
+        STUDIES["families"](steps=3)
 
 
 def test_what_changes_the_numbers_is_in_the_description():

@@ -16,6 +16,7 @@ from dictlearn.comparison.statistics.lengths import (
 )
 from dictlearn.comparison.tables.lengths import lengths_tables
 from dictlearn.core.errors import InputError
+from dictlearn.core.sites import Site, Sites
 from dictlearn.records.results import Records
 
 HOOK = "blocks.0.hook_mlp_out"
@@ -81,8 +82,12 @@ def test_families_that_change_their_order_are_named(results):
         "From 50 to 100 steps, sae overtakes codebook at L0 5; sae overtakes codebook at L0 10.",
         "From 100 to 200 steps, no two families change their order.",
     ]
-    noisy = Lengths({}, {50: results(both), 100: results(better, noise=2.0)})
-    assert "no two families" in changes_of_order(noisy.errors)[0]
+    noisy = results(better, noise=2.0)
+    through_a_tie = Lengths({}, {50: results(both), 100: noisy, 200: results(better)}).errors
+    assert changes_of_order(through_a_tie) == [
+        "From 50 to 100 steps, no two families change their order.",
+        "From 100 to 200 steps, sae overtakes codebook at L0 5; sae overtakes codebook at L0 10.",
+    ]
     figure = lengths_figure(lengths)
     assert {trace.name for trace in figure.data} == {"sae", "codebook"}
     assert all(list(trace.x) == [50, 100, 200] for trace in figure.data)
@@ -100,23 +105,45 @@ def test_tables_mark_the_chosen_rates_and_list_errors_by_length(results):
     chosen = {("sae", 0.01): SEARCHED["sae", 0.01],
               ("codebook", 0.001): SEARCHED["codebook", 0.001]}  # fmt: skip
     tried, errors = lengths_tables(Lengths(validation, {50: results(chosen), 100: results(chosen)}))
-    assert tried.headings == ["hook", "kind", "steps", "L0", "rate 0.001", "rate 0.01", "rate 0.1"]
-    row = next(row for row in tried.texts if row[1:3] == ["sae", "50"])
-    assert row[5].endswith(" (chosen)")
-    assert row[6] == "–"
+    assert tried.headings == ["kind", "steps", "L0", "rate 0.001", "rate 0.01", "rate 0.1"]
+    row = next(row for row in tried.texts if row[:2] == ["sae", "50"])
+    assert row[4].endswith(" (chosen)")
+    assert row[5] == "–"
     assert [c.endswith("(chosen)") for c in row].count(True) == 1
+    assert errors.headings == ["L0", "family", "50 steps", "100 steps"]
+    assert {row[1] for row in errors.texts} == {"sae", "codebook"}
+
+
+def test_tables_name_hooks_where_there_are_several(results):
+    found = results({("sae", 0.01): SEARCHED["sae", 0.01]})
+    there = Sites(Site("other", 24), Site("other", 24))
+    moved = {f"{n} at other": replace(r, sites=there) for n, r in found.dictionaries.items()}
+    two = replace(found, dictionaries=found.dictionaries | moved)
+    tried, errors = lengths_tables(Lengths({50: two}, {50: two, 100: two}))
+    assert tried.headings == ["hook", "kind", "steps", "L0", "rate 0.01"]
     assert errors.headings == ["hook", "L0", "family", "50 steps", "100 steps"]
-    assert {row[2] for row in errors.texts} == {"sae", "codebook"}
+    for table in (tried, errors):
+        assert {row[0] for row in table.texts} == {HOOK, "other"}
 
 
 def test_a_choice_at_the_end_of_the_rates_tried_is_told(results):
-    first, last = results(SEARCHED), results({("sae", 0.1): {4: 0.4, 16: 0.2}})
-    lengths = Lengths({50: first, 100: last}, {})
-    assert rates_at_an_end(lengths.rates.xs("sae", level="kind", drop_level=False)) == [
-        f"sae at {HOOK} is best at 0.1, the highest rate tried: one beyond it may be better still."
-    ]
-    (low,) = rates_at_an_end(Lengths({50: first}, {}).rates)
-    assert low.startswith(f"codebook at {HOOK} is best at 0.001, the lowest rate tried")
+    """Only those of the last length count: beyond them, nothing was tried after as many steps."""
+    curves = {0.001: {4: 0.4, 16: 0.3}, 0.01: {4: 0.3, 16: 0.2}, 0.1: {4: 0.2, 16: 0.1}}
+    tried = {("sae", rate): curve for rate, curve in curves.items()}
+    best = (
+        "sae at {} is best at {:g}, the {} rate tried after {} steps: one beyond it may be better "
+        "still."
+    )
+    shorter = results(tried)
+    longer = results({key: tried[key] for key in (("sae", 0.001), ("sae", 0.01))})
+    ends = rates_at_an_end(Lengths({50: shorter}, {}).rates)
+    assert ends == [best.format(HOOK, 0.1, "highest", 50)]
+    ends = rates_at_an_end(Lengths({50: shorter, 100: longer}, {}).rates)
+    assert ends == [best.format(HOOK, 0.01, "highest", 100)]
+    (low,) = rates_at_an_end(Lengths({50: results(SEARCHED)}, {}).rates)
+    assert low == best.format(HOOK, 0.001, "lowest", 50).replace("sae", "codebook")
+    alone = results({("sae", 0.1): curves[0.1]})
+    assert not rates_at_an_end(Lengths({50: alone}, {}).rates)
 
 
 def test_families_tie_at_their_own_rates_and_differ_at_a_common_one(results):
