@@ -60,11 +60,6 @@ class TokFSM(Config):
         """The token that every sequence begins with."""
         return self.base
 
-    @property
-    def n_vocab(self) -> int:
-        """The number of tokens: the digits and BOS."""
-        return self.base + 1
-
     @cached_property
     def _successors(self) -> "np.ndarray[Any, np.dtype[np.int64]]":
         generator = np.random.default_rng(self.graph_seed)
