@@ -1,12 +1,18 @@
 """The command that samples texts from a model with edits of its features."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dictlearn.cli import options
 from dictlearn.cli.terminal import console, say
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from dictlearn.finetuning.finetuned import Finetuned
+    from dictlearn.lm.hooks import LanguageModel
 
 
 def steer(
@@ -40,37 +46,48 @@ def steer(
 
     A folder that `finetune` wrote is one argument: its model and dictionaries belong together.
     """
-    import torch
-
-    from dictlearn.core.errors import InputError
-    from dictlearn.dictionaries.files import load_all
-    from dictlearn.finetuning.finetuned import DICTIONARIES, Finetuned
     from dictlearn.interventions.inside import inside
     from dictlearn.interventions.language import parse
     from dictlearn.lm.generation import generate
-    from dictlearn.lm.loading import load_model
 
     edits = [parse(text) for text in edit]
+    found, keeps = _opened(dictionaries, model, check_model=check_model)
+    subject, keeps = found.model, keeps if keep_error is None else keep_error
+    ids, n_before = _prompt(subject, prompt)
+    for title, own in {"without the edits": [], "; ".join(map(str, edits)): edits}.items():
+        with inside(subject, found.dictionaries, edits=own, keep_error=keeps):
+            rows = generate(
+                subject, ids.expand(n_samples, -1), n_new, seed=seed, temperature=temperature,
+                stop=subject.tokenizer.eos_token_id,
+            )  # fmt: skip
+        console.rule(title, align="left")
+        for row in rows[:, n_before:].tolist():
+            say(subject.tokenizer.decode(row, skip_special_tokens=True))
+
+
+def _opened(dictionaries: list[Path], model: str, *, check_model: bool) -> "tuple[Finetuned, bool]":
+    """The model and the dictionaries, of a folder that `finetune` wrote or each from its own; and
+    whether to keep the error by default."""
+    from dictlearn.dictionaries.files import load_all
+    from dictlearn.finetuning.finetuned import DICTIONARIES, Finetuned
+    from dictlearn.lm.loading import load_model
+
     if len(dictionaries) == 1 and (dictionaries[0] / DICTIONARIES).is_dir():
-        found = Finetuned.load(dictionaries[0])
-        subject, loaded, keeps = found.model, found.dictionaries, False
-    else:
-        keeps = True
-        subject, loaded = load_model(model, check=check_model), load_all(dictionaries)
-    keeps = keeps if keep_error is None else keep_error
-    tokenizer = subject.tokenizer
+        return Finetuned.load(dictionaries[0]), False
+    return Finetuned(load_model(model, check=check_model), load_all(dictionaries)), True
+
+
+def _prompt(model: "LanguageModel", text: str) -> "tuple[Tensor, int]":
+    """The ids of the prompt, and the number of them that begin every text."""
+    import torch
+
+    from dictlearn.core.errors import InputError
+
+    tokenizer = model.tokenizer
     if tokenizer is None:
         raise InputError("required a model with a tokenizer to sample texts")
     start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-    ids = torch.tensor([*start, *tokenizer.encode(prompt, add_special_tokens=False)])
+    ids = torch.tensor([*start, *tokenizer.encode(text, add_special_tokens=False)])
     if not len(ids):
         raise InputError("required a prompt, since this model has no token to begin with: --prompt")
-    for title, own in {"without the edits": [], "; ".join(map(str, edits)): edits}.items():
-        with inside(subject, loaded, edits=own, keep_error=keeps):
-            rows = generate(
-                subject, ids.expand(n_samples, -1), n_new, seed=seed, temperature=temperature,
-                stop=tokenizer.eos_token_id,
-            )  # fmt: skip
-        console.rule(title, align="left")
-        for row in rows[:, len(start) :].tolist():
-            say(tokenizer.decode(row, skip_special_tokens=True))
+    return ids, len(start)

@@ -91,7 +91,7 @@ class TrainableDictionary(FeatureDictionary, ABC):
         return z, t
 
     def _approximated(self, t: Float[Tensor, "n d_out"]) -> Float[Tensor, "n d_out"]:
-        """What the estimate approximates, given the standardized target: the target, by default."""
+        """The tensor to approximate, given the standardized target: the target, by default."""
         return t
 
     @final
@@ -160,7 +160,7 @@ class Learner(ABC):
 
     @abstractmethod
     def finish(self) -> Any:
-        """What was learned: a dictionary, or several and their model."""
+        """The result: a dictionary, or all dictionaries of the learner by name."""
 
     @abstractmethod
     def state(self) -> dict[str, Tensor]:

@@ -19,9 +19,10 @@ from dictlearn.core.own_files import OwnFiles
 from dictlearn.core.provenance import code_revision, library_versions
 from dictlearn.metrics.intervals import student_quantile
 from dictlearn.progress import progress
+from dictlearn.studies.folder import IMAGES, PAGE_FILE
 from dictlearn.training.checkpoints import differences
 
-EXPERIMENT_FILE, PAGE_FILE, PARTS, IMAGES = "experiment.json", "report.md", "parts", "images"
+EXPERIMENT_FILE, PARTS = "experiment.json", "parts"
 
 Found = dict[str, Any]
 """The result of a part: numbers, texts and lists of them, by name."""
@@ -39,7 +40,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Page:
-    """What is said about the results of an experiment."""
+    """Verdict, tables and figures of an experiment."""
 
     verdict: Sequence[str]
     tables: Sequence[Table]
@@ -88,9 +89,9 @@ def run_experiment(
             for i, (name, work) in enumerate(parts.items()):
                 folder, file = own.folder(PARTS), f"{name}.json"
                 if not (folder.path / file).exists():
-                    folder.write_json(file, {"found": work(own)})
-                path = folder.path / file
-                found[name] = read_own_json(path, "a part", "overwrite the run")["found"]
+                    result = {"found": work(own), "revision": code_revision()}
+                    folder.write_json(file, result)
+                found[name] = _part(own, name)["found"]
                 done(i + 1)
     return found
 
@@ -111,7 +112,8 @@ def write_experiment_page(
     if image_format is not None:
         drawn = write_images(page.figures, own.folder(IMAGES), image_format)
         links = {name: f"{IMAGES}/{path.name}" for name, path in drawn.items()}
-    code = f"Revision {code_revision()}; " + ", ".join(
+    revisions = dict.fromkeys(_part(own, name).get("revision", "") for name in found)
+    code = f"Revision {', '.join(filter(None, revisions))}; " + ", ".join(
         f"{name} {number}" for name, number in library_versions().items()
     )
     text = render(
@@ -120,6 +122,11 @@ def write_experiment_page(
     )  # fmt: skip
     own.write_text(PAGE_FILE, text)
     return own.path / PAGE_FILE
+
+
+def _part(own: OwnFiles, name: str) -> dict[str, Any]:
+    """The result of a part, and the revision of the code that computed it."""
+    return read_own_json(own.path / PARTS / f"{name}.json", "a part", "overwrite the run")
 
 
 def _begin(own: OwnFiles, experiment: Experiment) -> None:

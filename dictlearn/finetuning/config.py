@@ -1,6 +1,5 @@
 """Settings of training inside a model."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from jaxtyping import Float, Int
@@ -23,9 +22,6 @@ def divergence(
     """The KL divergence from the clean model's predictions, in nats, averaged over predictions."""
     both = (logits[:, :-1].flatten(0, 1).log_softmax(1), clean[:, :-1].flatten(0, 1).log_softmax(1))
     return kl_div(*both, reduction="batchmean", log_target=True)
-
-
-Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)

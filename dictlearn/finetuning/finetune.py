@@ -31,7 +31,7 @@ from dictlearn.lm.attention import fused_attention
 from dictlearn.lm.forward import fusable_attention, reading
 from dictlearn.lm.hooks import LanguageModel
 from dictlearn.lm.identity import model_provenance
-from dictlearn.lm.in_place import InPlace, functions_of, require_order
+from dictlearn.lm.in_place import InPlace, functions_of, require_order, shared_target
 from dictlearn.lm.patching import patched
 from dictlearn.lm.sites import hook_sites, require_deterministic, require_readable
 from dictlearn.training.initial import weights_hash
@@ -127,6 +127,9 @@ def _set_up(
     blocks = Blocks(tokens, config.batch_size, config.seed)
     made = {name: _made(model, name, one, sites.get(name), placed) for name, one in given.items()}
     require_order(model, made)
+    if shared := shared_target(model, made):
+        hook, one, other = shared
+        raise InputError(f"{one!r} and {other!r} both replace {hook!r}: required one of them")
     fresh = {name: d for name, d in made.items() if isinstance(given[name], GradientConfig)}
     if config.from_data and fresh:
         _initialize_(model, fresh, blocks.first(config.standardize_rows), placed)

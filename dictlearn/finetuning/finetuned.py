@@ -76,7 +76,7 @@ class Finetuned:
         *,
         kinds: tuple[type[DictionaryConfig], ...] = (),
     ) -> "Finetuned":
-        """What `save` or `finetune` wrote to `folder`.
+        """The model and the dictionaries that `save` or `finetune` wrote to `folder`.
 
         A model that was not trained is not in the folder: it is loaded by its name, or `model`.
 

@@ -15,8 +15,9 @@ from dictlearn.distributed.process_group import ProcessGroup
 from dictlearn.finetuning.config import FinetuneConfig, divergence, next_token_loss
 from dictlearn.finetuning.place import LearningPlace
 from dictlearn.lm.hooks import LanguageModel, placed
-from dictlearn.lm.saving import parameters_of
+from dictlearn.lm.identity import parameters_of
 from dictlearn.training.gradient import average_gradients_
+from dictlearn.training.moments import load_moments_, moments
 
 
 class FinetuneLearner(Learner):
@@ -90,13 +91,14 @@ class FinetuneLearner(Learner):
             logs = {name: place.log(self._group) for name, place in self.places.items()}
         self._step += 1
         for place in self.places.values():
-            whole = (place.whole_batch(self._group, len(ids)) for _ in range(1))
-            place.upkeep.resample_(self._step, self._optimizer, whole)
+            place.upkeep.resample_(
+                self._step, self._optimizer, place.batches(self._group, len(ids))
+            )
         both = self._group.all_reduce_means([total.detach(), loss.detach()])
         return dict(zip(("loss", "model_loss"), both, strict=True)) | self._summary(logs)
 
     def _loss(self, ids: Int[Tensor, "b pos"]) -> Tensor:
-        with self.through(dictionaries=True):
+        with self._running():
             logits = self._model(ids)
         if not self._config.match_clean:
             return next_token_loss(logits, ids)
@@ -105,16 +107,15 @@ class FinetuneLearner(Learner):
         return divergence(logits, clean)
 
     @contextmanager
-    def through(self, *, dictionaries: bool) -> Iterator[None]:
-        """A context in which passes run through the dictionaries, or the model is clean."""
-        before = [place.active for place in self.places.values()]
+    def _running(self) -> Iterator[None]:
+        """A context in which passes of the model, clean otherwise, run through the dictionaries."""
         for place in self.places.values():
-            place.active = dictionaries
+            place.active = True
         try:
             yield
         finally:
-            for place, active in zip(self.places.values(), before, strict=True):
-                place.active = active
+            for place in self.places.values():
+                place.active = False
 
     def _descend(self, total: Tensor) -> None:
         scale = self._config.learning_rate_scale(self._step)
@@ -127,11 +128,9 @@ class FinetuneLearner(Learner):
             place.dictionary.project_gradient_()
         norm = self._config.max_gradient_norm
         if norm is not None:
-            for module in (
-                self._of_model.values(),
-                *(place.dictionary.parameters() for place in self.places.values()),
-            ):
-                clip_grad_norm_(module, norm)  # fmt: skip
+            clip_grad_norm_(self._of_model.values(), norm)
+            for place in self.places.values():
+                clip_grad_norm_(place.dictionary.parameters(), norm)
         self._optimizer.step()
         for place in self.places.values():
             place.dictionary.project_()
@@ -148,7 +147,7 @@ class FinetuneLearner(Learner):
         return found | means | {"dead": dead.double().mean()}
 
     def finish(self) -> dict[str, FeatureDictionary]:
-        """The dictionaries, as they are to be used."""
+        """The dictionaries, in evaluation mode and without gradients."""
         self._optimizer.zero_grad()
         for place in self.places.values():
             place.end_()
@@ -158,30 +157,17 @@ class FinetuneLearner(Learner):
         }
 
     def state(self) -> dict[str, Tensor]:
-        """What is learned, Adam's moments, the step, steps since each feature was active."""
-        moments = {
-            f"adam/{name}/{key}": moment
-            for name, parameter in self._named.items()
-            for key, moment in self._optimizer.state[parameter].items()
-        }
+        """The tensors learned, Adam's moments, the step, steps since each feature was active."""
+        adam = dict(moments(self._optimizer, self._named.items()))
         idle = {f"idle/{name}": place.upkeep.idle for name, place in self.places.items()}
-        return self.learned() | moments | idle | {"step": torch.tensor(self._step)}
+        return self.learned() | adam | idle | {"step": torch.tensor(self._step)}
 
     @torch.no_grad()
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Continue from what `state` returned, to the same bits."""
         for name, tensor in self.learned().items():
             tensor.copy_(state[name])
-        for name, parameter in self._named.items():
-            prefix = f"adam/{name}/"
-            if prefix + "step" in state:  # absent before the first step
-                self._optimizer.state[parameter] = {
-                    "step": state[prefix + "step"].to(parameter.device),
-                    **{
-                        moment: torch.empty_like(parameter).copy_(state[prefix + moment])
-                        for moment in ("exp_avg", "exp_avg_sq")
-                    },
-                }
+        load_moments_(self._optimizer, self._named.items(), state)
         for name, place in self.places.items():
             place.upkeep.idle.copy_(state[f"idle/{name}"])
         self._step = int(state["step"])

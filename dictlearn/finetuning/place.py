@@ -1,5 +1,7 @@
 """A dictionary that learns in its place in a running model."""
 
+from collections.abc import Iterator
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -74,8 +76,8 @@ class LearningPlace:
         if self._codebook is not None:
             self._codebook.choose_(self._k)
 
-    def whole_batch(self, group: ProcessGroup, n_blocks: int) -> Batch:
-        """The rows of the last pass in all processes, in the order of one process's."""
+    def batches(self, group: ProcessGroup, n_blocks: int) -> Iterator[Batch]:
+        """One batch: the rows of the last pass in all processes, in the order of one process's."""
 
         def gathered(rows: Tensor) -> Tensor:
             if group.world_size == 1:
@@ -85,7 +87,7 @@ class LearningPlace:
             return parts.view(shape).transpose(0, 1).reshape(-1, rows.shape[1])
 
         x = gathered(self.batch.x)
-        return Batch(x, x if self.batch.y is self.batch.x else gathered(self.batch.y))
+        yield Batch(x, x if self.batch.y is self.batch.x else gathered(self.batch.y))
 
     @torch.no_grad()
     def log(self, group: ProcessGroup) -> dict[str, Tensor]:

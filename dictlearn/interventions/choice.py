@@ -8,6 +8,7 @@ from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -26,6 +27,24 @@ class ChoiceEdit(FeatureEdit):
     """A change of the codes chosen in each group concerned; of a residual codebook, in each stage,
     while the other stages keep their codes."""
 
+    slots: str = ""
+    """The slots that are changed, or what becomes of them; the first of `ways` unless given."""
+    ways: ClassVar[tuple[str, ...]]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "slots", self.slots or self.ways[0])
+        if self.slots not in self.ways:
+            raise InputError(
+                f"required {' or '.join(map(repr, self.ways))} as slots of {self.verb}, got "
+                f"{self.slots!r}; {nearest(str(self.slots), self.ways)}"
+            )
+
+    @property
+    def amount(self) -> str:
+        """The slots."""
+        return self.slots
+
     def require_fits(self, dictionary: FeatureDictionary) -> None:
         """Raise an `InputError` unless `dictionary` chooses codes, and has these."""
         super().require_fits(dictionary)
@@ -40,13 +59,10 @@ class ChoiceEdit(FeatureEdit):
         n_codes = rows.dictionary.n_features // rows.dictionary.traits.n_groups
         for group, codes in self.by_group(n_codes).items():
             members = group * n_codes + torch.arange(n_codes, device=rows.x.device)
+            every = torch.arange(len(acts), device=rows.x.device)
             parts = [
-                acts.select(part).with_columns(
-                    members, self._of_group(acts.select(part), rows, members, codes, part)
-                )
-                for part in torch.arange(len(acts), device=rows.x.device).split(
-                    max(1, _SCORES_AT_ONCE // n_codes)
-                )
+                self._of_group(acts.select(part), rows.x[part], rows.dictionary, members, codes)
+                for part in every.split(max(1, _SCORES_AT_ONCE // n_codes))
             ]
             acts = SparseActs.concatenated(parts, acts.n_features)
         return acts
@@ -54,16 +70,16 @@ class ChoiceEdit(FeatureEdit):
     def _of_group(
         self,
         acts: SparseActs,
-        rows: EditedRows,
+        x: Float[Tensor, "n d_in"],
+        dictionary: FeatureDictionary,
         members: Int[Tensor, " code"],
         codes: Int[Tensor, " m"],
-        part: Int[Tensor, " n"],
-    ) -> Float[Tensor, "n code"]:
-        traits = rows.dictionary.traits
-        assert traits.max_active is not None
-        scores = rows.dictionary.scores(rows.x[part], members)
-        k = traits.max_active // traits.n_groups
-        return self.chosen_instead(acts.columns(members), scores, codes.to(members), k)
+    ) -> SparseActs:
+        """The coefficients with those of one group changed."""
+        assert dictionary.traits.max_active is not None
+        k = dictionary.traits.max_active // dictionary.traits.n_groups
+        old, scores = acts.columns(members), dictionary.scores(x, members)
+        return acts.with_columns(members, self.chosen_instead(old, scores, codes.to(members), k))
 
     def by_group(self, n_codes: int) -> Mapping[int, Int[Tensor, " m"]]:
         """The codes of each group, numbered within it."""
@@ -83,7 +99,6 @@ class ChoiceEdit(FeatureEdit):
         """The coefficients of a group of `k` slots, given the old ones and the similarities."""
 
 
-@dataclass(frozen=True)
 class Activate(ChoiceEdit):
     """The codes are chosen, whatever the input: they take empty slots and then those of the least
     similar codes ("last"), or one code takes all slots of its group ("all").
@@ -92,17 +107,7 @@ class Activate(ChoiceEdit):
     """
 
     verb = "activate"
-    slots: str = "last"
-    """"last" or "all"."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _require_one_of(self, "slots", self.slots, ("last", "all"))
-
-    @property
-    def amount(self) -> str:
-        """The slots."""
-        return self.slots
+    ways = ("last", "all")
 
     def require_fits(self, dictionary: FeatureDictionary) -> None:
         """Raise an `InputError` unless there are slots for all codes."""
@@ -132,23 +137,12 @@ class Activate(ChoiceEdit):
         return new.index_add(1, codes, new.new_ones(len(new), len(codes)))
 
 
-@dataclass(frozen=True)
 class Disable(ChoiceEdit):
     """The codes are never chosen: the next most similar ones take their slots ("refill"), or
     nothing does ("empty")."""
 
     verb = "disable"
-    slots: str = "refill"
-    """"refill" or "empty"."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _require_one_of(self, "slots", self.slots, ("refill", "empty"))
-
-    @property
-    def amount(self) -> str:
-        """What becomes of the slots."""
-        return self.slots
+    ways = ("refill", "empty")
 
     def chosen_instead(
         self,
@@ -166,11 +160,3 @@ class Disable(ChoiceEdit):
         best_first = scores.masked_fill(taken, -torch.inf).argsort(dim=1, descending=True)
         free = (best_first.argsort(dim=1) < freed) & ~taken
         return new + free.to(new)
-
-
-def _require_one_of(edit: FeatureEdit, name: str, value: object, valid: tuple[str, ...]) -> None:
-    if value not in valid:
-        raise InputError(
-            f"required {' or '.join(map(repr, valid))} as {name} of {edit.verb}, got {value!r}; "
-            f"{nearest(str(value), valid)}"
-        )

@@ -76,30 +76,6 @@ class DirectionEdit(Edit):
         """The target after the edit."""
 
 
-@dataclass(frozen=True, eq=False)
-class Push(DirectionEdit):
-    """A multiple of the direction is added (activation addition: Turner et al. 2023)."""
-
-    verb = "push"
-    value: float
-    """The norm of what is added."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_number(self, "value", self.value)
-
-    @property
-    def amount(self) -> float:
-        """The norm of what is added."""
-        return float(self.value)
-
-    def moved(
-        self, y: Float[Tensor, "n d_out"], unit: Float[Tensor, " d_out"]
-    ) -> Float[Tensor, "n d_out"]:
-        """The sum."""
-        return y + self.value * unit
-
-
 class ProjectOut(DirectionEdit):
     """The component along the direction is removed (Arditi et al. 2024, directional ablation)."""
 
@@ -113,12 +89,11 @@ class ProjectOut(DirectionEdit):
 
 
 @dataclass(frozen=True, eq=False)
-class Cap(DirectionEdit):
-    """The component along the direction is at most a limit; less stays as it is."""
+class _NumberEdit(DirectionEdit):
+    """A change by one number."""
 
-    verb = "cap"
     value: float
-    """The limit."""
+    """The number."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -126,8 +101,26 @@ class Cap(DirectionEdit):
 
     @property
     def amount(self) -> float:
-        """The limit."""
+        """The number."""
         return float(self.value)
+
+
+class Push(_NumberEdit):
+    """The direction is added, with the value as its norm (Turner et al. 2023)."""
+
+    verb = "push"
+
+    def moved(
+        self, y: Float[Tensor, "n d_out"], unit: Float[Tensor, " d_out"]
+    ) -> Float[Tensor, "n d_out"]:
+        """The sum."""
+        return y + self.value * unit
+
+
+class Cap(_NumberEdit):
+    """The component along the direction is at most the value; less stays as it is."""
+
+    verb = "cap"
 
     def moved(
         self, y: Float[Tensor, "n d_out"], unit: Float[Tensor, " d_out"]

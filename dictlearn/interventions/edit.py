@@ -42,7 +42,7 @@ class Edit(ABC):
     at: str | None = None
     """The name of the dictionary; without it, the only one."""
     positions: Spanned = None
-    """Where: everywhere, one position, several, or a slice, counted from 0 in every sequence."""
+    """One position, several, or a slice, counted from 0 in every sequence; by default all."""
     verb: ClassVar[str]
 
     def __post_init__(self) -> None:
@@ -57,12 +57,12 @@ class Edit(ABC):
 
     @property
     def amount(self) -> object:
-        """How much, in words or as a number; None where there is nothing to say."""
+        """The amount of the change, in words or as a number; None where there is none."""
         return None
 
     @property
     def subject(self) -> str:
-        """What is changed, in words."""
+        """The subject of the change, in words."""
         return ""
 
     @abstractmethod

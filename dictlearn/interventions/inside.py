@@ -15,9 +15,9 @@ from dictlearn.core.sparse_acts import SparseActs
 from dictlearn.interventions.direction import DirectionEdit
 from dictlearn.interventions.edit import Edit, EditedRows, FeatureEdit
 from dictlearn.interventions.features import PassFeatures, Substitute
-from dictlearn.lm.hooks import LanguageModel, hook_names, is_same_hook
+from dictlearn.lm.hooks import LanguageModel, hook_names
 from dictlearn.lm.identity import model_provenance
-from dictlearn.lm.in_place import InPlace, functions_of, require_order
+from dictlearn.lm.in_place import InPlace, functions_of, require_order, shared_target
 from dictlearn.lm.patching import patched
 from dictlearn.lm.sites import hook_sites
 
@@ -67,8 +67,9 @@ def inside(
 
     Every pass and every generation of the model takes part, with or without a cache. Positions of
     edits count from the first token of a sequence, also under a cache and with padding on the left.
-    Edits apply in the order given. The features of the last pass, edits included, are
-    `running["name"].acts`. Nothing is left on the model at the end, also after errors.
+    Edits of features apply in the order given, and then those along directions. The features of the
+    last pass, edits included, are `running["name"].acts`. Nothing is left on the model at the end,
+    also after errors.
 
     With gradients enabled, they flow into the dictionaries, and through them: with
     `straight_through`, the gradient of an estimate passes to its target as if it were unchanged,
@@ -96,7 +97,12 @@ def inside(
     require_order(model, named)
     if not allow_other_model:
         _require_same_model(model, named)
-    _require_own_targets(model, named, keep_error=keep_error)
+    if not keep_error and (shared := shared_target(model, named)):
+        hook, one, other = shared
+        raise InputError(
+            f"{one!r} and {other!r} both replace {hook!r}: required one of them, or "
+            "keep_error=True, with which both change what is there"
+        )
     own = _by_dictionary(model, named, asked)
     places = {
         name: Place(
@@ -225,22 +231,6 @@ def _require_same_model(model: LanguageModel, named: Mapping[str, FeatureDiction
         here = model_provenance(model)
         for name, provenance in known.items():
             provenance.require_same_model(here, name)
-
-
-def _require_own_targets(
-    model: LanguageModel, named: Mapping[str, FeatureDictionary], *, keep_error: bool
-) -> None:
-    """Raise an `InputError` if two dictionaries replace one target: one would undo the other."""
-    seen: list[tuple[str, str]] = []
-    for name, dictionary in named.items():
-        for hook in dictionary.sites.target.hooks:
-            for other, there in seen:
-                if not keep_error and other != name and is_same_hook(model, hook, there):
-                    raise InputError(
-                        f"{other!r} and {name!r} both replace {hook!r}: required one of them, or "
-                        "keep_error=True, with which both change what is there"
-                    )
-            seen.append((name, hook))
 
 
 def _by_dictionary(

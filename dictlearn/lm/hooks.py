@@ -71,3 +71,10 @@ def wrapped(model: LanguageModel) -> nn.Module | None:
     """The model inside a bridge; None for a `HookedTransformer`, which has none inside."""
     inner = getattr(model, "original_model", None)
     return inner if isinstance(inner, nn.Module) else None
+
+
+def is_native(model: LanguageModel) -> bool:
+    """Whether TransformerLens itself implements the model inside a bridge."""
+    from transformer_lens.model_bridge.sources.native import NativeModel
+
+    return isinstance(wrapped(model), NativeModel)

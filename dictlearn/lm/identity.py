@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Shaped
-from torch import Tensor
+from torch import Tensor, nn
 
 from dictlearn.core.provenance import Provenance
 from dictlearn.lm.hooks import LanguageModel
@@ -75,9 +75,18 @@ def model_dtype(model: LanguageModel) -> str:
     return str(sizes.most_common(1)[0][0]).removeprefix("torch.") if sizes else ""
 
 
+def parameters_of(model: LanguageModel) -> dict[str, nn.Parameter]:
+    """The parameters of `model`, by the names that they have without those of the bridge."""
+    return {_plain(name): parameter for name, parameter in model.named_parameters()}
+
+
+def _plain(name: str) -> str:
+    return name.replace("._original_component", "")
+
+
 def _parameters(model: LanguageModel) -> list[tuple[str, Tensor]]:
-    parameters = (*model.named_parameters(), *_bias_in_a_buffer(model))
-    return sorted((name.replace("._original_component", ""), p) for name, p in parameters)
+    buffers = ((_plain(name), buffer) for name, buffer in _bias_in_a_buffer(model))
+    return sorted((*parameters_of(model).items(), *buffers), key=lambda found: found[0])
 
 
 def weight_processing(model: LanguageModel) -> str:

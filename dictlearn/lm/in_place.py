@@ -65,7 +65,7 @@ class InPlace:
         return write
 
     def _joined(self, site: Site, like: Tensor) -> Tensor:
-        """What has been read at the hooks of a site, zeros elsewhere."""
+        """The activations read at the hooks of a site, zeros where none was."""
         parts = [
             self._read[part.hook] if part.hook in self._read
             else like.new_zeros(*like.shape[:2], part.d)
@@ -112,4 +112,17 @@ def too_late(dictionary: FeatureDictionary, order: Sequence[str]) -> tuple[str, 
         for source in dictionary.sources_of(target):
             if order.index(source) > order.index(target):
                 return source, target
+    return None
+
+
+def shared_target(
+    model: LanguageModel, dictionaries: Mapping[str, FeatureDictionary]
+) -> tuple[str, str, str] | None:
+    """A hook that two dictionaries replace, by whatever names, and their names; None if none."""
+    points, owner = model.hook_dict, dict[int, str]()
+    for name, dictionary in dictionaries.items():
+        for hook in dictionary.sites.target.hooks:
+            other = owner.setdefault(id(points[hook]), name)
+            if other != name:
+                return hook, other, name
     return None

@@ -13,13 +13,13 @@ from dictlearn.core.errors import CorruptFileError, InputError, nearest
 from dictlearn.core.files import entries_of, read_json, read_own_json, read_tensors, typed
 from dictlearn.lm.hooks import LanguageModel, require_hooks
 from dictlearn.lm.hub import has_tokenizer, located
+from dictlearn.lm.identity import parameters_of
 from dictlearn.lm.originals import Original
 from dictlearn.lm.saving import (
     MODEL_CONFIG_FILE,
     SAVED_FILE,
     TOKENIZER_FILE,
     WEIGHTS_FILE,
-    parameters_of,
 )
 
 BUILTIN_MODELS = MappingProxyType(

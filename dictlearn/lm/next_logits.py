@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from dictlearn.core.errors import InputError
-from dictlearn.lm.hooks import LanguageModel, wrapped
+from dictlearn.lm.hooks import LanguageModel, is_native, wrapped
 from dictlearn.lm.shadows import shadowed
 
 NextLogits: TypeAlias = Callable[[Int[Tensor, "b pos"]], Float[Tensor, "b vocabulary"]]
@@ -66,12 +66,9 @@ def with_cache(model: LanguageModel, padding: Int[Tensor, " b"], length: int) ->
 
 def _run_with_cache(model: LanguageModel, padding: Tensor, length: int) -> _Run:
     """The passes with a cache that suit the class of `model`."""
-    inner = wrapped(model)
-    if inner is None:
+    if wrapped(model) is None:
         return _hooked_transformer(model, len(padding))
-    from transformer_lens.model_bridge.sources.native import NativeModel
-
-    if isinstance(inner, NativeModel):
+    if is_native(model):
         return _NativePast(model, padding, length).run
     return _hugging_face(model)
 

@@ -4,12 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from dictlearn.core.errors import InputError
 from dictlearn.core.files import JSON_FORMAT
 from dictlearn.core.own_files import OwnFiles
-from dictlearn.lm.hooks import LanguageModel, require_hooks
+from dictlearn.lm.hooks import LanguageModel, is_native, require_hooks, wrapped
+from dictlearn.lm.identity import parameters_of
 
 SAVED_FILE, WEIGHTS_FILE, MODEL_CONFIG_FILE = (
     "saved_model.json",
@@ -17,7 +16,6 @@ SAVED_FILE, WEIGHTS_FILE, MODEL_CONFIG_FILE = (
     "config.json",
 )
 TOKENIZER_FILE = "tokenizer.json"
-NATIVE = "TransformerLensNative"
 _NATIVE_FIELDS = (
     "n_layers", "d_model", "d_mlp", "n_heads", "d_head", "n_ctx", "d_vocab", "act_fn",
     "normalization_type", "eps", "positional_embedding_type",
@@ -37,7 +35,7 @@ def save_model(model: LanguageModel, folder: str | Path | OwnFiles) -> Path:
         StorageError: the folder cannot be written.
     """
     require_hooks(model)
-    if not hasattr(model, "original_model") or getattr(model, "_weights_processed", False):
+    if wrapped(model) is None or getattr(model, "_weights_processed", False):
         raise InputError(
             "required a TransformerBridge with the weights that it was loaded with, got "
             f"{type(model).__name__} with others; load the model with load_model"
@@ -62,16 +60,6 @@ def save_model(model: LanguageModel, folder: str | Path | OwnFiles) -> Path:
         },
     )
     return own.path
-
-
-def parameters_of(model: LanguageModel) -> dict[str, nn.Parameter]:
-    """The parameters of `model` by the names that they have in files."""
-    return {n.replace("._original_component", ""): p for n, p in model.named_parameters()}
-
-
-def is_native(model: LanguageModel) -> bool:
-    """Whether TransformerLens implements the model itself."""
-    return getattr(model.cfg, "architecture", None) == NATIVE
 
 
 def _config_text(model: LanguageModel) -> str:

@@ -150,10 +150,6 @@ class TokFSM(Config):
                 visited = torch.cat([visited @ after, visited.new_zeros(1)])
         return Optimum(loss / (self.context - 1), accuracy / (self.context - 1))
 
-    def describe(self) -> dict[str, Any]:
-        """The settings, in results."""
-        return {"source": "TokFSM", **self.to_dict()}
-
 
 SMALL = TokFSM(n_states=25, n_edges=5, base=5, context=32)
 """A machine for small models."""

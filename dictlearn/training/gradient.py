@@ -24,6 +24,7 @@ from dictlearn.distributed.sharding import (
     whole,
 )
 from dictlearn.training.config import FitConfig
+from dictlearn.training.moments import load_moments_, moments
 from dictlearn.training.standardize import Standardization
 from dictlearn.training.upkeep import Upkeep
 
@@ -114,7 +115,7 @@ class GradientLearner(Learner):
     def state(self) -> dict[str, Tensor]:
         """Parameters, buffers, Adam's moments, the step, steps since each feature was active."""
         state = {f"dictionary/{name}": t for name, t in self.dictionary.state_dict().items()}
-        state |= {f"adam/{name}": moment for name, moment in self._moments()}
+        state |= dict(moments(self._optimizer, self.dictionary.named_parameters()))
         state |= {"idle": self.upkeep.idle, "step": torch.tensor(self._step)}
         return {
             key: whole(t, self._axis(key), feature_group_of(self.dictionary))
@@ -129,17 +130,7 @@ class GradientLearner(Learner):
         )
         features = feature_group_of(self.dictionary)
         state = {key: part(t, self._axis(key), features) for key, t in state.items()}
-        for name, parameter in self.dictionary.named_parameters():
-            prefix = f"adam/{name}/"
-            if prefix + "step" in state:  # absent before the first step
-                self._optimizer.state[parameter] = {
-                    "step": state[prefix + "step"].to(parameter.device),
-                    # In the parameter's own order in memory, which files do not keep.
-                    **{
-                        moment: torch.empty_like(parameter).copy_(state[prefix + moment])
-                        for moment in ("exp_avg", "exp_avg_sq")
-                    },
-                }
+        load_moments_(self._optimizer, self.dictionary.named_parameters(), state)
         self.upkeep.idle = state["idle"].to(self._config.device)
         self._step = int(state["step"])
 
@@ -173,11 +164,6 @@ class GradientLearner(Learner):
         _, *names = key.split("/")
         no_entries = not names or names[-1] == "step"
         return None if no_entries else feature_axes_of(self.dictionary).get(names[0])
-
-    def _moments(self) -> Iterator[tuple[str, Tensor]]:
-        for name, parameter in self.dictionary.named_parameters():
-            for key, moment in self._optimizer.state[parameter].items():
-                yield f"{name}/{key}", moment
 
 
 def average_gradients_(parameters: Iterable[nn.Parameter], group: ProcessGroup) -> None:

@@ -45,8 +45,8 @@ def _start(run: Run, *, overwrite: bool) -> Checkpoint:
     for rank, other in enumerate(group.all_gather_object(run.description)):
         if other != run.description:
             raise InputError(
-                f"every process must call alike, and process {rank} differs from "
-                f"{group.rank} in {', '.join(differences(other, run.description))}"
+                f"every process must make the same call, and that of process {rank} differs from "
+                f"that of {group.rank} in {', '.join(differences(other, run.description))}"
             )
     for learner in run.learners.values():
         if learner.shares_batch:

@@ -14,6 +14,7 @@ from dictlearn.distributed.dictionary import DistributedDictionary
 from dictlearn.distributed.process_group import SINGLE, ProcessGroup
 from dictlearn.distributed.sharding import feature_group_of
 from dictlearn.training.config import RunConfig
+from dictlearn.training.moments import MOMENTS
 from dictlearn.training.resampling import rows_to_reseed
 
 
@@ -103,7 +104,7 @@ class Upkeep:
         # Compared before `project_`, which moves the other rows by a rounding error.
         for old, parameter in zip(before, self.dictionary.parameters(), strict=True):
             changed = parameter != old
-            for moment in ("exp_avg", "exp_avg_sq"):
+            for moment in MOMENTS:
                 optimizer.state[parameter][moment][changed] = 0.0
         self.dictionary.project_()
         self.idle[dead] = 0

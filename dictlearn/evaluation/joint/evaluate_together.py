@@ -14,7 +14,7 @@ from dictlearn.evaluation.faithfulness.clean_passes import CleanBatch, CleanPass
 from dictlearn.evaluation.faithfulness.sequence_sums import SequenceSums
 from dictlearn.evaluation.origins import require_dictionaries, require_fitting
 from dictlearn.lm.hooks import LanguageModel
-from dictlearn.lm.in_place import require_order
+from dictlearn.lm.in_place import require_order, shared_target
 from dictlearn.lm.sites import require_readable
 from dictlearn.metrics.intervals import jackknife_interval
 from dictlearn.metrics.pooled import METRICS, PooledMetric
@@ -62,15 +62,17 @@ def evaluate_together(
         raise InputError("required at least one token to evaluate, got special ones only")
     passes = CleanPasses(model, tokens.ids, counted, dictionaries.values(), batch_size)
     sums = {name: SequenceSums(len(tokens)) for name in chosen}
+    sets_of = {name: [dictionaries[d] for d in members] for name, members in chosen.items()}
     with (
         progress_bar("evaluating", passes.n_batches, show=progress) as done,
         passes.batches() as batches,
     ):
         for i, batch in enumerate(batches):
-            _measure(batch, model, {n: [dictionaries[d] for d in ds] for n, ds in chosen.items()},
-                     sums)  # fmt: skip
+            _measure(batch, model, sets_of, sums)
             done(i + 1)
-    described = tokens.describe() | {"exclude_special": exclude_special, **transfer}
+    described = tokens.describe() | {
+        "exclude_special": exclude_special, "shortcuts": passes.splicer.shortcuts.names, **transfer
+    }  # fmt: skip
     return JointRecords(
         origin.on(tokens, exclude_special=exclude_special), described,
         {name: SetRecord(members, _metrics(sums[name])) for name, members in chosen.items()},
@@ -101,11 +103,11 @@ def require_sets(
                     f"the set {name!r} has {member!r}, which is no dictionary; "
                     f"{nearest(member, names)}"
                 )
-        hooks = [hook for member in members for hook in dictionaries[member].sites.target.hooks]
-        if twice := {hook for hook in hooks if hooks.count(hook) > 1}:
+        if shared := shared_target(model, {member: dictionaries[member] for member in members}):
+            hook, *both = shared
             raise InputError(
-                f"in the set {name!r} several dictionaries replace {', '.join(sorted(twice))}: "
-                "required one for each target"
+                f"in the set {name!r} several dictionaries replace {hook!r} "
+                f"({', '.join(both)}): required one for each target"
             )
     return found
 

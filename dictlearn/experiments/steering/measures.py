@@ -10,6 +10,7 @@ from torch.nn.functional import cross_entropy
 
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.experiments.steering.topics import PROMPTS, TOPICS, has_topic
+from dictlearn.finetuning.config import next_token_loss
 from dictlearn.interventions.edit import Edit
 from dictlearn.interventions.inside import inside
 from dictlearn.lm.generation import generate
@@ -54,8 +55,8 @@ def steering(
         model, steered.dictionaries, edits=list(steered.edits), keep_error=steered.keep_error
     ):
         rows = generate(model, ids, n_new, mask=mask, seed=seed, stop=stop)
-        logits = torch.cat([model(part)[:, :-1] for part in held_out.split(16)])
-    found = {"loss": float(cross_entropy(logits.flatten(0, 1), held_out[:, 1:].flatten()))}
+        logits = torch.cat([model(part) for part in held_out.split(16)])
+    found = {"loss": float(next_token_loss(logits, held_out))}
     texts, total, n = [], 0.0, 0
     for prompt, row in zip(prompts, rows, strict=True):
         new = row[ids.shape[1] :]

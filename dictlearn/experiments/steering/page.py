@@ -13,8 +13,7 @@ if TYPE_CHECKING:
     from dictlearn.experiments.steering.study import SteeringStudy
 
 CLEAN, IN_PLACE = "clean", "codes in place"
-PUBLISHED = {"dragon": (2.5, 65.0), "flower": (0.0, 90.0), "fire": (2.5, 100.0),
-             "princess": (40.0, 87.5)}  # fmt: skip
+PUBLISHED = {"dragon": (2.5, 65.0), "flower": (0.0, 90.0), "princess": (40.0, 87.5)}
 """Percent of texts without steering and with all codes (Tamkin et al. 2024, Table 3, TinyStories;
 200 tokens, codes picked by hand)."""
 
