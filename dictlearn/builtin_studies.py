@@ -19,10 +19,10 @@ from dictlearn.studies.study import MLP, Hook, RateSearch, Study
 from dictlearn.training.config import FitConfig
 
 BUILTIN = "builtin:stories"
-_L0 = (5, 10, 20)
+_L0 = (5, 10, 25)
 """Active features of kinds that fix their number."""
-_SAE_COEFFICIENTS = (0.045, 0.02, 0.01, 0.006)
-_TRANSCODER_COEFFICIENTS = (0.05, 0.022, 0.012, 0.007)
+_SAE_COEFFICIENTS = (0.03, 0.016, 0.009, 0.005)
+_TRANSCODER_COEFFICIENTS = (0.045, 0.02, 0.009, 0.004)
 _RATES = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 
 
@@ -35,7 +35,7 @@ def families(
     model: str = BUILTIN,
     layer: int = 0,
     n_features: int = 512,
-    steps: int = 3000,
+    steps: int = 6000,
     n_seeds: int = 3,
     train_tokens: int = 500_000,
     held_out_tokens: int = 20_000,
@@ -69,7 +69,7 @@ def families(
         train_tokens=train_tokens,
         held_out_tokens=held_out_tokens,
         bits=True,
-        inspected=("codebook_k10", "sae_2", "topk_sae_k20", "transcoder_2", "topk_transcoder_k20"),
+        inspected=("codebook_k10", "sae_2", "topk_sae_k25", "transcoder_2", "topk_transcoder_k25"),
     )
 
 

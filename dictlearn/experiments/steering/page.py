@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import plotly.graph_objects as go
 
 from dictlearn.comparison.figures.style import styled
+from dictlearn.experiments.codes import frequency_figure, frequency_table
 from dictlearn.experiments.experiment import Found, Page, Table, mean_and_margin, shown
 from dictlearn.experiments.steering.topics import TOPICS
 
@@ -38,11 +39,19 @@ def steering_page(study: "SteeringStudy", found: Mapping[str, Found]) -> Page:
         | {name: [found[f"baseline-{s}"][name][cost] for s in seeds] for name in plain}
         for cost in ("loss", "implausibility")
     }  # fmt: skip
-    everything = plain | rates
+    everything, read = plain | rates, [found[f"reading-{seed}"] for seed in seeds]
     return Page(
         verdict=[_verdict(rates, plain, costs, left_out)],
-        tables=[_methods(study, everything, costs), _by_topic(everything, topics, found, study)],
-        figures={"rates": cost_figure(everything, costs["implausibility"])},
+        tables=[
+            _methods(study, everything, costs),
+            _by_topic(everything, topics, found, study),
+            _concepts(read),
+            frequency_table("First seed, held-out text.", read[0]["frequencies"]),
+        ],
+        figures={
+            "rates": cost_figure(everything, costs["implausibility"]),
+            "frequencies": frequency_figure(read[0]["frequencies"]),
+        },
     )
 
 
@@ -138,6 +147,39 @@ def _by_topic(
         "all codes, for another model, 200 tokens, and codes that were picked by hand.",
         ["topic", "text (%)", *everything, "published"], rows,
     )  # fmt: skip
+
+
+def _concepts(read: Sequence[Found]) -> Table:
+    groups = ("all codes", "best code of each concept")
+    rows = [
+        [group, "", *_scores([one[group] for one in read])]
+        for group in groups
+        if all(one[group]["n_codes"] for one in read)
+    ]
+    common = set.intersection(*(set(one["concepts"]) for one in read))
+    rows += [
+        [name, read[0]["concepts"][name]["code"], *_scores([one["concepts"][name] for one in read])]
+        for name in sorted(common)
+    ]
+    return Table(
+        "Precision for concepts",
+        f"Codes of the finetuned model as detectors of {read[0]['n_concepts']} concepts (regular "
+        "expressions) on held-out text. Each code stands for the concept of the tokens on which it "
+        "is active most often, on half of the text; precision and recall are those on the other "
+        "half, and codes with a recall of at most 1 % are left out. The neuron is the most precise "
+        "of all hidden neurons of the MLPs of the model without codebooks at the recall of the "
+        "code, chosen on the first half. No code is picked by hand; the code named is that of the "
+        "first seed. Concepts that have a code with every seed are shown.",
+        ["concept", "code", "precision (%)", "best neuron (%)", "recall (%)", "base rate (%)"],
+        rows,
+    )  # fmt: skip
+
+
+def _scores(seeds: Sequence[Mapping[str, float]]) -> list[str]:
+    return [
+        shown([one[key] for one in seeds], 1, 100) if key in seeds[0] else ""
+        for key in ("codes", "neurons", "recall", "base_rate")
+    ]
 
 
 def cost_figure(

@@ -18,6 +18,7 @@ from dictlearn.dictionaries.topk_sae import TopKSAEConfig
 from dictlearn.experiments.experiment import Experiment, Found, Page
 from dictlearn.experiments.steering.measures import Steered, steering
 from dictlearn.experiments.steering.page import steering_page
+from dictlearn.experiments.steering.reading import concept_precision
 from dictlearn.experiments.steering.topics import (
     TOPICS,
     activity,
@@ -68,18 +69,22 @@ class SteeringStudy(Experiment):
     """Texts after each of the four prompts."""
     n_new: int = 100
     """Longest text, in tokens."""
+    n_read: int = 12_000
+    """Tokens of held-out text on which codes are scored as detectors of concepts."""
     n_blocks: int = 400
     """Blocks of training text from which features are chosen."""
 
     def __post_init__(self) -> None:
-        self._require_count("n_layers", "n_seeds", "steps", "n_samples", "n_new", "n_blocks")
+        self._require_count("n_layers", "n_seeds", "steps", "n_samples", "n_new", "n_read",
+                            "n_blocks")  # fmt: skip
 
     def parts(self) -> Mapping[str, Callable[[OwnFiles], Found]]:
-        """For each seed: codebooks, an SAE, texts without steering, and each topic."""
+        """For each seed: codebooks, an SAE, concepts, texts without steering, and each topic."""
         parts: dict[str, Callable[[OwnFiles], Found]] = {}
         for seed in range(self.n_seeds):
             parts[f"codes-{seed}"] = partial(self._codes, seed)
             parts[f"sae-{seed}"] = partial(self._sae, seed)
+            parts[f"reading-{seed}"] = partial(self._reading, seed)
             parts[f"baseline-{seed}"] = partial(self._baseline, seed)
             for topic in TOPICS:
                 parts[f"{topic}-{seed}"] = partial(self._topic, topic, seed)
@@ -109,6 +114,11 @@ class SteeringStudy(Experiment):
         sae = fit(TopKSAEConfig(n_features=1024, k=16), activations, run, progress=False)
         save(sae, own.folder("models", f"sae-{seed}"))
         return {}
+
+    def _reading(self, seed: int, own: OwnFiles) -> Found:
+        scene = _Scene(self, own, seed)
+        text = load_tokens(self.model, scene.model, split="held_out", n_tokens=self.n_read)
+        return concept_precision(scene.codes, scene.model, text)
 
     def _baseline(self, seed: int, own: OwnFiles) -> Found:
         scene = _Scene(self, own, seed)

@@ -4,20 +4,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, one_hot
 
 from dictlearn.core.batches import Rows
 from dictlearn.core.dictionary import FeatureDictionary
-from dictlearn.core.sparse_acts import SparseActs
+from dictlearn.experiments.codes import best_by_label, frequencies, mean_scores, score_codes
 from dictlearn.interventions.features import PassFeatures, Substitute
 from dictlearn.interventions.inside import inside
 from dictlearn.lm.forward import activations_at
 from dictlearn.lm.generation import generate
 from dictlearn.lm.hooks import LanguageModel
 from dictlearn.metrics.divergence import jensen_shannon_divergence
-from dictlearn.metrics.precision import Ranking
 from dictlearn.metrics.purity import purity
 from dictlearn.metrics.reconstruction import fraction_variance_unexplained
 from dictlearn.synthetic.tokfsm import TokFSM
@@ -128,66 +127,28 @@ def state_precision(
     base: LanguageModel,
     neurons: Sequence[str],
     n: int,
-    least_recall: float = 0.01,
 ) -> dict[str, dict[str, float]]:
     """The mean precision of codes as detectors of states, and of the best neuron at equal recall.
 
-    Tokens are the second digits of states. Each code stands for the state on which it is active
-    most often, on one half of the sequences; precision and recall are those on the other half, and
-    codes with a recall of at most `least_recall` are left out. Averages are over "all codes", and
-    over the "best code of each state": that with the highest harmonic mean of precision and recall
-    on the first half. The rival of a code is the dimension at one of the hooks `neurons` of the
-    `base` model with the highest precision for this state at that recall, chosen on the first half.
+    Tokens are the second digits of states; labels and neurons are chosen on one half of the
+    sequences. Neurons are the dimensions at the hooks `neurons` of the `base` model. Means are over
+    "all codes", and over the "best code of each state".
     """
     ids = machine.sample(n, HELD_OUT + 10**6)
     states = machine.states(ids)
-    half = torch.arange(n).unsqueeze(1).expand_as(states) < n // 2
-    parts = [((states >= 0) & which).flatten().nonzero()[:, 0] for which in (half, ~half)]
-    labels = [states.flatten()[rows] for rows in parts]
+    rows = (states >= 0).flatten().nonzero()[:, 0]
     with inside(model, dictionaries) as running:
         model(ids)
     at = activations_at(base, ids, neurons)
-    values = torch.cat([at[hook].flatten(0, 1) for hook in neurons], dim=1)
-    rankings = [Ranking.from_dense(values[rows]) for rows in parts]
-    curves = [
-        [ranking.against(label == s) for s in range(machine.n_states)]
-        for ranking, label in zip(rankings, labels, strict=True)
-    ]
-    scores: list[tuple[float, float, float]] = []
-    best: dict[int, tuple[float, int]] = {}
-    for name in dictionaries:
-        first, second = (
-            _hits(running[name].acts.select(rows), label, machine.n_states)
-            for rows, label in zip(parts, labels, strict=True)
-        )
-        for code in (first.sum(dim=1) > 0).nonzero()[:, 0].tolist():
-            state = int(first[code].argmax())
-            recall = float(second[code, state]) / curves[1][state].n_matches
-            if recall > least_recall:
-                neuron = int(curves[0][state].precision_at(recall).argmax())
-                rival = float(curves[1][state].precision_at(recall)[neuron])
-                taken = float(first[code].sum()) + curves[0][state].n_matches
-                f1 = 2 * float(first[code, state]) / taken
-                best[state] = max(best.get(state, (0.0, 0)), (f1, len(scores)))
-                scores.append((float(second[code, state] / second[code].sum()), rival, recall))
-    groups = {"all codes": scores, "best code of each state": [scores[i] for _, i in best.values()]}
-    return {name: _averages(some, 1 / machine.n_states) for name, some in groups.items()}
-
-
-def _averages(scores: Sequence[tuple[float, float, float]], chance: float) -> dict[str, float]:
-    """The means of precision, precision of the rival, and recall."""
-    found = torch.tensor(scores, dtype=torch.float64).view(-1, 3).mean(dim=0).tolist()
-    return {**dict(zip(("codes", "neurons", "recall"), found, strict=True)),
-            "chance": chance, "n_codes": float(len(scores))}  # fmt: skip
-
-
-def _hits(
-    acts: SparseActs, labels: Int[Tensor, " n"], n_labels: int
-) -> Float[Tensor, "code label"]:
-    """The number of tokens with each label on which each code is active."""
-    places = acts.indices * n_labels + labels[acts.rows()]
-    counts = torch.bincount(places, minlength=acts.n_features * n_labels)
-    return counts.view(acts.n_features, n_labels).double()
+    scores = score_codes(
+        {name: running[name].acts.select(rows) for name in dictionaries},
+        torch.cat([at[hook].flatten(0, 1) for hook in neurons], dim=1)[rows],
+        one_hot(states.flatten()[rows], machine.n_states).bool(),
+        rows < ids.numel() // 2,
+    )
+    groups = {"all codes": scores, "best code of each state": list(best_by_label(scores).values())}
+    chance = {"chance": 1 / machine.n_states}
+    return {name: mean_scores(some) | chance for name, some in groups.items()}
 
 
 @torch.no_grad()
@@ -195,14 +156,9 @@ def code_frequencies(
     machine: TokFSM, model: LanguageModel, dictionaries: Dictionaries, n: int
 ) -> dict[str, list[float]]:
     """The fraction of tokens on which each code is active, the most frequent first."""
-    ids = machine.sample(n, HELD_OUT)
     with inside(model, dictionaries) as running:
-        model(ids)
-    counts = {name: running[name].acts.firing_counts() for name in dictionaries}
-    return {
-        name: (c.sort(descending=True).values[: int((c > 0).sum())] / ids.numel()).tolist()
-        for name, c in counts.items()
-    }
+        model(machine.sample(n, HELD_OUT))
+    return frequencies({name: running[name].acts for name in dictionaries})
 
 
 @torch.no_grad()

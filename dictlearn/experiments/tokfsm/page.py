@@ -3,9 +3,7 @@
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
-import plotly.graph_objects as go
-
-from dictlearn.comparison.figures.style import styled
+from dictlearn.experiments.codes import frequency_figure, frequency_table
 from dictlearn.experiments.experiment import Found, Page, Table, shown
 from dictlearn.experiments.tokfsm.recipes import (
     ABLATIONS,
@@ -50,7 +48,7 @@ def tokfsm_page(recipe: Recipe, n_seeds: int, found: Mapping[str, Found]) -> Pag
             _divergence(detailed),
             _purity(detailed),
             _precision(detailed),
-            _frequencies(detailed),
+            frequency_table(f"{DETAILED}, first seed.", detailed[0]["frequencies"]),
             _ablations(recipe, found),
             _end_to_end(recipe, end_to_end),
         ],
@@ -162,7 +160,7 @@ def _precision(detailed: Sequence[Found]) -> Table:
         own = [one["precision"][name] for one in detailed]
         rows.append([
             name, f"{fmean(p['n_codes'] for p in own):.0f}",
-            *(shown([p[key] for p in own], 1, 100)
+            *(shown([p[key] for p in own if key in p], 1, 100)
               for key in ("codes", "neurons", "recall", "chance")),
         ])  # fmt: skip
     published, neuron = _PUBLISHED_PRECISION
@@ -176,19 +174,6 @@ def _precision(detailed: Sequence[Found]) -> Table:
         f"{neuron} % for the best neuron, with codes picked by hand among those that looked "
         "interpretable; no code is picked by hand here.",
         ["codes", "number", "precision (%)", "best neuron (%)", "recall (%)", "chance (%)"], rows,
-    )  # fmt: skip
-
-
-def _frequencies(detailed: Sequence[Found]) -> Table:
-    ranks = (1, 2, 5, 10, 20, 50, 100)
-    rows = [
-        [name, *(f"{f[rank - 1]:.4f}" if rank <= len(f) else "—" for rank in ranks), str(len(f))]
-        for name, f in detailed[0]["frequencies"].items()
-    ]
-    return Table(
-        "Frequencies of codes",
-        f"{DETAILED}, first seed. Fraction of tokens on which the code of a rank is active.",
-        ["codebooks", *(f"rank {rank}" for rank in ranks), "used"], rows,
     )  # fmt: skip
 
 
@@ -221,13 +206,3 @@ def _end_to_end(recipe: Recipe, end_to_end: Mapping[str, Sequence[Found]]) -> Ta
         "activations.",
         ["trained on", "loss", "legal (%)", "FVU"], rows,
     )  # fmt: skip
-
-
-def frequency_figure(frequencies: Mapping[str, Sequence[float]]) -> go.Figure:
-    """The frequency of every code by its rank."""
-    figure = go.Figure()
-    for name, values in frequencies.items():
-        figure.add_scatter(x=list(range(1, len(values) + 1)), y=list(values), name=name)
-    figure.update_xaxes(type="log", title="rank")
-    figure.update_yaxes(type="log", title="fraction of tokens")
-    return styled(figure, 420)

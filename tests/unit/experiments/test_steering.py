@@ -81,8 +81,13 @@ def test_the_study_at_a_tiny_size(tmp_path, monkeypatch):
     monkeypatch.setattr("dictlearn.experiments.steering.page.TOPICS", module.TOPICS)
     monkeypatch.setattr("dictlearn.experiments.steering.topics.TOPICS", module.TOPICS)
     monkeypatch.setattr("dictlearn.experiments.steering.measures.TOPICS", module.TOPICS)
-    experiment = SteeringStudy(n_seeds=2, steps=1, n_samples=1, n_new=4, n_blocks=24)
+    experiment = SteeringStudy(n_seeds=2, steps=1, n_samples=1, n_new=4, n_read=2_000, n_blocks=24)
     found = run_experiment(experiment, tmp_path, show=False)
     text = write_experiment_page(experiment, found, tmp_path).read_text()
     assert "| mean difference, 0.6 |" in text
+    assert "## Precision for concepts" in text
+    assert found["reading-0"]["n_concepts"] > 5
+    for score in found["reading-0"]["concepts"].values():
+        assert 0 <= score["codes"] <= 1 >= score["neurons"] >= 0
+        assert score["recall"] > 0.01
     assert "Too rare in the text to choose features for: dragon." in text
