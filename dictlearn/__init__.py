@@ -60,6 +60,7 @@ from dictlearn.interventions.edit import Ablate, Add, Clamp, Edit, Scale
 from dictlearn.interventions.features import PassFeatures, Substitute
 from dictlearn.interventions.inside import inside
 from dictlearn.interventions.language import parse as parse_edit
+from dictlearn.interventions.language import read_edits
 from dictlearn.lm.generation import generate
 from dictlearn.lm.loading import load_model
 from dictlearn.lm.mlps import mlp_sites, mlp_weights
@@ -150,6 +151,7 @@ __all__ = [
     "mlp_weights",
     "new_model",
     "parse_edit",
+    "read_edits",
     "save",
     "save_model",
     "show",

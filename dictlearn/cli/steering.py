@@ -20,13 +20,17 @@ def steer(
         list[Path], typer.Argument(help="Folders of dictionaries, or folders that contain them.")
     ],
     edit: Annotated[
-        list[str],
+        list[str] | None,
         typer.Option(
             help="VERB NAME FEATURES [= AMOUNT] [at POSITIONS], such as 'clamp sae 17 = 4.0 at 5:' "
             "or 'activate codes 3,40 = all'; may be repeated. NAME is that of a dictionary, its "
             "folder's, and may be left out if there is one."
         ),
-    ],
+    ] = None,
+    edit_file: Annotated[
+        Path | None,
+        typer.Option("--edits", help="A TOML file with further edits: edits = ['ablate 3', …]."),
+    ] = None,
     prompt: Annotated[str, typer.Option(help="Text that the model continues.")] = "",
     n_samples: Annotated[int, typer.Option("--samples", help="Number of texts.")] = 3,
     n_new: Annotated[int, typer.Option("--new", help="Longest continuation, in tokens.")] = 60,
@@ -46,11 +50,14 @@ def steer(
 
     A folder that `finetune` wrote is one argument: its model and dictionaries belong together.
     """
+    from dictlearn.core.errors import InputError
     from dictlearn.interventions.inside import inside
-    from dictlearn.interventions.language import parse
+    from dictlearn.interventions.language import parse, read_edits
     from dictlearn.lm.generation import generate
 
-    edits = [parse(text) for text in edit]
+    edits = [*map(parse, edit or ()), *(read_edits(edit_file) if edit_file else ())]
+    if not edits:
+        raise InputError("required an edit: --edit, or --edits with a file")
     found, keeps = _opened(dictionaries, model, check_model=check_model)
     subject, keeps = found.model, keeps if keep_error is None else keep_error
     ids, n_before = _prompt(subject, prompt)

@@ -1,9 +1,12 @@
 """Edits as text: `clamp codes 17 = 4.0 at 5:`."""
 
 import re
+import tomllib
+from pathlib import Path
 from typing import Any
 
-from dictlearn.core.errors import InputError, nearest
+from dictlearn.core.errors import InputError, naming, nearest
+from dictlearn.core.files import parsed
 from dictlearn.interventions.choice import Activate, Disable
 from dictlearn.interventions.direction import Cap, DirectionEdit, ProjectOut, Push
 from dictlearn.interventions.edit import Ablate, Add, Clamp, Edit, FeatureEdit, Scale
@@ -52,3 +55,18 @@ def parse(text: str) -> Edit:
             raise
         needs = "needs a number (= 4.0)" if kind in _NUMBER else "takes no amount"
         raise InputError(f"{verb} {needs}, got {text!r}") from None
+
+
+def read_edits(path: str | Path) -> list[Edit]:
+    """The edits of a TOML file: `edits = ["clamp codes 17 = 4.0 at 5:", "ablate codes 3,4"]`.
+
+    Raises:
+        CorruptFileError: the file is absent or not TOML.
+        InputError: it has another entry, or a text is no edit.
+    """
+    data = parsed(Path(path), tomllib.loads, "TOML")
+    texts = data.get("edits")
+    if data.keys() != {"edits"} or not isinstance(texts, list):
+        raise InputError(f"{path}: required a list 'edits' and nothing else, got {data!r:.80}")
+    with naming(str(path)):
+        return [parse(str(text)) for text in texts]

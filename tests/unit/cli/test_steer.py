@@ -40,6 +40,11 @@ def test_texts_with_and_without_edits(model, tmp_path, capsys):
     for text, told in (("clampp sae 3 = 1", "no edit"), ("clamp seae 3 = 1", "no dictionary")):
         with pytest.raises(InputError, match=told):
             steered(*common, "--edit", text)
+    with pytest.raises(InputError, match="--edits"):
+        steered(*common)
+    (tmp_path / "edits.toml").write_text("edits = ['ablate 3', 'push sae 4 = 2']")
+    steered(*common, "--edit", "scale 5 = 2", "--edits", tmp_path / "edits.toml")
+    assert "scale 5 = 2.0; ablate 3; push sae 4 = 2.0" in capsys.readouterr().out
 
 
 def test_a_finetuned_folder(model, tmp_path, capsys):

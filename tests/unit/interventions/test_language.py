@@ -1,13 +1,15 @@
 """Edits as text, and positions."""
 
+import re
+
 import pytest
 import torch
 
-from dictlearn.core.errors import InputError
+from dictlearn.core.errors import CorruptFileError, InputError
 from dictlearn.interventions.choice import Activate, Disable
 from dictlearn.interventions.direction import Cap, ProjectOut, Push
 from dictlearn.interventions.edit import Ablate, Add, Clamp, Scale
-from dictlearn.interventions.language import parse
+from dictlearn.interventions.language import parse, read_edits
 from dictlearn.interventions.span import Span
 
 EDITS = {
@@ -74,3 +76,19 @@ def test_spans():
     ):  # fmt: skip
         assert positions[Span.of(given).holds(positions)].tolist() == wanted
         assert Span.of(str(Span.of(given))) == Span.of(given)
+
+
+def test_edits_from_a_file(tmp_path):
+    file = tmp_path / "edits.toml"
+    file.write_text("edits = " + repr([*EDITS, *DIRECTIONS]))
+    assert list(map(str, read_edits(file))) == [str(e) for e in (EDITS | DIRECTIONS).values()]
+    for text, told in (
+        ("edits = 3", "a list 'edits'"), ("edits = []\nmore = 1", "a list 'edits'"),
+        ("edits = ['ablatte 3']", f"{file}: no edit 'ablatte'; did you mean 'ablate'"),
+    ):  # fmt: skip
+        file.write_text(text)
+        with pytest.raises(InputError, match=re.escape(told)):
+            read_edits(file)
+    file.write_text("edits = [")
+    with pytest.raises(CorruptFileError, match="TOML"):
+        read_edits(file)
