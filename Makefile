@@ -3,6 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 RECENT := $(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python >= 3.11 is required, this is " + sys.version.split()[0])'
+# A process for each core; tests of a file, which share what they set up, stay together.
+PARALLEL := -n logical --maxprocesses 8 --dist loadfile
+PYTEST := $(BIN)/pytest $(PARALLEL)
 TL4 := .venv-tl4
 PEERS := benchmarks/peers/.venv
 
@@ -12,19 +15,19 @@ demo: $(READY)
 	$(BIN)/dictlearn demo
 
 test: $(READY)
-	$(BIN)/pytest
+	$(PYTEST)
 
 # The tests under TransformerLens 4, in a virtual environment of their own: SAELens, which the other
 # one has, asks for TransformerLens 3.
 test-tl4: $(TL4)/.ready
-	$(TL4)/bin/pytest
+	$(TL4)/bin/pytest $(PARALLEL)
 
 # The tests as on a processor without AVX512, as far as one that has it can be told to leave it.
 test-avx2: $(READY)
 	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 \
 		NPY_DISABLE_CPU_FEATURES="X86_V4 AVX512_ICL AVX512_SPR" OPENBLAS_CORETYPE=Haswell \
 		NUMBA_CPU_NAME=haswell NUMBA_CPU_FEATURES=-avx512f NUMBA_CACHE_DIR=.venv/numba-avx2 \
-		$(BIN)/pytest
+		$(PYTEST)
 
 # Commands killed 200 times and started again; about 10 minutes.
 # ARGS="--each-operation --command fit" kills one before each of its file operations.
@@ -45,8 +48,8 @@ check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/pytest
-	$(BIN)/pytest tests/unit tests/contract -m "not slow and not gpu and not network and not untyped" \
+	$(PYTEST)
+	$(PYTEST) tests/unit tests/contract -m "not slow and not gpu and not network and not untyped" \
 		--jaxtyping-packages=dictlearn,beartype.beartype
 
 format: $(READY)

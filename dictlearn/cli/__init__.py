@@ -55,7 +55,8 @@ def main() -> None:
     try:
         app()
     except DictLearnError as error:
-        Console(stderr=True).print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
+        told = f"[bold red]error:[/] {escape(str(error))}"
+        Console(stderr=True).print(told, highlight=False, soft_wrap=True)  # paths stay whole
         sys.exit(2)
     finally:
         for number, handler in before.items():

@@ -81,7 +81,7 @@ def test_the_study_at_a_tiny_size(tmp_path, monkeypatch):
     monkeypatch.setattr("dictlearn.experiments.steering.page.TOPICS", module.TOPICS)
     monkeypatch.setattr("dictlearn.experiments.steering.topics.TOPICS", module.TOPICS)
     monkeypatch.setattr("dictlearn.experiments.steering.measures.TOPICS", module.TOPICS)
-    experiment = SteeringStudy(n_seeds=2, steps=1, n_samples=1, n_new=4, n_read=2_000, n_blocks=24)
+    experiment = SteeringStudy(n_seeds=1, steps=1, n_samples=1, n_new=4, n_read=2_000, n_blocks=24)
     found = run_experiment(experiment, tmp_path, show=False)
     text = write_experiment_page(experiment, found, tmp_path).read_text()
     assert "| mean difference, 0.6 |" in text
