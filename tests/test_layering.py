@@ -25,6 +25,7 @@ ROOMS: dict[str, set[str]] = {
     "records": {"core"},
     "evaluation": {"core", "metrics", "lm", "text", "activations", "records", "progress"},
     "interventions": {"core", "lm", "records"},
+    "circuits": {"core", "metrics", "text", "lm", "interventions", "records", "progress"},
     "comparison": {"core", "metrics", "records", "progress"},
     "interop": {"core", "dictionaries", "records"},
 }

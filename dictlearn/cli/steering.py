@@ -9,10 +9,7 @@ from dictlearn.cli import options
 from dictlearn.cli.terminal import console, say
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from dictlearn.finetuning.finetuned import Finetuned
-    from dictlearn.lm.hooks import LanguageModel
 
 
 def steer(
@@ -54,13 +51,14 @@ def steer(
     from dictlearn.interventions.inside import inside
     from dictlearn.interventions.language import parse, read_edits
     from dictlearn.lm.generation import generate
+    from dictlearn.text.prompts import prompt_ids
 
     edits = [*map(parse, edit or ()), *(read_edits(edit_file) if edit_file else ())]
     if not edits:
         raise InputError("required an edit: --edit, or --edits with a file")
     found, keeps = _opened(dictionaries, model, check_model=check_model)
     subject, keeps = found.model, keeps if keep_error is None else keep_error
-    ids, n_before = _prompt(subject, prompt)
+    ids, n_before = prompt_ids(subject.tokenizer, prompt)
     for title, own in {"without the edits": [], "; ".join(map(str, edits)): edits}.items():
         with inside(subject, found.dictionaries, edits=own, keep_error=keeps):
             rows = generate(
@@ -82,19 +80,3 @@ def _opened(dictionaries: list[Path], model: str, *, check_model: bool) -> "tupl
     if len(dictionaries) == 1 and (dictionaries[0] / DICTIONARIES).is_dir():
         return Finetuned.load(dictionaries[0]), False
     return Finetuned(load_model(model, check=check_model), load_all(dictionaries)), True
-
-
-def _prompt(model: "LanguageModel", text: str) -> "tuple[Tensor, int]":
-    """The ids of the prompt, and the number of them that begin every text."""
-    import torch
-
-    from dictlearn.core.errors import InputError
-
-    tokenizer = model.tokenizer
-    if tokenizer is None:
-        raise InputError("required a model with a tokenizer to sample texts")
-    start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-    ids = torch.tensor([*start, *tokenizer.encode(text, add_special_tokens=False)])
-    if not len(ids):
-        raise InputError("required a prompt, since this model has no token to begin with: --prompt")
-    return ids, len(start)

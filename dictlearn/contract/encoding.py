@@ -139,6 +139,24 @@ def _separates(sizes: Float[Tensor, "n m"], active: Bool[Tensor, "n m"]) -> bool
     return bool((least >= most - 1e-9).all())
 
 
+def _check_reading_is_the_tangent(case: Subject) -> str | None:
+    """`reading` gives each active coefficient, or its score, and its slope in the row (float64)."""
+    dictionary = copy.deepcopy(case.dictionary).double()
+    if dictionary.n_features == 0:
+        return "it has no features"
+    x = case.x[:4].double().clone().requires_grad_(True)
+    every = torch.arange(dictionary.n_features, device=x.device)
+    values = dictionary.scores(x, every) if dictionary.traits.binary else dictionary.encode(x)
+    rows, features = dictionary.encode(x).nonzero(as_tuple=True)
+    reading = dictionary.reading(x[rows].detach(), features)
+    close(reading(x[rows]), values[rows, features], "reading against the coefficient or score")
+    slopes = [torch.autograd.grad(values[at], x, retain_graph=True)[0][at[0]]
+              for at in zip(rows.tolist(), features.tolist(), strict=True)]  # fmt: skip
+    if slopes:
+        close(reading.readers, torch.stack(slopes), "readers against the gradient of encode")
+    return None
+
+
 def _check_rows_are_independent(case: Subject) -> None:
     """The coefficients of a row do not depend on other rows (float64: ties do not flip)."""
     dictionary, x = copy.deepcopy(case.dictionary).double(), case.x.double()
@@ -200,6 +218,7 @@ ENCODING = (
     _check_sparse_equals_dense,
     _check_sparse_gradients_equal_dense,
     _check_scores_decide,
+    _check_reading_is_the_tangent,
     _check_rows_are_independent,
     _check_encode_changes_nothing,
     _check_traits_hold,

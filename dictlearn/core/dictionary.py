@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from dictlearn.core.config import Config
 from dictlearn.core.errors import InputError
 from dictlearn.core.provenance import Provenance
+from dictlearn.core.reading import Reading, tangents
 from dictlearn.core.sites import Sites
 from dictlearn.core.sparse_acts import SparseActs
 
@@ -55,7 +56,7 @@ class FeatureDictionary(nn.Module, ABC):
     """Whether its kind is a baseline, set by the config that builds it."""
     provenance: Provenance
     _FINAL: ClassVar = ("encode", "encode_sparse", "decode", "estimate", "forward", "scores",
-                        "skip", "write", "atoms", "bias")  # fmt: skip
+                        "reading", "skip", "write", "atoms", "bias")  # fmt: skip
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -180,6 +181,25 @@ class FeatureDictionary(nn.Module, ABC):
                 f"{int(features.max())}"
             )
         return self._scores(self._standardized(self._checked(x)), features)
+
+    @final
+    def reading(self, x: Float[Tensor, "n d_in"], features: Int[Tensor, " n"]) -> Reading:
+        """The affine function of the source that gives the coefficient `features[i]` of each row.
+
+        It is the tangent of `encode` at the row: the choice of active features, gates and other
+        non-linearities are held. A coefficient that is 0 or 1 has no slope: there the function
+        gives the score.
+
+        Raises:
+            InputError: `x` is not a matrix as wide as the source site, or `features` is no vector
+                of one feature for each row.
+        """
+        if x.ndim != 2 or not isinstance(features, Tensor) or features.shape != x.shape[:1]:
+            raise InputError(
+                "reading needs a matrix of rows and one feature for each, got shape "
+                f"{tuple(x.shape)} and {features!r:.80}"
+            )
+        return tangents(self, self._checked(x), features)
 
     @final
     def write(self, acts: Float[Tensor, "*b feature"] | SparseActs) -> Float[Tensor, "*b d_out"]:

@@ -18,6 +18,7 @@ pytestmark = pytest.mark.untyped
         (lambda d: d.encode(torch.zeros(())), "width 4"),
         (lambda d: d.encode_sparse(torch.zeros(1, 2, 4)), r"a matrix of rows, got shape"),
         (lambda d: d.scores(torch.zeros(4), torch.tensor([0])), r"a matrix of rows, got shape"),
+        (lambda d: d.reading(torch.zeros(2, 4), torch.tensor([0])), "one feature for each"),
         (lambda d: d.decode(torch.zeros(2, 7)), "required 8 coefficients per row, got 7"),
     ],
 )

@@ -1,0 +1,144 @@
+"""`attribute`: the attribution graph of a prompt."""
+
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from dictlearn.circuits.graph import CircuitGraph
+from dictlearn.circuits.local_model import LocalModel, local_model
+from dictlearn.circuits.measures import influence
+from dictlearn.circuits.nodes import NodeKind, Nodes
+from dictlearn.circuits.targets import Explained, Function, Target, TopLogits
+from dictlearn.core.dictionary import FeatureDictionary
+from dictlearn.core.errors import InputError
+from dictlearn.lm.hooks import LanguageModel, require_hooks
+from dictlearn.lm.identity import model_provenance
+from dictlearn.progress import progress as progress_bar
+from dictlearn.text.prompts import prompt_ids
+
+_QUEUE = 256
+"""Features that are expanded before influence is computed anew."""
+_AT_ONCE = 1 << 22
+"""Numbers of a gradient at one hook, of all functions together, in one backward pass."""
+
+
+def attribute(
+    model: LanguageModel,
+    prompt: str | Int[Tensor, " pos"],
+    dictionaries: Mapping[str, FeatureDictionary],
+    target: Target | None = None,
+    *,
+    n_features: int = 1024,
+    allow_other_model: bool = False,
+    progress: bool = True,
+) -> CircuitGraph:
+    """The graph of what features, tokens, errors and constants contribute to a target.
+
+    In the local replacement model, which holds attention patterns, the scales of norms and the
+    choice of active features, every edge is exact: a row of the graph adds up to the value of its
+    target or feature. MLPs that no dictionary replaces take part with their tangent, and a node for
+    the rest. Edges into a feature are found for the `n_features` most influential ones.
+
+    Args:
+        model: the language model.
+        prompt: a text, which BOS precedes if the model has one, or ids.
+        dictionaries: of any kind, by name, at different targets.
+        target: by default the most probable next tokens.
+        n_features: number of features whose incoming edges are found.
+        allow_other_model: also take dictionaries of another model.
+        progress: show a progress bar.
+
+    Raises:
+        InputError: dictionaries or target do not fit the model or the prompt, or the model has a
+            part that is not linear when attention patterns, norms and MLPs are held.
+        ProvenanceError: a dictionary was trained on another model, and `allow_other_model` is off.
+    """
+    require_hooks(model)
+    if n_features < 0:
+        raise InputError(f"required a number of features of at least 0, got {n_features}")
+    ids = prompt_ids(model.tokenizer, prompt)[0] if isinstance(prompt, str) else prompt
+    if ids.ndim != 1 or not len(ids):
+        raise InputError(f"required one sequence of ids, got shape {tuple(ids.shape)}")
+    if not allow_other_model and dictionaries:
+        here = model_provenance(model)
+        for name, dictionary in dictionaries.items():
+            dictionary.provenance.require_same_model(here, name)
+    with local_model(model, ids, dictionaries) as local:
+        explained = (target or TopLogits()).functions(local)
+        return _Expansion(local, explained, n_features).run(show=progress)
+
+
+class _Expansion:
+    """The growth of a graph from its targets."""
+
+    def __init__(self, local: LocalModel, explained: list[Explained], n_features: int) -> None:
+        self._local, self._explained = local, explained
+        self._features = local.nodes.of_kind(NodeKind.FEATURE).nonzero()[:, 0]
+        self._n = min(n_features, len(self._features))
+        dtype = local.run.final.dtype
+        self._rows = torch.zeros(len(explained) + self._n, len(local.nodes), dtype=dtype)
+        width = max(t.shape[1] for t in (local.run.final, *local.run.leaves.values()))
+        self._size = max(1, min(64, _AT_ONCE // (len(local.run.ids) * width)))
+
+    def run(self, *, show: bool) -> CircuitGraph:
+        """The graph."""
+        local, n_targets = self._local, len(self._explained)
+        self._fill(0, [one.function for one in self._explained])
+        nodes = torch.empty(0, dtype=torch.long)
+        with progress_bar("attributing", self._n, show=show) as done:
+            while len(nodes) < self._n:
+                found = self._next(nodes)
+                for part in found.split(self._size):
+                    self._fill(n_targets + len(nodes), local.of_nodes(part))
+                    nodes = torch.cat([nodes, part])
+                    done(len(nodes))
+        return self._graph(nodes)
+
+    def _next(self, nodes: Int[Tensor, " done"]) -> Int[Tensor, " m"]:
+        """The most influential features that are not expanded yet; those of one layer together."""
+        left = self._n - len(nodes)
+        waiting = torch.ones(len(self._local.nodes), dtype=torch.bool)
+        waiting[nodes] = False
+        candidates = self._features[waiting[self._features]]
+        if self._n < len(self._features):
+            of_nodes = influence(self._graph(nodes))[candidates]
+            candidates = candidates[of_nodes.topk(min(_QUEUE, left)).indices]
+        return candidates.sort().values
+
+    def _fill(self, first: int, functions: list[Function]) -> None:
+        """The rows of some functions, which must add up to their values."""
+        for start in range(0, len(functions), self._size):
+            some = functions[start : start + self._size]
+            rows = self._local.contributions(some)
+            _require_complete(rows, [self._local.value(function) for function in some])
+            self._rows[first + start : first + start + len(some)] = rows
+
+    def _graph(self, nodes: Int[Tensor, " expanded"]) -> CircuitGraph:
+        local, explained = self._local, self._explained
+        described = local.describe()
+        weights = torch.tensor([one.weight for one in explained], dtype=torch.float64)
+        values = [local.value(one.function) for one in explained]
+        targets = Nodes.of(
+            NodeKind.TARGET, [one.function.position for one in explained],
+            features=torch.tensor([one.token for one in explained]), values=torch.tensor(values),
+        )  # fmt: skip
+        return CircuitGraph(
+            local.run.ids.cpu(), described["tokens"], described["dictionaries"],
+            described["hooks"], local.nodes, targets, [one.label for one in explained],
+            weights / weights.sum(), nodes, self._rows[: len(explained) + len(nodes)], {},
+        )  # fmt: skip
+
+
+def _require_complete(rows: Tensor, values: list[float]) -> None:
+    """Raise an `InputError` unless rows add up to values, up to rounding in their dtype."""
+    sums, sizes = rows.double().sum(dim=1), rows.double().abs().sum(dim=1)
+    wanted = torch.tensor(values, dtype=torch.float64)
+    gap = (sums.cpu() - wanted).abs() / torch.maximum(sizes.cpu(), wanted.abs()).clamp_min(1e-30)
+    if float(gap.max()) > torch.finfo(rows.dtype).eps ** 0.5:
+        raise InputError(
+            "required a model that is linear where attention patterns, the scales of norms and "
+            f"MLPs are held, got one of which {float(gap.max()):.1%} is missing from the sum of "
+            "contributions: it has a part that is not known; use another model"
+        )

@@ -1,0 +1,126 @@
+"""The attribution graph of a prompt."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from dictlearn.circuits.measures import influence, pruned, scores
+from dictlearn.circuits.nodes import NodeKind, Nodes
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_BLOCK = 1 << 24
+"""Largest number of edges of which a copy is made."""
+
+
+@dataclass(frozen=True)
+class CircuitGraph:
+    """What nodes contribute to targets and to features: edges that add up.
+
+    The first rows are those of the targets, the others those of the feature nodes `row_nodes`. A
+    row adds up to the value of its target or feature (of a feature whose coefficients are 0 or 1,
+    to its score), apart from rounding.
+    """
+
+    ids: Int[Tensor, " pos"]
+    """The prompt."""
+    tokens: Sequence[str]
+    dictionaries: Sequence[str]
+    hooks: Sequence[str]
+    """The hooks where dictionaries write."""
+    nodes: Nodes
+    targets: Nodes
+    labels: Sequence[str]
+    """The names of the targets."""
+    weights: Float[Tensor, " target"]
+    """The weights of the targets, which add up to 1."""
+    row_nodes: Int[Tensor, " expanded"]
+    """The feature nodes of which the graph has the incoming edges, strongest first."""
+    rows: Float[Tensor, "row node"]
+    about: Mapping[str, Any]
+    """Model, dictionaries and settings."""
+
+    # Measures
+
+    def influence(self) -> Float[Tensor, " node"]:
+        """The influence of each node on the targets; see `circuits.measures`."""
+        return influence(self)
+
+    def scores(self) -> tuple[float, float]:
+        """Replacement score and completeness score; see `circuits.measures`."""
+        return scores(self)
+
+    def pruned(
+        self, node_share: float = 0.8, edge_share: float = 0.98
+    ) -> "tuple[Bool[Tensor, ' node'], Bool[Tensor, 'row node']]":
+        """The nodes and edges that are left after pruning; see `circuits.measures`."""
+        return pruned(self, node_share, edge_share)
+
+    def row_sums(self) -> Float[Tensor, " row"]:
+        """The sum of the edges into each target and each expanded feature."""
+        return torch.cat([part.double().sum(dim=1) for part in self._blocks()])
+
+    def absolute_sums(self, nodes: Bool[Tensor, " node"]) -> Float[Tensor, " row"]:
+        """The sum of the sizes of the edges from some nodes, by row."""
+        return torch.cat([part[:, nodes].abs().double().sum(dim=1) for part in self._blocks()])
+
+    def absolute_products(self, weights: Float[Tensor, " row"]) -> Float[Tensor, " node"]:
+        """The sum over rows of the sizes of edges times the weights of their rows."""
+        found = torch.zeros(len(self.nodes), dtype=torch.float64)
+        first = 0
+        for part in self._blocks():
+            own = weights[first : first + len(part)]
+            if bool((own != 0).any()):
+                found += own.to(part.dtype) @ part.abs()
+            first += len(part)
+        return found
+
+    def _blocks(self) -> Sequence[Tensor]:
+        return self.rows.split(max(1, _BLOCK // max(len(self.nodes), 1)))
+
+    # Tables
+
+    def name(self, node: int) -> str:
+        """A node in words."""
+        kind, owner = NodeKind(int(self.nodes.kinds[node])), int(self.nodes.owners[node])
+        at = int(self.nodes.positions[node])
+        token = f"{self.tokens[at]!r} @ {at}" if at >= 0 else ""
+        return {
+            NodeKind.FEATURE: lambda: f"{self.dictionaries[owner]} "
+                                      f"{int(self.nodes.features[node])} @ {at}",
+            NodeKind.ERROR: lambda: f"error of {self.hooks[owner]} @ {at}",
+            NodeKind.TOKEN: lambda: f"token {token}",
+            NodeKind.POSITION: lambda: f"position {at}",
+            NodeKind.REMAINDER: lambda: f"remainder of MLP {owner} @ {at}",
+            NodeKind.BIAS: lambda: "bias",
+        }[kind]()  # fmt: skip
+
+    def nodes_to_pandas(self) -> "pd.DataFrame":
+        """A table with one row for each node: what it is, its influence, and the name of it."""
+        table = self.nodes.to_pandas()
+        table["influence"] = self.influence().numpy()
+        table["name"] = [self.name(node) for node in range(len(self.nodes))]
+        names = {i: name for i, name in enumerate(self.dictionaries)}
+        table["dictionary"] = [
+            names[owner] if kind == "feature" else None
+            for kind, owner in zip(table["kind"], table["owner"], strict=True)
+        ]
+        return table
+
+    def edges_to_pandas(self, node_share: float = 0.8, edge_share: float = 0.98) -> "pd.DataFrame":
+        """A table of the edges that are left after pruning, the largest first."""
+        import pandas as pd
+
+        _, links = self.pruned(node_share, edge_share)
+        row, source = links.nonzero(as_tuple=True)
+        ends = [*self.labels, *(self.name(int(node)) for node in self.row_nodes)]
+        return pd.DataFrame({
+            "source": [self.name(int(node)) for node in source],
+            "target": [ends[int(r)] for r in row],
+            "weight": self.rows[row, source].tolist(),
+        }).sort_values("weight", key=abs, ascending=False, ignore_index=True)  # fmt: skip

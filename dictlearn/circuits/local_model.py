@@ -1,0 +1,238 @@
+"""The local replacement model of a prompt: a model in which features add up.
+
+Everything that is not linear is held at its value on the prompt (`lm.frozen`), so that the score of
+a feature is an affine function of the features before it, the errors of dictionaries, the
+embeddings, and constants (Dunefsky et al. 2024, section 3; Ameisen et al. 2025, "Circuit Tracing").
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from dictlearn.circuits.nodes import NodeKind, Nodes
+from dictlearn.circuits.targets import Function
+from dictlearn.core.dictionary import FeatureDictionary
+from dictlearn.core.errors import InputError
+from dictlearn.core.sparse_acts import SparseActs
+from dictlearn.lm.frozen import EMBEDDING, POSITIONS, FrozenPass, frozen_pass
+from dictlearn.lm.hooks import LanguageModel, placed
+
+
+@contextmanager
+def local_model(
+    model: LanguageModel, ids: Int[Tensor, " pos"], dictionaries: Mapping[str, FeatureDictionary]
+) -> "Iterator[LocalModel]":
+    """The local replacement model of `model` on the prompt `ids`; errors as of `frozen_pass`."""
+    with torch.no_grad():
+        logits = model(placed(ids, model)[None])[0]
+    with frozen_pass(model, ids, dictionaries) as run:
+        yield LocalModel(model, run, dictionaries, logits)
+
+
+class LocalModel:
+    """Features, errors and constants of one prompt, and what each contributes to any function."""
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        run: FrozenPass,
+        dictionaries: Mapping[str, FeatureDictionary],
+        logits: Float[Tensor, "pos vocabulary"],
+    ) -> None:
+        self.run, self.dictionaries, self._logits = run, dict(dictionaries), logits
+        self.tokenizer = model.tokenizer
+        self.hooks = [hook for d in self.dictionaries.values() for hook in d.sites.target.hooks]
+        """The hooks where dictionaries write."""
+        with torch.no_grad():
+            self.sources = {name: self._source(name) for name in self.dictionaries}
+            self.acts = {n: d.encode_sparse(self.sources[n]) for n, d in self.dictionaries.items()}
+            self._written = {name: _written(d, self.acts[name])
+                             for name, d in self.dictionaries.items()}  # fmt: skip
+            self._constants = {name: _constant(d) for name, d in self.dictionaries.items()}
+            self._errors = {name: self._error(name) for name in self.dictionaries}
+        self.nodes = self._nodes()
+
+    @property
+    def n_vocabulary(self) -> int:
+        """Number of tokens that the model knows."""
+        return self.run.head.weight.shape[1]
+
+    def text(self, token: int) -> str:
+        """A token as text."""
+        return self.tokenizer.decode([token]) if self.tokenizer is not None else f"<{token}>"
+
+    def position(self, position: int) -> int:
+        """A position from 0 on; negative ones count from the end.
+
+        Raises:
+            InputError: the prompt does not have it.
+        """
+        n = len(self.run.ids)
+        if not -n <= position < n:
+            raise InputError(f"required a position from {-n} to {n - 1}, got {position}")
+        return position % n
+
+    # Functions
+
+    @torch.no_grad()
+    def probabilities(self, position: int) -> Float[Tensor, " vocabulary"]:
+        """The probabilities of the next token."""
+        return self._logits[self.position(position)].double().softmax(dim=0)
+
+    @torch.no_grad()
+    def logit(self, weights: Mapping[int, float], position: int) -> Function:
+        """A weighted sum of logits, less their mean over the vocabulary."""
+        W, b = self.run.head.weight, self.run.head.bias
+        tokens = torch.tensor(list(weights), device=W.device)
+        some = torch.tensor(list(weights.values()), dtype=W.dtype, device=W.device)
+        reader = W[:, tokens] @ some - W.mean(dim=1) * some.sum()
+        offset = 0.0 if b is None else float(b[tokens] @ some - b.mean() * some.sum())
+        return Function(self.position(position), reader, offset)
+
+    @torch.no_grad()
+    def readings(
+        self, name: str, positions: Sequence[int], features: Sequence[int]
+    ) -> list[Function]:
+        """The functions that give coefficients of the dictionary `name` at tokens."""
+        x = self.sources[name][torch.as_tensor(positions)]
+        reading = self.dictionaries[name].reading(x, torch.as_tensor(features, device=x.device))
+        offsets = reading.offsets.tolist()
+        return [
+            Function(position, reader, offset, name)
+            for position, reader, offset in zip(positions, reading.readers, offsets, strict=True)
+        ]
+
+    def of_nodes(self, nodes: Int[Tensor, " m"]) -> list[Function]:
+        """The functions that give the coefficients of feature nodes."""
+        names, functions = list(self.dictionaries), dict[int, Function]()
+        for owner in self.nodes.owners[nodes].unique().tolist():
+            own = nodes[self.nodes.owners[nodes] == owner]
+            found = self.readings(
+                names[owner], self.nodes.positions[own].tolist(), self.nodes.features[own].tolist()
+            )
+            functions |= zip(own.tolist(), found, strict=True)
+        return [functions[node] for node in nodes.tolist()]
+
+    @torch.no_grad()
+    def value(self, function: Function) -> float:
+        """The value of a function on the prompt."""
+        x = self.run.final if function.dictionary is None else self.sources[function.dictionary]
+        return float(x[function.position] @ function.reader) + function.offset
+
+    # Contributions
+
+    @torch.no_grad()
+    def contributions(self, functions: Sequence[Function]) -> Float[Tensor, "m node"]:
+        """What each node contributes to each function; a row adds up to the function's value."""
+        leaves, mlps, biases = self.run.gradients(self._seeds(functions))
+        m, n = len(functions), len(self.run.ids)
+        zero = torch.zeros(m, n, device=self.run.final.device, dtype=self.run.final.dtype)
+        parts: list[Tensor] = []
+        constants = zero.new_tensor([function.offset for function in functions])
+        for name, dictionary in self.dictionaries.items():
+            parts_of = dictionary.sites.target.parts
+            at = torch.cat([leaves.get(part.hook, zero.new_zeros(m, n, part.d))
+                            for part in parts_of], dim=2)  # fmt: skip
+            parts.append(_products(at, self._written[name], self.acts[name]))
+            constants = constants + at.sum(dim=1) @ self._constants[name].to(at)
+        errors = []
+        for name, dictionary in self.dictionaries.items():
+            target = dictionary.sites.target
+            for hook, error in zip(target.hooks, target.split(self._errors[name]), strict=True):
+                errors.append(_inner(leaves[hook], error) if hook in leaves else zero)
+        embedded = [
+            _inner(leaves[hook], self.run.leaves[hook].detach()) if hook in leaves else zero
+            for hook in (EMBEDDING, POSITIONS)
+        ]
+        remainders = [
+            _inner(mlps[layer][1][:, 0], output[0].detach())
+            - _inner(mlps[layer][0][:, 0], source[0].detach())
+            if layer in mlps else zero
+            for layer, (source, output) in self.run.mlps.items()
+        ]  # fmt: skip
+        for name, gradient in biases.items():
+            constants = constants + gradient.flatten(1) @ self.run.biases[name].detach().flatten()
+        return torch.cat([*parts, *errors, *embedded, *remainders, constants.unsqueeze(1)], dim=1)
+
+    def _seeds(self, functions: Sequence[Function]) -> list[tuple[Tensor, Tensor]]:
+        """The tensors that functions read, with their readers at the right row and position."""
+        by_reader: dict[str | None, list[int]] = {}
+        for row, function in enumerate(functions):
+            by_reader.setdefault(function.dictionary, []).append(row)
+        seeds = []
+        for name, rows in by_reader.items():
+            readers = torch.stack([functions[row].reader for row in rows])
+            at = torch.tensor(rows), torch.tensor([functions[row].position for row in rows])
+            read = [(self.run.final, readers)]
+            if name is not None:
+                source = self.dictionaries[name].sites.source
+                tensors = [self.run.sources[name, hook] for hook in source.hooks]
+                read = list(zip(tensors, source.split(readers), strict=True))
+            for tensor, reader in read:
+                seed = tensor.new_zeros(len(functions), *tensor.shape)
+                seed[at] = reader.to(seed)
+                seeds.append((tensor, seed))
+        return seeds
+
+    # Parts
+
+    def _source(self, name: str) -> Float[Tensor, "pos d_in"]:
+        source = self.dictionaries[name].sites.source
+        return torch.cat([self.run.sources[name, hook].detach() for hook in source.hooks], dim=1)
+
+    def _error(self, name: str) -> Float[Tensor, "pos d_out"]:
+        dictionary = self.dictionaries[name]
+        target = dictionary.sites.target
+        leaves = torch.cat([self.run.leaves[hook].detach() for hook in target.hooks], dim=1)
+        return leaves - dictionary.decode(self.acts[name]).to(leaves)
+
+    def _nodes(self) -> Nodes:
+        positions, parts = torch.arange(len(self.run.ids)), []
+        for owner, acts in enumerate(self.acts.values()):
+            parts.append(Nodes.of(NodeKind.FEATURE, acts.rows(), owner=owner,
+                                  features=acts.indices, values=acts.values))  # fmt: skip
+        parts += [
+            Nodes.of(NodeKind.ERROR, positions, owner=hook) for hook in range(len(self.hooks))
+        ]
+        parts.append(Nodes.of(NodeKind.TOKEN, positions, features=self.run.ids.cpu()))
+        parts.append(Nodes.of(NodeKind.POSITION, positions))
+        parts += [Nodes.of(NodeKind.REMAINDER, positions, owner=layer) for layer in self.run.mlps]
+        return Nodes.joined([*parts, Nodes.of(NodeKind.BIAS, [-1])])
+
+    def describe(self) -> dict[str, Any]:
+        """The prompt and the dictionaries, in files."""
+        return {
+            "ids": self.run.ids.tolist(),
+            "tokens": [self.text(token) for token in self.run.ids.tolist()],
+            "dictionaries": list(self.dictionaries),
+            "hooks": self.hooks,
+        }
+
+
+def _written(dictionary: FeatureDictionary, acts: SparseActs) -> Float[Tensor, "nnz d_out"]:
+    """What each active feature writes."""
+    return dictionary.atoms[acts.indices] * acts.values.unsqueeze(1)
+
+
+def _constant(dictionary: FeatureDictionary) -> Float[Tensor, " d_out"]:
+    """What a dictionary writes where its features are inactive and its input is zero."""
+    skip = dictionary.skip(torch.zeros_like(dictionary.x_mean)[None])
+    return dictionary.bias if skip is None else dictionary.bias + skip[0]
+
+
+def _products(
+    at: Float[Tensor, "m pos d"], written: Float[Tensor, "nnz d"], acts: SparseActs
+) -> Float[Tensor, "m nnz"]:
+    """The product of each entry's row with the gradient at its token."""
+    own = written.to(at).split(acts.l0().tolist())
+    return torch.cat([at[:, t] @ rows.T for t, rows in enumerate(own)], dim=1)
+
+
+def _inner(
+    gradient: Float[Tensor, "m pos d"], value: Float[Tensor, "pos d"]
+) -> Float[Tensor, "m pos"]:
+    return torch.einsum("mpd,pd->mp", gradient, value)

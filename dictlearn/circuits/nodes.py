@@ -1,0 +1,92 @@
+"""The nodes of a circuit graph."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from enum import IntEnum
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class NodeKind(IntEnum):
+    """The kinds of nodes. Those from `ERROR` on have no incoming edges."""
+
+    TARGET = 0
+    """A logit, a difference of logits, or a feature to explain."""
+    FEATURE = 1
+    """A feature of a dictionary at a token."""
+    ERROR = 2
+    """What a dictionary misses of its target at a token."""
+    TOKEN = 3
+    """The embedding of a token."""
+    POSITION = 4
+    """The embedding of a position."""
+    REMAINDER = 5
+    """What an MLP that no dictionary replaces writes at a token beyond the tangent at its input."""
+    BIAS = 6
+    """All constants together: biases of model and dictionaries, offsets of encoders."""
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """Several nodes, as tensors of equal length; -1 where an entry does not apply."""
+
+    kinds: Int[Tensor, " node"]
+    """Values of `NodeKind`."""
+    owners: Int[Tensor, " node"]
+    """The dictionary of a feature, by its place in `CircuitGraph.dictionaries`; the hook of an
+    error, by its place in `CircuitGraph.hooks`; the layer of a remainder."""
+    positions: Int[Tensor, " node"]
+    features: Int[Tensor, " node"]
+    """The feature; of a token node its id."""
+    values: Float[Tensor, " node"]
+    """The coefficient of a feature, the value of a target, and 1 for others."""
+
+    def __len__(self) -> int:
+        return len(self.kinds)
+
+    @classmethod
+    def of(
+        cls,
+        kind: NodeKind,
+        positions: Sequence[int] | Int[Tensor, " node"],
+        *,
+        owner: int = -1,
+        features: Int[Tensor, " node"] | None = None,
+        values: Float[Tensor, " node"] | None = None,
+    ) -> "Nodes":
+        """Nodes of one kind and owner."""
+        at = torch.as_tensor(positions, dtype=torch.long)
+        return cls(
+            torch.full_like(at, int(kind)),
+            torch.full_like(at, owner),
+            at,
+            torch.full_like(at, -1) if features is None else features.long(),
+            torch.ones(len(at), dtype=torch.float64) if values is None else values.double(),
+        )
+
+    @classmethod
+    def joined(cls, parts: Sequence["Nodes"]) -> "Nodes":
+        """The nodes of all parts, in their order."""
+        return cls(*(torch.cat([getattr(p, f.name) for p in parts]) for f in fields(cls)))
+
+    def __getitem__(self, which: Tensor) -> "Nodes":
+        """Some nodes, by a mask or their places."""
+        return Nodes(*(getattr(self, f.name)[which] for f in fields(self)))
+
+    def of_kind(self, *kinds: NodeKind) -> Bool[Tensor, " node"]:
+        """Whether each node is of one of these kinds."""
+        return torch.isin(self.kinds, torch.tensor([int(kind) for kind in kinds]))
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """A table with one row for each node; kinds by name."""
+        import pandas as pd
+
+        table = {f.name.removesuffix("s"): getattr(self, f.name).tolist() for f in fields(self)}
+        table["kind"] = [NodeKind(kind).name.lower() for kind in table["kind"]]
+        return pd.DataFrame(table).rename_axis("node")

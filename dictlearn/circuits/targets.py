@@ -1,0 +1,146 @@
+"""What a circuit graph explains: logits, differences of logits, features."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from dictlearn.core.errors import InputError, nearest
+from dictlearn.text.prompts import single_token
+
+if TYPE_CHECKING:
+    from dictlearn.circuits.local_model import LocalModel
+
+
+@dataclass(frozen=True)
+class Function:
+    """An affine function of what a dictionary reads at a token, or of the unembedding's input."""
+
+    position: int
+    reader: Float[Tensor, " d"]
+    offset: float
+    dictionary: str | None = None
+    """The name of the dictionary; None for the input of the unembedding."""
+
+
+@dataclass(frozen=True)
+class Explained:
+    """A function to explain, its weight among several, and its name."""
+
+    function: Function
+    weight: float
+    label: str
+    token: int = -1
+    """The id of the token whose logit it is, if it is one."""
+    probability: float = float("nan")
+    """The probability that the model gives this token."""
+
+
+class Target(ABC):
+    """One function to explain, or several with weights."""
+
+    @abstractmethod
+    def functions(self, local: "LocalModel") -> list[Explained]:
+        """The functions, in the local replacement model of a prompt.
+
+        Raises:
+            InputError: the model or the prompt does not have what is named.
+        """
+
+
+@dataclass(frozen=True)
+class Logit(Target):
+    """The logit of one token, less the mean over all tokens, which changes no probability.
+
+    Where a model caps its logits, it is the logit before.
+    """
+
+    token: str | int
+    position: int = -1
+
+    def functions(self, local: "LocalModel") -> list[Explained]:
+        token = _token(self.token, local)
+        probability = float(local.probabilities(self.position)[token])
+        function = local.logit({token: 1.0}, self.position)
+        return [Explained(function, 1.0, local.text(token), token, probability)]
+
+
+@dataclass(frozen=True)
+class LogitDifference(Target):
+    """The logit of `token` minus that of `minus`."""
+
+    token: str | int
+    minus: str | int
+    position: int = -1
+
+    def functions(self, local: "LocalModel") -> list[Explained]:
+        a, b = (_token(token, local) for token in (self.token, self.minus))
+        if a == b:
+            raise InputError(f"required two different tokens, got {local.text(a)!r} twice")
+        function = local.logit({a: 1.0, b: -1.0}, self.position)
+        return [Explained(function, 1.0, f"{local.text(a)} - {local.text(b)}")]
+
+
+@dataclass(frozen=True)
+class TopLogits(Target):
+    """The logits of the most probable tokens, weighted by their probabilities.
+
+    As many as have `probability` together, at most `n` (Ameisen et al. 2025: 10 and 95 %).
+    """
+
+    n: int = 10
+    probability: float = 0.95
+    position: int = -1
+
+    def functions(self, local: "LocalModel") -> list[Explained]:
+        p = local.probabilities(self.position)
+        top = p.sort(descending=True)
+        below = top.values.cumsum(0) - top.values < self.probability
+        return [
+            Explained(
+                local.logit({token: 1.0}, self.position), float(p[token]), local.text(token), token,
+                float(p[token]),
+            )
+            for token in top.indices[: min(self.n, int(below.sum()))].tolist()
+        ]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class FeatureTarget(Target):
+    """The coefficient of a feature at a token; where coefficients are 0 or 1, its score."""
+
+    dictionary: str
+    feature: int
+    position: int = -1
+
+    def functions(self, local: "LocalModel") -> list[Explained]:
+        if self.dictionary not in local.dictionaries:
+            raise InputError(
+                f"no dictionary {self.dictionary!r}; {nearest(self.dictionary, local.dictionaries)}"
+            )
+        position = local.position(self.position)
+        (function,) = local.readings(self.dictionary, [position], [self.feature])
+        label = f"{self.dictionary} {self.feature} @ {position}"
+        return [Explained(function, 1.0, label)]
+
+
+@dataclass(frozen=True)
+class Several(Target):
+    """Several targets, with equal weights."""
+
+    targets: Sequence[Target]
+
+    def functions(self, local: "LocalModel") -> list[Explained]:
+        return [one for target in self.targets for one in target.functions(local)]
+
+
+def _token(token: str | int, local: Any) -> int:
+    """The id of a token, given as its text or as an id."""
+    if isinstance(token, str):
+        return single_token(local.tokenizer, token)
+    if not 0 <= token < local.n_vocabulary:
+        raise InputError(f"required a token from 0 to {local.n_vocabulary - 1}, got {token}")
+    return int(token)

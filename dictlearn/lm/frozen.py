@@ -1,0 +1,232 @@
+"""A pass in which everything that is not linear is held, and gradients through it.
+
+Queries, keys and the scales of normalisations are constants, so attention patterns and norms are
+linear maps. The stream is cut where dictionaries write: what they write is a constant, too. What a
+pass computes is then an affine function of those constants, the embeddings and the biases of the
+model, apart from MLPs that no dictionary replaces: these stay as they are, with their input and
+output at hand.
+"""
+
+import re
+import warnings
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from dictlearn.core.dictionary import FeatureDictionary
+from dictlearn.core.errors import InputError
+from dictlearn.lm.forward import readers
+from dictlearn.lm.hooks import HookFunction, LanguageModel, hook_names, hooked, placed
+from dictlearn.lm.in_place import require_order, shared_target
+from dictlearn.lm.mlps import mlp_sites
+from dictlearn.lm.patching import Patch, patched
+from dictlearn.lm.shortcuts import Head, head_of
+
+_HELD = re.compile(r"\.hook_scale$|\.attn\.hook_[qk]$")
+EMBEDDING, POSITIONS = "hook_embed", "hook_pos_embed"
+_IS_BIAS = re.compile(r"(^|\.)(bias|b|b_[A-Za-z]+)$")
+
+
+@dataclass
+class FrozenPass:
+    """The tensors of one pass over one prompt; those of a token have its position as first axis."""
+
+    ids: Int[Tensor, " pos"]
+    head: Head
+    leaves: dict[str, Float[Tensor, "pos d"]] = field(default_factory=dict)
+    """Constants by hook: embeddings, and targets of dictionaries less what bypasses features."""
+    sources: dict[tuple[str, str], Float[Tensor, "pos d"]] = field(default_factory=dict)
+    """By dictionary and hook, what the dictionary reads."""
+    mlps: dict[int, list[Float[Tensor, "1 pos d"]]] = field(default_factory=dict)
+    """Input and output of the MLP of each layer."""
+    held: dict[str, Tensor] = field(default_factory=dict)
+    """The values that are held, by hook."""
+    biases: dict[str, nn.Parameter] = field(default_factory=dict)
+    """The biases of the model outside MLPs."""
+    final: Float[Tensor, "pos d"] = field(default_factory=lambda: torch.empty(0, 0))
+    """The input of the unembedding."""
+
+    def gradients(
+        self, seeds: Sequence[tuple[Tensor, Float[Tensor, "m pos d"]]]
+    ) -> tuple[dict[str, Tensor], dict[int, tuple[Tensor, Tensor]], dict[str, Tensor]]:
+        """The gradients of `m` functions in leaves, in inputs and outputs of MLPs, and in biases.
+
+        A function is the sum of the products of `seeds` with tensors of the pass; a gradient has
+        `m` as its first axis. Tensors that no function depends on are absent.
+        """
+        ends = [tensor for pair in self.mlps.values() for tensor in pair]
+        inputs = [*self.leaves.values(), *ends, *self.biases.values()]
+        found = iter(torch.autograd.grad(
+            [tensor for tensor, _ in seeds], inputs, [seed for _, seed in seeds],
+            retain_graph=True, allow_unused=True, is_grads_batched=True,
+        ))  # fmt: skip
+        leaves = {name: next(found) for name in self.leaves}
+        mlps = {layer: (next(found), next(found)) for layer in self.mlps}
+        biases = dict(zip(self.biases, found, strict=True))
+        return (
+            {name: g for name, g in leaves.items() if g is not None},
+            {layer: (a, b) for layer, (a, b) in mlps.items() if a is not None and b is not None},
+            {name: g for name, g in biases.items() if g is not None},
+        )
+
+
+@contextmanager
+def frozen_pass(
+    model: LanguageModel, ids: Int[Tensor, " pos"], dictionaries: Mapping[str, FeatureDictionary]
+) -> Iterator[FrozenPass]:
+    """A frozen pass of `model` over `ids`, cut at the targets of `dictionaries`.
+
+    An autoencoder reads its target before the cut; at a hook where another dictionary writes, what
+    is read is what that one wrote. Biases of the model require gradients until the end.
+
+    Raises:
+        InputError: a dictionary does not fit the model or reads what comes after its target, two
+            replace one target, one that bypasses features has several targets, or the unembedding
+            of the model is not one affine map.
+    """
+    require_order(model, dictionaries)
+    if shared := shared_target(model, dictionaries):
+        raise InputError(
+            f"{shared[1]!r} and {shared[2]!r} both replace {shared[0]!r}: required one of them"
+        )
+    head = head_of(model)
+    if head is None:
+        raise InputError("required a model whose unembedding is one affine map, with weights")
+    run = FrozenPass(placed(ids, model), head)
+    patches = _patches(model, run, dictionaries)
+    held = _firing(model, [name for name in hook_names(model) if _HELD.search(name)])
+    holds = [(hook, _hold(run, hook)) for hook in held]
+    flags = {parameter: parameter.requires_grad for parameter in model.parameters()}
+    inner = {p for layer in run.mlps for p in model.blocks[layer].mlp.parameters()}
+    for parameter in flags:
+        parameter.requires_grad_(False)
+    try:
+        run.biases = {
+            name: parameter.requires_grad_()
+            for name, parameter in model.named_parameters()
+            if _IS_BIAS.search(name) and parameter not in inner
+        }
+        with (
+            torch.enable_grad(), warnings.catch_warnings(),
+            patched(model, patches), hooked(model, holds),
+        ):  # fmt: skip
+            warnings.filterwarnings("ignore", "A forward hook edited")
+            run.final = head.read(model, run.ids[None])[0]
+        yield run
+    finally:
+        for parameter, flag in flags.items():
+            parameter.requires_grad_(flag)
+
+
+def _patches(
+    model: LanguageModel, run: FrozenPass, dictionaries: Mapping[str, FeatureDictionary]
+) -> dict[str, list[Patch]]:
+    """The functions at every hook: outputs of MLPs are read, then dictionaries write, then others
+    read, and inputs of MLPs come last."""
+    points = model.hook_dict
+    first: dict[int, str] = {}
+    found: dict[str, list[Patch]] = defaultdict(list)
+
+    def add(hook: str, patch: Patch) -> None:
+        found[first.setdefault(id(points[hook]), hook)].append(patch)
+
+    sites = _mlps(model)
+    for layer, (_, output) in sites.items():
+        run.mlps[layer] = []
+        add(output, _keep_output(run, layer))
+    for hook in _firing(model, [EMBEDDING, POSITIONS]):
+        add(hook, _leaf(run, hook))
+    for name, dictionary in dictionaries.items():
+        for hook in dictionary.sites.target.hooks:
+            add(hook, _cut(run, name, dictionary, hook))
+    for name, dictionary in dictionaries.items():
+        for hook in dictionary.sites.source.hooks:
+            if hook not in dictionary.sites.target.hooks:
+                add(hook, _read(run, name, hook))
+    for layer, (source, _) in sites.items():
+        add(source, _tap_input(run, layer))
+    return dict(found)
+
+
+def _mlps(model: LanguageModel) -> dict[int, tuple[str, str]]:
+    """The hooks before and after the MLP of each layer that has one."""
+    found = {}
+    for layer in range(model.cfg.n_layers):
+        try:
+            sites = mlp_sites(model, layer)
+        except InputError:
+            continue
+        found[layer] = (sites.source.hook, sites.target.hook)
+    return found
+
+
+def _firing(model: LanguageModel, hooks: Sequence[str]) -> list[str]:
+    """Those of `hooks` that fire, one name of each."""
+    points = model.hook_dict
+    named = {id(points[hook]): hook for hook in hooks if hook in points}
+    at: dict[str, Tensor] = {}
+    with torch.no_grad(), hooked(model, readers(at, list(named.values()), stop=False)):
+        model(placed(torch.arange(2)[None] % model.cfg.d_vocab, model))
+    return list(at)
+
+
+def _hold(run: FrozenPass, name: str) -> HookFunction:
+    def hold(activation: Tensor, hook: object) -> Tensor:
+        return run.held.setdefault(name, activation.detach())
+
+    return hold
+
+
+def _leaf(run: FrozenPass, hook: str) -> Patch:
+    def leaf(y: Tensor, positions: Tensor) -> Tensor:
+        run.leaves[hook] = y[0].detach().clone().requires_grad_()
+        return run.leaves[hook][None]
+
+    return leaf
+
+
+def _read(run: FrozenPass, name: str, hook: str) -> Patch:
+    def read(x: Tensor, positions: Tensor) -> None:
+        run.sources[name, hook] = x[0]
+
+    return read
+
+
+def _cut(run: FrozenPass, name: str, dictionary: FeatureDictionary, hook: str) -> Patch:
+    sites = dictionary.sites
+
+    def cut(y: Tensor, positions: Tensor) -> Tensor:
+        if hook in sites.source.hooks:
+            run.sources[name, hook] = y[0]
+        bypass = None
+        if len(sites.target.hooks) == 1:
+            x = torch.cat([run.sources[name, source] for source in sites.source.hooks], dim=1)
+            bypass = dictionary.skip(x)
+        rest = y[0].detach() if bypass is None else y[0].detach() - bypass.detach()
+        leaf = run.leaves[hook] = rest.clone().requires_grad_()
+        return (leaf if bypass is None else leaf + bypass)[None]
+
+    return cut
+
+
+def _tap_input(run: FrozenPass, layer: int) -> Patch:
+    def tap(x: Tensor, positions: Tensor) -> Tensor:
+        own = x.view_as(x)  # the gradient in it is that through the MLP alone
+        run.mlps[layer].insert(0, own)
+        return own
+
+    return tap
+
+
+def _keep_output(run: FrozenPass, layer: int) -> Patch:
+    def keep(y: Tensor, positions: Tensor) -> Tensor:
+        own = y.view_as(y)
+        run.mlps[layer].append(own)
+        return own
+
+    return keep
