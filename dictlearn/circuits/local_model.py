@@ -28,7 +28,7 @@ def local_model(
 ) -> "Iterator[LocalModel]":
     """The local replacement model of `model` on the prompt `ids`; errors as of `frozen_pass`."""
     with torch.no_grad():
-        logits = model(placed(ids, model)[None])[0]
+        logits = model(placed(ids[None], model))[0]
     with frozen_pass(model, ids, dictionaries) as run:
         yield LocalModel(model, run, dictionaries, logits)
 

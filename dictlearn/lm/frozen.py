@@ -97,12 +97,14 @@ def frozen_pass(
     head = head_of(model)
     if head is None:
         raise InputError("required a model whose unembedding is one affine map, with weights")
-    run = FrozenPass(placed(ids, model), head)
-    patches = _patches(model, run, dictionaries)
+    run = FrozenPass(placed(ids[None], model)[0], head)
+    mlps = _mlps(model)
+    patches = _patches(model, run, dictionaries, mlps)
     held = _firing(model, [name for name in hook_names(model) if _HELD.search(name)])
     holds = [(hook, _hold(run, hook)) for hook in held]
     flags = {parameter: parameter.requires_grad for parameter in model.parameters()}
-    inner = {p for layer in run.mlps for p in model.blocks[layer].mlp.parameters()}
+    inner = {p for layer, (source, _) in mlps.items()
+             for p in _parameters_behind(model.blocks[layer], source)}  # fmt: skip
     for parameter in flags:
         parameter.requires_grad_(False)
     try:
@@ -124,7 +126,10 @@ def frozen_pass(
 
 
 def _patches(
-    model: LanguageModel, run: FrozenPass, dictionaries: Mapping[str, FeatureDictionary]
+    model: LanguageModel,
+    run: FrozenPass,
+    dictionaries: Mapping[str, FeatureDictionary],
+    mlps: Mapping[int, tuple[str, str]],
 ) -> dict[str, list[Patch]]:
     """The functions at every hook: outputs of MLPs are read, then dictionaries write, then others
     read, and inputs of MLPs come last."""
@@ -135,8 +140,7 @@ def _patches(
     def add(hook: str, patch: Patch) -> None:
         found[first.setdefault(id(points[hook]), hook)].append(patch)
 
-    sites = _mlps(model)
-    for layer, (_, output) in sites.items():
+    for layer, (_, output) in mlps.items():
         run.mlps[layer] = []
         add(output, _keep_output(run, layer))
     for hook in _firing(model, [EMBEDDING, POSITIONS]):
@@ -148,7 +152,7 @@ def _patches(
         for hook in dictionary.sites.source.hooks:
             if hook not in dictionary.sites.target.hooks:
                 add(hook, _read(run, name, hook))
-    for layer, (source, _) in sites.items():
+    for layer, (source, _) in mlps.items():
         add(source, _tap_input(run, layer))
     return dict(found)
 
@@ -163,6 +167,13 @@ def _mlps(model: LanguageModel) -> dict[int, tuple[str, str]]:
             continue
         found[layer] = (sites.source.hook, sites.target.hook)
     return found
+
+
+def _parameters_behind(block: nn.Module, source: str) -> Iterator[nn.Parameter]:
+    """The parameters of an MLP from its input on: also a norm's, if that lies before its gain."""
+    yield from block.mlp.parameters()  # type: ignore[union-attr]
+    if source.endswith(".hook_normalized"):
+        yield from block.get_submodule(source.split(".")[-2]).parameters()
 
 
 def _firing(model: LanguageModel, hooks: Sequence[str]) -> list[str]:
