@@ -78,25 +78,25 @@ def pruned(
             raise InputError(f"required a share of {name} above 0 and up to 1, got {share}")
     of_nodes, always = influence(graph), graph.nodes.of_kind(*_EMBEDDED)
     keep = _largest(of_nodes, node_share) | always
-    kept_rows = torch.cat([torch.ones(len(graph.weights), dtype=torch.bool), keep[graph.row_nodes]])
-    edges = graph.rows.abs().double() * (keep & ~graph.nodes.of_kind(NodeKind.BIAS))
-    edges *= kept_rows.unsqueeze(1)
-    shares = edges / edges.sum(dim=1, keepdim=True).clamp_min(1e-30)
-    shares *= torch.cat([graph.weights, of_nodes[graph.row_nodes]]).unsqueeze(1)
-    links = _largest(shares.flatten(), edge_share).view_as(shares)
-    features = graph.nodes.of_kind(NodeKind.FEATURE)
-    has_row = torch.zeros_like(keep)
-    has_row[graph.row_nodes] = True
+    n_targets, features = len(graph.weights), graph.nodes.of_kind(NodeKind.FEATURE)
+    rows = torch.cat([torch.arange(n_targets), n_targets + keep[graph.row_nodes].nonzero()[:, 0]])
+    columns = (keep & ~graph.nodes.of_kind(NodeKind.BIAS)).nonzero()[:, 0]
+    shares = graph.rows[rows][:, columns].abs().double()
+    shares /= shares.sum(dim=1, keepdim=True).clamp_min(1e-30)
+    shares *= torch.cat([graph.weights, of_nodes[graph.row_nodes]])[rows].unsqueeze(1)
+    links = torch.zeros(graph.rows.shape, dtype=torch.bool)
+    links[rows.unsqueeze(1), columns] = _largest(shares.flatten(), edge_share).view_as(shares)
+    expanded = torch.zeros_like(keep)
+    expanded[graph.row_nodes] = True
     while True:
-        left = keep & (links.any(dim=0) | always)
         incoming = torch.zeros_like(keep)
-        incoming[graph.row_nodes] = links[len(graph.weights) :].any(dim=1)
-        left &= ~features | incoming | ~has_row
+        incoming[graph.row_nodes] = links[n_targets:].any(dim=1)
+        left = keep & (links.any(dim=0) | always) & (incoming | ~(features & expanded))
         if bool((left == keep).all()):
             return keep, links
         keep = left
         links &= keep
-        links[len(graph.weights) :] &= keep[graph.row_nodes].unsqueeze(1)
+        links[n_targets:] &= keep[graph.row_nodes].unsqueeze(1)
 
 
 def _largest(values: Float[Tensor, " n"], share: float) -> Bool[Tensor, " n"]:
