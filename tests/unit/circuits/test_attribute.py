@@ -93,6 +93,7 @@ def test_a_text_of_the_builtin_model():
         attribute(model, text, {}, LogitDifference(" went to", " He"), **QUIET)
 
 
+@pytest.mark.untyped
 def test_what_does_not_fit_is_refused(small, trained, prompt, native):
     own = {"own": trained["sae"]}
     with pytest.raises(ProvenanceError, match="own"):
