@@ -68,6 +68,8 @@ def kth_bound(row: np.ndarray, k: int, lanes: int) -> float:
     low, high = best[0], best[0]
     for j in range(1, lanes):
         low, high = min(low, best[j]), max(high, best[j])
+    if k == 1:  # the best entry of all lanes, with nothing to count
+        return high
     for _ in range(_HALVINGS):
         middle = low + (high - low) / 2
         reached = np.int32(0)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dictlearn.kernels import processor, rounding, search, tiles
+from dictlearn.kernels import compiled, processor, rounding, search, tiles
 from dictlearn.kernels.search import (
     above,
     batch_top_k,
@@ -62,6 +62,14 @@ def test_of_equal_scores_exactly_k_are_kept_and_the_first_of_them():
     W[0, 90] = 1.0
     features = exact_top_k(x, W, b, 4).features
     assert features.tolist() == [[0, 1, 2, 90]] * 3
+    assert exact_top_k(x, W - 1, b, 1).features.tolist() == [[90]] * 3
+    assert exact_top_k(x, W * 0, b, 1).features.tolist() == [[0]] * 3
+
+
+def test_the_bound_of_one_score_is_the_largest():
+    row = torch.randn(1000, generator=torch.Generator().manual_seed(0)).numpy()
+    assert compiled.kth_bound(row, 1, 128) == row.max()
+    assert 8 <= (row >= compiled.kth_bound(row, 8, 128)).sum() < 16
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
