@@ -30,6 +30,7 @@ from dictlearn.dictionaries.crosscoder import CrosscoderConfig
 from dictlearn.dictionaries.gated_sae import GatedSAEConfig
 from dictlearn.dictionaries.ica import ICAConfig
 from dictlearn.dictionaries.identity import IdentityConfig
+from dictlearn.dictionaries.indexed import FlatIndex, IVFIndex, indexed
 from dictlearn.dictionaries.jumprelu_sae import JumpReLUSAEConfig
 from dictlearn.dictionaries.jumprelu_transcoder import JumpReLUTranscoderConfig
 from dictlearn.dictionaries.kmeans import KMeansConfig
@@ -100,9 +101,11 @@ __all__ = [
     "Finetuned",
     "FitConfig",
     "FitPass",
+    "FlatIndex",
     "GatedSAEConfig",
     "GradientConfig",
     "ICAConfig",
+    "IVFIndex",
     "IdentityConfig",
     "JointRecords",
     "JumpReLUSAEConfig",
@@ -143,6 +146,7 @@ __all__ = [
     "generate",
     "harvest",
     "hook_sites",
+    "indexed",
     "inside",
     "load",
     "load_model",

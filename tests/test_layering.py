@@ -40,6 +40,7 @@ CORE_LIBRARIES = {"torch", "jaxtyping", "safetensors", "msgspec", "filelock"}
 PACKAGES = {
     "scikit_learn": "sklearn",
     "pyyaml": "yaml",
+    "faiss_cpu": "faiss",
 }  # what a distribution is imported as, where that differs
 LONGEST_FILE = 300
 LONGER_FILES: dict[str, int] = {}  # a file and its limit, where its ideas do not come apart
@@ -118,7 +119,7 @@ def test_what_is_imported_is_required_and_nothing_else():
     project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text(encoding="utf-8"))
     extras = project["project"]["optional-dependencies"]
     required = {package(line) for line in project["project"]["dependencies"]}
-    optional = {package(line) for line in extras["saelens"]}
+    optional = {package(line) for extra in ("saelens", "faiss") for line in extras[extra]}
     found = {module.partition(".")[0] for path in FILES for module in imports(path, lazy=True)}
     found -= sys.stdlib_module_names | {"dictlearn"}
     assert required <= found

@@ -26,6 +26,8 @@ from dictlearn.kernels.decode import decode
 
 Affine: TypeAlias = tuple[Float[Tensor, "d code"], Float[Tensor, " code"]]
 """Weight and bias of the scores of an input, larger for more similar codes."""
+Nearest: TypeAlias = Callable[[Tensor, Tensor, int], Tensor]
+"""A function of inputs, codes and k: the indices of k codes for each input, of shape [n, k]."""
 
 
 def cosine(codes: Float[Tensor, "code d"]) -> Affine:
@@ -56,6 +58,25 @@ class Quantizer(Choosing, Searching, TrainableDictionary, ABC):
 
     Coefficients are 0 or 1, so no gradient flows through `encode`; `scores` has one.
     """
+
+    codes: Float[Tensor, "part code d"]
+    """The codes of each group or stage."""
+    similarity: Callable[[Tensor], Affine] = staticmethod(euclidean)
+    """The similarity by which codes are chosen."""
+    index: Nearest | None = None
+    """An index of the codes that takes the place of `search`; see `dictionaries.indexed`."""
+
+    def search_exactly_(self) -> None:
+        super().search_exactly_()
+        self.index = None
+
+    def _nearest(
+        self, z: Float[Tensor, "n d"], codes: Float[Tensor, "code d"], k: int
+    ) -> Int[Tensor, "n k"]:
+        """The `k` codes most similar to each input."""
+        if self.index is not None:
+            return self.index(z, codes, k)
+        return self.search(z, *self.similarity(codes), k).features
 
     @torch.no_grad()
     def _train_encode(self, z: Float[Tensor, "n d_in"]) -> Encoding:
@@ -120,8 +141,7 @@ class Codebook(Quantizer):
     def _chosen(self, z: Float[Tensor, "n d_in"]) -> Int[Tensor, "n chosen"]:
         """Feature indices of the chosen codes of all groups."""
         chosen = [
-            group * self.n_codes
-            + self.search(chunk.contiguous(), *self.similarity(codes), self.k).features
+            group * self.n_codes + self._nearest(chunk.contiguous(), codes, self.k)
             for group, (chunk, codes) in enumerate(zip(self._chunks(z), self.codes, strict=True))
         ]
         return torch.cat(chosen, dim=1)

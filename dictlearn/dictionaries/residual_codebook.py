@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dictlearn.core.dictionary import Traits
 from dictlearn.core.sites import Sites
-from dictlearn.dictionaries.codebook import CodebookFields, Quantizer, euclidean
+from dictlearn.dictionaries.codebook import CodebookFields, Quantizer
 
 
 class ResidualCodebook(Quantizer):
@@ -34,18 +34,13 @@ class ResidualCodebook(Quantizer):
     def _atoms(self) -> Float[Tensor, "feature d_out"]:
         return rearrange(self.codes, "stage code d -> (stage code) d")
 
-    def _nearest(
-        self, z: Float[Tensor, "n d"], codes: Float[Tensor, "code d"]
-    ) -> Int[Tensor, " n"]:
-        return self.search(z, *euclidean(codes), 1).features[:, 0]
-
     def _stages(
         self, z: Float[Tensor, "n d_in"]
     ) -> Iterator[tuple[Float[Tensor, "n d_in"], Int[Tensor, " n"]]]:
         """The input of each stage, and the code chosen there."""
         residual = z
         for codes in self.codes:
-            code = self._nearest(residual, codes)
+            code = self._nearest(residual, codes, 1)[:, 0]
             yield residual, code
             residual = residual - codes[code]
 
@@ -62,7 +57,7 @@ class ResidualCodebook(Quantizer):
         near = [
             torch.addmm(offset, residual, codes)
             for (residual, _), (codes, offset) in zip(
-                self._stages(z), map(euclidean, self.codes), strict=True
+                self._stages(z), map(self.similarity, self.codes), strict=True
             )
         ]
         return torch.cat(near, dim=1)[:, features]
@@ -80,7 +75,7 @@ class ResidualCodebook(Quantizer):
             rows = residual[stage * own : (stage + 1) * own][: self.n_codes]
             codes *= residual.pow(2).mean().sqrt()
             codes[: len(rows)] = rows
-            residual = residual - codes[self._nearest(residual, codes)]
+            residual = residual - codes[self._nearest(residual, codes, 1)[:, 0]]
 
     @torch.no_grad()
     def reseed_(
