@@ -8,9 +8,8 @@ from pathlib import Path
 import torch
 
 
-def head(versions: Mapping[str, str], absent: Mapping[str, str]) -> str:
+def head(libraries: Mapping[str, str], absent: Mapping[str, str]) -> str:
     """The opening of the page: machine, versions and command; no names of hosts or paths."""
-    libraries = ", ".join(f"{name} {version}" for name, version in versions.items())
     lines = [
         "# Speed, beside other libraries",
         "",
@@ -19,13 +18,25 @@ def head(versions: Mapping[str, str], absent: Mapping[str, str]) -> str:
         "range over rounds, or over seeds where it says so. A section can be measured again by "
         "itself (`--only`); the command stands under each.",
         "",
-        f"* machine: {cores()} cores of {processor()}, {memory()} of memory, "
-        f"{platform.system()} {platform.machine()}; OpenMP threads wait "
-        f"{os.environ.get('OMP_WAIT_POLICY', 'as by default').lower()}",
-        f"* versions: Python {platform.python_version()}, torch {torch.__version__}, {libraries}",
+        f"* machine: {described()}",
+        f"* versions: {', '.join([versions(), *map(' '.join, libraries.items())])}",
     ]
     lines += [f"* left out: {name} ({why})" for name, why in absent.items()]
     return "\n".join(lines)
+
+
+def described() -> str:
+    """The machine, and how threads wait on it."""
+    waiting = os.environ.get("OMP_WAIT_POLICY", "as by default").lower()
+    return (
+        f"{cores()} cores of {processor()}, {memory()} of memory, {platform.system()} "
+        f"{platform.machine()}; OpenMP threads wait {waiting}"
+    )
+
+
+def versions() -> str:
+    """The versions of Python and torch."""
+    return f"Python {platform.python_version()}, torch {torch.__version__}"
 
 
 def cores() -> int:
