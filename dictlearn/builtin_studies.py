@@ -13,6 +13,7 @@ from dictlearn.dictionaries.sae import SAEConfig
 from dictlearn.dictionaries.topk_sae import TopKSAEConfig
 from dictlearn.dictionaries.topk_transcoder import TopKTranscoderConfig
 from dictlearn.dictionaries.transcoder import TranscoderConfig
+from dictlearn.experiments.circuit.study import CircuitStudy
 from dictlearn.experiments.steering.study import SteeringStudy
 from dictlearn.experiments.tokfsm.study import TokFSMStudy
 from dictlearn.studies.study import MLP, Hook, RateSearch, Study
@@ -168,5 +169,12 @@ def steering(model: str = BUILTIN, n_seeds: int = 3, steps: int = 500) -> Steeri
     return SteeringStudy(model=model, n_seeds=n_seeds, steps=steps)
 
 
-STUDIES = {f.__name__: f for f in (demo, families, sizes, seeds, sites, tokfsm, steering)}
+def circuit(model: str = BUILTIN, n_seeds: int = 3, steps: int = 1000) -> CircuitStudy:
+    """Which few features make a model choose a pronoun? Circuits through transcoders, and what
+    interventions make of them.
+    """
+    return CircuitStudy(model=model, n_seeds=n_seeds, steps=steps)
+
+
+STUDIES = {f.__name__: f for f in (demo, families, sizes, seeds, sites, tokfsm, steering, circuit)}
 """The studies listed by `dictlearn bench`."""

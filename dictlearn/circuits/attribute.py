@@ -125,10 +125,19 @@ class _Expansion:
             features=torch.tensor([one.token for one in explained]), values=torch.tensor(values),
         )  # fmt: skip
         return CircuitGraph(
-            local.run.ids.cpu(), described["tokens"], described["dictionaries"],
-            described["hooks"], local.nodes, targets, [one.label for one in explained],
-            weights / weights.sum(), nodes, self._rows[: len(explained) + len(nodes)], {},
-        )  # fmt: skip
+            ids=local.run.ids.cpu(),
+            tokens=described["tokens"],
+            dictionaries=described["dictionaries"],
+            binary=[dictionary.traits.binary for dictionary in local.dictionaries.values()],
+            hooks=described["hooks"],
+            nodes=local.nodes,
+            targets=targets,
+            labels=[one.label for one in explained],
+            weights=weights / weights.sum(),
+            row_nodes=nodes,
+            rows=self._rows[: len(explained) + len(nodes)],
+            about={},
+        )
 
 
 def _require_complete(rows: Tensor, values: list[float]) -> None:

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from dictlearn.circuits.measures import influence, pruned, scores
+from dictlearn.circuits.measures import influence, pruned, scores, total_effects
 from dictlearn.circuits.nodes import NodeKind, Nodes
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ class CircuitGraph:
     """The prompt."""
     tokens: Sequence[str]
     dictionaries: Sequence[str]
+    binary: Sequence[bool]
+    """Whether the coefficients of each dictionary are 0 or 1."""
     hooks: Sequence[str]
     """The hooks where dictionaries write."""
     nodes: Nodes
@@ -50,6 +52,10 @@ class CircuitGraph:
     def influence(self) -> Float[Tensor, " node"]:
         """The influence of each node on the targets; see `circuits.measures`."""
         return influence(self)
+
+    def total_effects(self) -> Float[Tensor, "target node"]:
+        """The contribution of each node, also through others; see `circuits.measures`."""
+        return total_effects(self)
 
     def scores(self) -> tuple[float, float]:
         """Replacement score and completeness score; see `circuits.measures`."""
@@ -77,6 +83,17 @@ class CircuitGraph:
             own = weights[first : first + len(part)]
             if bool((own != 0).any()):
                 found += own.to(part.dtype) @ part.abs()
+            first += len(part)
+        return found
+
+    def products(self, weights: Float[Tensor, "m expanded"]) -> Float[Tensor, "m node"]:
+        """The sum over expanded features of their edges times the weights of their rows."""
+        found = torch.zeros(len(weights), len(self.nodes), dtype=torch.float64)
+        first = -len(self.weights)
+        for part in self._blocks():
+            of_rows = part[max(0, -first) :]
+            at = max(first, 0)
+            found += (weights[:, at : at + len(of_rows)].to(part.dtype) @ of_rows).double()
             first += len(part)
         return found
 

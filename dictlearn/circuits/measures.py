@@ -18,6 +18,7 @@ from dictlearn.core.errors import InputError
 if TYPE_CHECKING:
     from dictlearn.circuits.graph import CircuitGraph
 
+_CIRCLE = "required a graph without circles: a feature contributes to itself"
 _UNEXPLAINED = (NodeKind.ERROR, NodeKind.REMAINDER)
 _EMBEDDED = (NodeKind.TOKEN, NodeKind.POSITION)
 
@@ -43,7 +44,29 @@ def influence(graph: "CircuitGraph") -> Float[Tensor, " node"]:
         total += now
         of_rows = torch.zeros_like(of_rows)
         of_rows[n_targets:] = now[graph.row_nodes]
-    raise InputError("required a graph without circles: a feature contributes to itself")
+    raise InputError(_CIRCLE)
+
+
+def total_effects(graph: "CircuitGraph") -> Float[Tensor, "target node"]:
+    """The contribution of each node to each target, directly and through other features.
+
+    It is what removing the node takes off the target, as far as the model is linear and its
+    features stay active. Nothing passes through features whose incoming edges the graph does not
+    have, nor through those whose coefficients are 0 or 1: no change of a score changes them.
+    """
+    n_targets = len(graph.weights)
+    smooth = ~torch.tensor(graph.binary, dtype=torch.bool)[graph.nodes.owners[graph.row_nodes]]
+    sums = graph.row_sums()[n_targets:]
+    through = torch.where(smooth & (sums != 0), 1 / sums, 0.0)
+    now = graph.rows[:n_targets].double()
+    total = now.clone()
+    for _ in range(len(graph.rows)):
+        of_rows = now[:, graph.row_nodes] * through
+        if not bool((of_rows != 0).any()):
+            return total
+        now = graph.products(of_rows)
+        total += now
+    raise InputError(_CIRCLE)
 
 
 def scores(graph: "CircuitGraph") -> tuple[float, float]:

@@ -20,7 +20,7 @@ def made(rows, weights=(1.0,), row_nodes=(1, 0)):
     ])  # fmt: skip
     targets = Nodes.of(NodeKind.TARGET, [0] * len(weights))
     return CircuitGraph(
-        torch.zeros(1, dtype=torch.long), ["a"], ["d"], ["hook"], nodes, targets,
+        torch.zeros(1, dtype=torch.long), ["a"], ["d"], [False], ["hook"], nodes, targets,
         [f"t{i}" for i in range(len(weights))], torch.tensor(weights, dtype=torch.float64),
         torch.tensor(row_nodes), torch.tensor(rows, dtype=torch.float32), {},
     )  # fmt: skip
@@ -68,10 +68,22 @@ def test_influence_is_the_series_of_powers():
         torch.testing.assert_close(graph.influence(), expected)
 
 
+def test_total_effects_by_hand():
+    """An edge passes on the part of its feature that it is: f7 is 9, f4 is 11."""
+    graph = made(CHAIN)
+    f7, f4 = 3 / 9, 2 * 3 / 9 / 11
+    expected = [2 * f7, 3.0, -1 + f4, f7 + 3 * f4, f7, 9 + 5 * f7 + 7 * f4]
+    torch.testing.assert_close(graph.total_effects()[0], torch.tensor(expected).double())
+    codes = replace(graph, binary=[True])
+    torch.testing.assert_close(codes.total_effects(), graph.rows[:1].double())
+
+
 def test_a_circle_is_refused():
     rows = [CHAIN[0], [1.0, 1.0, 0, 0, 0, 0], [1.0, 1.0, 0, 0, 0, 0]]
     with pytest.raises(InputError, match="circles"):
         made(rows).influence()
+    with pytest.raises(InputError, match="circles"):
+        made(rows).total_effects()
 
 
 def test_all_influence_of_a_graph_without_errors_reaches_embeddings():
