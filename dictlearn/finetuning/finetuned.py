@@ -9,16 +9,17 @@ from typing import Any
 import torch
 
 from dictlearn.core.dictionary import FeatureDictionary
-from dictlearn.core.errors import InputError
+from dictlearn.core.errors import InputError, naming
 from dictlearn.core.files import entries_of, read_own_json, typed
 from dictlearn.core.kinds import DictionaryConfig
 from dictlearn.core.own_files import OwnFiles
 from dictlearn.core.provenance import Provenance
 from dictlearn.dictionaries.files import CONFIG_FILE, load, save
+from dictlearn.interop.codebook_features import is_released, read_released
 from dictlearn.interventions.inside import Running, inside
 from dictlearn.lm.hooks import LanguageModel
 from dictlearn.lm.identity import model_provenance
-from dictlearn.lm.loading import load_model
+from dictlearn.lm.loading import load_model, load_weights
 from dictlearn.lm.saving import save_model
 
 DICTIONARIES, MODEL = "dictionaries", "model"
@@ -72,7 +73,7 @@ class Finetuned:
     def load(
         cls,
         folder: str | Path,
-        model: LanguageModel | str | None = None,
+        model: LanguageModel | str | Path | None = None,
         *,
         kinds: tuple[type[DictionaryConfig], ...] = (),
     ) -> "Finetuned":
@@ -80,12 +81,18 @@ class Finetuned:
 
         A model that was not trained is not in the folder: it is loaded by its name, or `model`.
 
+        The folder may also be a codebook model of the code of Tamkin et al. (2024), whose weights
+        are in the folder, without a config: then `model` is the name, or a folder with the
+        `config.json`, of the model that it was made from.
+
         Raises:
-            InputError: the model cannot be found.
+            InputError: the model cannot be found, or the codebooks cannot be expressed here.
             ProvenanceError: `model` is not the one that the dictionaries were trained in.
             CorruptFileError: a file is absent, truncated, altered, or of another kind.
         """
         path = Path(folder)
+        if is_released(path):
+            return cls(*_released(path, model), model_trained=True)
         data = read_own_json(path / CONFIG_FILE, "finetuned model", "finetune again")
         with entries_of(path / CONFIG_FILE):
             if typed(data["kind"], str) != _KIND:
@@ -101,6 +108,25 @@ class Finetuned:
         for n, dictionary in dictionaries.items():
             dictionary.provenance.require_same_model(here, n)
         return cls(loaded, dictionaries, settings, trained)
+
+
+def _released(
+    folder: Path, model: LanguageModel | str | Path | None
+) -> tuple[LanguageModel, dict[str, FeatureDictionary], dict[str, Any]]:
+    """Model, dictionaries and settings of a folder that the authors' code of codebooks wrote."""
+    if not isinstance(model, str | Path):
+        raise InputError(
+            f"{folder}: holds a codebook model without the config of the model that it was made "
+            "from; give its name or a folder with its config.json as model=, got "
+            f"{'nothing' if model is None else type(model).__name__}"
+        )
+    found = read_released(folder)
+    with naming(folder):
+        loaded = load_weights(model, found.weights)
+    origin = model_provenance(loaded)
+    for codebook in found.codebooks.values():
+        codebook.provenance = origin
+    return loaded, dict(found.codebooks), found.config
 
 
 def _named(origin: Provenance, folder: Path) -> str:

@@ -59,7 +59,7 @@ def load_model(
     if not isinstance(name, str | Path):
         require_hooks(name)
         return name
-    device = _usable(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = _usable(device)
     dtype = dtype or torch.float32
     if str(name).startswith("builtin:"):
         model = _boot_builtin(str(name), device, dtype)
@@ -70,7 +70,22 @@ def load_model(
     return model.eval().requires_grad_(False)
 
 
-def _usable(device: str | torch.device) -> str | torch.device:
+def load_weights(name: str | Path, weights: Mapping[str, torch.Tensor]) -> LanguageModel:
+    """The model that `load_model(name)` returns, with other weights, named as in transformers.
+
+    Config and tokenizer are those of `name`, a local folder in the Hugging Face layout or a
+    Hugging Face id; weights are not needed there.
+
+    Raises:
+        InputError: see `load_model`; or there are too few weights, too many, or of other shapes.
+    """
+    model = _boot_transformers(_resolved(name), _usable(None), torch.float32, weights=weights)
+    return model.eval().requires_grad_(False)
+
+
+def _usable(device: str | torch.device | None) -> str | torch.device:
+    """The device, or the GPU if there is one and else the CPU."""
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
@@ -193,12 +208,13 @@ def _resolved(name: str | Path) -> str:
 
 
 def _boot_transformers(
-    name: str, device: str | torch.device, dtype: torch.dtype, *, check: bool
-) -> LanguageModel:
+    name: str, device: str | torch.device, dtype: torch.dtype, *, check: bool = True,
+    weights: Mapping[str, torch.Tensor] | None = None,
+) -> LanguageModel:  # fmt: skip
     from transformer_lens.model_bridge import TransformerBridge
 
     path = located(name)
-    original = Original(device)
+    original = Original(device, weights)
     model_class: Any = original if check else None
     try:
         bare = not has_tokenizer(path)

@@ -1,12 +1,13 @@
 """The Hugging Face original of a model, run on a few tokens before TransformerLens wraps it."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dictlearn.core.errors import InputError
+from dictlearn.core.errors import CorruptFileError, InputError
 from dictlearn.lm.hooks import LanguageModel
 
 N_TOKENS = 8
@@ -24,11 +25,13 @@ class Original:
     """Stands for a class of Hugging Face models, and keeps the logits of the model it loads.
 
     TransformerLens takes it as `model_class`. So the weights are loaded once, and the logits are
-    those of the plain model.
+    those of the plain model. They may be `weights` instead of those at the name that it is given.
     """
 
-    def __init__(self, device: str | torch.device) -> None:
-        self._device = device
+    def __init__(
+        self, device: str | torch.device, weights: Mapping[str, Tensor] | None = None
+    ) -> None:
+        self._device, self._weights = device, weights
         self._ids: Tensor | None = None
         self._logits: Tensor | None = None
         self._failure = "TransformerLens loaded it in another way"
@@ -38,8 +41,11 @@ class Original:
         from transformer_lens.model_bridge.sources import transformers as source
 
         architecture = source.determine_architecture_from_hf_config(options["config"])
-        model_class = source.get_hf_model_class_for_architecture(architecture)
-        model = model_class.from_pretrained(name, **options).to(self._device)
+        if self._weights is None:
+            model_class = source.get_hf_model_class_for_architecture(architecture)
+            model = model_class.from_pretrained(name, **options).to(self._device)
+        else:
+            model = filled(architecture, self._weights, options).to(self._device)
         try:
             n_vocab = model.config.get_text_config().vocab_size
             ids = torch.arange(1, N_TOKENS + 1, device=self._device) * n_vocab // (N_TOKENS + 1)
@@ -76,6 +82,22 @@ class Original:
                 f"Hugging Face: the logits of {N_TOKENS} tokens differ by {found:.2g} of their "
                 f"size, required at most {tolerance:g} in {dtype}; {advice} all the same"
             )
+
+
+def filled(architecture: str, weights: Mapping[str, Tensor], options: dict[str, Any]) -> Any:
+    """The model of a class of transformers with exactly these weights.
+
+    Raises:
+        CorruptFileError: some are missing or left over.
+    """
+    import transformers
+
+    model, found = getattr(transformers, architecture).from_pretrained(
+        None, state_dict=dict(weights), output_loading_info=True, **options
+    )
+    if wrong := sorted({*found["missing_keys"], *found["unexpected_keys"]}):
+        raise CorruptFileError(f"weights are missing or unknown: {', '.join(wrong)}")
+    return model
 
 
 def relative_difference(logits: Float[Tensor, "*n v"], expected: Float[Tensor, "*m w"]) -> float:

@@ -28,6 +28,7 @@ from dictlearn.core.own_files import OwnFiles
 from dictlearn.core.provenance import Provenance
 from dictlearn.dictionaries.registry import KINDS
 from dictlearn.distributed.process_group import ProcessGroup
+from dictlearn.interop.codebook_features import read_released
 from dictlearn.records.base import SavedRecords
 from dictlearn.studies.folder import begin, begun_in, name_of_run, origin
 from dictlearn.text.concepts import DEFAULT_CONCEPTS, Concept
@@ -38,7 +39,7 @@ from dictlearn.training.fit_run import FitRun, set_up
 from dictlearn.training.progress import LOG_FILE, _lines_until
 from tests.fuzz.run import Reader
 from tests.integration.test_own_files import TINY
-from tests.unit.interop import samples
+from tests.unit.interop import released, samples
 from tests.unit.interop.test_folders import across, layer
 from tests.unit.records.test_base import KINDS as RECORDS
 from tests.unit.records.test_base import SAVED
@@ -361,6 +362,26 @@ def make_cross_layer(folder: Path) -> None:
     dl.save(across(2), folder / "ours", format="circuit_tracer")
 
 
+def make_released(folder: Path) -> None:
+    """Two layers of a GPT-NeoX of which little is left, with codebooks of heads and of MLPs."""
+    tensors = {}
+    for i in range(2):
+        own = f"model.gpt_neox.layers.{i}"
+        for place, n_groups in (("attention", 4), ("mlp", None)):
+            held = released.random_codebook(8, n_groups, i)
+            tensors |= {f"{own}.{place}.codebook_layer.{name}": t for name, t in held.items()}
+        tensors[f"{own}.attention.dense.weight"] = torch.ones(2, 2)
+        tensors[f"{own}.mlp.module_layer.dense_h_to_4h.bias"] = torch.ones(2)
+    for name, metric in (("inner", "inner_product"), ("euclidean", "euclidean")):
+        config = released.CONFIG | {"layers_to_snap": [0, -1], "similarity_metric": metric}
+        released.save(folder / name, config, tensors)
+
+
+def read_codebooks(folder: Path) -> Any:
+    found = read_released(folder)
+    return [content_of(codebook) for codebook in found.codebooks.values()], found.weights
+
+
 _OWN = {
     "dictionary": Reader(make_dictionaries, lambda folder: content_of(dl.load(folder))),
     "checkpoint": Reader(make_checkpoint, read_checkpoint, reads_list=True),
@@ -383,5 +404,6 @@ READERS: dict[str, Reader] = {
     "sparsify": Reader(make_sparsify, theirs("sparsify")),
     "circuit_tracer": Reader(make_circuit_tracer, theirs("circuit_tracer")),
     "cross-layer": Reader(make_cross_layer, theirs("circuit_tracer")),
+    "codebook_features": Reader(make_released, read_codebooks),
 }
 """By name. Those whose files carry hashes are there twice: as damaged, and with hashes that fit."""
