@@ -45,7 +45,8 @@ def steer(
 ) -> None:
     """Sample texts from a model whose features are edited, beside texts without the edits.
 
-    A folder that `finetune` wrote is one argument: its model and dictionaries belong together.
+    A folder that `finetune` wrote is one argument: its model and dictionaries belong together. So
+    is a published codebook model, for which --model is the model that it was made from.
     """
     from dictlearn.core.errors import InputError
     from dictlearn.interventions.inside import inside
@@ -71,12 +72,15 @@ def steer(
 
 
 def _opened(dictionaries: list[Path], model: str, *, check_model: bool) -> "tuple[Finetuned, bool]":
-    """The model and the dictionaries, of a folder that `finetune` wrote or each from its own; and
-    whether to keep the error by default."""
+    """The model and the dictionaries, of a folder that `finetune` wrote, of a published codebook
+    model, or each from its own; and whether to keep the error by default."""
     from dictlearn.dictionaries.files import load_all
     from dictlearn.finetuning.finetuned import DICTIONARIES, Finetuned
+    from dictlearn.interop.codebook_features import is_released
     from dictlearn.lm.loading import load_model
 
     if len(dictionaries) == 1 and (dictionaries[0] / DICTIONARIES).is_dir():
         return Finetuned.load(dictionaries[0]), False
+    if len(dictionaries) == 1 and is_released(dictionaries[0]):
+        return Finetuned.load(dictionaries[0], model), False
     return Finetuned(load_model(model, check=check_model), load_all(dictionaries)), True

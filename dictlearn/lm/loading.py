@@ -79,6 +79,11 @@ def load_weights(name: str | Path, weights: Mapping[str, torch.Tensor]) -> Langu
     Raises:
         InputError: see `load_model`; or there are too few weights, too many, or of other shapes.
     """
+    if str(name) in BUILTIN_MODELS:
+        raise InputError(
+            f"required a Hugging Face id or a folder with a config.json, got {str(name)!r}; name "
+            "the model that the weights belong to, or that they were trained from"
+        )
     model = _boot_transformers(_resolved(name), _usable(None), torch.float32, weights=weights)
     return model.eval().requires_grad_(False)
 

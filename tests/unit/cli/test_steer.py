@@ -1,6 +1,8 @@
 """`dictlearn steer`: texts with and without edits, from dictionaries or a finetuned folder."""
 
 import pytest
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast
 
 from dictlearn.cli import app
 from dictlearn.core.errors import InputError
@@ -12,6 +14,7 @@ from dictlearn.finetuning.config import FinetuneConfig
 from dictlearn.finetuning.finetune import finetune
 from dictlearn.lm.loading import load_model
 from dictlearn.lm.sites import hook_sites
+from tests.unit.interop import released
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +48,19 @@ def test_texts_with_and_without_edits(model, tmp_path, capsys):
     (tmp_path / "edits.toml").write_text("edits = ['ablate 3', 'push sae 4 = 2']")
     steered(*common, "--edit", "scale 5 = 2", "--edits", tmp_path / "edits.toml")
     assert "scale 5 = 2.0; ablate 3; push sae 4 = 2.0" in capsys.readouterr().out
+
+
+def test_a_published_codebook_model(tmp_path, capsys):
+    released.write(tmp_path / "theirs", "gpt_neox", released.CONFIG)
+    digits = Tokenizer(models.WordLevel({**{str(i): i for i in range(10)}, "<eos>": 10}, "<eos>"))
+    PreTrainedTokenizerFast(tokenizer_object=digits, bos_token="<eos>", eos_token="<eos>",
+                            unk_token="<eos>").save_pretrained(tmp_path / "base")  # fmt: skip
+    edit = "activate blocks.1.hook_mlp_out 3 = all"
+    common = ("steer", tmp_path / "theirs", "--edit", edit, "--new", 4)
+    steered(*common, "--model", tmp_path / "base")
+    assert edit in capsys.readouterr().out
+    with pytest.raises(InputError, match=r"theirs: required a Hugging Face id .*builtin:stories"):
+        steered(*common)
 
 
 def test_a_finetuned_folder(model, tmp_path, capsys):
