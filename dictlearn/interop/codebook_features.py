@@ -49,9 +49,13 @@ _PLACES = {
     "mlp_mid": ("mlp.act", "mlp.hook_post"),
     "mlp": ("mlp", "hook_mlp_out"),
     "transformer_block": ("", "hook_resid_post"),
+    "preproj_attention": ("attention", "attn.hook_z"),
+    "attention": ("attention", "hook_attn_out"),
 }
 """The module of a layer that holds the codebook, and the hook whose activation it replaces, by
-`codebook_at`."""
+`codebook_at`; the last two names are those of earlier versions."""
+_IS_GROUP = {"vanilla": False, "group": True, "compositional": True}
+"""By `codebook_type`; the last name is that of earlier versions."""
 _MASK = re.compile(r"\.(attn|attention)\.(masked_)?bias$")
 """Causal masks, which older versions of transformers saved beside parameters."""
 
@@ -153,7 +157,7 @@ def _settings(config: Mapping[str, Any], path: Path) -> list[_Setting]:
 def _setting(own: Mapping[str, Any], similarity: str, path: Path) -> _Setting:
     """The settings of one place, from its own entries."""
     module, hook = _PLACES[_chosen(own, "codebook_at", _PLACES, path)]
-    is_group = _chosen(own, "codebook_type", ("vanilla", "group"), path) == "group"
+    is_group = _IS_GROUP[_chosen(own, "codebook_type", _IS_GROUP, path)]
     any_number = is_group and own["num_codebooks"] == -1
     n_groups = -1 if any_number else count(own, "num_codebooks", path)
     if not is_group and n_groups != 1:

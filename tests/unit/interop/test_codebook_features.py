@@ -53,7 +53,15 @@ def test_other_folders_are_not_of_this_kind(tmp_path: Path) -> None:
     assert not is_released(tmp_path)
 
 
-PLACES = "'attn_preproj', 'attn', 'mlp_mid', 'mlp', 'transformer_block'"
+def test_names_of_earlier_versions(tensors, tmp_path: Path) -> None:
+    types = {"codebook_type": ["compositional", "vanilla"]}
+    for at, hook in (("preproj_attention", "attn.hook_z"), ("attention", "hook_attn_out")):
+        released.save(tmp_path, CONFIG | types | {"codebook_at": [at, "mlp"]}, tensors)
+        heads = read_released(tmp_path).codebooks[f"blocks.2.{hook}"]
+        assert heads.n_groups == N_HEADS
+
+
+PLACES = "'attn_preproj', 'attn', 'mlp_mid', 'mlp', 'transformer_block', 'preproj_attention', "
 REFUSED = [
     ({"codebook_at": ["qkv", "mlp"]}, f"codebook_at is 'qkv'; read here are {PLACES}"),
     ({"codebook_at": ["attn_plus_mlp", "mlp"]}, "codebook_at is 'attn_plus_mlp'; read here are"),
