@@ -137,6 +137,8 @@ class _Expansion:
             row_nodes=nodes,
             rows=self._rows[: len(explained) + len(nodes)],
             about={},
+            n_features=described["n_features"],
+            probabilities=torch.tensor([one.probability for one in explained]).double(),
         )
 
 

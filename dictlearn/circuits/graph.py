@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -46,6 +47,10 @@ class CircuitGraph:
     rows: Float[Tensor, "row node"]
     about: Mapping[str, Any]
     """Model, dictionaries and settings."""
+    n_features: Sequence[int]
+    """The number of features of each dictionary."""
+    probabilities: Float[Tensor, " target"]
+    """The probabilities that the model gives the tokens whose logits are targets; nan of others."""
 
     # Measures
 
@@ -99,6 +104,56 @@ class CircuitGraph:
 
     def _blocks(self) -> Sequence[Tensor]:
         return self.rows.split(max(1, _BLOCK // max(len(self.nodes), 1)))
+
+    # Files and pages
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the graph to files in `folder`; the path of the JSON file among them.
+
+        Raises:
+            InputError: there is such a file, and it is not one that was saved there.
+            StorageError: the folder cannot be written.
+        """
+        from dictlearn.circuits.storage import save_graph
+
+        return save_graph(self, folder)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "CircuitGraph":
+        """The graph that was saved in `folder`, bit for bit.
+
+        Raises:
+            CorruptFileError: a file is absent, damaged or of another format.
+        """
+        from dictlearn.circuits.storage import load_graph
+
+        return load_graph(folder)
+
+    def to_neuronpedia(self, path: str | Path, **options: Any) -> Path:
+        """Write the pruned graph in the JSON of Neuronpedia and circuit-tracer; its path.
+
+        `options` are those of `circuits.neuronpedia.neuronpedia_graph`. Constants and remainders
+        have no place in that format and are left out.
+
+        Raises:
+            InputError: there is a file that was not written so, or a hook names no layer.
+            StorageError: the file cannot be written.
+        """
+        from dictlearn.circuits.neuronpedia import write_neuronpedia
+
+        return write_neuronpedia(self, path, **options)
+
+    @classmethod
+    def from_neuronpedia(cls, path: str | Path) -> "CircuitGraph":
+        """The graph in a file of Neuronpedia or circuit-tracer, as it was after pruning.
+
+        Raises:
+            CorruptFileError: the file is damaged, or parts of it do not fit.
+            InputError: it has nodes of a type that is unknown here.
+        """
+        from dictlearn.circuits.neuronpedia_reading import read_neuronpedia
+
+        return read_neuronpedia(path)
 
     # Tables
 

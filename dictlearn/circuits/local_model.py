@@ -17,6 +17,7 @@ from dictlearn.circuits.nodes import NodeKind, Nodes
 from dictlearn.circuits.targets import Function
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import InputError
+from dictlearn.core.sites import Site
 from dictlearn.core.sparse_acts import SparseActs
 from dictlearn.lm.frozen import EMBEDDING, POSITIONS, FrozenPass, frozen_pass
 from dictlearn.lm.hooks import LanguageModel, placed
@@ -191,9 +192,12 @@ class LocalModel:
         return leaves - dictionary.decode(self.acts[name]).to(leaves)
 
     def _nodes(self) -> Nodes:
-        positions, parts = torch.arange(len(self.run.ids)), []
-        for owner, acts in enumerate(self.acts.values()):
-            parts.append(Nodes.of(NodeKind.FEATURE, acts.rows(), owner=owner,
+        positions, parts, n_hooks = torch.arange(len(self.run.ids)), [], 0
+        for owner, (name, acts) in enumerate(self.acts.items()):
+            target = self.dictionaries[name].sites.target
+            hooks = n_hooks + _first_parts(target, self._written[name])
+            n_hooks += len(target.hooks)
+            parts.append(Nodes.of(NodeKind.FEATURE, acts.rows(), owner=owner, hooks=hooks,
                                   features=acts.indices, values=acts.values))  # fmt: skip
         parts += [
             Nodes.of(NodeKind.ERROR, positions, owner=hook) for hook in range(len(self.hooks))
@@ -209,6 +213,7 @@ class LocalModel:
             "ids": self.run.ids.tolist(),
             "tokens": [self.text(token) for token in self.run.ids.tolist()],
             "dictionaries": list(self.dictionaries),
+            "n_features": [dictionary.n_features for dictionary in self.dictionaries.values()],
             "hooks": self.hooks,
         }
 
@@ -216,6 +221,12 @@ class LocalModel:
 def _written(dictionary: FeatureDictionary, acts: SparseActs) -> Float[Tensor, "nnz d_out"]:
     """What each active feature writes."""
     return dictionary.atoms[acts.indices] * acts.values.unsqueeze(1)
+
+
+def _first_parts(target: Site, written: Float[Tensor, "nnz d_out"]) -> Int[Tensor, " nnz"]:
+    """The place, among the hooks of `target`, of the first that each row is not zero at."""
+    writes = torch.stack([(part != 0).any(dim=1) for part in target.split(written)], dim=1)
+    return writes.int().argmax(dim=1)
 
 
 def _constant(dictionary: FeatureDictionary) -> Float[Tensor, " d_out"]:

@@ -46,6 +46,8 @@ class Nodes:
     """The feature; of a token node its id."""
     values: Float[Tensor, " node"]
     """The coefficient of a feature, the value of a target, and 1 for others."""
+    hooks: Int[Tensor, " node"]
+    """The first hook where a feature writes, by its place in `CircuitGraph.hooks`."""
 
     def __len__(self) -> int:
         return len(self.kinds)
@@ -59,6 +61,7 @@ class Nodes:
         owner: int = -1,
         features: Int[Tensor, " node"] | None = None,
         values: Float[Tensor, " node"] | None = None,
+        hooks: Int[Tensor, " node"] | None = None,
     ) -> "Nodes":
         """Nodes of one kind and owner."""
         at = torch.as_tensor(positions, dtype=torch.long)
@@ -68,6 +71,7 @@ class Nodes:
             at,
             torch.full_like(at, -1) if features is None else features.long(),
             torch.ones(len(at), dtype=torch.float64) if values is None else values.double(),
+            torch.full_like(at, -1) if hooks is None else hooks.long(),
         )
 
     @classmethod

@@ -18,6 +18,7 @@ import torch
 import dictlearn as dl
 from dictlearn.activations.store import ActivationStore, write_store
 from dictlearn.activations.tensors import TensorActivations
+from dictlearn.circuits.graph import CircuitGraph
 from dictlearn.comparison.figures.training import _curves, read_training_log
 from dictlearn.comparison.runs import load_run
 from dictlearn.config_files import read_config_file
@@ -39,6 +40,8 @@ from dictlearn.training.fit_run import FitRun, set_up
 from dictlearn.training.progress import LOG_FILE, _lines_until
 from tests.fuzz.run import Reader
 from tests.integration.test_own_files import TINY
+from tests.unit.circuits.graphs import known_graph
+from tests.unit.circuits.test_neuronpedia import theirs as theirs_of_circuit_tracer
 from tests.unit.interop import released, samples
 from tests.unit.interop.test_folders import across, layer
 from tests.unit.records.test_base import KINDS as RECORDS
@@ -174,6 +177,15 @@ def read_own_list(folder: Path) -> Any:
     own = OwnFiles(folder, "training")
     own.require("a.json", "d.txt")
     return read_list(folder), own.folders()
+
+
+# Circuits
+
+
+def make_neuronpedia(folder: Path) -> None:
+    known_graph().to_neuronpedia(folder / "ours" / "graph.json", node_share=1.0)
+    (folder / "theirs").mkdir()
+    (folder / "theirs" / "graph.json").write_text(json.dumps(theirs_of_circuit_tracer()))
 
 
 # Texts and settings
@@ -388,6 +400,7 @@ _OWN = {
     "store": Reader(make_stores, read_store),
     **{kind.kind: records_reader(kind) for kind in RECORDS},
     "study": Reader(make_study, read_study),
+    "circuit": Reader(lambda f: known_graph().save(f / "graph"), CircuitGraph.load),
     "file-list": Reader(make_list, read_own_list, reads_list=True),
 }
 READERS: dict[str, Reader] = {
@@ -395,6 +408,9 @@ READERS: dict[str, Reader] = {
     **{f"{name}-resealed": replace(reader, resealed=True) for name, reader in _OWN.items()},
     "first-records": Reader(make_first_records, read_first_records),
     "log": Reader(make_log, read_log),
+    "neuronpedia": Reader(
+        make_neuronpedia, lambda folder: CircuitGraph.from_neuronpedia(folder / "graph.json")
+    ),
     "config-file": Reader(make_config_file, lambda folder: read_config_file(folder / "train.toml")),
     "corpus": Reader(make_corpora, read_corpus),
     "ids": ids_reader(),

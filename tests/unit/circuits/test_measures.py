@@ -20,10 +20,21 @@ def made(rows, weights=(1.0,), row_nodes=(1, 0)):
     ])  # fmt: skip
     targets = Nodes.of(NodeKind.TARGET, [0] * len(weights))
     return CircuitGraph(
-        torch.zeros(1, dtype=torch.long), ["a"], ["d"], [False], ["hook"], nodes, targets,
-        [f"t{i}" for i in range(len(weights))], torch.tensor(weights, dtype=torch.float64),
-        torch.tensor(row_nodes), torch.tensor(rows, dtype=torch.float32), {},
-    )  # fmt: skip
+        ids=torch.zeros(1, dtype=torch.long),
+        tokens=["a"],
+        dictionaries=["d"],
+        binary=[False],
+        hooks=["hook"],
+        nodes=nodes,
+        targets=targets,
+        labels=[f"t{i}" for i in range(len(weights))],
+        weights=torch.tensor(weights, dtype=torch.float64),
+        row_nodes=torch.tensor(row_nodes),
+        rows=torch.tensor(rows, dtype=torch.float32),
+        about={},
+        n_features=[8],
+        probabilities=torch.full((len(weights),), float("nan"), dtype=torch.float64),
+    )
 
 
 #          f4   f7    error token position bias
@@ -57,7 +68,7 @@ def test_influence_is_the_series_of_powers():
         p = torch.tensor([0.7, 0.3], dtype=torch.float64)
         graph = replace(
             made(CHAIN), nodes=nodes, row_nodes=order, weights=p, rows=torch.cat([start, A[order]]),
-            targets=Nodes.of(NodeKind.TARGET, [0, 0]), labels=["a", "b"],
+            targets=Nodes.of(NodeKind.TARGET, [0, 0]), labels=["a", "b"], probabilities=p,
         )  # fmt: skip
         share = A.abs() / A.abs().sum(dim=1, keepdim=True).clamp_min(1e-30)
         missing = torch.ones(n, dtype=torch.bool)
