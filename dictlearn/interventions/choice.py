@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from dictlearn.core.dictionary import FeatureDictionary
@@ -60,10 +60,12 @@ class ChoiceEdit(FeatureEdit):
         for group, codes in self.by_group(n_codes).items():
             members = group * n_codes + torch.arange(n_codes, device=rows.x.device)
             every = torch.arange(len(acts), device=rows.x.device)
+            settled = _settled(rows, group, n_codes).index_fill(1, codes.to(rows.x.device), False)
             parts = [
-                self._of_group(acts.select(part), rows.x[part], rows.dictionary, members, codes)
+                self._of_group(acts.select(part), rows.x[part], rows.dictionary, members, codes,
+                               settled[part])
                 for part in every.split(max(1, _SCORES_AT_ONCE // n_codes))
-            ]
+            ]  # fmt: skip
             acts = SparseActs.concatenated(parts, acts.n_features)
         return acts
 
@@ -74,12 +76,14 @@ class ChoiceEdit(FeatureEdit):
         dictionary: FeatureDictionary,
         members: Int[Tensor, " code"],
         codes: Int[Tensor, " m"],
+        settled: Bool[Tensor, "n code"],
     ) -> SparseActs:
         """The coefficients with those of one group changed."""
         assert dictionary.traits.max_active is not None
         k = dictionary.traits.max_active // dictionary.traits.n_groups
         old, scores = acts.columns(members), dictionary.scores(x, members)
-        return acts.with_columns(members, self.chosen_instead(old, scores, codes.to(members), k))
+        new = self.chosen_instead(old, scores, codes.to(members), k, settled)
+        return acts.with_columns(members, new)
 
     def by_group(self, n_codes: int) -> Mapping[int, Int[Tensor, " m"]]:
         """The codes of each group, numbered within it."""
@@ -95,8 +99,21 @@ class ChoiceEdit(FeatureEdit):
         scores: Float[Tensor, "n code"],
         codes: Int[Tensor, " m"],
         k: int,
+        settled: Bool[Tensor, "n code"],
     ) -> Float[Tensor, "n code"]:
-        """The coefficients of a group of `k` slots, given the old ones and the similarities."""
+        """The coefficients of a group of `k` slots, given the old ones and the similarities.
+
+        Codes that are `settled` keep theirs: earlier edits decided about them.
+        """
+
+
+def _settled(rows: EditedRows, group: int, n_codes: int) -> Bool[Tensor, "n code"]:
+    """Whether earlier edits decided about each code of a group, by row."""
+    found = torch.zeros(len(rows.x), n_codes, dtype=torch.bool, device=rows.x.device)
+    for edit, holds in rows.earlier:
+        own = [feature % n_codes for feature in edit.chosen if feature // n_codes == group]
+        found[:, own] |= holds.unsqueeze(1)
+    return found
 
 
 class Activate(ChoiceEdit):
@@ -127,13 +144,20 @@ class Activate(ChoiceEdit):
         scores: Float[Tensor, "n code"],
         codes: Int[Tensor, " m"],
         k: int,
+        settled: Bool[Tensor, "n code"],
     ) -> Float[Tensor, "n code"]:
         """The coefficients with the codes in their slots."""
         if self.slots == "all":
-            return torch.zeros_like(old).index_fill(1, codes, k)
-        empty = k - old.sum(dim=1, keepdim=True)
-        least_first = scores.where(old > 0, torch.inf).argsort(dim=1).argsort(dim=1)
-        new = old.where(least_first >= len(codes) - empty, old - 1).clamp_min(0)
+            return old.where(settled, 0).index_fill(1, codes, k)
+        free = old.where(~settled, 0)
+        evicted = _slots(old, k) + len(codes) - k
+        if bool((evicted > (free > 0).sum(dim=1)).any()):
+            raise InputError(
+                f"{self}: required slots for all codes, and earlier edits settled too many of the "
+                f"{k} of this group"
+            )
+        least_first = scores.where(free > 0, torch.inf).argsort(dim=1).argsort(dim=1)
+        new = old.where(least_first >= evicted.unsqueeze(1), old - 1).clamp_min(0)
         return new.index_add(1, codes, new.new_ones(len(new), len(codes)))
 
 
@@ -150,13 +174,20 @@ class Disable(ChoiceEdit):
         scores: Float[Tensor, "n code"],
         codes: Int[Tensor, " m"],
         k: int,
+        settled: Bool[Tensor, "n code"],
     ) -> Float[Tensor, "n code"]:
         """The coefficients without the codes."""
         new = old.index_fill(1, codes, 0)
         if self.slots == "empty":
             return new
-        freed = (old - new).sum(dim=1, keepdim=True)
-        taken = (new > 0).index_fill(1, codes, True)
+        freed = (_slots(old, k) - _slots(new, k)).unsqueeze(1)
+        taken = ((new > 0) | settled).index_fill(1, codes, True)
         best_first = scores.masked_fill(taken, -torch.inf).argsort(dim=1, descending=True)
         free = (best_first.argsort(dim=1) < freed) & ~taken
         return new + free.to(new)
+
+
+def _slots(acts: Float[Tensor, "n code"], k: int) -> Int[Tensor, " n"]:
+    """The number of slots that codes take: their coefficient, or one if that is no such number."""
+    counts = torch.where((acts == acts.round()) & (acts <= k), acts, 1.0)
+    return counts.clamp_min(0).long().sum(dim=1)

@@ -76,7 +76,21 @@ class DirectionEdit(Edit):
         """The target after the edit."""
 
 
-class ProjectOut(DirectionEdit):
+class _ComponentEdit(DirectionEdit):
+    """A change that depends on the component along the direction."""
+
+    def require_fits(self, dictionary: FeatureDictionary) -> None:
+        """Raise an `InputError` also if the component is known only at the last of many hooks."""
+        super().require_fits(dictionary)
+        if len(dictionary.sites.target.hooks) > 1:
+            raise InputError(
+                f"{self}: required a dictionary of one target, got one of several "
+                f"({dictionary.sites.target}), along which the component depends on what comes "
+                "later in a pass; give the vector for one hook (at=…)"
+            )
+
+
+class ProjectOut(_ComponentEdit):
     """The component along the direction is removed (Arditi et al. 2024, directional ablation)."""
 
     verb = "project-out"
@@ -117,7 +131,7 @@ class Push(_NumberEdit):
         return y + self.value * unit
 
 
-class Cap(_NumberEdit):
+class Cap(_NumberEdit, _ComponentEdit):
     """The component along the direction is at most the value; less stays as it is."""
 
     verb = "cap"

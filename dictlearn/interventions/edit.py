@@ -1,12 +1,13 @@
 """Edits: small changes of the features in a running model, as data."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import index
 from typing import Any, ClassVar, TypeAlias
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from dictlearn.core.dictionary import FeatureDictionary
@@ -29,6 +30,8 @@ class EditedRows:
     """The number of each token's sequence in the batch."""
     positions: Int[Tensor, " n"]
     """Its position in that sequence."""
+    earlier: "Sequence[tuple[FeatureEdit, Bool[Tensor, ' n']]]" = ()
+    """The edits of features before this one, and the tokens where they hold."""
 
 
 @dataclass(frozen=True, kw_only=True)

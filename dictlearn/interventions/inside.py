@@ -67,9 +67,9 @@ def inside(
 
     Every pass and every generation of the model takes part, with or without a cache. Positions of
     edits count from the first token of a sequence, also under a cache and with padding on the left.
-    Edits of features apply in the order given, and then those along directions. The features of the
-    last pass, edits included, are `running["name"].acts`. Nothing is left on the model at the end,
-    also after errors.
+    Edits of features apply in the order given, and then those along directions; a choice of codes
+    leaves alone what earlier edits settled. The features of the last pass, edits included, are
+    `running["name"].acts`. Nothing is left on the model at the end, also after errors.
 
     With gradients enabled, they flow into the dictionaries, and through them: with
     `straight_through`, the gradient of an estimate passes to its target as if it were unchanged,
@@ -162,6 +162,7 @@ class Place:
     def _edited(
         self, acts: SparseActs, rows: Float[Tensor, "n d_in"], positions: Int[Tensor, "b pos"]
     ) -> SparseActs:
+        earlier: list[tuple[FeatureEdit, Bool[Tensor, " n"]]] = []
         for edit in self.edits:
             if not isinstance(edit, FeatureEdit | Substitute):
                 continue
@@ -171,8 +172,10 @@ class Place:
                 continue
             at = EditedRows(
                 self.dictionary, rows[where], where // positions.shape[1],
-                positions.flatten()[where],
+                positions.flatten()[where], [(other, held[where]) for other, held in earlier],
             )  # fmt: skip
+            if isinstance(edit, FeatureEdit):
+                earlier.append((edit, inside))
             edited = edit.edited(acts.select(where), at)
             both = SparseActs.concatenated([acts, edited], acts.n_features)
             source = torch.arange(len(acts), device=where.device)

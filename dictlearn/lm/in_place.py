@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import product
 from typing import TypeAlias
 
 import torch
@@ -12,7 +13,7 @@ from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import InputError
 from dictlearn.core.sites import Site, Sites
 from dictlearn.lm.forward import firing_order
-from dictlearn.lm.hooks import LanguageModel
+from dictlearn.lm.hooks import LanguageModel, is_same_hook
 from dictlearn.lm.patching import Patch
 from dictlearn.lm.sites import require_sites
 
@@ -34,6 +35,7 @@ class InPlace:
     def __init__(self, sites: Sites, replace: Replace) -> None:
         self._sites, self._replace = sites, replace
         self._read: dict[str, Tensor] = {}
+        self._pass: Tensor | None = None
 
     def writers(self) -> dict[str, Patch]:
         """The function at each target hook."""
@@ -46,6 +48,7 @@ class InPlace:
 
     def _reader(self, hook: str) -> Patch:
         def read(x: Tensor, positions: Tensor) -> None:
+            self._begin(positions)
             self._read[hook] = x
 
         return read
@@ -55,14 +58,21 @@ class InPlace:
         number = target.hooks.index(hook)
 
         def write(y: Tensor, positions: Tensor) -> Tensor:
+            self._begin(positions)
             self._read[hook] = y
             whole = self._joined(target, y)
             x = whole if self._sites.is_autoencoder else self._joined(source, y)
             if all(name in self._read for name in target.hooks):
-                self._read.clear()  # what is left over would pass for the source of the next pass
+                self._read.clear()
             return target.split(self._replace(x, whole, positions))[number]
 
         return write
+
+    def _begin(self, positions: Int[Tensor, "b pos"]) -> None:
+        """Forget an earlier pass, which may have ended before its last hook."""
+        if positions is not self._pass:
+            self._read.clear()
+            self._pass = positions
 
     def _joined(self, site: Site, like: Tensor) -> Tensor:
         """The activations read at the hooks of a site, zeros where none was."""
@@ -96,6 +106,13 @@ def require_order(model: LanguageModel, dictionaries: Mapping[str, FeatureDictio
             target before something that its estimate depends on.
     """
     require_sites(model, {name: d.sites for name, d in dictionaries.items()})
+    for name, dictionary in dictionaries.items():
+        for source, target in product(dictionary.sites.source.hooks, dictionary.sites.target.hooks):
+            if source != target and is_same_hook(model, source, target):
+                raise InputError(
+                    f"{name!r} reads {source!r} and writes {target!r}, which are two names of one "
+                    "hook of this model; required one name, of an autoencoder"
+                )
     hooks = dict.fromkeys(hook for d in dictionaries.values() for hook in d.sites.hooks)
     order = firing_order(model, torch.arange(2)[None] % model.cfg.d_vocab, list(hooks))
     for name, dictionary in dictionaries.items():

@@ -130,7 +130,8 @@ def _boot_saved(folder: Path, device: str | torch.device, dtype: torch.dtype) ->
                 tokenizer=tokenizer or _stand_in(),
             )  # fmt: skip
     _fill(model, weights, folder)
-    model.tokenizer = tokenizer
+    if native or tokenizer is None:
+        model.tokenizer = tokenizer
     model.cfg.model_name = name
     model.cfg.model_check = "saved"
     return model
@@ -144,7 +145,10 @@ def _tokenizer(folder: Path, special: Mapping[str, str]) -> Any:
     if not path.is_file():
         return None
     with entries_of(path):
-        return PreTrainedTokenizerFast(tokenizer_file=str(path), **special)
+        tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(path), **special)
+    # TransformerLens had the tokenizer add BOS before it was saved; else it would load it again.
+    tokenizer.init_kwargs |= {"name_or_path": str(folder), "add_bos_token": True}
+    return tokenizer
 
 
 def boot_native_folder(

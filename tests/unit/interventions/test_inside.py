@@ -531,3 +531,92 @@ def test_a_dictionary_of_another_model_is_refused(native, dictionaries, ids):
         pass
     with inside(other, sae, allow_other_model=True):
         other(ids)
+
+
+# Edits one after the other
+
+
+def chosen(model, codes, ids, edits):
+    """The coefficients of a codebook, by token."""
+    with inside(model, codes, edits=edits, allow_other_model=True) as running:
+        model(ids)
+    return running["dictionary"].acts.to_dense()
+
+
+@pytest.fixture(scope="module")
+def codes(model):
+    return CodebookConfig(n_codes=9, k=3).build(mlp_sites(model, 0), seed=1)
+
+
+def test_choices_one_after_the_other_are_one_choice_of_all(model, codes, ids):
+    plain = chosen(model, codes, ids, [])
+    u, v, *_, x, y = plain.sum(dim=0).argsort(descending=True).tolist()
+    together = chosen(model, codes, ids, [Disable((u, v))])
+    torch.testing.assert_close(chosen(model, codes, ids, [Disable(u), Disable(v)]), together)
+    assert not chosen(model, codes, ids, [Disable(u), Disable(v)])[:, [u, v]].any()
+    active = chosen(model, codes, ids, [Activate(x), Activate(y)])
+    assert bool((active[:, [x, y]] >= 1).all() and (active.sum(dim=1) == 3).all())
+    assert not chosen(model, codes, ids, [Ablate(u), Disable(v)])[:, [u, v]].any()
+    last = chosen(model, codes, ids, [Disable(u), Activate(u)])
+    assert bool((last[:, u] == 1).all()), "of edits of one code the last one holds"
+
+
+def test_a_choice_leaves_alone_what_was_clamped(model, codes, ids):
+    x, y = chosen(model, codes, ids, []).sum(dim=0).argsort()[:2].tolist()
+    found = chosen(model, codes, ids, [Clamp(x, 2.5), Activate(y)])
+    assert bool((found[:, x] == 2.5).all())
+    rest = found.index_fill(1, torch.tensor([x]), 0.0)
+    assert bool((rest[:, y] >= 1).all())
+    assert bool((rest.sum(dim=1) == 2).all()), "the clamped code takes one of the slots"
+
+
+def test_earlier_edits_count_where_they_hold(model, codes, ids):
+    u = int(chosen(model, codes, ids, []).sum(dim=0).argmax())
+    v = (u + 1) % 9
+    found = chosen(model, codes, ids, [Disable(u, positions=slice(0, 6)), Disable(v)])
+    alone = chosen(model, codes, ids, [Disable(v)])
+    both = chosen(model, codes, ids, [Disable((u, v))])
+    first = (torch.arange(12) < 6).repeat(len(ids))
+    torch.testing.assert_close(found[first], both[first])
+    torch.testing.assert_close(found[~first], alone[~first])
+
+
+def test_more_codes_than_slots_are_refused(model, codes, ids):
+    four = [Activate(code) for code in range(4)]
+    with pytest.raises(InputError, match="settled too many of the 3"):
+        chosen(model, codes, ids, four)
+
+
+# Passes that end early, and hooks with two names
+
+
+def test_a_pass_that_ended_early_leaves_nothing_to_the_next(model, dictionaries, ids):
+    clt = dictionaries["cross_layer_transcoder"]
+    with inside(model, clt):
+        expected = model(ids[:1, :8])
+
+    def fail(y, hook):
+        raise ZeroDivisionError
+
+    with inside(model, clt):
+        with pytest.raises(ZeroDivisionError):
+            model.run_with_hooks(ids[:2], fwd_hooks=[("blocks.1.mlp.hook_pre", fail)])
+        torch.testing.assert_close(model(ids[:1, :8]), expected)
+
+
+@pytest.mark.parametrize("edit", [ProjectOut(0), Cap(0, -1.0)])
+def test_components_over_several_targets_are_refused(model, dictionaries, edit):
+    with (
+        pytest.raises(InputError, match="depends on what comes later"),
+        inside(model, dictionaries["cross_layer_transcoder"], edits=edit),
+    ):
+        pass
+
+
+def test_a_source_that_is_the_target_by_another_name_is_refused(model):
+    sites = Sites(Site("blocks.0.mlp.hook_out", 16), Site("blocks.0.hook_mlp_out", 16))
+    with (
+        pytest.raises(InputError, match="two names of one hook"),
+        inside(model, TranscoderConfig(n_features=8).build(sites)),
+    ):
+        pass

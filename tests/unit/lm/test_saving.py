@@ -67,6 +67,31 @@ def test_what_is_loaded_is_what_was_saved(name, tmp_path):
         assert again.tokenizer is None
 
 
+SPECIAL = {"none": {}, "eos": {"eos_token": "<|endoftext|>"},
+           "both": {"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>"}}  # fmt: skip
+
+
+@pytest.mark.parametrize("special", SPECIAL)
+def test_a_tokenizer_of_hugging_face_is_kept(special, tmp_path):
+    builtin = load_model("builtin:stories").tokenizer
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=builtin.backend_tokenizer, **SPECIAL[special]
+    )
+    config = transformers.GPT2Config(vocab_size=2100, n_embd=16, n_layer=1, n_head=2)
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "theirs")
+    tokenizer.save_pretrained(tmp_path / "theirs")
+    model = moved(load_model(tmp_path / "theirs"))
+    again = load_model(save_model(model, tmp_path / "ours"))
+    ids = torch.arange(8).reshape(2, 4)
+    assert torch.equal(again(ids), model(ids))
+    assert again.cfg.d_vocab == model.cfg.d_vocab == 2100
+    assert again.cfg.tokenizer_prepends_bos == model.cfg.tokenizer_prepends_bos
+    for text in ("Once upon a time, there was a dragon.", " a", "<|endoftext|>One"):
+        assert again.tokenizer.encode(text) == model.tokenizer.encode(text)
+        assert torch.equal(again.to_tokens(text), model.to_tokens(text))
+    assert again.tokenizer.special_tokens_map == model.tokenizer.special_tokens_map
+
+
 def test_damage_is_told(tmp_path):
     save_model(new_model(SHAPE), tmp_path)
     data = bytearray((tmp_path / WEIGHTS_FILE).read_bytes())
