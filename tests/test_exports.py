@@ -63,8 +63,10 @@ def test_the_wheel_contains_assets_and_templates():
     packed = {path for pattern in patterns for path in package.glob(pattern)}
     assets = {path for path in (package / "assets").rglob("*") if path.is_file()}
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= {p.name for p in assets}
-    templates = set((package / "comparison" / "templates").iterdir())
-    assert {"page.html.jinja", "report.css", "report.js"} <= {p.name for p in templates}
+    folders = (package, package / "comparison", package / "circuits")
+    templates = {path for folder in folders for path in (folder / "templates").iterdir()}
+    expected = {"page.html.jinja", "report.css", "report.js", "cards.css", "graph.js"}
+    assert expected <= {path.name for path in templates}
     assert assets | templates <= packed
     assert project["tool"]["setuptools"]["packages"]["find"]["include"] == ["dictlearn*"]
     assert project["project"]["scripts"]["dictlearn"].startswith("dictlearn.cli:")

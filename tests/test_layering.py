@@ -25,17 +25,20 @@ ROOMS: dict[str, set[str]] = {
     "records": {"core"},
     "evaluation": {"core", "metrics", "lm", "text", "activations", "records", "progress"},
     "interventions": {"core", "lm", "records"},
-    "circuits": {"core", "metrics", "text", "lm", "interventions", "records", "progress"},
-    "comparison": {"core", "metrics", "records", "progress"},
+    "circuits": {"core", "metrics", "text", "lm", "interventions", "records", "progress", "pages"},
+    "comparison": {"core", "metrics", "records", "progress", "pages"},
     "interop": {"core", "dictionaries", "records"},
 }
 JOINTS = (  # where rooms meet; each may import those before it
     "contract", "formats", "config_files", "feature_cards", "harvesting", "finetuning", "studies",
     "experiments", "demo", "builtin_studies", "cli",
 )  # fmt: skip
-MODULES: dict[str, set[str]] = {"progress": set(), "_threads": set(), "__main__": {"cli"}} | {
-    joint: {*ROOMS, *JOINTS[:i], "progress"} for i, joint in enumerate(JOINTS)
-}
+MODULES: dict[str, set[str]] = {
+    "progress": set(),
+    "pages": set(),
+    "_threads": set(),
+    "__main__": {"cli"},
+} | {joint: {*ROOMS, *JOINTS[:i], "progress", "pages"} for i, joint in enumerate(JOINTS)}
 CORE_LIBRARIES = {"torch", "jaxtyping", "safetensors", "msgspec", "filelock"}
 PACKAGES = {
     "scikit_learn": "sklearn",

@@ -15,6 +15,8 @@ from dictlearn.circuits.nodes import NodeKind, Nodes
 if TYPE_CHECKING:
     import pandas as pd
 
+    from dictlearn.circuits.viewer import GraphView
+
 _BLOCK = 1 << 24
 """Largest number of edges of which a copy is made."""
 
@@ -154,6 +156,25 @@ class CircuitGraph:
         from dictlearn.circuits.neuronpedia_reading import read_neuronpedia
 
         return read_neuronpedia(path)
+
+    def show(self, **options: Any) -> "GraphView":
+        """The pruned graph, drawn in a notebook.
+
+        `options` are the fields of `circuits.viewer.GraphView`: a title, records of features whose
+        cards are shown, and the shares to prune to.
+        """
+        from dictlearn.circuits.viewer import GraphView
+
+        return GraphView(self, **options)
+
+    def to_html(self, path: str | Path, **options: Any) -> Path:
+        """Write the page that `show` shows, which needs no network, to a file; its path.
+
+        Raises:
+            InputError: there is a file that was not written so, or a hook names no layer.
+            StorageError: the file cannot be written.
+        """
+        return self.show(**options).write(path)
 
     # Tables
 

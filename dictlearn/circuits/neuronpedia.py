@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from dictlearn.circuits.graph import CircuitGraph
@@ -27,6 +27,10 @@ FEATURE, ERROR = "cross layer transcoder", "mlp reconstruction error"
 EMBEDDING, LOGIT = "embedding", "logit"
 LEFT_OUT = (NodeKind.REMAINDER, NodeKind.BIAS)
 """Kinds of nodes without a place in the format."""
+_NOTHING_CHOSEN: Mapping[str, Any] = {
+    "pinnedIds": [], "supernodes": [], "linkType": "both", "clickedId": "", "sg_pos": "",
+}  # fmt: skip
+"""The state of a page there that opens."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +78,7 @@ def neuronpedia_graph(
         graph: the graph.
         slug: the name of the graph in addresses.
         scan: the name of the model there.
-        node_share: as of `CircuitGraph.pruned`.
-        edge_share: as of `CircuitGraph.pruned`.
+        node_share, edge_share: as of `CircuitGraph.pruned`.
         labels: descriptions of features, by dictionary and feature.
         source_set: the name there of pages on the features.
 
@@ -83,14 +86,12 @@ def neuronpedia_graph(
         InputError: a hook names no layer, or a share is out of range.
     """
     keep, links = graph.pruned(node_share, edge_share)
-    out = graph.nodes.of_kind(*LEFT_OUT)
     layers = node_layers(graph)
     of_nodes = _Written(graph, layers, labels or {})
-    kept = (keep & ~out).nonzero()[:, 0].tolist()
-    nodes = {node: of_nodes.node(node) for node in kept}
+    kept = (keep & ~graph.nodes.of_kind(*LEFT_OUT)).nonzero()[:, 0]
+    nodes = {node: of_nodes.node(node) for node in kept.tolist()}
     targets = of_nodes.targets(n_layers(layers) + 1)
-    ends = [*targets, *(nodes.get(node) for node in graph.row_nodes.tolist())]
-    details = {"feature_details": {"neuronpedia_source_set": source_set}} if source_set else {}
+    ends = [*targets, *(nodes.get(node, {}) for node in graph.row_nodes.tolist())]
     return {
         "metadata": {
             "slug": slug,
@@ -98,33 +99,44 @@ def neuronpedia_graph(
             "prompt_tokens": list(graph.tokens),
             "prompt": "".join(graph.tokens),
             "node_threshold": node_share,
-            "schema_version": 1,
-            "info": {
-                "generator": {"name": "dictlearn", "version": version("dictlearn")},
-                "description": "Without constants (biases), and without what MLPs that no "
-                "dictionary replaces write beyond their tangent.",
-            },
             "pruning_settings": {"node_threshold": node_share, "edge_threshold": edge_share},
-            **details,
-            "dictlearn": {
-                "hooks": list(graph.hooks),
-                "dictionaries": [asdict(place) for place in of_nodes.places.values()],
-                "left_out": {
-                    kind.name.lower(): int((keep & graph.nodes.of_kind(kind)).sum())
-                    for kind in LEFT_OUT
-                },
-            },
+            **({"feature_details": {"neuronpedia_source_set": source_set}} if source_set else {}),
+            **_origin(graph, keep, list(of_nodes.places.values())),
         },
-        "qParams": {"pinnedIds": [], "supernodes": [], "linkType": "both", "clickedId": "",
-                    "sg_pos": ""},
+        "qParams": dict(_NOTHING_CHOSEN),
         "nodes": [*nodes.values(), *targets],
         "links": [
-            {"source": nodes[source]["node_id"], "target": end["node_id"],
-             "weight": float(graph.rows[row, source])}
+            {
+                "source": nodes[source]["node_id"],
+                "target": ends[row]["node_id"],
+                "weight": float(graph.rows[row, source]),
+            }
             for row, source in links.nonzero().tolist()
-            if source in nodes and (end := ends[row]) is not None
+            if source in nodes
         ],
-    }  # fmt: skip
+    }
+
+
+def _origin(
+    graph: CircuitGraph, keep: Bool[Tensor, " node"], places: Sequence[Place]
+) -> dict[str, Any]:
+    """Metadata on the program that wrote the file, and on what it cannot say in the format."""
+    return {
+        "schema_version": 1,
+        "info": {
+            "generator": {"name": "dictlearn", "version": version("dictlearn")},
+            "description": "Without constants (biases), and without what MLPs that no dictionary "
+            "replaces write beyond their tangent.",
+        },
+        "dictlearn": {
+            "hooks": list(graph.hooks),
+            "dictionaries": [asdict(place) for place in places],
+            "left_out": {
+                kind.name.lower(): int((keep & graph.nodes.of_kind(kind)).sum())
+                for kind in LEFT_OUT
+            },
+        },
+    }
 
 
 class _Written:

@@ -1,7 +1,5 @@
 """Pages from the templates of this package, in which all inserted text is escaped."""
 
-import base64
-import hashlib
 import math
 import re
 from functools import cache
@@ -9,18 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import plotly.io
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, pass_context
+from jinja2 import pass_context
 from jinja2.runtime import Context
 from plotly.offline import get_plotlyjs
 
 from dictlearn.comparison.vocabulary import MISSING, formatted
+from dictlearn.pages import environment
 
 _FOLDER = Path(__file__).parents[1] / "templates"
 _MARKDOWN = re.compile(
     r"[\\`*\[\]|~$]|(?<![^\W_])_|_(?![^\W_])|:(?=//)|(?<=\bwww)\.|(?:^|(?<=^ ))[#+=-]+(?=\s|$)"
 )
 """Characters that Markdown interprets; an underscore within a word is not one of them."""
-_INVISIBLE = {"\n": "↵", "\t": "⇥", "\r": "␍", "\u00a0": "⍽", "\u200b": "∅"}
 
 
 def render(template: str, **data: Any) -> str:
@@ -38,31 +36,9 @@ def escaped_markdown(text: str) -> str:
     return re.sub(r"^( ?\d+)([.)])(?=\s|$)", r"\1\\\2", line)
 
 
-def pieces(token: str, alone: bool = False) -> list[tuple[str, bool]]:
-    """Parts of the text of a token, each with whether it stands for something invisible.
-
-    The leading space of a token that is shown `alone` is visible too.
-
-    >>> pieces(" a", alone=True)
-    [('·', True), ('a', False)]
-    """
-    if alone and token.startswith(" "):
-        return [("·", True), *pieces(token[1:])]
-    if len(token) > 1 and not token.strip(" "):
-        return [("·" * len(token), True)]
-    return [
-        (c, False) if c == " " or c.isprintable() else (_INVISIBLE.get(c, f"{ord(c):02x}"), True)
-        for c in token
-    ]
-
-
 def number(value: float, digits: str) -> str:
     """The value in this format; a dash for one that is not finite."""
     return format(value, digits) if math.isfinite(value) else MISSING
-
-
-def _sha256(text: str) -> str:
-    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
 @cache
@@ -79,10 +55,7 @@ def _finalized(context: Context, value: Any) -> Any:
     return value
 
 
-_ENVIRONMENT = Environment(
-    loader=FileSystemLoader(_FOLDER), autoescape=True, undefined=StrictUndefined,
-    finalize=_finalized, trim_blocks=True, lstrip_blocks=True,
-)  # fmt: skip
+_ENVIRONMENT = environment(_FOLDER, finalize=_finalized)
 _ENVIRONMENT.policies |= {
     "json.dumps_function": plotly.io.to_json,
     "json.dumps_kwargs": {},
@@ -91,6 +64,4 @@ _ENVIRONMENT.globals["scripts"] = _scripts
 _ENVIRONMENT.filters |= {
     "formatted": lambda value, metric: formatted(metric, value),
     "number": number,
-    "pieces": pieces,
-    "sha256": _sha256,
 }

@@ -75,11 +75,11 @@ def test_links_are_the_edges_of_the_pruned_graph():
         ("E_-1_1", "2_0_1"): -1.5, ("0_2_0", "0_13_1"): -0.5, ("E_9_1", "0_13_1"): 1.5,
         ("E_7_0", "0_2_0"): 0.25, ("E_-1_0", "0_2_0"): 0.25,
     }  # fmt: skip
-    some = neuronpedia_graph(graph, node_share=0.5, edge_share=0.7)
-    _, links = graph.pruned(0.5, 0.7)
+    some = neuronpedia_graph(graph, node_share=0.9, edge_share=0.7)
+    _, links = graph.pruned(0.9, 0.7)
     out = graph.nodes.of_kind(NodeKind.REMAINDER)
-    assert len(some["links"]) == int(links[:, ~out].sum()) < len(data["links"])
-    assert some["metadata"]["pruning_settings"] == {"node_threshold": 0.5, "edge_threshold": 0.7}
+    assert 0 < len(some["links"]) == int(links[:, ~out].sum()) < len(data["links"])
+    assert some["metadata"]["pruning_settings"] == {"node_threshold": 0.9, "edge_threshold": 0.7}
 
 
 def test_what_is_left_out_is_told():
@@ -143,6 +143,8 @@ def test_graphs_of_models_satisfy_the_schema(model, mixes, prompt, tmp_path):
         path = graph.to_neuronpedia(tmp_path / f"{title}.json", **WHOLE)
         data = checked(json.loads(path.read_text()))
         assert max(int(node["layer"]) for node in data["nodes"] if node["layer"] != "E") == 3
+        for place in data["metadata"]["dictlearn"]["dictionaries"]:
+            assert place["hook"] in dictionaries[place["name"]].sites.target.hooks
         found = CircuitGraph.from_neuronpedia(path)
         size = float(
             graph.rows[0, ~graph.nodes.of_kind(NodeKind.REMAINDER, NodeKind.BIAS)].abs().sum()
@@ -218,6 +220,7 @@ DAMAGE = {
     "no such node": (("links", 0, "source"), "1_41_1"),
     "a link into an error": (("links", 0, "target"), "0_3_1"),
     "a position outside": (("nodes", 3, "ctx_idx"), 2),
+    "a position unlike that of the id": (("nodes", 0, "ctx_idx"), 0),
     "an id of another form": (("nodes", 0, "node_id"), "1_40"),
     "an id twice": (("nodes", 1, "node_id"), "1_40_1"),
     "a layer without a number": (("nodes", 0, "layer"), "one"),
@@ -238,6 +241,14 @@ def test_damage_is_refused(tmp_path, path, value):
         at = at[key]
     at[last] = value
     with pytest.raises(CorruptFileError, match=r"theirs\.json"):
+        read(data, tmp_path)
+
+
+@pytest.mark.parametrize(("end", "node"), [("source", "1_41_1"), ("target", "0_3_1")])
+def test_a_link_that_leads_nowhere_is_named(tmp_path, end, node):
+    data = theirs()
+    data["links"][0][end] = node
+    with pytest.raises(CorruptFileError, match=f"a link from a node that is listed.*'{node}'"):
         read(data, tmp_path)
 
 

@@ -115,8 +115,10 @@ def test_parts_that_do_not_fit_are_refused(tmp_path, name, value, told):
 def test_texts_of_another_type_are_refused(tmp_path):
     known_graph().save(tmp_path)
     data = json.loads((tmp_path / "graph.json").read_text())
-    for name, value in (("tokens", [1, 2]), ("labels", "ab"), ("n_features", [1, 2]),
-                        ("n_features", ["1", "2", "3"]), ("hooks", None)):  # fmt: skip
+    for name, value in (
+        ("tokens", [1, 2]), ("labels", "ab"), ("hooks", None), ("binary", [True]),
+        ("n_features", [1, 2]), ("n_features", ["1", "2", "3"]),
+    ):  # fmt: skip
         write_json(tmp_path / "graph.json", data | {"graph": data["graph"] | {name: value}})
         with pytest.raises(CorruptFileError):
             CircuitGraph.load(tmp_path)

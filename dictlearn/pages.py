@@ -1,0 +1,46 @@
+"""HTML pages from templates: inserted text is escaped, and what a token shows is readable."""
+
+import base64
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+_SHARED = Path(__file__).parent / "templates"
+_INVISIBLE = {"\n": "↵", "\t": "⇥", "\r": "␍", "\u00a0": "⍽", "\u200b": "∅"}
+
+
+def environment(folder: Path, **options: Any) -> Environment:
+    """The templates in `folder`, and those that several pages share (feature cards).
+
+    A page's content security policy names its scripts by the filter `sha256`.
+    """
+    made = Environment(
+        loader=FileSystemLoader([folder, _SHARED]), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True, **options,
+    )  # fmt: skip
+    made.filters |= {"pieces": pieces, "sha256": _sha256}
+    return made
+
+
+def pieces(token: str, alone: bool = False) -> list[tuple[str, bool]]:
+    """Parts of the text of a token, each with whether it stands for something invisible.
+
+    The leading space of a token that is shown `alone` is visible too.
+
+    >>> pieces(" a", alone=True)
+    [('·', True), ('a', False)]
+    """
+    if alone and token.startswith(" "):
+        return [("·", True), *pieces(token[1:])]
+    if len(token) > 1 and not token.strip(" "):
+        return [("·" * len(token), True)]
+    return [
+        (c, False) if c == " " or c.isprintable() else (_INVISIBLE.get(c, f"{ord(c):02x}"), True)
+        for c in token
+    ]
+
+
+def _sha256(text: str) -> str:
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
