@@ -44,6 +44,8 @@ class Place:
     offset: int
     """The index of the first feature."""
     n_features: int
+    binary: bool = False
+    """Whether coefficients are 0 or 1; other programs do not say."""
 
 
 def write_neuronpedia(graph: CircuitGraph, path: str | Path, **options: Any) -> Path:
@@ -215,7 +217,9 @@ def _places(graph: CircuitGraph) -> dict[tuple[int, int], Place]:
         layer, n = layer_of(graph.hooks[hook]), graph.n_features[owner]
         first = ends.get(layer, 0)
         ends[layer] = first + n
-        found[owner, hook] = Place(graph.dictionaries[owner], layer, graph.hooks[hook], first, n)
+        found[owner, hook] = Place(
+            graph.dictionaries[owner], layer, graph.hooks[hook], first, n, graph.binary[owner]
+        )
     return found
 
 

@@ -106,7 +106,7 @@ def read_neuronpedia(path: str | Path) -> CircuitGraph:
 def _graph(file: _File) -> CircuitGraph:
     ours = file.metadata.dictlearn or _derived(file)
     names = list(dict.fromkeys(place.name for place in ours.dictionaries))
-    sizes = {place.name: place.n_features for place in ours.dictionaries}
+    by_name = {place.name: place for place in ours.dictionaries}
     targets, features, embedded = file.of(LOGIT), file.of(FEATURE), file.of(EMBEDDING)
     if not targets:
         raise ValueError("at least one node of a logit")
@@ -123,7 +123,7 @@ def _graph(file: _File) -> CircuitGraph:
         ids=torch.tensor([tokens.get(at, -1) for at in range(n_tokens)], dtype=torch.long),
         tokens=file.metadata.prompt_tokens,
         dictionaries=names,
-        binary=[False] * len(names),  # a file does not say
+        binary=[by_name[name].binary for name in names],
         hooks=ours.hooks,
         nodes=nodes,
         targets=Nodes.of(
@@ -135,7 +135,7 @@ def _graph(file: _File) -> CircuitGraph:
         row_nodes=row_nodes,
         rows=rows,
         about={"slug": file.metadata.slug, "scan": file.metadata.scan},
-        n_features=[sizes[name] for name in names],
+        n_features=[by_name[name].n_features for name in names],
         probabilities=p.double(),
     )  # fmt: skip
 

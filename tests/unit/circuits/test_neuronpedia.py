@@ -118,6 +118,7 @@ def test_our_files_come_back(tmp_path):
     assert found.dictionaries == graph.dictionaries
     assert found.hooks == HOOKS
     assert found.n_features == graph.n_features
+    assert found.binary == graph.binary == [False, True, False]
     assert found.tokens == graph.tokens
     assert found.ids.equal(graph.ids)
     assert found.weights.equal(graph.weights)
