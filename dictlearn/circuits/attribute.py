@@ -6,17 +6,16 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from dictlearn.circuits.checked import checked_model, require_complete
 from dictlearn.circuits.graph import CircuitGraph
-from dictlearn.circuits.local_model import LocalModel, local_model
+from dictlearn.circuits.local_model import LocalModel
 from dictlearn.circuits.measures import influence
 from dictlearn.circuits.nodes import NodeKind, Nodes
 from dictlearn.circuits.targets import Explained, Function, Target, TopLogits
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import InputError
-from dictlearn.lm.hooks import LanguageModel, require_hooks
-from dictlearn.lm.identity import model_provenance
+from dictlearn.lm.hooks import LanguageModel
 from dictlearn.progress import progress as progress_bar
-from dictlearn.text.prompts import prompt_ids
 
 _QUEUE = 256
 """Features that are expanded before influence is computed anew."""
@@ -55,17 +54,9 @@ def attribute(
             part that is not linear when attention patterns, norms and MLPs are held.
         ProvenanceError: a dictionary was trained on another model, and `allow_other_model` is off.
     """
-    require_hooks(model)
     if n_features < 0:
         raise InputError(f"required a number of features of at least 0, got {n_features}")
-    ids = prompt_ids(model.tokenizer, prompt)[0] if isinstance(prompt, str) else prompt
-    if ids.ndim != 1 or not len(ids):
-        raise InputError(f"required one sequence of ids, got shape {tuple(ids.shape)}")
-    if not allow_other_model and dictionaries:
-        here = model_provenance(model)
-        for name, dictionary in dictionaries.items():
-            dictionary.provenance.require_same_model(here, name)
-    with local_model(model, ids, dictionaries) as local:
+    with checked_model(model, prompt, dictionaries, allow_other_model=allow_other_model) as local:
         explained = (target or TopLogits()).functions(local)
         return _Expansion(local, explained, n_features).run(show=progress)
 
@@ -112,7 +103,7 @@ class _Expansion:
         for start in range(0, len(functions), self._size):
             some = functions[start : start + self._size]
             rows = self._local.contributions(some)
-            _require_complete(rows, [self._local.value(function) for function in some])
+            require_complete(rows, [self._local.value(function) for function in some])
             self._rows[first + start : first + start + len(some)] = rows
 
     def _graph(self, nodes: Int[Tensor, " expanded"]) -> CircuitGraph:
@@ -139,17 +130,4 @@ class _Expansion:
             about={},
             n_features=described["n_features"],
             probabilities=torch.tensor([one.probability for one in explained]).double(),
-        )
-
-
-def _require_complete(rows: Tensor, values: list[float]) -> None:
-    """Raise an `InputError` unless rows add up to values, up to rounding in their dtype."""
-    sums, sizes = rows.double().sum(dim=1), rows.double().abs().sum(dim=1)
-    wanted = torch.tensor(values, dtype=torch.float64)
-    gap = (sums.cpu() - wanted).abs() / torch.maximum(sizes.cpu(), wanted.abs()).clamp_min(1e-30)
-    if float(gap.max()) > torch.finfo(rows.dtype).eps ** 0.5:
-        raise InputError(
-            "required a model that is linear where attention patterns, the scales of norms and "
-            f"MLPs are held, got one of which {float(gap.max()):.1%} is missing from the sum of "
-            "contributions: it has a part that is not known; use another model"
         )

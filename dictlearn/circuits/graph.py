@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from dictlearn.circuits.measures import influence, pruned, scores, total_effects
-from dictlearn.circuits.nodes import NodeKind, Nodes
+from dictlearn.circuits.nodes import Nodes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -180,18 +180,7 @@ class CircuitGraph:
 
     def name(self, node: int) -> str:
         """A node in words."""
-        kind, owner = NodeKind(int(self.nodes.kinds[node])), int(self.nodes.owners[node])
-        at = int(self.nodes.positions[node])
-        token = f"{self.tokens[at]!r} @ {at}" if at >= 0 else ""
-        return {
-            NodeKind.FEATURE: lambda: f"{self.dictionaries[owner]} "
-                                      f"{int(self.nodes.features[node])} @ {at}",
-            NodeKind.ERROR: lambda: f"error of {self.hooks[owner]} @ {at}",
-            NodeKind.TOKEN: lambda: f"token {token}",
-            NodeKind.POSITION: lambda: f"position {at}",
-            NodeKind.REMAINDER: lambda: f"remainder of MLP {owner} @ {at}",
-            NodeKind.BIAS: lambda: "bias",
-        }[kind]()  # fmt: skip
+        return self.nodes.name(node, self.tokens, self.dictionaries, self.hooks)
 
     def nodes_to_pandas(self) -> "pd.DataFrame":
         """A table with one row for each node: what it is, its influence, and the name of it."""

@@ -19,18 +19,24 @@ from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import InputError
 from dictlearn.core.sites import Site
 from dictlearn.core.sparse_acts import SparseActs
-from dictlearn.lm.frozen import EMBEDDING, POSITIONS, FrozenPass, frozen_pass
+from dictlearn.lm.frozen import EMBEDDING, POSITIONS, frozen_pass
+from dictlearn.lm.frozen_tensors import FrozenPass, Gradients
 from dictlearn.lm.hooks import LanguageModel, placed
 
 
 @contextmanager
 def local_model(
-    model: LanguageModel, ids: Int[Tensor, " pos"], dictionaries: Mapping[str, FeatureDictionary]
+    model: LanguageModel,
+    ids: Int[Tensor, " pos"],
+    dictionaries: Mapping[str, FeatureDictionary],
+    *,
+    cut_heads: bool = False,
 ) -> "Iterator[LocalModel]":
-    """The local replacement model of `model` on the prompt `ids`; errors as of `frozen_pass`."""
+    """The local replacement model of `model` on the prompt `ids`, whose attention heads are nodes
+    with `cut_heads`; errors as of `frozen_pass`."""
     with torch.no_grad():
         logits = model(placed(ids[None], model))[0]
-    with frozen_pass(model, ids, dictionaries) as run:
+    with frozen_pass(model, ids, dictionaries, cut_heads=cut_heads) as run:
         yield LocalModel(model, run, dictionaries, logits)
 
 
@@ -46,12 +52,13 @@ class LocalModel:
     ) -> None:
         self.run, self.dictionaries, self._logits = run, dict(dictionaries), logits
         self.tokenizer = model.tokenizer
+        self.n_heads = int(getattr(model.cfg, "n_heads", None) or 0)
         self.hooks = [hook for d in self.dictionaries.values() for hook in d.sites.target.hooks]
         """The hooks where dictionaries write."""
         with torch.no_grad():
             self.sources = {name: self._source(name) for name in self.dictionaries}
             self.acts = {n: d.encode_sparse(self.sources[n]) for n, d in self.dictionaries.items()}
-            self._written = {name: _written(d, self.acts[name])
+            self.written = {name: _written(d, self.acts[name])
                              for name, d in self.dictionaries.items()}  # fmt: skip
             self._constants = {name: _constant(d) for name, d in self.dictionaries.items()}
             self._errors = {name: self._error(name) for name in self.dictionaries}
@@ -121,15 +128,29 @@ class LocalModel:
     @torch.no_grad()
     def value(self, function: Function) -> float:
         """The value of a function on the prompt."""
-        x = self.run.final if function.dictionary is None else self.sources[function.dictionary]
-        return float(x[function.position] @ function.reader) + function.offset
+        x = torch.cat([tensor[function.position] for tensor in self._read(function)])
+        return float(x @ function.reader) + function.offset
+
+    def _read(self, function: Function) -> list[Tensor]:
+        """The tensors that a function reads side by side."""
+        if function.layer is not None:
+            return [self.run.values[function.layer]]
+        if function.dictionary is None:
+            return [self.run.final]
+        hooks = self.dictionaries[function.dictionary].sites.source.hooks
+        return [self.run.sources[function.dictionary, hook] for hook in hooks]
 
     # Contributions
 
     @torch.no_grad()
     def contributions(self, functions: Sequence[Function]) -> Float[Tensor, "m node"]:
         """What each node contributes to each function; a row adds up to the function's value."""
-        leaves, mlps, biases = self.run.gradients(self._seeds(functions))
+        return self.hop(functions)[0]
+
+    @torch.no_grad()
+    def hop(self, functions: Sequence[Function]) -> tuple[Float[Tensor, "m node"], Gradients]:
+        """The contributions of each node, and the gradients that they come from."""
+        gradients = leaves, mlps, biases, _ = self.run.gradients(self._seeds(functions))
         m, n = len(functions), len(self.run.ids)
         zero = torch.zeros(m, n, device=self.run.final.device, dtype=self.run.final.dtype)
         parts: list[Tensor] = []
@@ -138,7 +159,7 @@ class LocalModel:
             parts_of = dictionary.sites.target.parts
             at = torch.cat([leaves.get(part.hook, zero.new_zeros(m, n, part.d))
                             for part in parts_of], dim=2)  # fmt: skip
-            parts.append(_products(at, self._written[name], self.acts[name]))
+            parts.append(_products(at, self.written[name], self.acts[name]))
             constants = constants + at.sum(dim=1) @ self._constants[name].to(at)
         errors = []
         for name, dictionary in self.dictionaries.items():
@@ -157,23 +178,32 @@ class LocalModel:
         ]  # fmt: skip
         for name, gradient in biases.items():
             constants = constants + gradient.flatten(1) @ self.run.biases[name].detach().flatten()
-        return torch.cat([*parts, *errors, *embedded, *remainders, constants.unsqueeze(1)], dim=1)
+        parts += [*errors, *embedded, *remainders, *self._of_heads(gradients, m)]
+        return torch.cat([*parts, constants.unsqueeze(1)], dim=1), gradients
+
+    def _of_heads(self, gradients: Gradients, m: int) -> Iterator[Float[Tensor, "m head_pos"]]:
+        """What each head contributes from a token that it reads: `pattern * value . gradient`."""
+        for layer, values in self.run.values.items():
+            if layer not in gradients.heads:
+                yield values.new_zeros(m, self.n_heads * len(values))
+                continue
+            g = gradients.heads[layer].unflatten(2, (self.n_heads, -1))
+            apart = torch.einsum("mphd,hk->mhpkd", g, torch.eye(self.n_heads).to(g))
+            through = self.run.through_heads(layer, apart.flatten(3).flatten(0, 1))
+            yield torch.einsum("mpd,pd->mp", through, values.detach()).reshape(m, -1)
 
     def _seeds(self, functions: Sequence[Function]) -> list[tuple[Tensor, Tensor]]:
         """The tensors that functions read, with their readers at the right row and position."""
-        by_reader: dict[str | None, list[int]] = {}
+        by_reader: dict[tuple[str | None, int | None], list[int]] = {}
         for row, function in enumerate(functions):
-            by_reader.setdefault(function.dictionary, []).append(row)
+            by_reader.setdefault((function.dictionary, function.layer), []).append(row)
         seeds = []
-        for name, rows in by_reader.items():
+        for rows in by_reader.values():
             readers = torch.stack([functions[row].reader for row in rows])
             at = torch.tensor(rows), torch.tensor([functions[row].position for row in rows])
-            read = [(self.run.final, readers)]
-            if name is not None:
-                source = self.dictionaries[name].sites.source
-                tensors = [self.run.sources[name, hook] for hook in source.hooks]
-                read = list(zip(tensors, source.split(readers), strict=True))
-            for tensor, reader in read:
+            tensors = self._read(functions[rows[0]])
+            parts = readers.split([tensor.shape[1] for tensor in tensors], dim=1)
+            for tensor, reader in zip(tensors, parts, strict=True):
                 seed = tensor.new_zeros(len(functions), *tensor.shape)
                 seed[at] = reader.to(seed)
                 seeds.append((tensor, seed))
@@ -205,6 +235,11 @@ class LocalModel:
         parts.append(Nodes.of(NodeKind.TOKEN, positions, features=self.run.ids.cpu()))
         parts.append(Nodes.of(NodeKind.POSITION, positions))
         parts += [Nodes.of(NodeKind.REMAINDER, positions, owner=layer) for layer in self.run.mlps]
+        heads = torch.arange(self.n_heads).repeat_interleave(len(positions))
+        parts += [
+            Nodes.of(NodeKind.HEAD, positions.repeat(self.n_heads), owner=layer, features=heads)
+            for layer in self.run.values
+        ]
         return Nodes.joined([*parts, Nodes.of(NodeKind.BIAS, [-1])])
 
     def describe(self) -> dict[str, Any]:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class NodeKind(IntEnum):
-    """The kinds of nodes. Those from `ERROR` on have no incoming edges."""
+    """The kinds of nodes. Targets, features and heads have incoming edges."""
 
     TARGET = 0
     """A logit, a difference of logits, or a feature to explain."""
@@ -30,6 +30,10 @@ class NodeKind(IntEnum):
     """What an MLP that no dictionary replaces writes at a token beyond the tangent at its input."""
     BIAS = 6
     """All constants together: biases of model and dictionaries, offsets of encoders."""
+    HEAD = 7
+    """What an attention head reads at a token, and writes at a later one or the same; in paths."""
+    PRUNED = 8
+    """The contributions through which no path goes; in graphs of paths."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +44,10 @@ class Nodes:
     """Values of `NodeKind`."""
     owners: Int[Tensor, " node"]
     """The dictionary of a feature, by its place in `CircuitGraph.dictionaries`; the hook of an
-    error, by its place in `CircuitGraph.hooks`; the layer of a remainder."""
+    error, by its place in `CircuitGraph.hooks`; the layer of a remainder or head."""
     positions: Int[Tensor, " node"]
     features: Int[Tensor, " node"]
-    """The feature; of a token node its id."""
+    """The feature; of a token node its id; of a head its number."""
     values: Float[Tensor, " node"]
     """The coefficient of a feature, the value of a target, and 1 for others."""
     hooks: Int[Tensor, " node"]
@@ -86,6 +90,22 @@ class Nodes:
     def of_kind(self, *kinds: NodeKind) -> Bool[Tensor, " node"]:
         """Whether each node is of one of these kinds."""
         return torch.isin(self.kinds, torch.tensor([int(kind) for kind in kinds]))
+
+    def name(
+        self, node: int, tokens: Sequence[str], dictionaries: Sequence[str], hooks: Sequence[str]
+    ) -> str:
+        """A node in words, with the texts of the prompt's tokens and what owners are called."""
+        kind, owner = NodeKind(int(self.kinds[node])), int(self.owners[node])
+        at, feature = int(self.positions[node]), int(self.features[node])
+        return {
+            NodeKind.FEATURE: lambda: f"{dictionaries[owner]} {feature} @ {at}",
+            NodeKind.ERROR: lambda: f"error of {hooks[owner]} @ {at}",
+            NodeKind.TOKEN: lambda: f"token {tokens[at]!r} @ {at}",
+            NodeKind.POSITION: lambda: f"position {at}",
+            NodeKind.REMAINDER: lambda: f"remainder of MLP {owner} @ {at}",
+            NodeKind.HEAD: lambda: f"head {owner}.{feature} @ {at}",
+            NodeKind.BIAS: lambda: "bias",
+        }[kind]()
 
     def to_pandas(self) -> "pd.DataFrame":
         """A table with one row for each node; kinds by name."""

@@ -17,13 +17,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Function:
-    """An affine function of what a dictionary reads at a token, or of the unembedding's input."""
+    """An affine function, at a token, of what a dictionary reads, of the value vectors of a layer,
+    or of the unembedding's input."""
 
     position: int
     reader: Float[Tensor, " d"]
     offset: float
     dictionary: str | None = None
-    """The name of the dictionary; None for the input of the unembedding."""
+    """The name of the dictionary that reads."""
+    layer: int | None = None
+    """The layer of the value vectors."""
 
 
 @dataclass(frozen=True)

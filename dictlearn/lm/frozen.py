@@ -4,7 +4,7 @@ Queries, keys and the scales of normalisations are constants, so attention patte
 linear maps. The stream is cut where dictionaries write: what they write is a constant, too. What a
 pass computes is then an affine function of those constants, the embeddings and the biases of the
 model, apart from MLPs that no dictionary replaces: these stay as they are, with their input and
-output at hand.
+output at hand. The outputs of attention heads can be cut as well; then tokens are apart.
 """
 
 import re
@@ -12,77 +12,40 @@ import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor, nn
 
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import InputError
 from dictlearn.lm.forward import readers
+from dictlearn.lm.frozen_tensors import FrozenPass
 from dictlearn.lm.hooks import HookFunction, LanguageModel, hook_names, hooked, placed
 from dictlearn.lm.in_place import require_order, shared_target
 from dictlearn.lm.mlps import mlp_sites
 from dictlearn.lm.patching import Patch, patched
-from dictlearn.lm.shortcuts import Head, head_of
+from dictlearn.lm.shortcuts import head_of
 
 _HELD = re.compile(r"\.hook_scale$|\.attn\.hook_[qk]$")
+_HEADS = re.compile(r"^blocks\.(\d+)\.attn\.hook_[vz]$")
 EMBEDDING, POSITIONS = "hook_embed", "hook_pos_embed"
 _IS_BIAS = re.compile(r"(^|\.)(bias|b|b_[A-Za-z]+)$")
 
 
-@dataclass
-class FrozenPass:
-    """The tensors of one pass over one prompt; those of a token have its position as first axis."""
-
-    ids: Int[Tensor, " pos"]
-    head: Head
-    leaves: dict[str, Float[Tensor, "pos d"]] = field(default_factory=dict)
-    """Constants by hook: embeddings, and targets of dictionaries less what bypasses features."""
-    sources: dict[tuple[str, str], Float[Tensor, "pos d"]] = field(default_factory=dict)
-    """By dictionary and hook, what the dictionary reads."""
-    mlps: dict[int, list[Float[Tensor, "1 pos d"]]] = field(default_factory=dict)
-    """Input and output of the MLP of each layer."""
-    held: dict[str, Tensor] = field(default_factory=dict)
-    """The values that are held, by hook."""
-    biases: dict[str, nn.Parameter] = field(default_factory=dict)
-    """The biases of the model outside MLPs."""
-    final: Float[Tensor, "pos d"] = field(default_factory=lambda: torch.empty(0, 0))
-    """The input of the unembedding."""
-
-    def gradients(
-        self, seeds: Sequence[tuple[Tensor, Float[Tensor, "m pos d"]]]
-    ) -> tuple[dict[str, Tensor], dict[int, tuple[Tensor, Tensor]], dict[str, Tensor]]:
-        """The gradients of `m` functions in leaves, in inputs and outputs of MLPs, and in biases.
-
-        A function is the sum of the products of `seeds` with tensors of the pass; a gradient has
-        `m` as its first axis. Tensors that no function depends on are absent.
-        """
-        ends = [tensor for pair in self.mlps.values() for tensor in pair]
-        inputs = [*self.leaves.values(), *ends, *self.biases.values()]
-        found = iter(torch.autograd.grad(
-            [tensor for tensor, _ in seeds], inputs, [seed for _, seed in seeds],
-            retain_graph=True, allow_unused=True, is_grads_batched=True,
-        ))  # fmt: skip
-        leaves = {name: next(found) for name in self.leaves}
-        mlps = {layer: (next(found), next(found)) for layer in self.mlps}
-        biases = dict(zip(self.biases, found, strict=True))
-        return (
-            {name: g for name, g in leaves.items() if g is not None},
-            {layer: (a, b) for layer, (a, b) in mlps.items() if a is not None and b is not None},
-            {name: g for name, g in biases.items() if g is not None},
-        )
-
-
 @contextmanager
 def frozen_pass(
-    model: LanguageModel, ids: Int[Tensor, " pos"], dictionaries: Mapping[str, FeatureDictionary]
+    model: LanguageModel,
+    ids: Int[Tensor, " pos"],
+    dictionaries: Mapping[str, FeatureDictionary],
+    *,
+    cut_heads: bool = False,
 ) -> Iterator[FrozenPass]:
     """A frozen pass of `model` over `ids`, cut at the targets of `dictionaries`.
 
     An autoencoder reads its target before the cut; at a hook where another dictionary writes, what
-    is read is what that one wrote. Biases of the model require gradients until the end.
+    is read is what that one wrote. With `cut_heads`, the outputs of attention heads are constants
+    as well, before dictionaries there read. Biases of the model require gradients until the end.
 
     Raises:
         InputError: a dictionary does not fit the model or reads what comes after its target, two
@@ -99,7 +62,7 @@ def frozen_pass(
         raise InputError("required a model whose unembedding is one affine map, with weights")
     run = FrozenPass(placed(ids[None], model)[0], head)
     mlps = _mlps(model)
-    patches = _patches(model, run, dictionaries, mlps)
+    patches = _patches(model, run, dictionaries, mlps, _attention(model) if cut_heads else {})
     held = _firing(model, [name for name in hook_names(model) if _HELD.search(name)])
     holds = [(hook, _hold(run, hook)) for hook in held]
     flags = {parameter: parameter.requires_grad for parameter in model.parameters()}
@@ -130,9 +93,10 @@ def _patches(
     run: FrozenPass,
     dictionaries: Mapping[str, FeatureDictionary],
     mlps: Mapping[int, tuple[str, str]],
+    attention: Mapping[int, tuple[str, str]],
 ) -> dict[str, list[Patch]]:
-    """The functions at every hook: outputs of MLPs are read, then dictionaries write, then others
-    read, and inputs of MLPs come last."""
+    """The functions at every hook: outputs of MLPs are read and heads cut, then dictionaries write,
+    then others read, and inputs of MLPs and value vectors come last."""
     points = model.hook_dict
     first: dict[int, str] = {}
     found: dict[str, list[Patch]] = defaultdict(list)
@@ -143,6 +107,8 @@ def _patches(
     for layer, (_, output) in mlps.items():
         run.mlps[layer] = []
         add(output, _keep_output(run, layer))
+    for layer, (_, output) in attention.items():
+        add(output, _cut_heads(run, layer))
     for hook in _firing(model, [EMBEDDING, POSITIONS]):
         add(hook, _leaf(run, hook))
     for name, dictionary in dictionaries.items():
@@ -154,6 +120,8 @@ def _patches(
                 add(hook, _read(run, name, hook))
     for layer, (source, _) in mlps.items():
         add(source, _tap_input(run, layer))
+    for layer, (source, _) in attention.items():
+        add(source, _tap_values(run, layer))
     return dict(found)
 
 
@@ -166,6 +134,18 @@ def _mlps(model: LanguageModel) -> dict[int, tuple[str, str]]:
         except InputError:
             continue
         found[layer] = (sites.source.hook, sites.target.hook)
+    return found
+
+
+def _attention(model: LanguageModel) -> dict[int, tuple[str, str]]:
+    """The hooks of value vectors and of heads' outputs of each layer that has both."""
+    names = [name for name in hook_names(model) if _HEADS.search(name)]
+    firing = _firing(model, names)
+    found = {}
+    for layer in range(model.cfg.n_layers):
+        value, output = (f"blocks.{layer}.attn.hook_{end}" for end in "vz")
+        if value in firing and output in firing:
+            found[layer] = (value, output)
     return found
 
 
@@ -241,3 +221,20 @@ def _keep_output(run: FrozenPass, layer: int) -> Patch:
         return own
 
     return keep
+
+
+def _tap_values(run: FrozenPass, layer: int) -> Patch:
+    def tap(v: Tensor, positions: Tensor) -> Tensor:
+        run.values[layer] = v[0]
+        return run.values[layer][None]
+
+    return tap
+
+
+def _cut_heads(run: FrozenPass, layer: int) -> Patch:
+    def cut(z: Tensor, positions: Tensor) -> Tensor:
+        before, after = z[0], z[0].detach().clone().requires_grad_()
+        run.heads[layer] = before, after
+        return after[None]
+
+    return cut

@@ -34,9 +34,11 @@ def gap(local, functions):
     return float(((rows.sum(dim=1) - values).abs() / values.abs().clamp_min(1e-3)).max())
 
 
+@pytest.mark.parametrize("cut_heads", [False, True])
 @pytest.mark.parametrize("title", MIXES)
-def test_contributions_add_up(model, mixes, prompt, title):
-    with local_model(model, prompt, mixes[title]) as local:
+def test_contributions_add_up(model, mixes, prompt, title, cut_heads):
+    with local_model(model, prompt, mixes[title], cut_heads=cut_heads) as local:
+        assert len(local.run.heads) == (model.cfg.n_layers if cut_heads else 0)
         assert gap(local, some_functions(local)) < 1e-9
         logits = model(prompt[None])[0].detach()
         for position in (-1, 3):
