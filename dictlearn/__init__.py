@@ -13,6 +13,12 @@ dl.evaluate(dictionaries, model, held_out).to_pandas()
 
 import dictlearn._threads  # noqa: F401  (before torch)
 from dictlearn.activations.store import ActivationStore
+from dictlearn.circuits.attribute import attribute
+from dictlearn.circuits.graph import CircuitGraph
+from dictlearn.circuits.paths.graph import paths_to_graph
+from dictlearn.circuits.paths.search import exhaustive_paths, greedy_paths
+from dictlearn.circuits.targets import FeatureTarget, Logit, LogitDifference, TopLogits
+from dictlearn.circuits.validation import compare_effects, removal_effects
 from dictlearn.contract.check import check_dictionary
 from dictlearn.core.batches import Activations
 from dictlearn.core.dictionary import FeatureDictionary, Traits
@@ -86,6 +92,7 @@ __all__ = [
     "BatchTopKSAEConfig",
     "BatchTopKTranscoderConfig",
     "Cap",
+    "CircuitGraph",
     "Clamp",
     "ClosedFormConfig",
     "CodebookConfig",
@@ -97,6 +104,7 @@ __all__ = [
     "Edit",
     "Encoding",
     "FeatureDictionary",
+    "FeatureTarget",
     "FinetuneConfig",
     "Finetuned",
     "FitConfig",
@@ -111,6 +119,8 @@ __all__ = [
     "JumpReLUSAEConfig",
     "JumpReLUTranscoderConfig",
     "KMeansConfig",
+    "Logit",
+    "LogitDifference",
     "MatryoshkaSAEConfig",
     "MeanConfig",
     "NativeModelConfig",
@@ -132,18 +142,23 @@ __all__ = [
     "Tokens",
     "TopKSAEConfig",
     "TopKTranscoderConfig",
+    "TopLogits",
     "TrainableDictionary",
     "Traits",
     "TranscoderConfig",
+    "attribute",
     "check_dictionary",
+    "compare_effects",
     "compare_features",
     "describe_features",
     "evaluate",
     "evaluate_concepts",
     "evaluate_together",
+    "exhaustive_paths",
     "finetune",
     "fit",
     "generate",
+    "greedy_paths",
     "harvest",
     "hook_sites",
     "indexed",
@@ -155,7 +170,9 @@ __all__ = [
     "mlp_weights",
     "new_model",
     "parse_edit",
+    "paths_to_graph",
     "read_edits",
+    "removal_effects",
     "save",
     "save_model",
     "show",
