@@ -182,7 +182,7 @@ class LocalModel:
         return torch.cat([*parts, constants.unsqueeze(1)], dim=1), gradients
 
     def _of_heads(self, gradients: Gradients, m: int) -> Iterator[Float[Tensor, "m head_pos"]]:
-        """What each head contributes from a token that it reads: `pattern * value . gradient`."""
+        """Contributions of heads, by the token that they read: `pattern * value . gradient`."""
         for layer, values in self.run.values.items():
             if layer not in gradients.heads:
                 yield values.new_zeros(m, self.n_heads * len(values))

@@ -31,7 +31,7 @@ class NodeKind(IntEnum):
     BIAS = 6
     """All constants together: biases of model and dictionaries, offsets of encoders."""
     HEAD = 7
-    """What an attention head reads at a token, and writes at a later one or the same; in paths."""
+    """An attention head with a token that it reads; it writes at that of the step before."""
     PRUNED = 8
     """The contributions through which no path goes; in graphs of paths."""
 

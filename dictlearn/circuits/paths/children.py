@@ -38,7 +38,7 @@ class _Candidate:
     path: Path
     node: int
     pulled: Float[Tensor, "pos d_head"] | None
-    """Of a head, the gradient in its output."""
+    """The gradient in the output of a head; None for other nodes."""
 
 
 class Children:

@@ -43,7 +43,7 @@ class Path:
 
     @property
     def attribution(self) -> float:
-        """What flows to the target through all nodes of the path."""
+        """The contribution to the target that flows through all nodes of the path."""
         return self.steps[-1].attribution
 
     @property
