@@ -225,7 +225,7 @@ class LocalModel:
         positions, parts, n_hooks = torch.arange(len(self.run.ids)), [], 0
         for owner, (name, acts) in enumerate(self.acts.items()):
             target = self.dictionaries[name].sites.target
-            hooks = n_hooks + _first_parts(target, self._written[name])
+            hooks = n_hooks + _first_parts(target, self.written[name])
             n_hooks += len(target.hooks)
             parts.append(Nodes.of(NodeKind.FEATURE, acts.rows(), owner=owner, hooks=hooks,
                                   features=acts.indices, values=acts.values))  # fmt: skip
