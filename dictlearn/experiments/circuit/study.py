@@ -27,6 +27,9 @@ from dictlearn.lm.loading import load_model
 from dictlearn.lm.mlps import mlp_sites, mlp_weights
 from dictlearn.text.tokens import load_tokens
 
+GRAPH_FILE = "graph.html"
+"""The graph of the first prompt, with the transcoders of the first seed."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class CircuitStudy(Experiment):
@@ -85,6 +88,10 @@ class CircuitStudy(Experiment):
 
     def _circuits(self, seed: int, own: OwnFiles) -> Found:
         found = Finetuned.load(own.path / "models" / f"transcoders-{seed}")
+        name, pronoun = next(iter(NAMES.items()))
+        if seed == 0:
+            graph = self._graph(found.model, found.dictionaries, name, _target(pronoun))
+            own.write_text(GRAPH_FILE, graph.show(title=PROMPT.format(name)).html())
         return self._all_prompts(found.model, found.dictionaries, seed)
 
     def _neurons(self, own: OwnFiles) -> Found:
@@ -115,11 +122,8 @@ class CircuitStudy(Experiment):
         pronoun: str,
         seed: int | None,
     ) -> Found:
-        target = LogitDifference(pronoun, HE if pronoun == SHE else SHE)
-        graph = attribute(
-            model, PROMPT.format(name), dictionaries, target, n_features=self.n_attributed,
-            allow_other_model=True, progress=False,
-        )  # fmt: skip
+        target = _target(pronoun)
+        graph = self._graph(model, dictionaries, name, target)
         clean = float(graph.targets.values[0])
         features = graph.nodes.of_kind(NodeKind.FEATURE).nonzero()[:, 0]
         strongest = features[graph.total_effects()[0][features].argsort(descending=True)]
@@ -136,6 +140,18 @@ class CircuitStudy(Experiment):
             found[f"correlation_{column}"] = float(effects["predicted"].corr(effects[column]))
         return found
 
+    def _graph(
+        self,
+        model: LanguageModel,
+        dictionaries: Mapping[str, FeatureDictionary],
+        name: str,
+        target: LogitDifference,
+    ) -> CircuitGraph:
+        return attribute(
+            model, PROMPT.format(name), dictionaries, target, n_features=self.n_attributed,
+            allow_other_model=True, progress=False,
+        )  # fmt: skip
+
     def _left(
         self,
         model: LanguageModel,
@@ -148,3 +164,7 @@ class CircuitStudy(Experiment):
         groups = [nodes[:n].tolist() for n in COUNTS]
         change = removal_effects(model, graph, dictionaries, target, groups)[:, 0]
         return (1 + change / float(graph.targets.values[0])).tolist()
+
+
+def _target(pronoun: str) -> LogitDifference:
+    return LogitDifference(pronoun, HE if pronoun == SHE else SHE)
