@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from dictlearn.cli.circuits import attribute
 from dictlearn.cli.lists import kinds, models
 from dictlearn.cli.measuring import compare, evaluate
 from dictlearn.cli.steering import steer
@@ -36,6 +37,7 @@ app.command(
 app.command()(evaluate)
 app.command()(compare)
 app.command()(steer)
+app.command()(attribute)
 app.command(
     context_settings=_OTHER_OPTIONS,
     epilog="All other options are parameters of the study, such as --model FOLDER --n-seeds 2.",
