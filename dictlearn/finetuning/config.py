@@ -36,6 +36,9 @@ class FinetuneConfig(RunConfig):
     """Batches."""
     batch_size: int = 32
     """Blocks of tokens in a batch, of all processes together."""
+    learning_rate: float | None = None
+    """Peak learning rate of the dictionaries; each kind's own default unless set. Kinds multiply it
+    for some parameters (`rates`): linear ones learn their decoder at 3 times this rate."""
     model_learning_rate: float | None = None
     """Peak learning rate of the model's parameters; unless set, the model is frozen. Larger ones
     than 2e-4 let the model grow what codes replace, since the choice of codes ignores norms."""
@@ -57,8 +60,8 @@ class FinetuneConfig(RunConfig):
     standardize_rows: int = 4096
     """Rows on which mean and scale of each site are fitted."""
     k_start: int | None = None
-    """Codes chosen by codebooks at the start, falling to their own k; by default it is k
-    throughout."""
+    """Codes chosen by codebooks at the start, falling to their own k, so at least that; by default
+    it is k throughout."""
     k_decay_fraction: float = 0.5
     """Part of the run in which the number of codes falls."""
     k_power: float = 1.0

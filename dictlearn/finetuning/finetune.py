@@ -14,7 +14,6 @@ from torch import Tensor
 from dictlearn.core.batches import Rows
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import ConfigError, InputError
-from dictlearn.core.file_lists import is_file_name
 from dictlearn.core.kinds import GradientConfig
 from dictlearn.core.learning import TrainableDictionary
 from dictlearn.core.sites import Sites
@@ -22,6 +21,7 @@ from dictlearn.core.tokens import Tokens
 from dictlearn.distributed.launching import join, own_device
 from dictlearn.distributed.process_group import ProcessGroup
 from dictlearn.finetuning.blocks import Blocks, Sampler
+from dictlearn.finetuning.checks import require_by_name, require_effect, require_fit
 from dictlearn.finetuning.config import FinetuneConfig
 from dictlearn.finetuning.finetuned import Finetuned, with_origin
 from dictlearn.finetuning.learner import FinetuneLearner
@@ -31,9 +31,9 @@ from dictlearn.lm.attention import fused_attention
 from dictlearn.lm.forward import fusable_attention, reading
 from dictlearn.lm.hooks import LanguageModel
 from dictlearn.lm.identity import model_provenance
-from dictlearn.lm.in_place import InPlace, functions_of, require_order, shared_target
+from dictlearn.lm.in_place import InPlace, functions_of
 from dictlearn.lm.patching import patched
-from dictlearn.lm.sites import hook_sites, require_deterministic, require_readable
+from dictlearn.lm.sites import hook_sites, require_deterministic
 from dictlearn.training.initial import weights_hash
 from dictlearn.training.loop import carried_out
 from dictlearn.training.standardize import Standardization, fit_all_units
@@ -49,6 +49,7 @@ def finetune(
     config: FinetuneConfig | None = None,
     *,
     sites: Mapping[str, Sites] | None = None,
+    allow_other_model: bool = False,
     out: str | Path | None = None,
     overwrite: bool = False,
     progress: bool = True,
@@ -66,21 +67,29 @@ def finetune(
     continues to the same bits, and at the end the dictionaries and, if it was trained, the model:
     `Finetuned.load` reads it. In several processes, each takes its part of every batch.
 
+    The model is trained in place. A run that ended early has changed it already, so load the model
+    again before you continue that run; after a `NonFiniteError` it may be full of NaN.
+
     Args:
-        model: a model with TransformerLens hooks; it is trained in place, without dropout.
+        model: a model with TransformerLens hooks; it is trained in place, without dropout. With
+            `out`, one that `save_model` accepts if it is trained.
         dictionaries: by name a config, for a new dictionary, or a dictionary to go on with, of
             which a copy is trained.
-        tokens: blocks of text, in shuffled epochs, or an object whose `sample(n, seed)` gives fresh
-            blocks.
+        tokens: blocks of text, in shuffled epochs, or an object whose `sample(n, seed)` gives `n`
+            fresh blocks, ids (torch.long) of shape [n, position]. A block has 2 tokens or more.
         config: the settings.
         sites: the sites of new dictionaries, by name; one that is missing stands at the hook that
             its name is.
+        allow_other_model: whether dictionaries that were trained on another model are trained on.
         out: a folder.
         overwrite: whether the files of an earlier run there are removed.
         progress: whether a bar is shown.
 
     Raises:
-        InputError, ConfigError: something in the arguments cannot work; nothing has started.
+        InputError, ConfigError: something in the arguments cannot work, or there are files in `out`
+            that are not to be overwritten; nothing has started. Later only if `sample` gives other
+            blocks than it should.
+        ProvenanceError: a dictionary was trained on another model, and `allow_other_model` is off.
         StorageError: `out` cannot be written or is too small.
         NonFiniteError: the loss became NaN or infinite; the last checkpoint stays.
     """
@@ -89,8 +98,11 @@ def finetune(
         raise ConfigError(f"required FinetuneConfig(steps=…, …), got {config!r:.80}")
     group = join()
     run, learner = group.all_succeed(
-        lambda: _set_up(model, dictionaries, tokens, config, sites or {}, out, group)
-    )
+        lambda: _set_up(
+            model, dictionaries, tokens, config, {} if sites is None else sites, out, group,
+            allow_other_model=allow_other_model, overwrite=overwrite,
+        )
+    )  # fmt: skip
 
     def finish(stopped: Mapping[str, str]) -> Finetuned:
         found = learner.finish()
@@ -112,6 +124,9 @@ def _set_up(
     sites: Mapping[str, Sites],
     out: str | Path | None,
     group: ProcessGroup,
+    *,
+    allow_other_model: bool,
+    overwrite: bool,
 ) -> tuple[FinetuneRun, FinetuneLearner]:
     """Everything that is made and checked before the first step."""
     if config.batch_size % group.world_size:
@@ -119,32 +134,32 @@ def _set_up(
             f"FinetuneConfig.batch_size, the blocks of all processes together, must be divisible "
             f"by their number ({group.world_size}), got {config.batch_size}"
         )
-    if isinstance(tokens, Tokens):
-        require_readable(model, tokens)
+    require_by_name(given, sites)
+    blocks = Blocks(tokens, model, config.batch_size, config.seed)
     require_deterministic(model)
     device = next(iter(model.parameters())).device
     placed = replace(config, device=own_device(str(device), group))
-    blocks = Blocks(tokens, config.batch_size, config.seed)
     made = {name: _made(model, name, one, sites.get(name), placed) for name, one in given.items()}
-    require_order(model, made)
-    if shared := shared_target(model, made):
-        hook, one, other = shared
-        raise InputError(f"{one!r} and {other!r} both replace {hook!r}: required one of them")
+    require_effect(made, config)
+    origin = model_provenance(model)
+    require_fit(model, made, origin, allow_other_model=allow_other_model)
     fresh = {name: d for name, d in made.items() if isinstance(given[name], GradientConfig)}
+    described = {name: _described(d, fresh=name in fresh) for name, d in made.items()}
     if config.from_data and fresh:
         _initialize_(model, fresh, blocks.first(config.standardize_rows), placed)
-    places = {}
-    for name, dictionary in made.items():
-        assert isinstance(dictionary.config, GradientConfig)
-        dictionary.project_()
-        upkeep = Upkeep(dictionary, dictionary.config, placed, group)
-        places[name] = LearningPlace(upkeep, config)
-    learner = FinetuneLearner(model, places, placed, group)
+    learner = FinetuneLearner(model, _places(made, placed, group), placed, group)
+    settings = config.to_dict()
+    del settings["device"]
     run = FinetuneRun(
         config=placed,
         group=group,
         learners={LEARNER: learner},
-        description=_described(model, made, given, config, blocks),
+        description={
+            "finetune_config": settings,
+            "dictionaries": described,
+            "blocks": blocks.describe(),
+            "model": origin.model_hash,
+        },
         folder=None if out is None else Path(out),
         blocks=blocks,
     )
@@ -155,11 +170,6 @@ def _made(
     model: LanguageModel, name: str, given: Given, sites: Sites | None, config: FinetuneConfig
 ) -> TrainableDictionary:
     """The dictionary to train: a new one from its config, or a copy of the one given."""
-    if not is_file_name(name) or name.startswith("."):
-        raise InputError(
-            "a dictionary's name becomes a folder: required a name without '/', '\\' or a leading "
-            f"dot, got {name!r}"
-        )
     if isinstance(given, GradientConfig):
         at = hook_sites(model, name) if sites is None else sites
         dictionary = given.build(given.sites(at), seed=config.seed)
@@ -174,6 +184,18 @@ def _made(
         )
     assert isinstance(dictionary, TrainableDictionary)
     return dictionary.to(config.device).train().requires_grad_(True)
+
+
+def _places(
+    made: Mapping[str, TrainableDictionary], config: FinetuneConfig, group: ProcessGroup
+) -> dict[str, LearningPlace]:
+    places = {}
+    for name, dictionary in made.items():
+        assert isinstance(dictionary.config, GradientConfig)
+        dictionary.project_()
+        upkeep = Upkeep(dictionary, dictionary.config, config, group)
+        places[name] = LearningPlace(upkeep, config)
+    return places
 
 
 def _initialize_(
@@ -194,31 +216,14 @@ def _initialize_(
         dictionary.initialize_(*dictionary.standardized(rows.batch(dictionary.sites)))
 
 
-def _described(
-    model: LanguageModel,
-    made: Mapping[str, TrainableDictionary],
-    given: Mapping[str, Given],
-    config: FinetuneConfig,
-    blocks: Blocks,
-) -> dict[str, Any]:
-    """The settings that determine the result, as JSON; a checkpoint requires the same."""
-    settings = config.to_dict()
-    del settings["device"]
-    described = {}
-    for name, dictionary in made.items():
-        assert dictionary.config is not None
-        described[name] = {
-            "kind": dictionary.kind,
-            "sites": dictionary.sites.to_dict(),
-            "config": dictionary.config.to_dict(),
-            "start": "config" if isinstance(given[name], GradientConfig)
-            else weights_hash(dictionary),
-        }  # fmt: skip
+def _described(dictionary: TrainableDictionary, *, fresh: bool) -> dict[str, Any]:
+    """A dictionary before training as JSON, of which a checkpoint requires the same."""
+    assert dictionary.config is not None
     return {
-        "finetune_config": settings,
-        "dictionaries": described,
-        "blocks": blocks.describe(),
-        "model": model_provenance(model).model_hash,
+        "kind": dictionary.kind,
+        "sites": dictionary.sites.to_dict(),
+        "config": dictionary.config.to_dict(),
+        "start": "config" if fresh else weights_hash(dictionary),
     }
 
 

@@ -7,7 +7,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from dictlearn.core.batches import Batch
-from dictlearn.core.errors import ConfigError
 from dictlearn.core.learning import FitPass
 from dictlearn.dictionaries.codebook import Codebook
 from dictlearn.distributed.process_group import ProcessGroup
@@ -36,8 +35,6 @@ class LearningPlace:
         self._codebook = self.dictionary if isinstance(self.dictionary, Codebook) else None
         if self._codebook is not None:
             self._k = self._codebook.k
-            if config.k_start is not None:
-                require_k(self._codebook, config.k_start)
         self.active = False
         """Whether the target is replaced at present."""
         self.step = 0
@@ -96,15 +93,6 @@ class LearningPlace:
         norms = [rows.norm(dim=1).mean() for rows in (self.batch.y, self.fit_pass.y_hat)]
         log["target_norm"], log["estimate_norm"] = group.all_reduce_means(norms)
         return log
-
-
-def require_k(dictionary: Codebook, k: int) -> None:
-    """Raise a `ConfigError` unless so many codes can be chosen."""
-    if k > dictionary.n_codes:
-        raise ConfigError(
-            f"FinetuneConfig.k_start must be at most the number of codes ({dictionary.n_codes}), "
-            f"got {k}"
-        )
 
 
 def _batch(x: Tensor, y: Tensor, *, same: bool) -> Batch:
