@@ -39,14 +39,21 @@ def steer(
             "default, except with a model that was finetuned with its dictionaries."
         ),
     ] = None,
-    model: options.ModelName = "builtin:stories",
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="builtin:stories, a Hugging Face id, or a local folder; by default that of the "
+            "folder, and builtin:stories for dictionaries alone."
+        ),
+    ] = None,
     check_model: options.CheckModel = True,
     seed: Annotated[int, typer.Option(help="Seed of the samples.")] = 0,
 ) -> None:
     """Sample texts from a model whose features are edited, beside texts without the edits.
 
-    A folder that `finetune` wrote is one argument: its model and dictionaries belong together. So
-    is a published codebook model, for which --model is the model that it was made from.
+    A folder that `finetune` wrote is one argument: its model and dictionaries belong together. If
+    the model was not trained and came from a folder, --model is that model. A published codebook
+    model is one argument too, and --model the model that it was made from.
     """
     from dictlearn.core.errors import InputError
     from dictlearn.interventions.inside import inside
@@ -71,7 +78,9 @@ def steer(
             say(subject.tokenizer.decode(row, skip_special_tokens=True))
 
 
-def _opened(dictionaries: list[Path], model: str, *, check_model: bool) -> "tuple[Finetuned, bool]":
+def _opened(
+    dictionaries: list[Path], model: str | None, *, check_model: bool
+) -> "tuple[Finetuned, bool]":
     """The model and the dictionaries, of a folder that `finetune` wrote, of a published codebook
     model, or each from its own; and whether to keep the error by default."""
     from dictlearn.dictionaries.files import load_all
@@ -79,8 +88,8 @@ def _opened(dictionaries: list[Path], model: str, *, check_model: bool) -> "tupl
     from dictlearn.interop.codebook_features import is_released
     from dictlearn.lm.loading import load_model
 
-    if len(dictionaries) == 1 and (dictionaries[0] / DICTIONARIES).is_dir():
-        return Finetuned.load(dictionaries[0]), False
-    if len(dictionaries) == 1 and is_released(dictionaries[0]):
-        return Finetuned.load(dictionaries[0], model), False
-    return Finetuned(load_model(model, check=check_model), load_all(dictionaries)), True
+    folder = dictionaries[0]
+    if len(dictionaries) == 1 and ((folder / DICTIONARIES).is_dir() or is_released(folder)):
+        return Finetuned.load(folder, model, check=check_model), False
+    subject = load_model(model or "builtin:stories", check=check_model)
+    return Finetuned(subject, load_all(dictionaries)), True

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from dictlearn.core.dictionary import FeatureDictionary
-from dictlearn.core.errors import InputError, naming
+from dictlearn.core.errors import InputError, ProvenanceError, naming
 from dictlearn.core.files import entries_of, read_own_json, typed
 from dictlearn.core.kinds import DictionaryConfig
 from dictlearn.core.own_files import OwnFiles
@@ -17,9 +17,9 @@ from dictlearn.core.provenance import Provenance
 from dictlearn.dictionaries.files import CONFIG_FILE, load, save
 from dictlearn.interop.codebook_features import is_released, read_released
 from dictlearn.interventions.inside import Running, inside
-from dictlearn.lm.hooks import LanguageModel
-from dictlearn.lm.identity import model_provenance
-from dictlearn.lm.loading import load_model, load_weights
+from dictlearn.lm.hooks import LanguageModel, is_native
+from dictlearn.lm.identity import model_name, model_provenance
+from dictlearn.lm.loading import BUILTIN_MODELS, load_model, load_weights
 from dictlearn.lm.saving import save_model
 
 DICTIONARIES, MODEL = "dictionaries", "model"
@@ -63,7 +63,9 @@ class Finetuned:
                 "kind": _KIND,
                 "dictionaries": list(self.dictionaries),
                 "model_trained": self.model_trained,
-                "model": model_provenance(self.model).to_dict(),
+                "model": replace(
+                    model_provenance(self.model), model=_loadable_name(self.model)
+                ).to_dict(),
                 "settings": self.settings,
             },
         )
@@ -75,19 +77,23 @@ class Finetuned:
         folder: str | Path,
         model: LanguageModel | str | Path | None = None,
         *,
+        check: bool = True,
         kinds: tuple[type[DictionaryConfig], ...] = (),
     ) -> "Finetuned":
         """The model and the dictionaries that `save` or `finetune` wrote to `folder`.
 
-        A model that was not trained is not in the folder: it is loaded by its name, or `model`.
+        A model that was trained is in the folder. One that was not is loaded by its name, which
+        needs a built-in model or one of the hub: any other has to be given as `model`, loaded or by
+        its name or folder. `check` compares it with its original, as in `load_model`.
 
         The folder may also be a codebook model of the code of Tamkin et al. (2024), whose weights
         are in the folder, without a config: then `model` is the name, or a folder with the
         `config.json`, of the model that it was made from.
 
         Raises:
-            InputError: the model cannot be found, or the codebooks cannot be expressed here.
-            ProvenanceError: `model` is not the one that the dictionaries were trained in.
+            InputError: the model cannot be found; or `model` is given for a folder with a model of
+                its own; or the codebooks cannot be expressed here.
+            ProvenanceError: the model is not the one that the dictionaries were trained in.
             CorruptFileError: a file is absent, truncated, altered, or of another kind.
         """
         path = Path(folder)
@@ -101,13 +107,50 @@ class Finetuned:
             trained = typed(data["model_trained"], bool)
             origin = Provenance.from_dict(data["model"])
             settings = typed(data["settings"], dict[str, Any])
-        dtype = _DTYPES.get(origin.dtype)
-        loaded = load_model(path / MODEL if trained else model or _named(origin, path), dtype=dtype)
+        if trained and model is not None:
+            raise InputError(
+                f"{path}: holds a model of its own, which was trained with its dictionaries: "
+                f"required no other (model=, --model), got {model!r:.80}; leave it out"
+            )
         dictionaries = {n: load(path / DICTIONARIES / n, kinds) for n in names}
-        here = model_provenance(loaded)
-        for n, dictionary in dictionaries.items():
-            dictionary.provenance.require_same_model(here, n)
+        place = path / MODEL if trained else model
+        loaded = _model_of(dictionaries, place, origin, path, check=check)
         return cls(loaded, dictionaries, settings, trained)
+
+
+def _model_of(
+    dictionaries: Mapping[str, FeatureDictionary],
+    model: LanguageModel | str | Path | None,
+    origin: Provenance,
+    folder: Path,
+    *,
+    check: bool,
+) -> LanguageModel:
+    """The model that the dictionaries of `folder` were trained in: `model`, or by its name."""
+    if model is not None:
+        loaded = load_model(model, dtype=_DTYPES.get(origin.dtype), check=check)
+        here = model_provenance(loaded)
+        for name, dictionary in dictionaries.items():
+            dictionary.provenance.require_same_model(here, name)
+        return loaded
+    advice = (
+        f"{folder}: the model was not trained, so it is not in the folder; give it to "
+        "Finetuned.load(folder, model), or as --model"
+    )
+    if not origin.model:
+        raise InputError(f"{advice} (it was new or read from a folder, so no name finds it)")
+    try:
+        return _model_of(dictionaries, origin.model, origin, folder, check=check)
+    except (InputError, ProvenanceError) as error:
+        raise type(error)(f"{advice} (by its name: {error})") from error
+
+
+def _loadable_name(model: LanguageModel) -> str:
+    """The name by which `load_model` finds a model anywhere; empty if it is of a folder or new."""
+    name = str(getattr(model.cfg, "model_name", "") or "")
+    local = name != model_name(model) or Path(name).is_dir()
+    new = is_native(model) and name not in BUILTIN_MODELS
+    return "" if local or new else name
 
 
 def _released(
@@ -117,7 +160,7 @@ def _released(
     if not isinstance(model, str | Path):
         raise InputError(
             f"{folder}: holds a codebook model without the config of the model that it was made "
-            "from; give its name or a folder with its config.json as model=, got "
+            "from; give its name or a folder with its config.json as model= (--model), got "
             f"{'nothing' if model is None else type(model).__name__}"
         )
     found = read_released(folder)
@@ -127,15 +170,6 @@ def _released(
     for codebook in found.codebooks.values():
         codebook.provenance = origin
     return loaded, dict(found.codebooks), found.config
-
-
-def _named(origin: Provenance, folder: Path) -> str:
-    if not origin.model:
-        raise InputError(
-            f"{folder}: the model was not trained, so it is not in the folder, and had no name: "
-            "give it as model="
-        )
-    return origin.model
 
 
 def with_origin(

@@ -1,11 +1,14 @@
 """`dictlearn steer`: texts with and without edits, from dictionaries or a finetuned folder."""
 
+from dataclasses import replace
+
 import pytest
+import torch
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
-from dictlearn.cli import app
-from dictlearn.core.errors import InputError
+from dictlearn.cli import app, steering
+from dictlearn.core.errors import InputError, ProvenanceError
 from dictlearn.core.tokens import Tokens
 from dictlearn.dictionaries.codebook import CodebookConfig
 from dictlearn.dictionaries.files import save
@@ -13,6 +16,7 @@ from dictlearn.dictionaries.topk_sae import TopKSAEConfig
 from dictlearn.finetuning.config import FinetuneConfig
 from dictlearn.finetuning.finetune import finetune
 from dictlearn.lm.loading import load_model
+from dictlearn.lm.saving import save_model
 from dictlearn.lm.sites import hook_sites
 from tests.unit.interop import released
 
@@ -59,17 +63,57 @@ def test_a_published_codebook_model(tmp_path, capsys):
     common = ("steer", tmp_path / "theirs", "--edit", edit, "--new", 4)
     steered(*common, "--model", tmp_path / "base")
     assert edit in capsys.readouterr().out
-    with pytest.raises(InputError, match=r"theirs: required a Hugging Face id .*builtin:stories"):
+    with pytest.raises(InputError, match=r"theirs: .*\(--model\), got nothing"):
         steered(*common)
+    with pytest.raises(InputError, match=r"theirs: required a Hugging Face id .*builtin:stories"):
+        steered(*common, "--model", "builtin:stories")
 
 
-def test_a_finetuned_folder(model, tmp_path, capsys):
+HOOK = "blocks.0.attn.hook_z"
+FROZEN = FinetuneConfig(steps=1, batch_size=2)
+
+
+@pytest.fixture
+def tokens(model):
     ids = model.tokenizer("Once upon a time there was a dog. " * 20, return_tensors="pt").input_ids
     ids = ids[:, :96].reshape(3, 32)
-    tokens = Tokens(ids, ids >= 0, "a dog", "train", "0")
-    hook = "blocks.0.attn.hook_z"
-    codes = {hook: CodebookConfig(n_codes=8, k=2, n_groups=4)}
-    run = FinetuneConfig(steps=1, batch_size=2, model_learning_rate=1e-5)
+    return Tokens(ids, ids >= 0, "a dog", "train", "0")
+
+
+def test_a_finetuned_folder(tokens, tmp_path, capsys):
+    codes = {HOOK: CodebookConfig(n_codes=8, k=2, n_groups=4)}
+    run = replace(FROZEN, model_learning_rate=1e-5)
     finetune(load_model("builtin:stories"), codes, tokens, run, out=tmp_path, progress=False)
-    steered("steer", tmp_path, "--edit", f"activate {hook} 3 = all", "--new", 4)
-    assert f"activate {hook} 3 = all" in capsys.readouterr().out
+    common = ("steer", tmp_path, "--edit", f"activate {HOOK} 3 = all", "--new", 4)
+    steered(*common)
+    assert f"activate {HOOK} 3 = all" in capsys.readouterr().out
+    with pytest.raises(InputError, match=r"own.*--model\), got 'builtin:stories'"):
+        steered(*common, "--model", "builtin:stories")
+
+
+def test_a_finetuned_folder_of_a_frozen_model(model, tokens, tmp_path, capsys):
+    finetune(model, {HOOK: CodebookConfig(n_codes=8)}, tokens, FROZEN, out=tmp_path / "codes",
+             progress=False)  # fmt: skip
+    common = ("steer", tmp_path / "codes", "--edit", f"activate {HOOK} 3 = all", "--new", 4)
+    steered(*common)
+    shown = capsys.readouterr().out
+    save_model(model, tmp_path / "model")
+    steered(*common, "--model", tmp_path / "model")
+    assert capsys.readouterr().out == shown
+
+
+def test_a_finetuned_folder_of_a_model_from_a_folder(tmp_path):
+    base, codes = str(tmp_path / "base"), tmp_path / "codes"
+    released.base_model("gpt2").save_pretrained(base)
+    ids = torch.arange(20).reshape(2, 10) % 11
+    tokens = Tokens(ids, ids >= 0, "digits", "train", "0")
+    finetune(load_model(base), {"blocks.0.hook_mlp_out": CodebookConfig(n_codes=8)}, tokens, FROZEN,
+             out=codes, progress=False)  # fmt: skip
+    for check, state in ((True, "equal"), (False, "skipped")):
+        found, keeps = steering._opened([codes], base, check_model=check)
+        assert found.model.cfg.model_check == state
+        assert not keeps
+    with pytest.raises(InputError, match="or as --model"):
+        steered("steer", codes, "--edit", "ablate 3")
+    with pytest.raises(ProvenanceError, match=r"on model 'base' .* used on 'builtin:stories'"):
+        steered("steer", codes, "--edit", "ablate 3", "--model", "builtin:stories")

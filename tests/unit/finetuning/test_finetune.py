@@ -20,10 +20,12 @@ from dictlearn.finetuning.config import FinetuneConfig
 from dictlearn.finetuning.finetune import finetune
 from dictlearn.finetuning.finetuned import Finetuned
 from dictlearn.interventions.inside import inside
+from dictlearn.lm.loading import load_model
 from dictlearn.lm.patching import patched
 from dictlearn.lm.sites import hook_sites
 from tests.unit.finetuning import small
 from tests.unit.finetuning.small import CONFIGS, MLP, RUN, Counting, Z, built, run, tensors
+from tests.unit.interop import released
 
 ROUNDING = 1e-10
 
@@ -249,10 +251,51 @@ def dl_folder(path):
     return save(CodebookConfig(n_codes=4).build(hook_sites(built(), MLP)), path)
 
 
-def test_a_frozen_model_is_loaded_by_name_or_given(tmp_path):
-    frozen = replace(RUN, model_learning_rate=None)
-    run(tmp_path, frozen)
+FROZEN = FinetuneConfig(steps=1, batch_size=4)
+CODES = {MLP: CodebookConfig(n_codes=8)}
+
+
+def test_a_frozen_model_is_given(tmp_path):
+    finetune(built(), CODES, Counting(), FROZEN, out=tmp_path, progress=False)
     assert not (tmp_path / "model").exists()
-    assert list(Finetuned.load(tmp_path, built()).dictionaries) == list(CONFIGS)
+    assert list(Finetuned.load(tmp_path, built()).dictionaries) == [MLP]
     with pytest.raises(ProvenanceError, match="used on"):
         Finetuned.load(tmp_path, built(seed=1))
+    with pytest.raises(
+        InputError, match=r"Finetuned.load\(folder, model\), or as --model \(it was"
+    ):
+        Finetuned.load(tmp_path)
+
+
+def test_a_frozen_model_of_a_folder_is_that_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    released.base_model("gpt2").save_pretrained("base")
+    for name in ("base", tmp_path / "base"):
+        out = tmp_path / str(len(str(name)))
+        at = {"blocks.0.hook_mlp_out": CODES[MLP]}
+        finetune(load_model(name), at, Counting(), FROZEN, out=out, progress=False)
+        with pytest.raises(InputError, match="read from a folder"):
+            Finetuned.load(out)
+        found = Finetuned.load(out, "base", check=False)
+        assert found.model.cfg.model_check == "skipped"
+        assert Finetuned.load(out, "base").model.cfg.model_check == "equal"
+
+
+def test_a_frozen_model_is_loaded_by_a_name_that_is_still_its_own(tmp_path):
+    model, at = load_model("builtin:stories"), {"blocks.0.hook_mlp_out": CODES[MLP]}
+    finetune(model, at, Counting(), FROZEN, out=tmp_path / "a", progress=False)
+    found = Finetuned.load(tmp_path / "a")
+    assert found.model is not model
+    with torch.no_grad():
+        next(iter(model.parameters())).add_(1)
+    finetune(model, at, Counting(), FROZEN, out=tmp_path / "b", progress=False)
+    with pytest.raises(ProvenanceError, match=r"as --model \(by its name: .*'builtin:stories'"):
+        Finetuned.load(tmp_path / "b")
+    assert Finetuned.load(tmp_path / "b", model).model is model
+
+
+def test_a_folder_with_its_own_model_needs_no_other(tmp_path):
+    trained = replace(FROZEN, model_learning_rate=1e-3)
+    finetune(built(), CODES, Counting(), trained, out=tmp_path, progress=False)
+    with pytest.raises(InputError, match="holds a model of its own"):
+        Finetuned.load(tmp_path, model=built())

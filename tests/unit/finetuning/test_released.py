@@ -82,9 +82,9 @@ def test_settings_before_they_are_resolved(tmp_path):
 def test_the_base_model_is_required_and_has_to_fit(tmp_path):
     theirs, base = tmp_path / "theirs", tmp_path / "base"
     released.write(theirs, "gpt2", CONFIG)
-    with pytest.raises(InputError, match=r"theirs: .*config\.json as model=, got nothing"):
+    with pytest.raises(InputError, match=r"theirs: .*as model= \(--model\), got nothing"):
         Finetuned.load(theirs)
-    with pytest.raises(InputError, match=r"as model=, got TransformerBridge"):
+    with pytest.raises(InputError, match=r"\(--model\), got TransformerBridge"):
         Finetuned.load(theirs, new_model(SHAPE))
     transformers.GPT2Config(
         **released.base_config("gpt2").to_dict() | {"n_layer": 4}
