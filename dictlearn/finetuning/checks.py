@@ -1,17 +1,22 @@
 """Checks of the arguments of `finetune`, before anything is trained."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import ConfigError, InputError, nearest
 from dictlearn.core.file_lists import is_file_name
 from dictlearn.core.kinds import GradientConfig
+from dictlearn.core.own_files import OwnFiles
 from dictlearn.core.provenance import Provenance
 from dictlearn.core.sites import Sites
 from dictlearn.dictionaries.codebook import Codebook
+from dictlearn.dictionaries.files import CONFIG_FILE, WEIGHTS_FILE
 from dictlearn.finetuning.config import FinetuneConfig
+from dictlearn.finetuning.finetuned import DICTIONARIES, MODEL, MODEL_FILES
 from dictlearn.lm.hooks import LanguageModel
+from dictlearn.lm.identity import weight_processing
 from dictlearn.lm.in_place import require_order, shared_target
+from dictlearn.training.checkpoints import CHECKPOINT_FILE
 
 
 def require_by_name(dictionaries: object, sites: object) -> None:
@@ -91,3 +96,47 @@ def require_fit(
     for name, dictionary in dictionaries.items():
         if not allow_other_model:
             dictionary.provenance.require_same_model(origin, name)
+
+
+def require_room(
+    own: OwnFiles, model: LanguageModel, names: Iterable[str], *, trained: bool, overwrite: bool
+) -> None:
+    """Check that the result of a run can be written to `own`: dictionaries and a trained model.
+
+    Raises:
+        InputError: there is a result already, or files of others are in the way; or the model
+            cannot be saved.
+    """
+    if trained and (processing := weight_processing(model)) != "none":
+        raise InputError(
+            "required a TransformerBridge with the weights that it was loaded with, since out= has "
+            f"the trained model saved, got {type(model).__name__} (processing of weights: "
+            f"{processing or 'unknown'}); load the model with load_model, or leave out= out"
+        )
+    finished = any(
+        found.lists(CONFIG_FILE) and (found.path / CONFIG_FILE).exists()
+        for found in (own, *own.folders())
+    )
+    if finished and not overwrite and not (own.path / CHECKPOINT_FILE).exists():
+        raise InputError(
+            f"a trained result is already in {own.path}: choose another folder (to go "
+            "on with it, pass the model and the dictionaries of Finetuned.load to finetune), or "
+            "overwrite that run (overwrite=True)"
+        )
+    own.require(CONFIG_FILE)
+    for name in names:
+        _inside(own, DICTIONARIES, name).require(CONFIG_FILE, WEIGHTS_FILE)
+    if trained:
+        _inside(own, MODEL).require(*MODEL_FILES)
+
+
+def _inside(own: OwnFiles, *names: str) -> OwnFiles:
+    """A folder inside, which need not exist yet."""
+    for name in names:
+        own = own.inside(name)
+        if own.path.exists() and not own.path.is_dir():
+            raise InputError(
+                f"required a folder at {own.path}, or nothing, got a file; move it away, or choose "
+                "another out="
+            )
+    return own

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dictlearn.core.batches import Rows
 from dictlearn.core.dictionary import FeatureDictionary
-from dictlearn.core.errors import ConfigError, InputError
+from dictlearn.core.errors import ConfigError, InputError, NonFiniteError
 from dictlearn.core.kinds import GradientConfig
 from dictlearn.core.learning import TrainableDictionary
 from dictlearn.core.sites import Sites
@@ -21,7 +21,7 @@ from dictlearn.core.tokens import Tokens
 from dictlearn.distributed.launching import join, own_device
 from dictlearn.distributed.process_group import ProcessGroup
 from dictlearn.finetuning.blocks import Blocks, Sampler
-from dictlearn.finetuning.checks import require_by_name, require_effect, require_fit
+from dictlearn.finetuning.checks import require_by_name, require_effect, require_fit, require_room
 from dictlearn.finetuning.config import FinetuneConfig
 from dictlearn.finetuning.finetuned import Finetuned, with_origin
 from dictlearn.finetuning.learner import FinetuneLearner
@@ -112,7 +112,7 @@ def finetune(
         group.all_succeed(lambda: run.write(result))
         return result
 
-    with _learning(model, learner, run):
+    with _advising(learner), _learning(model, learner, run):
         return carried_out(run, finish, overwrite=overwrite, show=progress)
 
 
@@ -163,6 +163,8 @@ def _set_up(
         folder=None if out is None else Path(out),
         blocks=blocks,
     )
+    if run.written:
+        require_room(run.written, model, made, trained=learner.trains_model, overwrite=overwrite)
     return run, learner
 
 
@@ -225,6 +227,24 @@ def _described(dictionary: TrainableDictionary, *, fresh: bool) -> dict[str, Any
         "config": dictionary.config.to_dict(),
         "start": "config" if fresh else weights_hash(dictionary),
     }
+
+
+@contextmanager
+def _advising(learner: FinetuneLearner) -> Iterator[None]:
+    """A block that ends early with the advice to load a model again that was trained within."""
+    advice = (
+        "a run trains its model in place: load the model again before you continue or begin another"
+    )
+    try:
+        yield
+    except (InputError, NonFiniteError) as error:
+        if not learner.trains_model:
+            raise
+        raise type(error)(f"{error}; {advice}") from error
+    except KeyboardInterrupt as error:
+        if learner.trains_model:
+            error.add_note(advice)
+        raise
 
 
 @contextmanager

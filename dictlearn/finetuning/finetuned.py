@@ -20,9 +20,17 @@ from dictlearn.interventions.inside import Running, inside
 from dictlearn.lm.hooks import LanguageModel, is_native
 from dictlearn.lm.identity import model_name, model_provenance
 from dictlearn.lm.loading import BUILTIN_MODELS, load_model, load_weights
-from dictlearn.lm.saving import save_model
+from dictlearn.lm.saving import (
+    MODEL_CONFIG_FILE,
+    SAVED_FILE,
+    TOKENIZER_FILE,
+    WEIGHTS_FILE,
+    save_model,
+)
 
 DICTIONARIES, MODEL = "dictionaries", "model"
+MODEL_FILES = (SAVED_FILE, WEIGHTS_FILE, MODEL_CONFIG_FILE, TOKENIZER_FILE)
+"""The files of a model that was saved."""
 _KIND = "finetuned"
 _DTYPES = {str(d).removeprefix("torch."): d
            for d in (torch.float64, torch.float32, torch.bfloat16, torch.float16)}  # fmt: skip

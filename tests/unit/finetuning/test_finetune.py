@@ -1,6 +1,7 @@
 """Training inside a model: gradients and losses by hand, exact resume, processes, errors."""
 
 import json
+import signal
 from dataclasses import replace
 
 import pytest
@@ -9,7 +10,13 @@ from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy, kl_div
 
 from dictlearn.core.batches import Batch
-from dictlearn.core.errors import ConfigError, CorruptFileError, InputError, ProvenanceError
+from dictlearn.core.errors import (
+    ConfigError,
+    CorruptFileError,
+    InputError,
+    NonFiniteError,
+    ProvenanceError,
+)
 from dictlearn.core.tokens import Tokens
 from dictlearn.dictionaries.codebook import CodebookConfig
 from dictlearn.dictionaries.files import save
@@ -53,6 +60,18 @@ class Dying(Counting):
         return super().sample(n, seed)
 
 
+class Calling(Counting):
+    """Blocks that call a function at a step before the last."""
+
+    def __init__(self, function):
+        self.function = function
+
+    def sample(self, n, seed):
+        if seed == RUN.steps - 3:
+            self.function()
+        return super().sample(n, seed)
+
+
 @pytest.mark.parametrize("frozen", [False, True])
 def test_a_killed_run_resumes_to_the_same_bits(tmp_path, frozen):
     config = replace(RUN, model_learning_rate=None) if frozen else RUN
@@ -80,6 +99,27 @@ def test_a_checkpoint_continues_only_its_own_run(tmp_path):
         run(tmp_path, replace(RUN, model_learning_rate=2e-3))
     with pytest.raises(InputError, match="differs in model"):
         run(tmp_path, RUN, built(seed=1))
+
+
+def test_a_model_that_a_killed_run_has_trained_is_loaded_again(tmp_path):
+    model = built()
+    with pytest.raises(KilledError):
+        run(tmp_path, RUN, model, Dying(at=8))
+    with pytest.raises(InputError, match=r"differs in model.*: load the model again"):
+        run(tmp_path, RUN, model)
+    ctrl_c = Calling(lambda: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt, match="load the model again"):
+        run(tmp_path, RUN, built(), ctrl_c)
+    run(tmp_path, RUN)
+
+
+def test_a_model_that_diverged_is_loaded_again():
+    wild = replace(RUN, model_learning_rate=1e300, warmup_fraction=0.0, log_every=1)
+    with pytest.raises(NonFiniteError, match="load the model again"):
+        run(None, wild)
+    with pytest.raises(NonFiniteError) as of_dictionaries:
+        run(None, replace(wild, model_learning_rate=None, learning_rate=1e300))
+    assert "again" not in str(of_dictionaries.value)
 
 
 def test_two_processes_equal_one(tmp_path):
