@@ -97,7 +97,8 @@ class TokFSM(Config):
         second = slice(_DIGITS, None, _DIGITS)
         tens, ones = ids[:, 1:-1:_DIGITS], ids[:, second]
         number = tens * self.base + ones
-        legal = (tens < self.base) & (ones < self.base) & (number < self.n_states)
+        digits = torch.stack([tens, ones])
+        legal = ((digits >= 0) & (digits < self.base)).all(dim=0) & (number < self.n_states)
         found[:, second] = torch.where(legal, number, -1)
         return found
 
@@ -105,12 +106,13 @@ class TokFSM(Config):
         """The fraction of legal pairs of successive states, and that of the first pairs alone.
 
         A pair with something that is no state is illegal; a last state cut in half does not count.
+        Both are nan where no sequence has two states.
         """
         states = self.states(ids)[:, _DIGITS::_DIGITS]
         before, after = states[:, :-1], states[:, 1:]
         allowed = self.transitions[before.clamp_min(0), after.clamp_min(0)] > 0
         legal = (allowed & (before >= 0) & (after >= 0)).double()
-        return float(legal.mean()), float(legal[:, 0].mean())
+        return float(legal.mean()), float(legal[:, :1].mean())
 
     def bigrams(self) -> Int[Tensor, "input 3"]:
         """BOS and every state."""

@@ -1,7 +1,7 @@
 """TokFSM: the published machine, its optimum by enumeration, and what counts as a transition."""
 
 from itertools import product
-from math import log
+from math import isnan, log
 
 import numpy as np
 import pytest
@@ -81,6 +81,19 @@ def test_transition_accuracy():
     ids[1, 2] = machine.bos  # no state: two of its pairs are illegal
     assert machine.transition_accuracy(ids) == (0.5, 0.5)
     assert machine.transition_accuracy(ids[:, :6]) == (0.5, 0.5), "half a state does not count"
+
+
+def test_one_state_makes_no_transition():
+    assert all(map(isnan, TokFSM(context=3).transition_accuracy(TokFSM(context=3).sample(4, 0))))
+
+
+def test_states_have_two_digits():
+    """Of all pairs of numbers, tokens or not, only the digits of a state are one."""
+    machine = TokFSM(n_states=8, n_edges=1, base=3, context=3)
+    pairs = list(product(range(-4, 6), repeat=2))
+    found = machine.states(torch.tensor([(machine.bos, *pair) for pair in pairs]))
+    digits = {(s // 3, s % 3): s for s in range(8)}
+    assert found.tolist() == [[-1, -1, digits.get(pair, -1)] for pair in pairs]
 
 
 def test_inputs():
