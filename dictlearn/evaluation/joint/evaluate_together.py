@@ -8,6 +8,7 @@ from torch import Tensor
 
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import InputError, nearest
+from dictlearn.core.numbers import whole
 from dictlearn.core.sites import Site
 from dictlearn.core.tokens import Tokens
 from dictlearn.evaluation.faithfulness.clean_passes import CleanBatch, CleanPasses
@@ -48,15 +49,21 @@ def evaluate_together(
     intervals.
 
     Raises:
-        InputError: no dictionary, an unknown name in a set, a hook that the model does not have, a
-            wrong width, two dictionaries of one set at one target, or an estimate that depends on
-            what comes later in a pass.
+        InputError: no dictionary, an unknown name in a set, a set with the name of one that is
+            always there, a `batch_size` below 1, a hook that the model does not have, a wrong
+            width, two dictionaries of one set at one target, or an estimate that depends on what
+            comes later in a pass.
         ProvenanceError: a dictionary was trained on another model, and `allow_other_model` is off.
     """
     require_readable(model, tokens)
     require_dictionaries("evaluate_together", dictionaries)
     origin, transfer = require_fitting(dictionaries, model, allow_other_model=allow_other_model)
     chosen = require_sets(model, dictionaries, sets or {})
+    if batch_size is not None and (whole(batch_size) or 0) < 1:
+        raise InputError(
+            f"required a whole number of sequences of at least 1 as batch_size, or None, which "
+            f"chooses one, got {batch_size!r:.80}"
+        )
     counted = tokens.counted(exclude_special=exclude_special)
     if not counted.any():
         raise InputError("required at least one token to evaluate, got special ones only")
@@ -87,15 +94,13 @@ def require_sets(
     """The names of the dictionaries of each set, in the order of results.
 
     Raises:
-        InputError: a set cannot be in place together in `model`.
+        InputError: a set cannot be in place together in `model`, or has the name of another.
     """
     require_order(model, dictionaries)
     names = tuple(dictionaries)
-    found = {ALL: names}
-    if len(names) > 1:
-        found |= {f"{ALL} but {left_out}": tuple(n for n in names if n != left_out)
-                  for left_out in names}  # fmt: skip
-    found |= {name: tuple(members) for name, members in given.items()} | {NONE: ()}
+    but = {f"{ALL} but {left_out}": tuple(n for n in names if n != left_out) for left_out in names}
+    asked = _named_sets(given, (ALL, NONE, *but))
+    found = {ALL: names} | (but if len(names) > 1 else {}) | asked | {NONE: ()}
     for name, members in found.items():
         for member in members:
             if member not in dictionaries:
@@ -110,6 +115,26 @@ def require_sets(
                 f"({', '.join(both)}): required one for each target"
             )
     return found
+
+
+def _named_sets(given: object, reserved: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+    """The sets by name, each member once."""
+    if not isinstance(given, Mapping):
+        raise InputError(
+            f"required a dict as sets, such as {{'ends': ['a', 'b']}}, got {given!r:.80}"
+        )
+    for name, members in given.items():
+        if name in reserved or not isinstance(name, str):
+            raise InputError(
+                f"required another name than {', '.join(map(repr, reserved))} for a set, got "
+                f"{name!r:.80}; those are kept for sets of its own"
+            )
+        if isinstance(members, str) or not isinstance(members, Iterable):
+            raise InputError(
+                f"required a list of names of dictionaries as the set {name!r}, got "
+                f"{members!r:.80}; [{members!r:.80}] is a set of one"
+            )
+    return {name: tuple(dict.fromkeys(members)) for name, members in given.items()}
 
 
 def _measure(

@@ -13,7 +13,7 @@ from dictlearn.dictionaries.identity import IdentityConfig
 from dictlearn.dictionaries.neurons import NeuronsConfig
 from dictlearn.dictionaries.topk_sae import TopKSAEConfig
 from dictlearn.dictionaries.transcoder import TranscoderConfig
-from dictlearn.evaluation.joint.evaluate_together import evaluate_together
+from dictlearn.evaluation.joint.evaluate_together import evaluate_together, require_sets
 from dictlearn.harvesting import harvest
 from dictlearn.interventions.inside import inside
 from dictlearn.lm.mlps import mlp_sites
@@ -124,5 +124,30 @@ def test_errors(model, tokens):
         measured(ds, model, tokens)
     with pytest.raises(InputError, match=r"no dictionary.*'a'"):
         measured({"a": ds["a"]}, model, tokens, sets={"mine": ["aa"]})
+    for batch_size in (0, -2, True):
+        with pytest.raises(InputError, match="at least 1 as batch_size"):
+            measured({"a": ds["a"]}, model, tokens, batch_size=batch_size)
     with pytest.raises(InputError, match="dict of dictionaries"):
         measured({}, model, tokens)
+
+
+@pytest.mark.untyped
+def test_sets_have_their_own_names_and_list_their_members(model):
+    ds = {
+        name: IdentityConfig().build(hook_sites(model, f"blocks.{layer}.hook_mlp_out"))
+        for layer, name in enumerate("at")
+    }
+    for name in ("all", "none", "all but a", "all but t"):
+        with pytest.raises(InputError, match="another name than 'all', 'none', 'all but a'"):
+            require_sets(model, ds, {name: ["a"]})
+    with pytest.raises(InputError, match="another name"):  # results would lack "all but a" itself
+        require_sets(model, {"a": ds["a"]}, {"all but a": ["a"]})
+    for members in ("at", "a", 3, None):
+        with pytest.raises(InputError, match="a list of names of dictionaries as the set 'x'"):
+            require_sets(model, ds, {"x": members})
+    for sets in ([["a"]], {3: ["a"]}):
+        with pytest.raises(InputError, match="required a"):
+            require_sets(model, ds, sets)
+    found = require_sets(model, ds, {"x": ["t", "a", "t"], "y": iter(["a"])})
+    assert found["x"] == ("t", "a"), "a member counts once"
+    assert found["y"] == ("a",)
