@@ -19,10 +19,18 @@ class PassFeatures:
     acts: SparseActs
     """A row for each token, one sequence after the other."""
     positions: Int[Tensor, "b pos"]
+    """Counted from the first token of each sequence; negative for padding before it."""
 
     def dense(self) -> Float[Tensor, "b pos feature"]:
         """The coefficients as one dense tensor."""
         return self.acts.to_dense().unflatten(0, self.positions.shape)
+
+    def padding_first(self) -> "PassFeatures":
+        """The same with all padding at the beginning of its row, as in padded ids."""
+        order = (self.positions >= 0).long().argsort(dim=1, stable=True)
+        b, n = order.shape
+        rows = order + n * torch.arange(b, device=order.device).unsqueeze(1)
+        return PassFeatures(self.acts.select(rows.flatten()), self.positions.gather(1, order))
 
     def sequences(self, wanted: Int[Tensor, " m"]) -> "PassFeatures":
         """Those of some sequences, in this order; one may be taken several times."""

@@ -15,6 +15,7 @@ from dictlearn.core.sparse_acts import SparseActs
 from dictlearn.interventions.direction import DirectionEdit
 from dictlearn.interventions.edit import Edit, EditedRows, FeatureEdit
 from dictlearn.interventions.features import PassFeatures, Substitute
+from dictlearn.lm.generation import without_padding
 from dictlearn.lm.hooks import LanguageModel, hook_names
 from dictlearn.lm.identity import model_provenance
 from dictlearn.lm.in_place import InPlace, functions_of, require_order, shared_target
@@ -38,7 +39,7 @@ class Running(Mapping[str, PassFeatures]):
         found = self._places[name].found
         if found is None:
             raise InputError("required a pass first: model(ids)")
-        return found
+        return found.padding_first()
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._places)
@@ -136,7 +137,7 @@ class Place:
         positions: Int[Tensor, "b pos"],
     ) -> Float[Tensor, "b pos d_out"]:
         """The new target; keeps the features as `found`."""
-        d = self.dictionary
+        d, positions = self.dictionary, without_padding(positions)
         rows = x.flatten(0, 1).to(d.x_mean.device)
         rows = rows.detach() if self.straight_through else rows
         acts = d.encode_sparse(rows)
@@ -197,7 +198,7 @@ class BareHook:
         positions: Int[Tensor, "b pos"],
     ) -> Float[Tensor, "b pos d"]:
         """The activation after the edits."""
-        rows = y.flatten(0, 1)
+        rows, positions = y.flatten(0, 1), without_padding(positions)
         for edit in self.edits:
             rows = _moved(rows, edit, positions, None)
         return rows.view_as(y)

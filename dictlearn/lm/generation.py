@@ -3,6 +3,7 @@
 import logging
 import math
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from functools import partial
 
 import torch
@@ -19,6 +20,19 @@ from dictlearn.lm.sites import require_deterministic
 from dictlearn.progress import progress
 
 logger = logging.getLogger(__name__)
+
+_moved: ContextVar[Int[Tensor, " b"] | None] = ContextVar("moved", default=None)
+"""The padding that the current pass has at the end of each row, in tokens."""
+
+
+def without_padding(positions: Int[Tensor, "b pos"]) -> Int[Tensor, "b pos"]:
+    """The positions of a pass as they are, but -n to -1 for the n tokens of padding that `generate`
+    moves to the end of a row when it recomputes everything."""
+    if (padding := _moved.get()) is None:
+        return positions
+    width = positions.shape[1]
+    ends = width - padding.to(positions.device).unsqueeze(1)
+    return positions.where(positions < ends, positions - width)
 
 
 @torch.no_grad()
@@ -69,7 +83,7 @@ def generate(
     start = placed(ids, model).long()
     stops = _stops(model, stop).to(start.device)
     padding = _padding(ids, mask).to(start.device)
-    plain = recomputed(model, padding)
+    plain = _told(recomputed(model, padding), padding)
 
     def grown(next_logits: NextLogits) -> Int[Tensor, "b longer"]:
         generator = torch.Generator(start.device).manual_seed(seed)
@@ -86,6 +100,19 @@ def generate(
         except _Differs as reason:
             logger.warning("generating without a key-value cache, since with it %s", reason)
     return grown(plain)
+
+
+def _told(next_logits: NextLogits, padding: Int[Tensor, " b"]) -> NextLogits:
+    """The same logits; in the passes, `without_padding` knows of so much padding at the end."""
+
+    def told(ids: Int[Tensor, "b pos"]) -> Float[Tensor, "b vocabulary"]:
+        before = _moved.set(padding)
+        try:
+            return next_logits(ids)
+        finally:
+            _moved.reset(before)
+
+    return told
 
 
 def _grown(
