@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from dataclasses import dataclass
+from typing import SupportsFloat, SupportsIndex
 
 import torch
 from jaxtyping import Float
@@ -9,8 +10,9 @@ from torch import Tensor
 
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import InputError
+from dictlearn.core.numbers import whole
 from dictlearn.core.sparse_acts import SparseActs
-from dictlearn.interventions.edit import Edit, require_number
+from dictlearn.interventions.edit import Edit, number_of, require_in_range
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,21 +22,26 @@ class DirectionEdit(Edit):
     `at` is the name of a dictionary, or, for a vector, of any hook.
     """
 
-    direction: int | Tensor
+    direction: SupportsIndex | Tensor
     """The number of a feature, whose atom gives the direction, or a vector."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         given = self.direction
-        if isinstance(given, Tensor):
-            is_good = given.ndim == 1 and bool(given.isfinite().all() and (given != 0).any())
-        else:
-            is_good = isinstance(given, int) and not isinstance(given, bool) and given >= 0
-        if not is_good:
+        is_vector = isinstance(given, Tensor) and given.ndim > 0
+        found = _vector(given) if is_vector else whole(given)  # type: ignore[arg-type]
+        if found is None or (isinstance(found, int) and found < 0):
             raise InputError(
                 f"required the number of a feature, or a vector that is not 0, as direction of "
                 f"{self.verb}, got {given!r:.80}"
             )
+        object.__setattr__(self, "direction", found)
+
+    @property
+    def _feature(self) -> int:
+        """The number of the feature."""
+        assert isinstance(self.direction, int)
+        return self.direction
 
     @property
     def subject(self) -> str:
@@ -42,14 +49,16 @@ class DirectionEdit(Edit):
         return "(vector)" if isinstance(self.direction, Tensor) else str(self.direction)
 
     def require_fits(self, dictionary: FeatureDictionary) -> None:
-        """Raise an `InputError` unless `dictionary` has the feature, or the vector its width."""
+        """Raise an `InputError` unless `dictionary` has the feature, with an atom that has a
+        direction, or the vector its width."""
         if isinstance(self.direction, Tensor):
             self.require_width(dictionary.sites.target.d)
-        elif self.direction >= dictionary.n_features:
+        elif self._feature >= dictionary.n_features:
             raise InputError(
                 f"{self}: required a feature from 0 to {dictionary.n_features - 1}, got "
                 f"{self.direction}"
             )
+        self.unit(dictionary)
 
     def require_width(self, d: int) -> None:
         """Raise an `InputError` unless the direction is a vector of width `d`."""
@@ -57,23 +66,42 @@ class DirectionEdit(Edit):
             raise InputError(f"{self}: required a vector of width {d}, got {self.direction!r:.80}")
 
     def unit(self, dictionary: FeatureDictionary | None) -> Float[Tensor, " d_out"]:
-        """The direction, with norm 1."""
+        """The direction, with norm 1.
+
+        Raises:
+            InputError: the feature's atom is 0 or not finite.
+        """
         if isinstance(self.direction, Tensor):
             vector = self.direction
         else:
             assert dictionary is not None
-            one = torch.tensor([self.direction], device=dictionary.x_mean.device)
+            one = torch.tensor([self._feature], device=dictionary.x_mean.device)
             acts = SparseActs.from_counts(
                 torch.ones_like(one), one, dictionary.x_mean.new_ones(1), dictionary.n_features
             )
             vector = dictionary.write(acts)[0]
-        return vector / vector.norm().clamp_min(torch.finfo(vector.dtype).tiny)
+        largest = vector.abs().max()
+        if not 0 < largest < torch.inf:
+            raise InputError(
+                f"{self}: required a feature whose atom has a direction, got an atom whose largest "
+                f"number is {largest.item()}"
+            )
+        scaled = vector / largest  # its squares neither overflow nor vanish
+        return scaled / scaled.norm()
 
     @abstractmethod
     def moved(
         self, y: Float[Tensor, "n d_out"], unit: Float[Tensor, " d_out"]
     ) -> Float[Tensor, "n d_out"]:
         """The target after the edit."""
+
+
+def _vector(given: Tensor) -> Float[Tensor, " d"] | None:
+    """The vector with floating-point numbers; None if it is none, or has no direction."""
+    if given.ndim != 1 or given.dtype is torch.bool or given.is_complex():
+        return None
+    vector = given if given.is_floating_point() else given.to(torch.get_default_dtype())
+    return vector if vector.isfinite().all() and vector.any() else None
 
 
 class _ComponentEdit(DirectionEdit):
@@ -106,12 +134,17 @@ class ProjectOut(_ComponentEdit):
 class _NumberEdit(DirectionEdit):
     """A change by one number."""
 
-    value: float
+    value: SupportsFloat
     """The number."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_number(self, "value", self.value)
+        object.__setattr__(self, "value", number_of(self, self.value))
+
+    def require_fits(self, dictionary: FeatureDictionary) -> None:
+        """Raise an `InputError` unless the direction and the number fit `dictionary`."""
+        super().require_fits(dictionary)
+        require_in_range(self, self.amount, dictionary.x_mean.dtype)
 
     @property
     def amount(self) -> float:
@@ -128,7 +161,7 @@ class Push(_NumberEdit):
         self, y: Float[Tensor, "n d_out"], unit: Float[Tensor, " d_out"]
     ) -> Float[Tensor, "n d_out"]:
         """The sum."""
-        return y + self.value * unit
+        return y + self.amount * unit
 
 
 class Cap(_NumberEdit, _ComponentEdit):
@@ -140,4 +173,4 @@ class Cap(_NumberEdit, _ComponentEdit):
         self, y: Float[Tensor, "n d_out"], unit: Float[Tensor, " d_out"]
     ) -> Float[Tensor, "n d_out"]:
         """The target without what exceeds the limit."""
-        return y - (y @ unit - self.value).clamp_min(0).unsqueeze(1) * unit
+        return y - (y @ unit - self.amount).clamp_min(0).unsqueeze(1) * unit

@@ -1,10 +1,11 @@
 """Edits: small changes of the features in a running model, as data."""
 
+import json
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from operator import index
-from typing import Any, ClassVar, TypeAlias
+from typing import ClassVar, SupportsFloat, SupportsIndex, TypeAlias
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -12,10 +13,14 @@ from torch import Tensor
 
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import InputError
+from dictlearn.core.numbers import counts, finite
 from dictlearn.core.sparse_acts import SparseActs
 from dictlearn.interventions.span import Span, Spanned
 
-Features: TypeAlias = int | tuple[int, ...] | list[int] | range | Tensor
+NAME = r'[^\s"]*[^\s\d",=][^\s"]*'
+"""The names that stand in the text of an edit as they are: neither spaces nor a number."""
+
+Features: TypeAlias = SupportsIndex | Sequence[SupportsIndex] | Tensor
 """The number of a feature, or several numbers."""
 
 
@@ -39,7 +44,8 @@ class Edit(ABC):
     """A change at one dictionary, at some positions of every sequence.
 
     Subclasses name what is changed, in `verb`, and how much, in `amount`; `str` of an edit is the
-    text that `language.parse` reads.
+    text that `language.parse` reads. Vectors and the features of passes have no text; their edits
+    print as a description.
     """
 
     at: str | None = None
@@ -73,7 +79,7 @@ class Edit(ABC):
         """Raise an `InputError` unless the edit can be made at `dictionary`."""
 
     def __str__(self) -> str:
-        words = [self.verb, self.at or "", self.subject]
+        words = [self.verb, "" if self.at is None else quoted(self.at), self.subject]
         words += [] if self.amount is None else ["=", f"{self.amount}"]
         words += [] if self.span == Span() else ["at", str(self.span)]
         return " ".join(filter(None, words))
@@ -141,17 +147,22 @@ class Ablate(ColumnEdit):
 class _NumberEdit(ColumnEdit):
     """A change by one number."""
 
-    value: float
+    value: SupportsFloat
     """The number."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_number(self, "value", self.value)
+        object.__setattr__(self, "value", number_of(self, self.value))
 
     @property
-    def amount(self) -> object:
+    def amount(self) -> float:
         """The number."""
         return float(self.value)
+
+    def require_fits(self, dictionary: FeatureDictionary) -> None:
+        """Raise an `InputError` unless `dictionary` has the features, and its type the number."""
+        super().require_fits(dictionary)
+        require_in_range(self, self.amount, dictionary.x_mean.dtype)
 
 
 class Clamp(_NumberEdit):
@@ -162,7 +173,7 @@ class Clamp(_NumberEdit):
 
     def new(self, old: Float[Tensor, "n m"]) -> Float[Tensor, "n m"]:
         """The value."""
-        return torch.full_like(old, self.value)
+        return torch.full_like(old, self.amount)
 
 
 class Scale(_NumberEdit):
@@ -172,7 +183,7 @@ class Scale(_NumberEdit):
 
     def new(self, old: Float[Tensor, "n m"]) -> Float[Tensor, "n m"]:
         """The product."""
-        return self.value * old
+        return self.amount * old
 
 
 class Add(_NumberEdit):
@@ -182,7 +193,16 @@ class Add(_NumberEdit):
 
     def new(self, old: Float[Tensor, "n m"]) -> Float[Tensor, "n m"]:
         """The sum."""
-        return old + self.value
+        return old + self.amount
+
+
+def quoted(name: str) -> str:
+    """The name as the text of an edit has it: in the quotation marks of JSON where it needs some.
+
+    >>> print(quoted("sae"), quoted("my sae"), quoted("12"))
+    sae "my sae" "12"
+    """
+    return name if re.fullmatch(NAME, name) else json.dumps(name, ensure_ascii=False)
 
 
 def numbers(features: Features) -> tuple[int, ...]:
@@ -191,13 +211,8 @@ def numbers(features: Features) -> tuple[int, ...]:
     Raises:
         InputError: there are none, one is repeated, or one is no whole number from 0 on.
     """
-    given: Any = features.tolist() if isinstance(features, Tensor) else features
-    listed = list(given) if isinstance(given, tuple | list | range) else [given]
-    try:
-        found = tuple(index(feature) for feature in listed)
-    except TypeError:
-        found = ()
-    if not found or min(found) < 0 or len(set(found)) < len(found):
+    found = counts(features)
+    if not found or len(set(found)) < len(found):
         raise InputError(
             "required the number of a feature, such as 17, or several different ones, such as "
             f"(3, 17), got {features!r:.80}"
@@ -205,8 +220,18 @@ def numbers(features: Features) -> tuple[int, ...]:
     return found
 
 
-def require_number(edit: Edit, name: str, value: object) -> None:
-    """Raise an `InputError` unless `value` is a finite number."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or value != value or abs(value) == float("inf"):  # type: ignore[arg-type]
-        raise InputError(f"required a finite number as {name} of {edit.verb}, got {value!r:.80}")
+def number_of(edit: Edit, value: object) -> float:
+    """The number by which `edit` changes something, given the value.
+
+    Raises:
+        InputError: it is no finite number.
+    """
+    if (found := finite(value)) is None:
+        raise InputError(f"required a finite number as value of {edit.verb}, got {value!r:.80}")
+    return found
+
+
+def require_in_range(edit: Edit, value: float, dtype: torch.dtype) -> None:
+    """Raise an `InputError` if `value` is infinite in `dtype`."""
+    if abs(value) > (most := torch.finfo(dtype).max):
+        raise InputError(f"{edit}: required a value up to {most:g}, the largest of {dtype}")

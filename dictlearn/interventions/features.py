@@ -8,8 +8,9 @@ from torch import Tensor
 
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import InputError
+from dictlearn.core.numbers import counts
 from dictlearn.core.sparse_acts import SparseActs
-from dictlearn.interventions.edit import Edit, EditedRows
+from dictlearn.interventions.edit import Edit, EditedRows, Features
 
 
 @dataclass(frozen=True)
@@ -32,11 +33,22 @@ class PassFeatures:
         rows = order + n * torch.arange(b, device=order.device).unsqueeze(1)
         return PassFeatures(self.acts.select(rows.flatten()), self.positions.gather(1, order))
 
-    def sequences(self, wanted: Int[Tensor, " m"]) -> "PassFeatures":
-        """Those of some sequences, in this order; one may be taken several times."""
-        n = self.positions.shape[1]
-        rows = wanted.unsqueeze(1) * n + torch.arange(n, device=wanted.device)
-        return PassFeatures(self.acts.select(rows.flatten()), self.positions[wanted])
+    def sequences(self, wanted: Features) -> "PassFeatures":
+        """Those of some sequences, given by number, in this order; one may be taken several times.
+
+        Raises:
+            InputError: there is none of such a number.
+        """
+        (b, n), chosen = self.positions.shape, counts(wanted)
+        if chosen is None or max(chosen, default=0) >= b:
+            raise InputError(
+                f"required numbers of sequences from 0 to {b - 1}, such as [0, 0], got "
+                f"{wanted!r:.80}"
+            )
+        device = self.positions.device
+        taken = torch.tensor(chosen, dtype=torch.long, device=device)
+        rows = taken.unsqueeze(1) * n + torch.arange(n, device=device)
+        return PassFeatures(self.acts.select(rows.flatten()), self.positions[taken])
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,5 +1,6 @@
 """Edits as text: `clamp codes 17 = 4.0 at 5:`."""
 
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -9,11 +10,12 @@ from dictlearn.core.errors import InputError, naming, nearest
 from dictlearn.core.files import parsed
 from dictlearn.interventions.choice import Activate, Disable
 from dictlearn.interventions.direction import Cap, DirectionEdit, ProjectOut, Push
-from dictlearn.interventions.edit import Ablate, Add, Clamp, Edit, FeatureEdit, Scale
+from dictlearn.interventions.edit import NAME, Ablate, Add, Clamp, Edit, FeatureEdit, Scale
 
+_QUOTED = r'"(?:[^"\\]|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*"'
 _TEXT = re.compile(
-    r"\s*(?P<verb>\S+)(\s+(?P<at>\S*[^\s\d,=]\S*))??\s+(?P<features>\d+(,\d+)*)"
-    r"(\s*=\s*(?P<amount>\S+))?(\s+at\s+(?P<span>\S+))?\s*"
+    rf"\s*(?P<verb>\S+)(\s+((?P<at>{NAME})|(?P<quoted>{_QUOTED})))??"
+    r"\s+(?P<features>\d{1,18}(,\d{1,18})*)(\s*=\s*(?P<amount>\S+))?(\s+at\s+(?P<span>\S+))?\s*"
 )
 _NUMBER = (Clamp, Scale, Add, Push, Cap)
 VERBS = {kind.verb: kind for kind in (Ablate, *_NUMBER, ProjectOut, Activate, Disable)}
@@ -23,7 +25,8 @@ VERBS = {kind.verb: kind for kind in (Ablate, *_NUMBER, ProjectOut, Activate, Di
 def parse(text: str) -> Edit:
     """The edit that a text describes: `VERB [NAME] FEATURES [= AMOUNT] [at POSITIONS]`.
 
-    `str` of the edit gives the text again.
+    `str` of the edit gives the text again. A name with spaces or quotation marks, or of digits
+    alone, stands in quotation marks, as a string of JSON: `ablate "my sae" 3`.
 
     >>> parse("clamp codes 17 = 4.0 at 5:")
     Clamp(at='codes', positions=Span(first=5, stop=None, places=None), features=(17,), value=4.0)
@@ -33,13 +36,15 @@ def parse(text: str) -> Edit:
     Raises:
         InputError: the text has another form, or names an unknown edit.
     """
-    found = _TEXT.fullmatch(text)
+    found = _TEXT.fullmatch(text) if isinstance(text, str) else None
     if found is None:
         raise InputError(
             "required an edit as 'VERB NAME FEATURES = AMOUNT at POSITIONS', such as 'clamp codes "
-            f"17 = 4.0 at 5:' or 'ablate codes 3,4', got {text!r}"
+            f"17 = 4.0 at 5:' or 'ablate \"my codes\" 3,4', got {text!r:.80}"
         )
-    verb, amount = found["verb"], found["amount"]
+    verb, amount, at = found["verb"], found["amount"], found["at"]
+    if found["quoted"] is not None:
+        at = json.loads(found["quoted"], strict=False)
     if verb not in VERBS:
         raise InputError(f"no edit {verb!r}; {nearest(verb, VERBS)}")
     kind: Any = VERBS[verb]
@@ -49,7 +54,7 @@ def parse(text: str) -> Edit:
     subject = numbers if issubclass(kind, FeatureEdit) else numbers[0]
     try:
         amounts = [] if amount is None else [float(amount) if kind in _NUMBER else amount]
-        return kind(subject, *amounts, at=found["at"], positions=found["span"])
+        return kind(subject, *amounts, at=at, positions=found["span"])
     except (TypeError, ValueError) as error:
         if isinstance(error, InputError):
             raise

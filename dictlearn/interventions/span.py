@@ -1,16 +1,18 @@
 """Positions of tokens in their sequences, as edits name them."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import SupportsIndex, TypeAlias
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
 from dictlearn.core.errors import InputError
+from dictlearn.core.numbers import counts
 
-_TEXT = re.compile(r"\d*:\d*|\d+(,\d+)*")
+_TEXT = re.compile(r"\d{0,18}:\d{0,18}|\d{1,18}(,\d{1,18})*")
 
 
 @dataclass(frozen=True)
@@ -46,16 +48,12 @@ class Span:
                 if colon:
                     return cls.of(slice(int(first or 0), int(stop) if stop else None))
                 return cls.of(tuple(map(int, given.split(","))))
-            case slice(start=first, stop=stop, step=None) if (first or 0) >= 0 and (
-                stop is None or stop >= 0
-            ):
-                return cls(first or 0, stop)
-            case int() if given >= 0 and not isinstance(given, bool):
-                return cls(places=(given,))
-            case tuple() | list() | range() if given and all(
-                isinstance(place, int) and place >= 0 for place in given
-            ):
-                return cls(places=tuple(given))
+            case slice(start=first, stop=stop, step=None):
+                ends = counts([0 if first is None else first, *([] if stop is None else [stop])])
+                if ends:
+                    return cls(ends[0], None if stop is None else ends[1])
+            case _ if places := counts(given):
+                return cls(places=places)
         raise InputError(
             "required positions as 5 (one), (0, 4) or '0,4' (several), slice(5, None) or '5:' (all "
             f"from 5 on), counted from 0 at the first token of a sequence, got {given!r:.80}"
@@ -74,5 +72,5 @@ class Span:
         return f"{self.first or ''}:{'' if self.stop is None else self.stop}"
 
 
-Spanned: TypeAlias = Span | slice | int | tuple[int, ...] | list[int] | range | str | None
+Spanned: TypeAlias = Span | slice | SupportsIndex | Sequence[SupportsIndex] | Tensor | str | None
 """Positions, in any of the forms that `Span.of` takes."""

@@ -1,9 +1,12 @@
 """Edits as text, and positions."""
 
+import json
 import re
 
 import pytest
 import torch
+from hypothesis import given as for_all
+from hypothesis import strategies as st
 
 from dictlearn.core.errors import CorruptFileError, InputError
 from dictlearn.interventions.choice import Activate, Disable
@@ -21,6 +24,12 @@ EDITS = {
     "activate z 5 = all at 2:7": Activate(5, "all", at="z", positions="2:7"),
     "activate z 5,6 = last": Activate((5, 6), at="z"),
     "disable z 5,6 = empty": Disable((5, 6), "empty", at="z"),
+    'ablate "my sae" 3,17 at 5:': Ablate((3, 17), at="my sae", positions="5:"),
+    'clamp "12" 3 = 4.0': Clamp(3, 4.0, at="12"),
+    'clamp "1,2=" 3 = 4.0': Clamp(3, 4.0, at="1,2="),
+    "clamp at 3 = 4.0 at 4": Clamp(3, 4.0, at="at", positions=4),
+    'ablate "" 3': Ablate(3, at=""),
+    r'ablate "say \"sae\"\n\\é" 3': Ablate(3, at='say "sae"\n\\é'),
 }
 DIRECTIONS = {
     "push sae 9 = 8.0 at :3": Push(9, 8.0, at="sae", positions=slice(3)),
@@ -33,6 +42,12 @@ DIRECTIONS = {
 def test_an_edit_is_the_text_that_it_prints(text):
     assert parse(text) == EDITS[text]
     assert str(EDITS[text]) == text
+
+
+@for_all(name=st.text(max_size=12))
+def test_every_name_can_be_read(name):
+    edit = Clamp((3, 4), 1.0, at=name, positions=5)
+    assert parse(str(edit)) == edit
 
 
 @pytest.mark.parametrize("text", DIRECTIONS)
@@ -58,14 +73,27 @@ def test_what_need_not_be_said():
     "clamp sae 3 = much": "needs a number",
     "clamp sae 3 = nan": "finite number",
     "push sae 3,4 = 1": "one feature",
+    "ablate sae 3 at :2:": "positions as 5",
     "activate sae 3 = every": "'last' or 'all'",
     "ablate sae 3 at -1": "positions as 5",
     "ablate sae 3,3": "several different",
     "": "VERB NAME FEATURES",
+    'ablate "sae 3': "VERB NAME FEATURES",
+    r'ablate "\sae" 3': "VERB NAME FEATURES",
+    "ablate sae 1" + 5000 * "0": "VERB NAME FEATURES",
+    "ablate sae 3 at 1" + 5000 * "0": "positions as 5",
+    "push blocks.0.hook_resid_post (vector) = 2.0": "VERB NAME FEATURES",
 }.items())  # fmt: skip
 def test_what_cannot_be_read(text, told):
     with pytest.raises(InputError, match=told):
         parse(text)
+
+
+@pytest.mark.untyped
+@pytest.mark.parametrize("given", [None, 3, b"ablate 3", ["ablate 3"]])
+def test_what_is_no_text(given):
+    with pytest.raises(InputError, match="VERB NAME FEATURES"):
+        parse(given)
 
 
 def test_spans():
@@ -80,7 +108,7 @@ def test_spans():
 
 def test_edits_from_a_file(tmp_path):
     file = tmp_path / "edits.toml"
-    file.write_text("edits = " + repr([*EDITS, *DIRECTIONS]))
+    file.write_text("edits = " + json.dumps([*EDITS, *DIRECTIONS]))
     assert list(map(str, read_edits(file))) == [str(e) for e in (EDITS | DIRECTIONS).values()]
     for text, told in (
         ("edits = 3", "a list 'edits'"), ("edits = []\nmore = 1", "a list 'edits'"),
