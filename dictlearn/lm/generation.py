@@ -1,7 +1,6 @@
 """Generation: batched, seeded, and with a key-value cache where it changes nothing."""
 
 import logging
-import math
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from functools import partial
@@ -11,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from dictlearn.core.errors import InputError
+from dictlearn.core.numbers import counts, finite, whole
 from dictlearn.core.shortcuts import shortcuts_allowed
 from dictlearn.lm.hooks import LanguageModel, placed, require_hooks
 from dictlearn.lm.next_logits import NextLogits, recomputed, with_cache
@@ -20,6 +20,9 @@ from dictlearn.lm.sites import require_deterministic
 from dictlearn.progress import progress
 
 logger = logging.getLogger(__name__)
+
+_WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+"""The types of token ids."""
 
 _moved: ContextVar[Int[Tensor, " b"] | None] = ContextVar("moved", default=None)
 """The padding that the current pass has at the end of each row, in tokens."""
@@ -45,7 +48,7 @@ def generate(
     seed: int = 0,
     temperature: float | int = 1.0,
     top_p: float | int = 1.0,
-    stop: int | Sequence[int] | None = None,
+    stop: int | Sequence[int] | Tensor | None = None,
     cached: bool = True,
 ) -> Int[Tensor, "b longer"]:
     """`ids`, each sequence continued by up to `n_new` tokens.
@@ -78,8 +81,9 @@ def generate(
     """
     require_hooks(model)
     require_deterministic(model)
-    _require_prompts(model, ids, n_new)
-    _require_distribution(temperature, top_p)
+    _require_prompts(model, ids)
+    n_new, seed = _required_new(model, ids, n_new), _required_seed(seed)
+    temperature, top_p = _required_distribution(temperature, top_p)
     start = placed(ids, model).long()
     stops = _stops(model, stop).to(start.device)
     padding = _padding(ids, mask).to(start.device)
@@ -174,8 +178,8 @@ class _Compared:
             raise _Differs(f"other logits follow {ids.shape[1]} tokens")
 
 
-def _require_prompts(model: LanguageModel, ids: object, n_new: object) -> None:
-    if not isinstance(ids, Tensor) or ids.ndim != 2 or ids.is_floating_point():
+def _require_prompts(model: LanguageModel, ids: object) -> None:
+    if not isinstance(ids, Tensor) or ids.ndim != 2 or ids.dtype not in _WHOLE:
         given = f"{list(ids.shape)} of {ids.dtype}" if isinstance(ids, Tensor) else f"{ids!r:.80}"
         raise InputError(
             f"required token ids of shape [b, pos], got {given}; ids[None] makes one sequence a "
@@ -193,28 +197,44 @@ def _require_prompts(model: LanguageModel, ids: object, n_new: object) -> None:
             f"required token ids from 0 to {n_vocab - 1}, the vocabulary of this model, got "
             f"{least} to {most}; use this model's tokenizer"
         )
-    if not isinstance(n_new, int) or n_new < 1:
-        raise InputError(f"required a number of new tokens n_new of at least 1, got {n_new!r}")
-    n_ctx, pos = getattr(model.cfg, "n_ctx", None), ids.shape[1]
+
+
+def _required_new(model: LanguageModel, ids: Int[Tensor, "b pos"], given: object) -> int:
+    """The most tokens to add, which the model's context holds."""
+    n_new, n_ctx, pos = whole(given), getattr(model.cfg, "n_ctx", None), ids.shape[1]
+    if n_new is None or n_new < 1:
+        raise InputError(f"required a number of new tokens n_new of at least 1, got {given!r:.80}")
     if n_ctx and pos + n_new > n_ctx:
         raise InputError(
             f"required at most {n_ctx} tokens a sequence, the context of this model, got prompts "
             f"of {pos} and {n_new} new ones; shorten the prompts, or set n_new to {n_ctx - pos} or "
             "less"
         )
+    return n_new
 
 
-def _require_distribution(temperature: float | int, top_p: float | int) -> None:
-    if not (temperature >= 0 and math.isfinite(temperature)):
+def _required_seed(given: object) -> int:
+    """The seed, of 64 bits."""
+    seed = whole(given)
+    if seed is None or not -(1 << 63) <= seed < 1 << 64:
+        raise InputError(f"required a whole number of 64 bits as seed, got {given!r:.80}")
+    return seed
+
+
+def _required_distribution(temperature: object, top_p: object) -> tuple[float, float]:
+    """The temperature, and the mass of the nucleus."""
+    divisor, mass = finite(temperature), finite(top_p)
+    if divisor is None or divisor < 0:
         raise InputError(
-            f"required a temperature of at least 0, got {temperature!r}; 0 chooses the most "
+            f"required a temperature of at least 0, got {temperature!r:.80}; 0 chooses the most "
             "probable token"
         )
-    if not 0 < top_p <= 1:
+    if mass is None or not 0 < mass <= 1:
         raise InputError(
-            f"required a top_p above 0 and at most 1, got {top_p!r}; 1 draws from all tokens, and "
-            "temperature=0 chooses the most probable one"
+            f"required a top_p above 0 and at most 1, got {top_p!r:.80}; 1 draws from all tokens, "
+            "and temperature=0 chooses the most probable one"
         )
+    return divisor, mass
 
 
 def _padding(ids: Int[Tensor, "b pos"], mask: object) -> Int[Tensor, " b"]:
@@ -236,11 +256,10 @@ def _padding(ids: Int[Tensor, "b pos"], mask: object) -> Int[Tensor, " b"]:
     return (~kept).sum(dim=1)
 
 
-def _stops(model: LanguageModel, stop: int | Sequence[int] | None) -> Int[Tensor, " m"]:
+def _stops(model: LanguageModel, stop: object) -> Int[Tensor, " m"]:
     """The tokens at which sequences stop."""
-    stops = [] if stop is None else [stop] if isinstance(stop, int) else list(stop)
-    n_vocab = model.cfg.d_vocab
-    if not all(isinstance(token, int) and 0 <= token < n_vocab for token in stops):
+    stops, n_vocab = counts([] if stop is None else stop), model.cfg.d_vocab
+    if stops is None or max(stops, default=0) >= n_vocab:
         raise InputError(
             f"required stop tokens from 0 to {n_vocab - 1}, the vocabulary of this model, got "
             f"{stop!r:.80}; model.tokenizer.eos_token_id ends a text"

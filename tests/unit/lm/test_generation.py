@@ -2,6 +2,7 @@
 
 import logging
 
+import numpy as np
 import pytest
 import torch
 
@@ -287,6 +288,21 @@ def test_the_context_is_filled_and_not_exceeded(small):
         ({"ids": IDS - 30}, "from 0 to 39, the vocabulary"),
         ({"n_new": 0}, "n_new of at least 1, got 0"),
         ({"n_new": 2.0}, "n_new of at least 1, got 2.0"),
+        ({"n_new": True}, "n_new of at least 1, got True"),
+        ({"n_new": None}, "n_new of at least 1, got None"),
+        ({"ids": MASK.bool()}, r"ids of shape \[b, pos\], got \[3, 6\] of torch.bool"),
+        ({"seed": 1.5}, "a whole number of 64 bits as seed, got 1.5"),
+        ({"seed": None}, "a whole number of 64 bits as seed, got None"),
+        ({"seed": 2**64}, "a whole number of 64 bits as seed, got 1844"),
+        ({"temperature": None}, "a temperature of at least 0, got None"),
+        ({"temperature": "1"}, "a temperature of at least 0, got '1'"),
+        ({"temperature": True}, "a temperature of at least 0, got True"),
+        ({"top_p": None}, "a top_p above 0 and at most 1, got None"),
+        ({"top_p": True}, "a top_p above 0 and at most 1, got True"),
+        ({"stop": True}, "stop tokens from 0 to 39.*got True"),
+        ({"stop": torch.tensor([True])}, "stop tokens from 0 to 39"),
+        ({"stop": 3.0}, "stop tokens from 0 to 39.*got 3.0"),
+        ({"stop": torch.tensor(40)}, "stop tokens from 0 to 39"),
         ({"temperature": -0.1}, "a temperature of at least 0, got -0.1"),
         ({"temperature": float("nan")}, "a temperature of at least 0, got nan"),
         ({"temperature": float("inf")}, "a temperature of at least 0, got inf"),
@@ -304,6 +320,25 @@ def test_the_context_is_filled_and_not_exceeded(small):
 def test_bad_input_is_refused(small, change, message):
     with pytest.raises(InputError, match=message):
         generate(**({"model": small, "ids": IDS, "n_new": 2} | change))
+
+
+@pytest.mark.untyped
+def test_numbers_are_those_of_any_type(small):
+    """Of numpy, and tensors: the same texts as with numbers of Python."""
+    free = generate(small, IDS, 4, seed=1, temperature=0.5, top_p=0.75)
+    token = int(free[0, 6])
+    plain = generate(small, IDS, 4, seed=1, temperature=0.5, top_p=0.75, stop=token)
+    assert not torch.equal(plain, free)
+    for some in (torch.tensor, np.array):
+        found = generate(
+            small, IDS.int(), some(4), seed=some(1), temperature=some(0.5), top_p=some(0.75),
+            stop=some(token),
+        )  # fmt: skip
+        assert torch.equal(found, plain)
+        for several in (some([token]), [some(token)], {token}):
+            found = generate(small, IDS, 4, seed=1, temperature=0.5, top_p=0.75, stop=several)
+            assert torch.equal(found, plain)
+    assert torch.equal(generate(small, IDS, 4, stop=[]), generate(small, IDS, 4))
 
 
 def test_the_built_in_model_tells_a_story():
