@@ -33,7 +33,7 @@ class ChoiceEdit(FeatureEdit):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "slots", self.slots or self.ways[0])
+        object.__setattr__(self, "slots", self.ways[0] if self.slots == "" else self.slots)
         if self.slots not in self.ways:
             raise InputError(
                 f"required {' or '.join(map(repr, self.ways))} as slots of {self.verb}, got "

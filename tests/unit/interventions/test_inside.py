@@ -620,3 +620,9 @@ def test_a_source_that_is_the_target_by_another_name_is_refused(model):
         inside(model, TranscoderConfig(n_features=8).build(sites)),
     ):
         pass
+
+
+@pytest.mark.untyped
+def test_slots_of_another_type_are_refused():
+    with pytest.raises(InputError, match="'refill' or 'empty'"):
+        Disable(3, None)
