@@ -41,7 +41,7 @@ def steering_page(study: "SteeringStudy", found: Mapping[str, Found]) -> Page:
     }  # fmt: skip
     everything, read = plain | rates, [found[f"reading-{seed}"] for seed in seeds]
     return Page(
-        verdict=[_verdict(rates, plain, costs, left_out)],
+        verdict=[_verdict(rates, plain, costs, left_out), _of_concepts(read)],
         tables=[
             _methods(study, everything, costs),
             _by_topic(everything, topics, found, study),
@@ -95,6 +95,18 @@ def _verdict(
     if left_out:
         parts.append(f"Too rare in the text to choose features for: {', '.join(left_out)}.")
     return " ".join(parts)
+
+
+def _of_concepts(read: Sequence[Found]) -> str:
+    """How precise the best codes are, beside neurons at equal recall."""
+    best = [one["best code of each concept"] for one in read]
+    if not all(one["n_codes"] for one in best):
+        return "No code detects a concept with a recall of more than 1 %."
+    codes, neurons = ([one[key] for one in best] for key in ("codes", "neurons"))
+    return (
+        f"As detectors of concepts, the best codes have a precision of {shown(codes, 1, 100)} % on "
+        f"average, and the best neurons {shown(neurons, 1, 100)} % at the same recall."
+    )
 
 
 def _methods(
