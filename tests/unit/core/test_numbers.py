@@ -8,7 +8,17 @@ import torch
 
 from dictlearn.core.numbers import counts, finite, whole
 
-NO_NUMBERS = (None, "3", True, np.True_, torch.tensor(True), torch.tensor([3]), [3], 3j, NotImplemented)
+NO_NUMBERS = (
+    None,
+    "3",
+    True,
+    np.True_,
+    torch.tensor(True),
+    torch.tensor([3]),
+    [3],
+    3j,
+    NotImplemented,
+)
 
 
 @pytest.mark.parametrize("kind", [int, np.int8, np.uint64, np.array, torch.tensor])
