@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from dictlearn.circuits.graph import CircuitGraph
     from dictlearn.circuits.targets import Target
 
+PAGE = "graph.html"
+
 
 def attribute(
     dictionaries: Annotated[
@@ -46,16 +48,20 @@ def attribute(
     held as they are on the prompt.
     """
     from dictlearn.circuits.attribute import attribute as attributed
+    from dictlearn.circuits.storage import GRAPH_FILE, TENSORS_FILE
+    from dictlearn.core.own_files import OwnFiles
     from dictlearn.dictionaries.files import load_all
     from dictlearn.lm.loading import load_model
 
     explained = _target(target, minus, feature)
+    if out is not None:
+        OwnFiles.of(out, "circuit graph").require(GRAPH_FILE, TENSORS_FILE, PAGE)
     loaded, subject = load_all(dictionaries), load_model(model, check=check_model)
     graph = attributed(subject, prompt, loaded, explained, n_features=n_features)
     _show(graph, n_shown)
     if out is not None:
         graph.save(out)
-        say(f"graph: {graph.to_html(out / 'graph.html', title=prompt)}")
+        say(f"graph: {graph.to_html(out / PAGE, title=prompt)}")
 
 
 def _target(target: str | None, minus: str | None, feature: str | None) -> "Target":

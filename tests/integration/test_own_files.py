@@ -44,6 +44,7 @@ COMMANDS = {  # every command with --out: a small run of it, in which words in {
     "train": "{store} --kind topk_sae --n-features 16 --k 2 --steps 3 --batch-size 64",
     "evaluate": "{one} --tokens 1000",
     "compare": "{results}",
+    "attribute": "{one} --prompt Once --features 5",
     "demo": "",
     "bench": "tiny --studies {studies}",
 }
