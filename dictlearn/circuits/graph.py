@@ -23,7 +23,7 @@ _BLOCK = 1 << 24
 
 @dataclass(frozen=True)
 class CircuitGraph:
-    """What nodes contribute to targets and to features: edges that add up.
+    """Contributions of nodes to targets and to features: edges that add up.
 
     The first rows are those of the targets, the others those of the feature nodes `row_nodes`. A
     row adds up to the value of its target or feature (of a feature whose coefficients are 0 or 1,

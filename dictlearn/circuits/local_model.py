@@ -144,7 +144,7 @@ class LocalModel:
 
     @torch.no_grad()
     def contributions(self, functions: Sequence[Function]) -> Float[Tensor, "m node"]:
-        """What each node contributes to each function; a row adds up to the function's value."""
+        """The contribution of each node to each function; a row adds up to the function's value."""
         return self.hop(functions)[0]
 
     @torch.no_grad()
@@ -254,7 +254,7 @@ class LocalModel:
 
 
 def _written(dictionary: FeatureDictionary, acts: SparseActs) -> Float[Tensor, "nnz d_out"]:
-    """What each active feature writes."""
+    """The rows that active features write: coefficients times atoms."""
     return dictionary.atoms[acts.indices] * acts.values.unsqueeze(1)
 
 
@@ -265,7 +265,7 @@ def _first_parts(target: Site, written: Float[Tensor, "nnz d_out"]) -> Int[Tenso
 
 
 def _constant(dictionary: FeatureDictionary) -> Float[Tensor, " d_out"]:
-    """What a dictionary writes where its features are inactive and its input is zero."""
+    """The estimate of a dictionary whose features are inactive and whose input is zero."""
     skip = dictionary.skip(torch.zeros_like(dictionary.x_mean)[None])
     return dictionary.bias if skip is None else dictionary.bias + skip[0]
 

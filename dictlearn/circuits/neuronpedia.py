@@ -194,7 +194,7 @@ class _Written:
 
 
 def _entry(prefix: str, at: int, layer: str, feature_type: str, feature: int) -> dict[str, Any]:
-    """What all nodes have."""
+    """The entries that all nodes have."""
     return {
         "node_id": f"{prefix}_{at}",
         "feature": feature,

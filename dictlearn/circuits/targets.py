@@ -1,4 +1,4 @@
-"""What a circuit graph explains: logits, differences of logits, features."""
+"""Targets of circuit graphs: logits, differences of logits, features."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -65,6 +65,7 @@ class Logit(Target):
     position: int = -1
 
     def functions(self, local: "LocalModel") -> list[Explained]:
+        """The logit alone."""
         token = _token(self.token, local)
         probability = float(local.probabilities(self.position)[token])
         function = local.logit({token: 1.0}, self.position)
@@ -80,6 +81,7 @@ class LogitDifference(Target):
     position: int = -1
 
     def functions(self, local: "LocalModel") -> list[Explained]:
+        """The difference alone."""
         a, b = (_token(token, local) for token in (self.token, self.minus))
         if a == b:
             raise InputError(f"required two different tokens, got {local.text(a)!r} twice")
@@ -99,6 +101,7 @@ class TopLogits(Target):
     position: int = -1
 
     def functions(self, local: "LocalModel") -> list[Explained]:
+        """The logit of each of these tokens."""
         p = local.probabilities(self.position)
         top = p.sort(descending=True)
         below = top.values.cumsum(0) - top.values < self.probability
@@ -120,6 +123,7 @@ class FeatureTarget(Target):
     position: int = -1
 
     def functions(self, local: "LocalModel") -> list[Explained]:
+        """The coefficient or score alone."""
         if self.dictionary not in local.dictionaries:
             raise InputError(
                 f"no dictionary {self.dictionary!r}; {nearest(self.dictionary, local.dictionaries)}"
@@ -137,6 +141,7 @@ class Several(Target):
     targets: Sequence[Target]
 
     def functions(self, local: "LocalModel") -> list[Explained]:
+        """The functions of all targets."""
         return [one for target in self.targets for one in target.functions(local)]
 
 

@@ -131,7 +131,7 @@ def _values(
 def _deltas(
     local: LocalModel, groups: Sequence[Sequence[int]], graph: CircuitGraph
 ) -> dict[str, Float[Tensor, "group pos d"]]:
-    """What is added at each hook: less what the nodes of a group write."""
+    """The change at each hook: less the rows that the nodes of a group write."""
     names, nodes = list(local.dictionaries), graph.nodes
     found: dict[str, Tensor] = {}
     for row, group in enumerate(groups):

@@ -45,12 +45,12 @@ def frozen_pass(
 
     An autoencoder reads its target before the cut; at a hook where another dictionary writes, what
     is read is what that one wrote. With `cut_heads`, the outputs of attention heads are constants
-    as well, before dictionaries there read. Biases of the model require gradients until the end.
+    as well, before dictionaries there read. What bypasses the features of a dictionary with several
+    targets is a constant, a part of its error. Biases of the model require gradients until the end.
 
     Raises:
         InputError: a dictionary does not fit the model or reads what comes after its target, two
-            replace one target, one that bypasses features has several targets, or the unembedding
-            of the model is not one affine map.
+            replace one target, or the unembedding of the model is not one affine map.
     """
     require_order(model, dictionaries)
     if shared := shared_target(model, dictionaries):

@@ -1,10 +1,8 @@
 """The nodes of a local replacement model, as they stand on paths."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-
-import torch
 
 from dictlearn.circuits.local_model import LocalModel
 from dictlearn.circuits.nodes import NodeKind
@@ -17,16 +15,17 @@ def path_nodes(local: LocalModel) -> list[PathNode]:
     """The nodes of a local model, in its order."""
     nodes, told = local.nodes, local.describe()
     dictionaries, hooks = told["dictionaries"], told["hooks"]
-    features, of_hooks = _layers_of_features(local), _layers(hooks)
-    entries = (t.tolist() for t in (nodes.kinds, nodes.owners, nodes.positions, nodes.features))
+    of_hooks = _layers(hooks)
+    columns = (nodes.kinds, nodes.owners, nodes.positions, nodes.features, nodes.hooks)
+    entries = (column.tolist() for column in columns)
     found = []
-    for i, (kind, owner, position, number) in enumerate(zip(*entries, strict=True)):
+    for i, (kind, owner, position, number, hook) in enumerate(zip(*entries, strict=True)):
         name = nodes.name(i, told["tokens"], dictionaries, hooks)
         node = PathNode(NodeKind(kind), name, position=position if position >= 0 else None)
         match node.kind:
             case NodeKind.FEATURE:
                 node = replace(
-                    node, layer=next(features), dictionary=dictionaries[owner], feature=number
+                    node, layer=of_hooks[hook], dictionary=dictionaries[owner], feature=number
                 )
             case NodeKind.HEAD:
                 node = replace(node, layer=owner, head=number)
@@ -36,15 +35,6 @@ def path_nodes(local: LocalModel) -> list[PathNode]:
                 node = replace(node, layer=owner)
         found.append(node)
     return found
-
-
-def _layers_of_features(local: LocalModel) -> Iterator[int | None]:
-    """The first block that each active feature writes to."""
-    for name, written in local.written.items():
-        target = local.dictionaries[name].sites.target
-        layers = _layers(target.hooks)
-        writes = torch.stack([part.any(dim=1) for part in target.split(written)], dim=1)
-        yield from (layers[first] for first in writes.int().argmax(dim=1).tolist())
 
 
 def _layers(hooks: Sequence[str]) -> list[int | None]:

@@ -120,7 +120,7 @@ def _agreement(study: "CircuitStudy", seeds: Sequence[Found]) -> Table:
 
 
 def left_figure(left: Mapping[str, Sequence[Sequence[float]]]) -> go.Figure:
-    """What is left of the preference by the number of nodes taken away."""
+    """The part of the preference that is left, by the number of nodes taken away."""
     figure = go.Figure()
     for name, seeds in left.items():
         both = [mean_and_margin([one[i] for one in seeds]) for i in range(len(COUNTS))]
