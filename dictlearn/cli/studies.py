@@ -16,6 +16,7 @@ from dictlearn.cli import options
 from dictlearn.cli.terminal import console, leftover_fields, say, show
 from dictlearn.core.config import in_words, matches
 from dictlearn.core.errors import InputError, nearest
+from dictlearn.distributed.launching import n_cores
 from dictlearn.studies.study import Study
 
 if TYPE_CHECKING:
@@ -55,6 +56,13 @@ def bench(
         str | None,
         typer.Option(help="Also write the main figures as svg, png or pdf files."),
     ] = None,
+    nproc: Annotated[
+        int | None,
+        typer.Option(
+            help="Processes for parts that do not need each other; by default one for each core, "
+            "and one in all on a GPU or with --studies."
+        ),
+    ] = None,
     describe: Annotated[bool, typer.Option(help="Describe the study without running it.")] = False,
     overwrite: options.Overwrite = False,
 ) -> None:
@@ -81,8 +89,12 @@ def bench(
         given = {"studies": studies, **given}
     flags = "".join(f" --{key.replace('_', '-')} {value}" for key, value in given.items())
     flags += f" --images {images}" if images else ""
+    flags += f" --nproc {nproc}" if nproc else ""
+    if nproc is None:
+        nproc = 1 if studies is not None or torch.cuda.is_available() else n_cores()
     command = f"dictlearn bench {name}{flags}"
-    _run(study, out or Path("runs") / name, command, overwrite=overwrite, images=images)
+    out = out or Path("runs") / name
+    _run(study, out, command, overwrite=overwrite, images=images, nproc=nproc)
 
 
 def _studies(path: Path | None) -> Mapping[str, Callable[..., "Study | Experiment"]]:
@@ -134,6 +146,7 @@ def _run(
     *,
     overwrite: bool,
     images: str | None = None,
+    nproc: int = 1,
 ) -> None:
     from dictlearn.experiments.experiment import (
         EXPERIMENT_FILE,
@@ -145,8 +158,8 @@ def _run(
     if isinstance(study, Experiment):
         continued = (out / EXPERIMENT_FILE).exists() and not overwrite
         began = time.monotonic()
-        found = run_experiment(study, out, overwrite=overwrite)
-        about = [f"Written by `{command}`{'' if continued else _took(began)}."]
+        found = run_experiment(study, out, overwrite=overwrite, nproc=nproc)
+        about = [f"Written by `{command}`{'' if continued else _took(began, nproc)}."]
         page = write_experiment_page(study, found, out, about=about, image_format=images)
         say(page.read_text(encoding="utf-8"))
         say(f"page:    {page}")
@@ -160,7 +173,7 @@ def _run(
     continued = (out / STUDY_FILE).exists() and not overwrite
     began = time.monotonic()
     show(run_study(study, out, overwrite=overwrite))
-    took = "" if continued else _took(began)
+    took = "" if continued else _took(began, 1)
     page = write_page(out, about=[f"Written by `{command}`{took}."], image_format=images)
     for label, path in {
         "results": out / RESULTS_FILE, "report": out / REPORT_FILE, "page": page
@@ -168,7 +181,8 @@ def _run(
         say(f"{label + ':':9}{path}")
 
 
-def _took(began: float) -> str:
+def _took(began: float, nproc: int) -> str:
     """How long a run took that began at this time, in words."""
     minutes, n = (time.monotonic() - began) / 60, torch.get_num_threads()
-    return f", in {minutes:.1f} minutes with {n} thread{'s' * (n > 1)}"
+    within = f"{n} thread{'s' * (n > 1)}" if nproc == 1 else f"{nproc} processes"
+    return f", in {minutes:.1f} minutes with {within}"

@@ -134,12 +134,12 @@ def _worker(
     rank: int, nproc: int, meeting: Path, failure: Path, work: Callable[[], object]
 ) -> None:
     """One of the processes that `launch` starts."""
-    _end_with_the_parent()
+    end_with_the_parent()
     faulthandler.enable()  # a crash in native code says where
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
     if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, _n_cores() // nproc))
+        torch.set_num_threads(max(1, n_cores() // nproc))
     status = 0
     try:
         store = dist.FileStore(str(meeting), nproc)
@@ -163,7 +163,7 @@ def _worker(
     os._exit(status)
 
 
-def _end_with_the_parent() -> None:
+def end_with_the_parent() -> None:
     """Let the system end this process when the one that started it ends, whatever it is doing.
 
     torch asks for SIGINT, which waits for native code to return, and which a process started in
@@ -190,7 +190,7 @@ def _cause(statuses: list[int | None], failure: Path) -> DictLearnError:
     )
 
 
-def _n_cores() -> int:
+def n_cores() -> int:
     """The cores that this process may use."""
     allowed = getattr(os, "sched_getaffinity", None)
     return len(allowed(0)) if allowed else os.cpu_count() or 1

@@ -3,6 +3,8 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import count
 from math import isfinite, nan, sqrt
 from pathlib import Path
 from statistics import fmean, stdev
@@ -17,15 +19,31 @@ from dictlearn.core.errors import InputError
 from dictlearn.core.files import read_own_json
 from dictlearn.core.own_files import OwnFiles
 from dictlearn.core.provenance import code_revision, library_versions
+from dictlearn.distributed.tasks import Task, run_tasks
 from dictlearn.metrics.intervals import student_quantile
 from dictlearn.progress import progress
 from dictlearn.studies.folder import IMAGES, PAGE_FILE
 from dictlearn.training.checkpoints import differences
 
-EXPERIMENT_FILE, PARTS = "experiment.json", "parts"
+EXPERIMENT_FILE, PARTS, RESULT_FILE = "experiment.json", "parts", "result.json"
 
 Found = dict[str, Any]
 """The result of a part: numbers, texts and lists of them, by name."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of an experiment."""
+
+    work: Callable[[OwnFiles], Found]
+    """A function of the part's folder that returns its result."""
+    after: tuple[str, ...] = ()
+    """The parts whose folders or results it uses."""
+
+
+def beside(own: OwnFiles, part: str) -> Path:
+    """The folder of another part."""
+    return own.path.parent / part
 
 
 @dataclass(frozen=True)
@@ -55,11 +73,8 @@ class Experiment(Config, ABC):
     question: ClassVar[str]
 
     @abstractmethod
-    def parts(self) -> Mapping[str, Callable[[OwnFiles], Found]]:
-        """The parts, by name, in an order in which each may use the files of those before it.
-
-        Each gets the folder of the run, and returns its result.
-        """
+    def parts(self) -> Mapping[str, Part]:
+        """The parts, by name, each behind those that it uses."""
 
     @abstractmethod
     def page(self, found: Mapping[str, Found]) -> Page:
@@ -67,15 +82,22 @@ class Experiment(Config, ABC):
 
 
 def run_experiment(
-    experiment: Experiment, out: str | Path, *, overwrite: bool = False, show: bool = True
+    experiment: Experiment,
+    out: str | Path,
+    *,
+    overwrite: bool = False,
+    nproc: int = 1,
+    show: bool = True,
 ) -> dict[str, Found]:
     """The results of all parts of `experiment`, which are saved in the folder `out`.
 
-    A part that is there already is not run again, so an interrupted run goes on with the part that
-    it was in. Only files that an earlier run wrote there are overwritten, and only on request.
+    Parts that do not use each other run in `nproc` processes at a time. A part that is there
+    already is not run again, so an interrupted run goes on with the parts that it was in. Only
+    files that an earlier run wrote there are overwritten, and only on request.
 
     Raises:
-        InputError: the folder holds a run with other settings.
+        InputError: the folder holds a run with other settings, or several processes are asked for
+            an experiment that is not defined in a module.
         StorageError: the folder cannot be written.
     """
     own = OwnFiles.of(out, "an experiment")
@@ -84,16 +106,22 @@ def run_experiment(
             own.clear()
         _begin(own, experiment)
         parts = experiment.parts()
-        found: dict[str, Found] = {}
+        left = {
+            name: Task(partial(_run, experiment, name, own.folder(PARTS, name)), part.after)
+            for name, part in parts.items()
+            if not (own.path / PARTS / name / RESULT_FILE).exists()
+        }
         with progress(experiment.name, len(parts), show=show) as done:
-            for i, (name, work) in enumerate(parts.items()):
-                folder, file = own.folder(PARTS), f"{name}.json"
-                if not (folder.path / file).exists():
-                    result = {"found": work(own), "revision": code_revision()}
-                    folder.write_json(file, result)
-                found[name] = _part(own, name)["found"]
-                done(i + 1)
-    return found
+            finished = count(len(parts) - len(left) + 1)
+            run_tasks(left, nproc, lambda name, _: done(next(finished)))
+        return {name: _part(own, name)["found"] for name in parts}
+
+
+def _run(experiment: Experiment, name: str, own: OwnFiles) -> None:
+    """Run a part; what an interrupted run left of it is removed."""
+    own.clear()
+    found = experiment.parts()[name].work(own)
+    own.write_json(RESULT_FILE, {"found": found, "revision": code_revision()})
 
 
 def write_experiment_page(
@@ -126,7 +154,7 @@ def write_experiment_page(
 
 def _part(own: OwnFiles, name: str) -> dict[str, Any]:
     """The result of a part, and the revision of the code that computed it."""
-    return read_own_json(own.path / PARTS / f"{name}.json", "a part", "overwrite the run")
+    return read_own_json(own.path / PARTS / name / RESULT_FILE, "a part", "overwrite the run")
 
 
 def _begin(own: OwnFiles, experiment: Experiment) -> None:

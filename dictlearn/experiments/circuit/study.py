@@ -1,6 +1,6 @@
 """`dictlearn bench circuit`: which features make the model choose "She" or "He"?"""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
@@ -18,7 +18,7 @@ from dictlearn.dictionaries.neurons import NeuronsConfig
 from dictlearn.dictionaries.topk_transcoder import TopKTranscoderConfig
 from dictlearn.experiments.circuit.page import circuit_page
 from dictlearn.experiments.circuit.prompts import COUNTS, HE, NAMES, PROMPT, SHE
-from dictlearn.experiments.experiment import Experiment, Found, Page
+from dictlearn.experiments.experiment import Experiment, Found, Page, Part, beside
 from dictlearn.finetuning.config import FinetuneConfig
 from dictlearn.finetuning.finetune import finetune
 from dictlearn.finetuning.finetuned import Finetuned
@@ -29,6 +29,7 @@ from dictlearn.text.tokens import load_tokens
 
 GRAPH_FILE = "graph.html"
 """The graph of the first prompt, with the transcoders of the first seed."""
+_MODEL = "model"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,12 +59,13 @@ class CircuitStudy(Experiment):
         self._require_count("n_features", "k", "steps", "n_seeds", "n_attributed",
                             "n_compared")  # fmt: skip
 
-    def parts(self) -> Mapping[str, Callable[[OwnFiles], Found]]:
+    def parts(self) -> Mapping[str, Part]:
         """The neurons' circuits; for each seed, transcoders and their circuits."""
-        parts: dict[str, Callable[[OwnFiles], Found]] = {"neurons": self._neurons}
+        parts = {"neurons": Part(self._neurons)}
         for seed in range(self.n_seeds):
-            parts[f"transcoders-{seed}"] = partial(self._transcoders, seed)
-            parts[f"circuits-{seed}"] = partial(self._circuits, seed)
+            trained = f"transcoders-{seed}"
+            parts[trained] = Part(partial(self._transcoders, seed))
+            parts[f"circuits-{seed}"] = Part(partial(self._circuits, seed), (trained,))
         return parts
 
     def page(self, found: Mapping[str, Found]) -> Page:
@@ -83,11 +85,11 @@ class CircuitStudy(Experiment):
         found = finetune(
             model, dict.fromkeys(sites, config), text, run, sites=sites, progress=False
         )
-        found.save(own.folder("models", f"transcoders-{seed}"))
+        found.save(own.folder(_MODEL))
         return {}
 
     def _circuits(self, seed: int, own: OwnFiles) -> Found:
-        found = Finetuned.load(own.path / "models" / f"transcoders-{seed}")
+        found = Finetuned.load(beside(own, f"transcoders-{seed}") / _MODEL)
         name, pronoun = next(iter(NAMES.items()))
         if seed == 0:
             graph = self._graph(found.model, found.dictionaries, name, _target(pronoun))

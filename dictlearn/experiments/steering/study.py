@@ -1,6 +1,6 @@
 """`dictlearn bench steering`: one topic, several ways to push a model's texts towards it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
@@ -15,7 +15,7 @@ from dictlearn.core.tokens import Tokens
 from dictlearn.dictionaries.codebook import CodebookConfig
 from dictlearn.dictionaries.files import load, save
 from dictlearn.dictionaries.topk_sae import TopKSAEConfig
-from dictlearn.experiments.experiment import Experiment, Found, Page
+from dictlearn.experiments.experiment import Experiment, Found, Page, Part, beside
 from dictlearn.experiments.steering.measures import Steered, steering
 from dictlearn.experiments.steering.page import steering_page
 from dictlearn.experiments.steering.reading import concept_precision
@@ -41,6 +41,7 @@ from dictlearn.text.tokens import load_tokens
 from dictlearn.training.config import FitConfig
 from dictlearn.training.fit import fit
 
+_MODEL = "model"
 STRENGTHS = (0.3, 0.6)
 """Norms of what is added along a direction, as multiples of the mean norm of an activation."""
 CODES = {"8 codes, last slot": (8, "last"), "4 codes, all slots": (4, "all"),
@@ -78,16 +79,19 @@ class SteeringStudy(Experiment):
         self._require_count("n_layers", "n_seeds", "steps", "n_samples", "n_new", "n_read",
                             "n_blocks")  # fmt: skip
 
-    def parts(self) -> Mapping[str, Callable[[OwnFiles], Found]]:
+    def parts(self) -> Mapping[str, Part]:
         """For each seed: codebooks, an SAE, concepts, texts without steering, and each topic."""
-        parts: dict[str, Callable[[OwnFiles], Found]] = {}
+        parts: dict[str, Part] = {}
         for seed in range(self.n_seeds):
-            parts[f"codes-{seed}"] = partial(self._codes, seed)
-            parts[f"sae-{seed}"] = partial(self._sae, seed)
-            parts[f"reading-{seed}"] = partial(self._reading, seed)
-            parts[f"baseline-{seed}"] = partial(self._baseline, seed)
+            trained = (f"codes-{seed}", f"sae-{seed}")
+            parts |= zip(
+                trained, (Part(partial(self._codes, seed)), Part(partial(self._sae, seed))),
+                strict=True,
+            )  # fmt: skip
+            parts[f"reading-{seed}"] = Part(partial(self._reading, seed), trained)
+            parts[f"baseline-{seed}"] = Part(partial(self._baseline, seed), trained)
             for topic in TOPICS:
-                parts[f"{topic}-{seed}"] = partial(self._topic, topic, seed)
+                parts[f"{topic}-{seed}"] = Part(partial(self._topic, topic, seed), trained)
         return parts
 
     def page(self, found: Mapping[str, Found]) -> Page:
@@ -104,7 +108,7 @@ class SteeringStudy(Experiment):
             steps=self.steps, batch_size=8, learning_rate=1e-2, model_learning_rate=2e-4, seed=seed
         )
         found = finetune(model, codebooks, self._text(model), run, progress=False)
-        found.save(own.folder("models", f"codes-{seed}"))
+        found.save(own.folder(_MODEL))
         return {}
 
     def _sae(self, seed: int, own: OwnFiles) -> Found:
@@ -112,7 +116,7 @@ class SteeringStudy(Experiment):
         activations = harvest(model, self._text(model), hook_sites(model, self.hook))
         run = FitConfig(steps=3 * self.steps, batch_size=1024, learning_rate=3e-3, seed=seed)
         sae = fit(TopKSAEConfig(n_features=1024, k=16), activations, run, progress=False)
-        save(sae, own.folder("models", f"sae-{seed}"))
+        save(sae, own.folder(_MODEL))
         return {}
 
     def _reading(self, seed: int, own: OwnFiles) -> Found:
@@ -171,11 +175,10 @@ class _Scene:
     """The models, dictionaries and texts of one seed."""
 
     def __init__(self, study: SteeringStudy, own: OwnFiles, seed: int) -> None:
-        models = own.path / "models"
         self._study, self._seed = study, seed
         self.model = load_model(study.model)
-        self.codes = Finetuned.load(models / f"codes-{seed}")
-        self.sae = load(models / f"sae-{seed}")
+        self.codes = Finetuned.load(beside(own, f"codes-{seed}") / _MODEL)
+        self.sae = load(beside(own, f"sae-{seed}") / _MODEL)
         self.ids: Int[Tensor, "block pos"] = study._text(self.model).ids[: study.n_blocks]
         self.texts: Sequence[str] = [self.model.tokenizer.decode(row.tolist()) for row in self.ids]
         held_out = load_tokens(study.model, self.model, split="held_out", n_tokens=6_000)

@@ -1,13 +1,13 @@
 """`dictlearn bench tokfsm`: Table 1 of Codebook Features, and what the codes stand for."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar
 
 from dictlearn.core.own_files import OwnFiles
 from dictlearn.dictionaries.topk_sae import TopKSAEConfig
-from dictlearn.experiments.experiment import Experiment, Found, Page
+from dictlearn.experiments.experiment import Experiment, Found, Page, Part, beside
 from dictlearn.experiments.tokfsm import measures
 from dictlearn.experiments.tokfsm.page import tokfsm_page
 from dictlearn.experiments.tokfsm.recipes import (
@@ -27,7 +27,7 @@ from dictlearn.lm.loading import load_model
 from dictlearn.lm.native import new_model
 from dictlearn.lm.saving import save_model
 
-_MODELS = "models"
+_MODEL = "model"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,21 +51,21 @@ class TokFSMStudy(Experiment):
         """The settings of this size."""
         return RECIPES[self.size]
 
-    def parts(self) -> Mapping[str, Callable[[OwnFiles], Found]]:
+    def parts(self) -> Mapping[str, Part]:
         """Base models, the rows of Table 1 with every seed, changes of one setting, and SAEs."""
-        parts: dict[str, Callable[[OwnFiles], Found]] = {}
+        parts: dict[str, Part] = {}
         for seed in range(self.n_seeds):
-            parts[f"base-{seed}"] = partial(self._base, seed)
+            base = f"base-{seed}"
+            parts[base] = Part(partial(self._base, seed))
             for name, settings in END_TO_END.items():
-                parts[f"sae-{slug(name)}-{seed}"] = partial(self._end_to_end, dict(settings), seed)
+                work = partial(self._end_to_end, dict(settings), seed)
+                parts[f"sae-{slug(name)}-{seed}"] = Part(work, (base,))
             for name, row in TABLE_1.items():
-                parts[f"{slug(name)}-{seed}"] = partial(
-                    self._row, row, seed, None, name == DETAILED
-                )
+                work = partial(self._row, row, seed, None, name == DETAILED)
+                parts[f"{slug(name)}-{seed}"] = Part(work, (base,))
         for name, row in ABLATIONS.items():
-            parts[f"changed-{slug(name)}"] = partial(
-                self._row, row, 0, self.recipe.n_steps_ablated, False
-            )
+            work = partial(self._row, row, 0, self.recipe.n_steps_ablated, False)
+            parts[f"changed-{slug(name)}"] = Part(work, ("base-0",))
         return parts
 
     def page(self, found: Mapping[str, Found]) -> Page:
@@ -76,7 +76,7 @@ class TokFSMStudy(Experiment):
         recipe = self.recipe
         model = new_model(recipe.model, seed=seed)
         finetune(model, {}, recipe.machine, replace(recipe.base, seed=seed), progress=False)
-        save_model(model, own.folder(_MODELS, f"base-{seed}"))
+        save_model(model, own.folder(_MODEL))
         return self._measured(Finetuned(model, {}), seed)
 
     def _row(self, row: Row, seed: int, steps: int | None, detailed: bool, own: OwnFiles) -> Found:
@@ -125,7 +125,7 @@ class TokFSMStudy(Experiment):
         }
 
     def _model(self, own: OwnFiles, seed: int) -> LanguageModel:
-        return load_model(own.path / _MODELS / f"base-{seed}")
+        return load_model(beside(own, f"base-{seed}") / _MODEL)
 
 
 def components(names: tuple[str, ...]) -> dict[str, list[str]]:
