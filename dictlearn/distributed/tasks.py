@@ -53,8 +53,8 @@ def run_tasks(
     try:
         while waiting or running:
             # No more than there are processes, so that the order of tasks decides.
-            ready = [name for name, task in waiting.items()
-                     if not any(n in waiting or n in running.values() for n in task.after)]  # fmt: skip
+            left = {*waiting, *running.values()}
+            ready = [name for name, task in waiting.items() if left.isdisjoint(task.after)]
             for name in ready[: nproc - len(running)]:
                 running[pool.submit(waiting.pop(name).work)] = name
             for future in wait(running, return_when=FIRST_COMPLETED).done:

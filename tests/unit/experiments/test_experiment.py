@@ -1,6 +1,8 @@
 """Experiments: parts are done once, a run goes on where it was, and a page tells the results."""
 
+import time
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import plotly.graph_objects as go
@@ -10,7 +12,9 @@ from dictlearn.core.errors import CorruptFileError, InputError
 from dictlearn.experiments.experiment import (
     Experiment,
     Page,
+    Part,
     Table,
+    beside,
     mean_and_margin,
     run_experiment,
     shown,
@@ -28,9 +32,9 @@ class Counts(Experiment):
     fails_at: ClassVar[int | None] = None
 
     def parts(self):
-        return {f"part-{i}": (lambda own, i=i: self._part(own, i)) for i in range(self.n)}
+        return {f"part-{i}": Part(partial(self._part, i)) for i in range(self.n)}
 
-    def _part(self, own, i):
+    def _part(self, i, own):
         if i == Counts.fails_at:
             raise KeyboardInterrupt
         DONE.append(i)
@@ -66,11 +70,54 @@ def test_a_run_goes_on_where_it_was_interrupted(tmp_path, monkeypatch):
     assert "## Verdict\n\n3 parts." in text
 
 
+@dataclass(frozen=True, kw_only=True)
+class Chains(Experiment):
+    """Two chains whose second links read what the first ones wrote, the slower chain first."""
+
+    name: ClassVar[str] = "chains"
+    question: ClassVar[str] = "Who waits?"
+
+    def parts(self):
+        first = {f"first-{i}": Part(partial(self._first, i)) for i in range(2)}
+        return first | {
+            f"second-{i}": Part(partial(self._second, i), (f"first-{i}",)) for i in range(2)
+        }
+
+    def _first(self, i, own):
+        own.write_text("made.txt", str(i))
+        time.sleep(1 - i)
+        return {"at": time.time()}
+
+    def _second(self, i, own):
+        return {"read": (beside(own, f"first-{i}") / "made.txt").read_text(), "at": time.time()}
+
+    def page(self, found):
+        return Page([], [])
+
+
+def test_parts_in_two_processes(tmp_path):
+    alone = run_experiment(Chains(), tmp_path / "one", show=False)
+    apart = run_experiment(Chains(), tmp_path / "two", nproc=2, show=False)
+    assert list(apart) == list(alone)
+    assert [apart[f"second-{i}"]["read"] for i in range(2)] == ["0", "1"]
+    assert alone["second-1"]["at"] > alone["first-0"]["at"]
+    assert apart["second-1"]["at"] < apart["first-0"]["at"]  # it waited for its own chain alone
+
+
+def test_what_a_killed_part_left_is_removed(tmp_path, monkeypatch):
+    monkeypatch.setattr(Counts, "fails_at", None)
+    run_experiment(Counts(), tmp_path, show=False)
+    (tmp_path / "parts" / "part-1" / "result.json").unlink()
+    DONE.clear()
+    run_experiment(Counts(), tmp_path, show=False)
+    assert DONE == [1]
+
+
 def test_a_damaged_part_is_told(tmp_path):
     run_experiment(Counts(), tmp_path, show=False)
-    path = tmp_path / "parts" / "part-1.json"
+    path = tmp_path / "parts" / "part-1" / "result.json"
     path.write_text(path.read_text().replace('"i": 1', '"i": 7'))
-    with pytest.raises(CorruptFileError, match=r"part-1\.json"):
+    with pytest.raises(CorruptFileError, match=r"part-1.result\.json"):
         run_experiment(Counts(), tmp_path, show=False)
 
 
