@@ -172,8 +172,8 @@ def _run(
 
     continued = (out / STUDY_FILE).exists() and not overwrite
     began = time.monotonic()
-    show(run_study(study, out, overwrite=overwrite))
-    took = "" if continued else _took(began, 1)
+    show(run_study(study, out, overwrite=overwrite, nproc=nproc))
+    took = "" if continued else _took(began, nproc)
     page = write_page(out, about=[f"Written by `{command}`{took}."], image_format=images)
     for label, path in {
         "results": out / RESULTS_FILE, "report": out / REPORT_FILE, "page": page

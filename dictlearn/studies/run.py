@@ -26,20 +26,21 @@ from dictlearn.studies.training import Training
 R = TypeVar("R", Records, ConceptRecords, AgreementRecords, FeatureRecords)
 
 
-def run_study(study: Study, out: str | Path, *, overwrite: bool = False) -> Records:
+def run_study(study: Study, out: str | Path, *, overwrite: bool = False, nproc: int = 1) -> Records:
     """The records of `study`, after running it in the folder `out`.
 
     The folder contains `study.json` (configs, seeds, library versions and the revision of the
     code), the activations, the dictionaries, `results.json`, the analyses of the inspected
     dictionaries and `report.html`. Existing parts are not computed again, so an interrupted run
     continues when the function is called again. With `overwrite`, the files of an earlier run are
-    removed first, and no others.
+    removed first, and no others. Seeds, and the rates of a search, are trained in `nproc` processes
+    at a time.
 
     Raises:
         InputError: the folder holds a run of another study, or conflicting files.
         StorageError: the folder cannot be written.
     """
-    run = _Run(study, OwnFiles.of(out, STUDY))
+    run = _Run(study, OwnFiles.of(out, STUDY), nproc)
     with run.own.locked():
         run.begin(overwrite=overwrite)
         records = run.results()
@@ -62,6 +63,7 @@ class _Run:
 
     study: Study
     own: OwnFiles
+    nproc: int
 
     @cached_property
     def inputs(self) -> Inputs:
@@ -71,7 +73,7 @@ class _Run:
     @cached_property
     def training(self) -> Training:
         """The dictionaries."""
-        return Training(self.inputs)
+        return Training(self.inputs, self.nproc)
 
     def begin(self, *, overwrite: bool) -> None:
         """Write `study.json`, or check that it describes the same study."""

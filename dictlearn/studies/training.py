@@ -1,19 +1,22 @@
 """The dictionaries of a study, with the learning rates that validation tokens decide for."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from rich.console import Console
 
 from dictlearn.comparison.statistics.learning_rates import chosen_rates
+from dictlearn.core.batches import Activations
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.kinds import DictionaryConfig
 from dictlearn.dictionaries.files import CONFIG_FILE, load
 from dictlearn.dictionaries.random import RandomConfig
+from dictlearn.distributed.tasks import Task, run_tasks
 from dictlearn.evaluation.faithfulness.evaluate import evaluate
 from dictlearn.harvesting import harvest
 from dictlearn.records.results import RESULTS_FILE, Records
@@ -32,24 +35,40 @@ Rates = Mapping[tuple[Place, str], float]
 """The learning rate of each kind at each place."""
 
 
+class _Run(NamedTuple):
+    """Dictionaries that are trained together, and their folder."""
+
+    place: Place
+    folder: Path
+    configs: Mapping[str, DictionaryConfig]
+    fit: FitConfig
+
+
 @dataclass(frozen=True)
 class Training:
     """The dictionaries of a study, trained where its folder does not have them."""
 
     inputs: Inputs
+    nproc: int = 1
+    """The processes in which runs of training share the machine."""
 
     @cached_property
     def dictionaries(self) -> dict[str, FeatureDictionary]:
         """All dictionaries of the study: of every seed at full length, and the baselines."""
         study = self.inputs.study
         found: dict[str, FeatureDictionary] = {}
+        self._train([
+            run for seed in study.seeds for place in study.places
+            for run in self._planned(place, seed, study.fit.steps)
+        ])  # fmt: skip
         for place in study.places:
             learned: dict[str, FeatureDictionary] = {}
             for seed in study.seeds:
                 learned |= self._learned(place, seed, study.fit.steps)
-            run = replace(study.fit, steps=_BATCHES_OF_A_BASELINE, seed=study.seeds[0])
+            fit_config = replace(study.fit, steps=_BATCHES_OF_A_BASELINE, seed=study.seeds[0])
             plain = {**study.baselines, **self._randoms(place, learned)}
-            fixed = self._fitted(place, self.inputs.folder(place) / "baselines", plain, run)
+            folder = self.inputs.folder(place) / "baselines"
+            fixed = self._fitted(_Run(place, folder, plain, fit_config))
             found |= learned | {self.name(name, place): d for name, d in fixed.items()}
         return found
 
@@ -103,22 +122,33 @@ class Training:
         """The results on validation tokens of all rates tried at a length."""
         own = self.inputs.own.folder(SEARCH, str(steps))
         if not (own.path / RESULTS_FILE).exists():
-            study = self.inputs.study
-            found: dict[str, FeatureDictionary] = {}
-            for place in study.places:
-                for rate in search.learning_rates:
-                    configs = {
-                        name: config
-                        for name, config in study.learned.items()
-                        if before is None or rate in search.around(before[place, config.kind])
-                    }
-                    run = replace(study.fit, steps=steps, seed=study.seeds[0], learning_rate=rate)
-                    trained = self._fitted(place, self._searched(place, steps, rate), configs, run)
-                    found |= {
-                        self.name(f"{name} rate {rate:g}", place): d for name, d in trained.items()
-                    }
+            runs = self._tried(search, steps, before)
+            self._train(runs)
+            found = {
+                self.name(f"{name} rate {run.fit.learning_rate:g}", run.place): dictionary
+                for run in runs
+                for name, dictionary in self._fitted(run).items()
+            }
             evaluate(found, self.inputs.model, self.inputs.validation).save(own)
         return Records.load(own.path)
+
+    def _tried(self, search: RateSearch, steps: int, before: Rates | None) -> list[_Run]:
+        """The runs of all rates that are tried at a length."""
+        study = self.inputs.study
+        return [
+            _Run(
+                place,
+                self._searched(place, steps, rate),
+                {
+                    name: config
+                    for name, config in study.learned.items()
+                    if before is None or rate in search.around(before[place, config.kind])
+                },
+                replace(study.fit, steps=steps, seed=study.seeds[0], learning_rate=rate),
+            )
+            for place in study.places
+            for rate in search.learning_rates
+        ]
 
     def _chosen(self, validation: Records) -> Rates:
         """The best rate of each kind at each place, by results on validation tokens."""
@@ -145,39 +175,51 @@ class Training:
             return {rate: self._searched(place, steps, rate) for rate in rates}
         return {rate: folder / f"rate{rate:g}" for rate in rates}
 
+    def _planned(self, place: Place, seed: int, steps: int) -> list[_Run]:
+        """The runs of one place, seed and length, with the kinds whose rate each has."""
+        study = self.inputs.study
+        return [
+            _Run(
+                place,
+                folder,
+                {
+                    name: config
+                    for name, config in study.learned.items()
+                    if not study.search or self._rates[steps][place, config.kind] == rate
+                },
+                replace(study.fit, steps=steps, seed=seed, learning_rate=rate),
+            )
+            for rate, folder in self._runs(place, seed, steps).items()
+        ]
+
     def _learned(self, place: Place, seed: int, steps: int) -> dict[str, FeatureDictionary]:
         """The dictionaries of one place, seed and length, each at the rate of its kind."""
-        study = self.inputs.study
         found: dict[str, FeatureDictionary] = {}
-        for rate, folder in self._runs(place, seed, steps).items():
-            configs = {
-                name: config
-                for name, config in study.learned.items()
-                if not study.search or self._rates[steps][place, config.kind] == rate
-            }
-            run = replace(study.fit, steps=steps, seed=seed, learning_rate=rate)
-            found |= self._fitted(place, folder, configs, run)
-        return {self.name(n, place, seed): found[n] for n in study.learned if n in found}
+        for run in self._planned(place, seed, steps):
+            found |= self._fitted(run)
+        learned = self.inputs.study.learned
+        return {self.name(n, place, seed): found[n] for n in learned if n in found}
 
-    def _fitted(
-        self,
-        place: Place,
-        folder: Path,
-        configs: Mapping[str, DictionaryConfig],
-        run: FitConfig,
-    ) -> dict[str, FeatureDictionary]:
-        """The dictionaries in `folder` but for those that diverged, trained first if need be."""
-        if not configs:
-            return {}
-        begun = (folder / CHECKPOINT_FILE).exists()
-        left = configs.keys() - stopped_in(folder)
-        if begun or not all((folder / name / CONFIG_FILE).exists() for name in left):
-            here = folder.relative_to(self.inputs.own.path)
-            Console(stderr=True).print(f"training {here}", highlight=False)
-            out = self.inputs.written(folder, "training")
-            fit(configs, self.inputs.activations(place), run, out=out, overwrite=not begun)
+    def _fitted(self, run: _Run) -> dict[str, FeatureDictionary]:
+        """The dictionaries of a run but for those that diverged, trained first if need be."""
+        self._train([run])
+        left = run.configs.keys() - stopped_in(run.folder)
+        return {name: load(run.folder / name) for name in run.configs if name in left}
+
+    def _train(self, runs: Sequence[_Run]) -> None:
+        """Train the dictionaries that their folders do not have."""
+        tasks: dict[str, Task] = {}
+        for place, folder, configs, config in runs:
+            begun = (folder / CHECKPOINT_FILE).exists()
             left = configs.keys() - stopped_in(folder)
-        return {name: load(folder / name) for name in configs if name in left}
+            if begun or not all((folder / name / CONFIG_FILE).exists() for name in left):
+                store = self.inputs.activations(place)
+                out = self.inputs.written(folder, "training")
+                work = partial(_fit, configs, store, config, out, overwrite=not begun)
+                tasks[str(folder.relative_to(self.inputs.own.path))] = Task(work)
+        if tasks:
+            Console(stderr=True).print(f"training {', '.join(tasks)}", highlight=False)
+            run_tasks(tasks, self.nproc)
 
     @torch.no_grad()
     def _randoms(
@@ -194,3 +236,15 @@ class Training:
             acts = dictionary.encode_sparse(rows.batch(dictionary.sites).x)
             found.add(math.ceil(float(acts.l0().float().mean())))
         return {f"random_k{k}": RandomConfig(n_features=n_features, k=k) for k in sorted(found)}
+
+
+def _fit(
+    configs: Mapping[str, DictionaryConfig],
+    activations: Activations,
+    config: FitConfig,
+    out: Path,
+    *,
+    overwrite: bool,
+) -> None:
+    """Train dictionaries, and leave them in their folder."""
+    fit(configs, activations, config, out=out, overwrite=overwrite)

@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 
 import pytest
+import torch
 
 import dictlearn as dl
 from dictlearn.cli import main
@@ -213,7 +214,9 @@ def test_a_study_goes_on_without_a_dictionary_that_diverged(tmp_path):
     assert "diverged: its loss is" in (tmp_path / "both" / "report.html").read_text()
 
 
-def test_a_search_trains_each_kind_at_the_rate_that_validation_tokens_favour(tmp_path, recwarn):
+def test_a_search_trains_each_kind_at_the_rate_that_validation_tokens_favour(
+    tmp_path, recwarn, monkeypatch
+):
     study = replace(
         TINY,
         learned={
@@ -255,3 +258,10 @@ def test_a_search_trains_each_kind_at_the_rate_that_validation_tokens_favour(tmp
         before
         == (tmp_path / "search" / "40" / "rate0.01" / "topk_2" / "weights.safetensors").stat()
     ), "not trained again"
+
+    monkeypatch.setenv("OMP_NUM_THREADS", str(torch.get_num_threads()))
+    run_study(study, tmp_path / "apart", nproc=2)
+    weights = [p.relative_to(tmp_path) for p in tmp_path.glob("[sd]*/**/weights.safetensors")]
+    assert len(weights) == 16 + 4
+    for path in weights:
+        assert (tmp_path / "apart" / path).read_bytes() == (tmp_path / path).read_bytes(), path
