@@ -123,7 +123,11 @@ def test_what_is_imported_is_required_and_nothing_else():
     extras = project["project"]["optional-dependencies"]
     required = {package(line) for line in project["project"]["dependencies"]}
     optional = {package(line) for extra in ("saelens", "faiss") for line in extras[extra]}
-    found = {module.partition(".")[0] for path in FILES for module in imports(path, lazy=True)}
+    found = {
+        module.partition(".")[0]
+        for path in (*FILES, PACKAGE / "__init__.py")
+        for module in imports(path, lazy=True)
+    }
     found -= sys.stdlib_module_names | {"dictlearn"}
     assert required <= found
     assert found <= required | optional

@@ -2,7 +2,9 @@
 
 import signal
 import sys
+from importlib import metadata
 from types import FrameType
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -13,6 +15,7 @@ from dictlearn.cli.lists import kinds, models
 from dictlearn.cli.measuring import compare, evaluate
 from dictlearn.cli.steering import steer
 from dictlearn.cli.studies import bench, demo
+from dictlearn.cli.terminal import say
 from dictlearn.cli.training import harvest, train
 from dictlearn.core.errors import DictLearnError
 
@@ -23,9 +26,28 @@ app = typer.Typer(
     help="Train, evaluate and compare feature dictionaries (codebooks, sparse autoencoders, "
     "transcoders) on the activations of language models.",
     no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode="markdown",  # "rich" takes a word in brackets for a style, and drops it
     pretty_exceptions_enable=False,
 )
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        say(f"dictlearn {metadata.version('dictlearn')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    pass
+
+
 app.command()(demo)
 app.command()(models)
 app.command()(kinds)

@@ -7,7 +7,6 @@ import typer
 
 from dictlearn.cli import options
 from dictlearn.cli.terminal import console, say, show
-from dictlearn.core.own_files import OwnFiles
 
 
 def evaluate(
@@ -52,6 +51,8 @@ def evaluate(
     from dictlearn.text.tokens import load_tokens
 
     loaded = load_all(dictionaries)
+    from dictlearn.core.own_files import OwnFiles
+
     own = OwnFiles.of(out)
     own.require(RESULTS_FILE, SUMS_FILE, REPORT_FILE, *([JointRecords.file] if together else []))
     subject = load_model(model, check=check_model)

@@ -57,11 +57,11 @@ def steer(
     """
     from dictlearn.core.errors import InputError
     from dictlearn.interventions.inside import inside
-    from dictlearn.interventions.language import parse, read_edits
+    from dictlearn.interventions.language import parse_edit, read_edits
     from dictlearn.lm.generation import generate
     from dictlearn.text.prompts import prompt_ids
 
-    edits = [*map(parse, edit or ()), *(read_edits(edit_file) if edit_file else ())]
+    edits = [*map(parse_edit, edit or ()), *(read_edits(edit_file) if edit_file else ())]
     if not edits:
         raise InputError("required an edit: --edit, or --edits with a file")
     found, keeps = _opened(dictionaries, model, check_model=check_model)

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import torch
 import typer
 from rich.markup import escape
 from rich.table import Table
@@ -16,11 +15,10 @@ from dictlearn.cli import options
 from dictlearn.cli.terminal import console, leftover_fields, say, show
 from dictlearn.core.config import in_words, matches
 from dictlearn.core.errors import InputError, nearest
-from dictlearn.distributed.launching import n_cores
-from dictlearn.studies.study import Study
 
 if TYPE_CHECKING:
     from dictlearn.experiments.experiment import Experiment
+    from dictlearn.studies.study import Study
 
 
 def demo(
@@ -90,11 +88,19 @@ def bench(
     flags = "".join(f" --{key.replace('_', '-')} {value}" for key, value in given.items())
     flags += f" --images {images}" if images else ""
     flags += f" --nproc {nproc}" if nproc else ""
-    if nproc is None:
-        nproc = 1 if studies is not None or torch.cuda.is_available() else n_cores()
+    nproc = nproc or (1 if studies is not None else _n_processes())
     command = f"dictlearn bench {name}{flags}"
     out = out or Path("runs") / name
     _run(study, out, command, overwrite=overwrite, images=images, nproc=nproc)
+
+
+def _n_processes() -> int:
+    """One process for each core; one alone on a GPU."""
+    import torch
+
+    from dictlearn.distributed.launching import n_cores
+
+    return 1 if torch.cuda.is_available() else n_cores()
 
 
 def _studies(path: Path | None) -> Mapping[str, Callable[..., "Study | Experiment"]]:
@@ -117,6 +123,7 @@ def _made(
     name: str, function: Callable[..., "Study | Experiment"], given: dict[str, Any]
 ) -> "Study | Experiment":
     from dictlearn.experiments.experiment import Experiment
+    from dictlearn.studies.study import Study
 
     parameters = inspect.signature(function).parameters
     for key, value in given.items():
@@ -183,6 +190,8 @@ def _run(
 
 def _took(began: float, nproc: int) -> str:
     """How long a run took that began at this time, in words."""
+    import torch
+
     minutes, n = (time.monotonic() - began) / 60, torch.get_num_threads()
     within = f"{n} thread{'s' * (n > 1)}" if nproc == 1 else f"{nproc} processes"
     return f", in {minutes:.1f} minutes with {within}"

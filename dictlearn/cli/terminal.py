@@ -1,12 +1,14 @@
 """Terminal output, and the options that a command passes on."""
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from dictlearn.core.errors import InputError
-from dictlearn.records.results import Records
+
+if TYPE_CHECKING:
+    from dictlearn.records.results import Records
 
 console = Console()
 if not console.is_terminal:  # a log or a pipe has no width: leave tables whole
@@ -19,7 +21,7 @@ def say(text: str) -> None:
     console.print(text, highlight=False, markup=False)
 
 
-def show(records: Records) -> None:
+def show(records: "Records") -> None:
     """Print the tables of `records`."""
     from dictlearn.comparison.tables.terminal import tables
 

@@ -9,12 +9,12 @@ import typer
 from dictlearn.cli import options
 from dictlearn.cli.terminal import leftover_fields, say
 from dictlearn.core.errors import ConfigError, InputError, nearest
-from dictlearn.core.kinds import DictionaryConfig
-from dictlearn.core.sites import Sites
 
 if TYPE_CHECKING:
     from dictlearn.config_files import ConfigFile
     from dictlearn.core.dictionary import FeatureDictionary
+    from dictlearn.core.kinds import DictionaryConfig
+    from dictlearn.core.sites import Sites
     from dictlearn.training.config import FitConfig
 
 
@@ -168,7 +168,7 @@ def _from_file(config: Path, context: typer.Context, fields: Iterable[str]) -> "
     return read_config_file(config)
 
 
-def _sites(model: object, hooks: Sequence[str], mlps: Sequence[int]) -> list[Sites]:
+def _sites(model: object, hooks: Sequence[str], mlps: Sequence[int]) -> "list[Sites]":
     from dictlearn.lm.mlps import mlp_sites
     from dictlearn.lm.sites import hook_sites
 
@@ -180,8 +180,8 @@ def _sites(model: object, hooks: Sequence[str], mlps: Sequence[int]) -> list[Sit
 
 
 def _placed(
-    given: "ConfigFile", offered: Sequence[Sites]
-) -> tuple[dict[str, DictionaryConfig], dict[str, Sites]]:
+    given: "ConfigFile", offered: "Sequence[Sites]"
+) -> "tuple[dict[str, DictionaryConfig], dict[str, Sites]]":
     """The config of every dictionary, and the sites of those for which they were chosen."""
     configs: dict[str, DictionaryConfig] = {}
     sites: dict[str, Sites] = {}
@@ -196,8 +196,8 @@ def _placed(
 
 
 def _at(
-    config: DictionaryConfig, offered: Sequence[Sites], name: str, places: Sequence[str]
-) -> dict[str, Sites]:
+    config: "DictionaryConfig", offered: "Sequence[Sites]", name: str, places: Sequence[str]
+) -> "dict[str, Sites]":
     """The sites at `places`, by names for the dictionaries there.
 
     A place is a target hook or "SOURCE -> TARGET"; ["all"] stands for all that differ for the kind.
@@ -215,7 +215,7 @@ def _at(
     }
 
 
-def _one_at(config: DictionaryConfig, offered: Sequence[Sites], place: str) -> Sites:
+def _one_at(config: "DictionaryConfig", offered: "Sequence[Sites]", place: str) -> "Sites":
     """The sites of a dictionary of this kind at `place`, a target hook or "SOURCE -> TARGET"."""
     named = {f"{sites.source} -> {sites.target}": sites for sites in offered}
     found = {

@@ -44,7 +44,7 @@ class Edit(ABC):
     """A change at one dictionary, at some positions of every sequence.
 
     Subclasses name what is changed, in `verb`, and how much, in `amount`; `str` of an edit is the
-    text that `language.parse` reads. Vectors and the features of passes have no text; their edits
+    text that `parse_edit` reads. Vectors and the features of passes have no text; their edits
     print as a description.
     """
 

@@ -22,15 +22,15 @@ VERBS = {kind.verb: kind for kind in (Ablate, *_NUMBER, ProjectOut, Activate, Di
 """The edits that a text can name."""
 
 
-def parse(text: str) -> Edit:
+def parse_edit(text: str) -> Edit:
     """The edit that a text describes: `VERB [NAME] FEATURES [= AMOUNT] [at POSITIONS]`.
 
     `str` of the edit gives the text again. A name with spaces or quotation marks, or of digits
     alone, stands in quotation marks, as a string of JSON: `ablate "my sae" 3`.
 
-    >>> parse("clamp codes 17 = 4.0 at 5:")
+    >>> parse_edit("clamp codes 17 = 4.0 at 5:")
     Clamp(at='codes', positions=Span(first=5, stop=None, places=None), features=(17,), value=4.0)
-    >>> str(parse("disable 3,4"))
+    >>> str(parse_edit("disable 3,4"))
     'disable 3,4 = refill'
 
     Raises:
@@ -74,4 +74,4 @@ def read_edits(path: str | Path) -> list[Edit]:
     if data.keys() != {"edits"} or not isinstance(texts, list):
         raise InputError(f"{path}: required a list 'edits' and nothing else, got {data!r:.80}")
     with naming(str(path)):
-        return [parse(str(text)) for text in texts]
+        return [parse_edit(str(text)) for text in texts]

@@ -2,6 +2,9 @@
 
 import inspect
 import re
+import subprocess
+import sys
+from importlib import metadata
 
 import pytest
 from typer.main import get_command
@@ -27,6 +30,23 @@ def test_every_word_of_help_is_printed(name):
     printed = " ".join(re.sub("[─│╭╮╰╯]", " ", done.output).split())
     for text in written(COMMANDS[name]):
         assert " ".join(text.replace("`", "").split()) in printed
+
+
+def test_short_help_and_version():
+    run = CliRunner().invoke
+    assert run(app, ["-h"]).output == run(app, ["--help"]).output
+    assert run(app, ["train", "-h"]).output == run(app, ["train", "--help"]).output
+    done = run(app, ["--version"])
+    assert done.exit_code == 0
+    assert done.output == f"dictlearn {metadata.version('dictlearn')}\n"
+
+
+def test_help_does_not_wait_for_torch():
+    script = "import sys, dictlearn.cli; print('torch' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "False\n"
 
 
 def test_sections_of_config_files_are_named_in_brackets():

@@ -12,7 +12,7 @@ from dictlearn.core.errors import CorruptFileError, InputError
 from dictlearn.interventions.choice import Activate, Disable
 from dictlearn.interventions.direction import Cap, ProjectOut, Push
 from dictlearn.interventions.edit import Ablate, Add, Clamp, Scale
-from dictlearn.interventions.language import parse, read_edits
+from dictlearn.interventions.language import parse_edit, read_edits
 from dictlearn.interventions.span import Span
 
 EDITS = {
@@ -40,26 +40,26 @@ DIRECTIONS = {
 
 @pytest.mark.parametrize("text", EDITS)
 def test_an_edit_is_the_text_that_it_prints(text):
-    assert parse(text) == EDITS[text]
+    assert parse_edit(text) == EDITS[text]
     assert str(EDITS[text]) == text
 
 
 @for_all(name=st.text(max_size=12))
 def test_every_name_can_be_read(name):
     edit = Clamp((3, 4), 1.0, at=name, positions=5)
-    assert parse(str(edit)) == edit
+    assert parse_edit(str(edit)) == edit
 
 
 @pytest.mark.parametrize("text", DIRECTIONS)
 def test_so_is_one_along_a_direction(text):
-    found, wanted = parse(text), DIRECTIONS[text]
+    found, wanted = parse_edit(text), DIRECTIONS[text]
     assert type(found) is type(wanted)
     assert vars(found) == vars(wanted)
     assert str(wanted) == text
 
 
 def test_what_need_not_be_said():
-    assert parse(" activate  z 5 ") == Activate(5, at="z")
+    assert parse_edit(" activate  z 5 ") == Activate(5, at="z")
     assert str(Push(torch.ones(3), 2.0, at="blocks.0.hook_resid_post")) == (
         "push blocks.0.hook_resid_post (vector) = 2.0"
     )
@@ -86,14 +86,14 @@ def test_what_need_not_be_said():
 }.items())  # fmt: skip
 def test_what_cannot_be_read(text, told):
     with pytest.raises(InputError, match=told):
-        parse(text)
+        parse_edit(text)
 
 
 @pytest.mark.untyped
 @pytest.mark.parametrize("given", [None, 3, b"ablate 3", ["ablate 3"]])
 def test_what_is_no_text(given):
     with pytest.raises(InputError, match="VERB NAME FEATURES"):
-        parse(given)
+        parse_edit(given)
 
 
 def test_spans():

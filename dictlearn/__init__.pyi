@@ -1,0 +1,167 @@
+"""The names of the package; each is imported when it is first used."""
+
+from .activations.store import ActivationStore
+from .circuits.attribute import attribute
+from .circuits.graph import CircuitGraph
+from .circuits.paths.graph import paths_to_graph
+from .circuits.paths.search import exhaustive_paths, greedy_paths
+from .circuits.targets import FeatureTarget, Logit, LogitDifference, TopLogits
+from .circuits.validation import compare_effects, removal_effects
+from .contract.check import check_dictionary
+from .core.batches import Activations
+from .core.dictionary import FeatureDictionary, Traits
+from .core.kinds import ClosedFormConfig, DictionaryConfig, GradientConfig
+from .core.learning import Encoding, FitPass, Objective, TrainableDictionary
+from .core.shortcuts import without_shortcuts
+from .core.sites import Site, Sites
+from .core.sparse_acts import SparseActs
+from .core.tokens import Tokens
+from .dictionaries.batchtopk_sae import BatchTopKSAEConfig
+from .dictionaries.batchtopk_transcoder import BatchTopKTranscoderConfig
+from .dictionaries.codebook import CodebookConfig
+from .dictionaries.cross_layer_transcoder import CrossLayerTranscoderConfig
+from .dictionaries.crosscoder import CrosscoderConfig
+from .dictionaries.gated_sae import GatedSAEConfig
+from .dictionaries.ica import ICAConfig
+from .dictionaries.identity import IdentityConfig
+from .dictionaries.indexed import FlatIndex, IVFIndex, indexed
+from .dictionaries.jumprelu_sae import JumpReLUSAEConfig
+from .dictionaries.jumprelu_transcoder import JumpReLUTranscoderConfig
+from .dictionaries.kmeans import KMeansConfig
+from .dictionaries.matryoshka_sae import MatryoshkaSAEConfig
+from .dictionaries.mean import MeanConfig
+from .dictionaries.neurons import NeuronsConfig
+from .dictionaries.pca import PCAConfig
+from .dictionaries.random import RandomConfig
+from .dictionaries.residual_codebook import ResidualCodebookConfig
+from .dictionaries.sae import SAEConfig
+from .dictionaries.topk_sae import TopKSAEConfig
+from .dictionaries.topk_transcoder import TopKTranscoderConfig
+from .dictionaries.transcoder import TranscoderConfig
+from .evaluation.agreement.compare_features import compare_features
+from .evaluation.cards.describe_features import describe_features
+from .evaluation.concepts.evaluate_concepts import evaluate_concepts
+from .evaluation.faithfulness.evaluate import evaluate
+from .evaluation.joint.evaluate_together import evaluate_together
+from .feature_cards import show
+from .finetuning.config import FinetuneConfig
+from .finetuning.finetune import finetune
+from .finetuning.finetuned import Finetuned
+from .formats import load, save
+from .harvesting import harvest
+from .interventions.choice import Activate, Disable
+from .interventions.direction import Cap, ProjectOut, Push
+from .interventions.edit import Ablate, Add, Clamp, Edit, Scale
+from .interventions.features import PassFeatures, Substitute
+from .interventions.inside import inside
+from .interventions.language import parse_edit, read_edits
+from .lm.generation import generate
+from .lm.loading import load_model
+from .lm.mlps import mlp_sites, mlp_weights
+from .lm.native import NativeModelConfig, new_model
+from .lm.saving import save_model
+from .lm.sites import hook_sites
+from .records.agreement import AgreementRecords
+from .records.joint import JointRecords
+from .records.results import Records
+from .text.concepts import Concept
+from .text.tokens import load_tokens
+from .training.config import FitConfig
+from .training.fit import fit
+
+__all__ = [
+    "Ablate",
+    "Activate",
+    "ActivationStore",
+    "Activations",
+    "Add",
+    "AgreementRecords",
+    "BatchTopKSAEConfig",
+    "BatchTopKTranscoderConfig",
+    "Cap",
+    "CircuitGraph",
+    "Clamp",
+    "ClosedFormConfig",
+    "CodebookConfig",
+    "Concept",
+    "CrossLayerTranscoderConfig",
+    "CrosscoderConfig",
+    "DictionaryConfig",
+    "Disable",
+    "Edit",
+    "Encoding",
+    "FeatureDictionary",
+    "FeatureTarget",
+    "FinetuneConfig",
+    "Finetuned",
+    "FitConfig",
+    "FitPass",
+    "FlatIndex",
+    "GatedSAEConfig",
+    "GradientConfig",
+    "ICAConfig",
+    "IVFIndex",
+    "IdentityConfig",
+    "JointRecords",
+    "JumpReLUSAEConfig",
+    "JumpReLUTranscoderConfig",
+    "KMeansConfig",
+    "Logit",
+    "LogitDifference",
+    "MatryoshkaSAEConfig",
+    "MeanConfig",
+    "NativeModelConfig",
+    "NeuronsConfig",
+    "Objective",
+    "PCAConfig",
+    "PassFeatures",
+    "ProjectOut",
+    "Push",
+    "RandomConfig",
+    "Records",
+    "ResidualCodebookConfig",
+    "SAEConfig",
+    "Scale",
+    "Site",
+    "Sites",
+    "SparseActs",
+    "Substitute",
+    "Tokens",
+    "TopKSAEConfig",
+    "TopKTranscoderConfig",
+    "TopLogits",
+    "TrainableDictionary",
+    "Traits",
+    "TranscoderConfig",
+    "attribute",
+    "check_dictionary",
+    "compare_effects",
+    "compare_features",
+    "describe_features",
+    "evaluate",
+    "evaluate_concepts",
+    "evaluate_together",
+    "exhaustive_paths",
+    "finetune",
+    "fit",
+    "generate",
+    "greedy_paths",
+    "harvest",
+    "hook_sites",
+    "indexed",
+    "inside",
+    "load",
+    "load_model",
+    "load_tokens",
+    "mlp_sites",
+    "mlp_weights",
+    "new_model",
+    "parse_edit",
+    "paths_to_graph",
+    "read_edits",
+    "removal_effects",
+    "save",
+    "save_model",
+    "show",
+    "without_shortcuts",
+]
