@@ -1,7 +1,7 @@
 """The attribution graph of a prompt."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from dictlearn.circuits.groups import grouped
 from dictlearn.circuits.measures import influence, pruned, scores, total_effects
 from dictlearn.circuits.nodes import Nodes
 
@@ -53,6 +54,10 @@ class CircuitGraph:
     """The number of features of each dictionary."""
     probabilities: Float[Tensor, " target"]
     """The probabilities that the model gives the tokens whose logits are targets; nan of others."""
+    supernodes: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    """Groups of nodes by name; set by `grouped`."""
+    pinned: Sequence[int] = field(default_factory=list)
+    """Nodes that pruning does not remove; those of supernodes are pinned as well."""
 
     # Measures
 
@@ -73,6 +78,21 @@ class CircuitGraph:
     ) -> "tuple[Bool[Tensor, ' node'], Bool[Tensor, 'row node']]":
         """The nodes and edges that are left after pruning; see `circuits.measures`."""
         return pruned(self, node_share, edge_share)
+
+    def grouped(
+        self,
+        supernodes: Mapping[str, Sequence[int | str]] | None = None,
+        pinned: Sequence[int | str] | None = None,
+    ) -> "CircuitGraph":
+        """The graph with groups of nodes by name, and pinned nodes; None leaves those it has.
+
+        Nodes are given by number or by `name`. Pages and files show them, also where pruning would
+        remove them; measures do not change.
+
+        Raises:
+            InputError: a node is not in the graph, or is in two groups, or a group is empty.
+        """
+        return grouped(self, supernodes, pinned)
 
     def row_sums(self) -> Float[Tensor, " row"]:
         """The sum of the edges into each target and each expanded feature."""
@@ -161,7 +181,7 @@ class CircuitGraph:
         """The pruned graph, drawn in a notebook.
 
         `options` are the fields of `circuits.viewer.GraphView`: a title, records of features whose
-        cards are shown, and the shares to prune to.
+        cards are shown, the shares to prune to, and supernodes and pinned nodes as of `grouped`.
         """
         from dictlearn.circuits.viewer import GraphView
 

@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from dictlearn.circuits.graph import CircuitGraph
+from dictlearn.circuits.groups import marked, shown
 from dictlearn.circuits.layers import layer_of, n_layers, node_layers
 from dictlearn.circuits.nodes import NodeKind
 from dictlearn.core.own_files import OwnFiles
@@ -70,6 +71,8 @@ def neuronpedia_graph(
     edge_share: float = 0.98,
     labels: Mapping[tuple[str, int], str] | None = None,
     source_set: str = "",
+    supernodes: Mapping[str, Sequence[int | str]] | None = None,
+    pinned: Sequence[int | str] | None = None,
 ) -> dict[str, Any]:
     """The pruned graph as data of the format.
 
@@ -83,11 +86,13 @@ def neuronpedia_graph(
         node_share, edge_share: as of `CircuitGraph.pruned`.
         labels: descriptions of features, by dictionary and feature.
         source_set: the name there of pages on the features.
+        supernodes, pinned: as of `CircuitGraph.grouped`; None for those of the graph.
 
     Raises:
         InputError: a hook names no layer, or a share is out of range.
     """
-    keep, links = graph.pruned(node_share, edge_share)
+    graph = graph.grouped(supernodes, pinned)
+    keep, links = shown(graph, node_share, edge_share)
     layers = node_layers(graph)
     of_nodes = _Written(graph, layers, labels or {})
     kept = (keep & ~graph.nodes.of_kind(*LEFT_OUT)).nonzero()[:, 0]
@@ -105,7 +110,7 @@ def neuronpedia_graph(
             **({"feature_details": {"neuronpedia_source_set": source_set}} if source_set else {}),
             **_origin(graph, keep, list(of_nodes.places.values())),
         },
-        "qParams": dict(_NOTHING_CHOSEN),
+        "qParams": {**_NOTHING_CHOSEN, **_chosen(graph, nodes)},
         "nodes": [*nodes.values(), *targets],
         "links": [
             {
@@ -116,6 +121,18 @@ def neuronpedia_graph(
             for row, source in links.nonzero().tolist()
             if source in nodes
         ],
+    }
+
+
+def _chosen(graph: CircuitGraph, nodes: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
+    """The pinned nodes and the groups of those nodes that have a place in the format."""
+    groups = {
+        name: [nodes[node]["node_id"] for node in members if node in nodes]
+        for name, members in graph.supernodes.items()
+    }
+    return {
+        "pinnedIds": [nodes[node]["node_id"] for node in marked(graph) if node in nodes],
+        "supernodes": [[name, *ids] for name, ids in groups.items() if ids],
     }
 
 

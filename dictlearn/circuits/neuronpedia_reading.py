@@ -5,8 +5,8 @@ place in the format (`circuits.neuronpedia`), so they no longer add up.
 """
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -70,10 +70,27 @@ class _Metadata:
 
 
 @dataclass(frozen=True)
+class _Chosen:
+    pinnedIds: list[str] = field(default_factory=list)  # noqa: N815, the format's name
+    supernodes: list[list[str]] = field(default_factory=list)
+
+    def of(self, places: Mapping[str, int]) -> dict[str, Any]:
+        """Groups and pinned nodes, as far as the graph has them; logits are no nodes there."""
+        groups = dict[str, list[int]]()
+        for name, *ids in filter(None, self.supernodes):
+            if members := [places[node] for node in ids if node in places]:
+                groups.setdefault(name, []).extend(members)
+        grouped = {node for members in groups.values() for node in members}
+        alone = [places[node] for node in self.pinnedIds if node in places]
+        return {"supernodes": groups, "pinned": [node for node in alone if node not in grouped]}
+
+
+@dataclass(frozen=True)
 class _File:
     metadata: _Metadata
     nodes: list[_Node]
     links: list[_Link]
+    qParams: _Chosen = field(default_factory=_Chosen)  # noqa: N815
 
     def of(self, feature_type: str) -> list[_Node]:
         """The nodes of this type."""
@@ -93,7 +110,8 @@ def read_neuronpedia(path: str | Path) -> CircuitGraph:
     path = Path(path)
     data = read_json(path)
     with entries_of(path):
-        found = typed({name: data[name] for name in ("metadata", "nodes", "links")}, _File)
+        parts = {name: data[name] for name in ("metadata", "nodes", "links")}
+        found = typed(parts | {"qParams": data.get("qParams", {})}, _File)
     known = (FEATURE, ERROR, EMBEDDING, LOGIT)
     for node in found.nodes:
         if node.feature_type not in known:
@@ -137,6 +155,7 @@ def _graph(file: _File) -> CircuitGraph:
         about={"slug": file.metadata.slug, "scan": file.metadata.scan},
         n_features=[by_name[name].n_features for name in names],
         probabilities=p.double(),
+        **file.qParams.of({node.node_id: i for i, node in enumerate(listed)}),
     )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from dictlearn.circuits.graph import CircuitGraph
+from dictlearn.circuits.groups import marked
 from dictlearn.circuits.nodes import NodeKind, Nodes
 from dictlearn.core.files import JSON_FORMAT, entries_of, read_own_json, read_tensors, typed
 from dictlearn.core.own_files import OwnFiles
@@ -99,6 +100,7 @@ def require_consistent(graph: CircuitGraph) -> CircuitGraph:
         ("positions", nodes.positions[~rest], len(graph.tokens)),
         ("positions of targets", graph.targets.positions, len(graph.tokens)),
         ("row_nodes", graph.row_nodes, n),
+        ("supernodes and pinned", torch.tensor(marked(graph), dtype=torch.long), n),
     ):
         if bool(((values < 0) | (values >= end)).any()):
             raise ValueError(f"{name} within the graph")

@@ -1,6 +1,6 @@
 """A page that draws a circuit graph: one HTML file, which loads nothing and runs no data."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from html import escape
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dictlearn.circuits.graph import CircuitGraph
+from dictlearn.circuits.groups import marked, shown
 from dictlearn.circuits.layers import n_layers, node_layers
 from dictlearn.circuits.nodes import NodeKind
 from dictlearn.core.own_files import OwnFiles
@@ -31,6 +32,10 @@ class GraphView:
     node_share: float = 0.8
     """As of `CircuitGraph.pruned`."""
     edge_share: float = 0.98
+    supernodes: Mapping[str, Sequence[int | str]] | None = None
+    """Groups of nodes, as of `CircuitGraph.grouped`; None for those of the graph."""
+    pinned: Sequence[int | str] | None = None
+    """Pinned nodes, likewise."""
 
     def html(self) -> str:
         """The page.
@@ -63,9 +68,11 @@ class GraphView:
         A link has its source, its target, its weight, its part of the sizes of all edges into the
         target, and its influence: that part times the influence of the target.
         """
-        graph, targets = self.graph, len(self.graph.weights)
-        keep, links = graph.pruned(self.node_share, self.edge_share)
+        graph = self.graph.grouped(self.supernodes, self.pinned)
+        targets = len(graph.weights)
+        keep, links = shown(graph, self.node_share, self.edge_share)
         linked = links.any(dim=0) | graph.nodes.of_kind(NodeKind.TOKEN)
+        linked[marked(graph)] = True
         listed = (keep & linked).nonzero()[:, 0].tolist()
         place = {node: targets + i for i, node in enumerate(listed)}
         ends = [*range(targets), *(place.get(node, -1) for node in graph.row_nodes.tolist())]
@@ -85,6 +92,10 @@ class GraphView:
                 *(self._node(node, layers[node] + 1, of_nodes[node]) for node in listed),
             ],
             "links": sorted(found, key=lambda link: -link[-1]),
+            "groups": [
+                [name, [place[node] for node in nodes]] for name, nodes in graph.supernodes.items()
+            ],
+            "pinned": [place[node] for node in graph.pinned],
         }
 
     @property

@@ -3,6 +3,10 @@ const MOST_EDGES = 300, MOST_LISTED = 10;
 const COLORS = ["#009e73", "#cc79a7", "#7a5cc4", "#d55e00", "#8a6d00", "#0072b2"];
 const get = (id) => document.getElementById(id);
 const state = { chosen: null, pinned: [], groups: [], query: "" };
+state.groups = groups.map(([name, members], i) => ({ name, color: COLORS[i % COLORS.length],
+  members: new Set(members.map((at) => nodes[at])) }));
+state.pinned = [...new Set([...groups.flatMap(([, members]) => members), ...pinned])]
+  .map((at) => nodes[at]);
 const edges = draw("g", { "aria-hidden": "true" }), tags = draw("g", { "aria-hidden": "true" });
 let svg = null;
 
@@ -217,12 +221,32 @@ function pins() {
     const used = new Set(state.groups.map((other) => other.color));
     const color = COLORS.find((one) => !used.has(one)) ?? COLORS[state.groups.length % COLORS.length];
     state.groups = state.groups.filter((other) => other.members.size);
-    state.groups.push({ name: name.value.trim() || "group", color, members: new Set(checked) });
+    const wanted = name.value.trim() || "group", same = (text) => state.groups.some((o) => o.name === text);
+    let free = wanted;
+    for (let n = 2; same(free); n++) free = `${wanted} ${n}`;
+    state.groups.push({ name: free, color, members: new Set(checked) });
     show();
     filled(panel, pins);
   };
   panel.append(make("div", { class: "row" }, name,
-    make("button", { type: "button", onclick: group }, "Group checked")), ...between());
+    make("button", { type: "button", onclick: group }, "Group checked")), ...between(), ...copied());
+}
+
+// Groups and pinned nodes for `graph.grouped(**json.loads(…))`; targets are no nodes there.
+function copied() {
+  const named = (found) => [...found].filter((node) => node.kind !== "target").map((node) => node.name);
+  const own = state.groups.map((group) => [group.name, named(group.members)]);
+  const text = make("textarea", { readonly: "", rows: 3, "aria-label": "Groups and pins as JSON" });
+  text.value = JSON.stringify({
+    supernodes: Object.fromEntries(own.filter(([, members]) => members.length)),
+    pinned: named(state.pinned.filter((node) => !groupOf(node))),
+  });
+  const copy = (event) => {
+    text.select();
+    event.target.textContent = document.execCommand("copy") ? "Copied" : "Press Ctrl+C";
+  };
+  return [make("h3", {}, "For Python: graph.grouped(**json.loads(text))"), text,
+    make("button", { type: "button", onclick: copy }, "Copy")];
 }
 
 // The sums of the edges between pinned nodes and groups.

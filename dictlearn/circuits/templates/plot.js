@@ -1,6 +1,6 @@
 "use strict";
 // Where nodes are, and what nodes and edges look like. All text is inserted as text.
-const { tokens, layers, nodes, links } = JSON.parse(document.getElementById("data").textContent);
+const { tokens, layers, nodes, links, groups, pinned } = JSON.parse(document.getElementById("data").textContent);
 const PITCH = 18, GAP = 16, LABELS = 72, SPACE = 48;
 const KINDS = {
   target: "target", feature: "feature", error: "error of a dictionary", token: "token",

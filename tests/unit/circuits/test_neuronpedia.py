@@ -136,6 +136,36 @@ def test_our_files_come_back(tmp_path):
     assert ids[0] == ids[1]
 
 
+def test_groups_come_back(tmp_path):
+    """The remainder, node 14, has no place in the format; pruning would remove node 0."""
+    graph = known_graph().grouped({"first": ["b 3 @ 1", 14], "second": [2]}, pinned=[0, 9, 14])
+    path = graph.to_neuronpedia(tmp_path / "graph.json", node_share=0.3)
+    chosen = checked(json.loads(path.read_text()))["qParams"]
+    assert chosen["supernodes"] == [["first", "0_13_1"], ["second", "2_0_1"]]
+    assert chosen["pinnedIds"] == ["0_13_1", "2_0_1", "0_2_0", "E_7_0"]
+    found = CircuitGraph.from_neuronpedia(path)
+    names = {n: [found.name(i) for i in nodes] for n, nodes in found.supernodes.items()}
+    assert names == {"first": ["b 3 @ 1"], "second": ["c 0 @ 1"]}
+    assert [found.name(i) for i in found.pinned] == ["a 2 @ 0", "token 'One' @ 0"]
+    found.save(tmp_path / "ours")
+    again = CircuitGraph.load(tmp_path / "ours")
+    assert (again.supernodes, again.pinned) == (found.supernodes, found.pinned)
+    other = neuronpedia_graph(known_graph(), **WHOLE, supernodes={"third": [1]})["qParams"]
+    assert (other["supernodes"], other["pinnedIds"]) == ([["third", "0_13_1"]], ["0_13_1"])
+
+
+def test_groups_of_circuit_tracer_are_read(tmp_path):
+    """Logits, and what a file does not list, are left out; groups of one name are one."""
+    data = theirs()
+    data["qParams"] |= {
+        "pinnedIds": ["3_7_1", "27_9_1", "E_12_1", "9_9_1"],
+        "supernodes": [["a", "1_40_1"], ["a", "3_7_1", "9_9_1"], ["b", "27_9_1"], []],
+    }
+    graph = read(checked(data), tmp_path)
+    assert graph.supernodes == {"a": [0, 1]}
+    assert graph.pinned == [3]
+
+
 def test_graphs_of_models_satisfy_the_schema(model, mixes, prompt, tmp_path):
     target = Several([TopLogits(n=3), Logit(5), Logit(5)])
     for title, dictionaries in mixes.items():
@@ -227,6 +257,7 @@ DAMAGE = {
     "a layer without a number": (("nodes", 0, "layer"), "one"),
     "tokens that are none": (("metadata", "prompt_tokens"), "ab"),
     "fewer tokens": (("metadata", "prompt_tokens"), ["a"]),
+    "groups that are none": (("qParams", "supernodes"), ["a"]),
     "dictionaries without the feature": (
         ("metadata", "dictlearn"), {"hooks": ["blocks.1.x"], "dictionaries": [
             {"name": "a", "layer": 1, "hook": "blocks.1.x", "offset": 0, "n_features": 40}]}),

@@ -28,12 +28,13 @@ def records(prefix=""):
     return FeatureRecords(Provenance(), {}, cards, {})
 
 
-def page(prefix="", n_tokens=2):
+def page(prefix="", n_tokens=2, grouped=False):
     """The page; `prefix` stands before all texts."""
     graph = known_graph(prefix)
     tokens = [*graph.tokens, *(f"{prefix}{i}" for i in range(2, n_tokens))]
     graph = replace(graph, tokens=tokens, ids=torch.arange(n_tokens))
-    return graph.show(title=prefix + "Lily", features=records(prefix), **WHOLE).html()
+    groups = {"supernodes": {prefix + "group": [0, 2]}, "pinned": [14]} if grouped else {}
+    return graph.show(title=prefix + "Lily", features=records(prefix), **WHOLE, **groups).html()
 
 
 def test_nodes_of_the_page():
@@ -100,7 +101,7 @@ def test_a_notebook_shows_the_page_in_a_frame():
 
 @pytest.mark.parametrize("payload", PAYLOADS.values(), ids=PAYLOADS)
 def test_no_element_and_no_attribute_comes_from_a_text(payload):
-    found, plain = Elements(page(payload)), Elements(page("x"))
+    found, plain = Elements(page(payload, grouped=True)), Elements(page("x", grouped=True))
     assert found.found == plain.found
     assert len(found.figures) == 1
     assert known_graph(payload).show(**WHOLE).data["nodes"][0]["name"] in json.dumps(
@@ -208,6 +209,24 @@ def test_the_page_is_used_with_pointer_and_keyboard(looked_at, tmp_path):
     assert out["filtered"] == 2 + 2 + 3 + 1
     assert out["few"].startswith("8 of 12 nodes")
     assert seen["hit"] == "undefined"
+
+
+def test_groups_and_pins_that_are_set_can_be_changed_and_taken_to_python(looked_at, tmp_path):
+    drive = """
+    out.pins = document.getElementById("pins").innerText; out.pinned = all(".node.pinned").length;
+    send(node("b 3 @ 1"), "keydown", {key: "p"});
+    check(all("#pins input[type=checkbox]")[3]);
+    document.querySelector("#pins input[type=text]").value = "group";
+    send(button("Group checked"), "click");
+    send(node(" She"), "keydown", {key: "p"});
+    out.json = document.querySelector("textarea").value"""
+    _, out = driven(looked_at, tmp_path, page(grouped=True), drive)
+    assert out["pinned"] == 3
+    assert "group: a 2 @ 0" in out["pins"]
+    assert "remainder of MLP 1 @ 1 → " not in out["pins"]
+    graph = known_graph().grouped(**json.loads(out["json"]))
+    assert graph.supernodes == {"group": [0, 2], "group 2": [1]}
+    assert graph.pinned == [14]
 
 
 @pytest.mark.parametrize("width", [1280, 390])
