@@ -10,11 +10,12 @@ from torch import Tensor
 
 from dictlearn.core.errors import InputError
 from dictlearn.lm.forward import readers, rows_read
-from dictlearn.lm.hooks import LanguageModel, hook_names, hooked, placed
+from dictlearn.lm.hooks import LanguageModel, hook_names, hooked, is_same_hook, placed
 from dictlearn.lm.patching import Patch, patched, splice
 from dictlearn.lm.shortcuts import head_of
 
 _STREAM = re.compile(r"blocks\.\d+\.hook_resid_(pre|mid|post)")
+_OUTPUT = re.compile(r"blocks\.\d+\.hook_(attn|mlp)_out")
 
 
 @dataclass(frozen=True)
@@ -89,27 +90,37 @@ def why_not_in_stream(model: LanguageModel, hook: str, d: int) -> str:
     """The reason why the activation at `hook`, of width `d`, is not in the residual stream, or "".
 
     It is tried out: what is added at the hook must arrive as it is, no more and no less, at one
-    of the hooks of the stream (`hook_resid_pre`, `_mid` or `_post` of a block).
+    of the hooks of the stream (`hook_resid_pre`, `_mid` or `_post` of a block). What is added at a
+    hook of the stream itself must arrive at a later one while the outputs of attention and MLPs are
+    held: many a `hook_resid_mid` is only read by a norm, and writing to it leaves the stream alone.
     """
     d_model = model.cfg.d_model
     if d != d_model:
         return f"{hook!r} has width {d}, the residual stream has width {d_model}"
     stream = [name for name in hook_names(model) if _STREAM.fullmatch(name)]
     ids = placed(torch.arange(4).reshape(2, 2) % model.cfg.d_vocab, model)
-    before = _run(model, ids, {}, [hook, *stream])
+    outputs = [name for name in hook_names(model) if _OUTPUT.fullmatch(name)]
+    before = _run(model, ids, {}, [hook, *stream, *outputs])
     y = before[hook].float()
     size = max(float(value.float().norm(dim=-1).mean()) for value in before.values())
     generator = torch.Generator().manual_seed(0)
     added = torch.randn(y.shape, generator=generator).to(y)
     added *= size / added.norm(dim=-1, keepdim=True)
     everywhere = torch.ones_like(ids, dtype=torch.bool)
-    after = _run(model, ids, {hook: splice(y + added, everywhere)}, stream)
+    patch = {hook: splice(y + added, everywhere)}
     tolerance = max(1e-3, 8 * torch.finfo(before[hook].dtype).eps) * added.norm()
-    for name in stream:
-        if name in before and name in after:
-            change = after[name].float() - before[name].float()
-            if (change - added.to(change)).norm() <= tolerance:
-                return ""
+    fired = list(before)  # in the order of the pass
+    own = [name for name in stream if is_same_hook(model, name, hook)]
+    others = [name for name in fired if name in stream and name not in own]
+    if own and any(name in fired[fired.index(hook) :] for name in others):
+        patch |= {name: splice(before[name], everywhere) for name in outputs if name in before}
+    elif own:
+        return ""  # the last of the stream
+    after = _run(model, ids, patch, others)
+    for name in others:
+        change = after[name].float() - before[name].float()
+        if (change - added.to(change)).norm() <= tolerance:
+            return ""
     return f"the activation at {hook!r} is not added to the residual stream unchanged"
 
 

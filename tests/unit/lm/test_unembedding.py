@@ -1,18 +1,22 @@
 """Logit weights against the model itself, and which hooks are added to the residual stream."""
 
+import re
+
 import pytest
 import torch
+import transformers
 
 from dictlearn.core.errors import InputError
 from dictlearn.lm.forward import activations_at, logits_and_activations
 from dictlearn.lm.loading import load_model
-from dictlearn.lm.patching import spliced_logits
+from dictlearn.lm.patching import patched, splice, spliced_logits
 from dictlearn.lm.sites import hook_sites
 from dictlearn.lm.unembedding import LogitMap, logit_map, why_not_in_stream
+from tests.unit.lm.architectures import small_config
 
 MODELS = ("LN", "RMS", None, "hooked_transformer", "hooked_without_norm", "builtin", "llama")
 IN_STREAM = (
-    "hook_embed", "blocks.1.hook_resid_pre", "blocks.0.hook_resid_mid", "blocks.1.hook_resid_post",
+    "hook_embed", "blocks.1.hook_resid_pre", "blocks.1.hook_resid_post",
     "blocks.0.hook_attn_out", "blocks.1.hook_mlp_out",
 )  # fmt: skip
 OFF_STREAM = ("blocks.0.ln2.hook_normalized", "blocks.1.mlp.hook_in", "blocks.1.attn.hook_z")
@@ -69,6 +73,43 @@ def test_only_what_is_added_as_it_is_belongs_to_the_stream(model):
         reason = why_not_in_stream(model, hook, hook_sites(model, hook).target.d)
         assert "residual stream" in reason, hook
     assert "width" in why_not_in_stream(model, "blocks.1.mlp.hook_post", 7)
+
+
+@pytest.mark.parametrize("name", ["native", "hooked", "gpt2", "gpt_neox", "llama", "gemma2"])
+def test_a_hook_of_the_stream_is_one_that_the_stream_goes_on_from(
+    name, native, hooked_transformer, tmp_path
+):
+    """In a copy whose layers write nothing, what is written to the stream is left at its end."""
+    if name == "native":
+        model = native()
+    elif name == "hooked":
+        with pytest.warns(DeprecationWarning, match="HookedTransformer is deprecated"):
+            model = hooked_transformer()
+    else:
+        torch.manual_seed(0)
+        made = transformers.AutoModelForCausalLM.from_config(small_config(name))
+        for parameter in made.parameters():
+            parameter.data.normal_(std=0.3)
+        made.save_pretrained(tmp_path)
+        model = load_model(tmp_path, "cpu")
+    ids, end = torch.arange(6).reshape(2, 3), "blocks.1.hook_resid_post"
+    parts = [f"blocks.{i}.hook_resid_{part}" for i in (0, 1) for part in ("pre", "mid", "post")]
+    hooks = [hook for hook in parts if hook in model.hook_dict]
+    found = [why_not_in_stream(model, hook, model.cfg.d_model) == "" for hook in hooks]
+    for key, parameter in model.named_parameters():
+        if parameter.ndim > 1 and re.search(r"\b(blocks|layers|h)\.\d", key):
+            parameter.data.zero_()
+    clean, going_on = activations_at(model, ids, hooks), []
+    added = torch.randn(clean[end].shape, generator=torch.Generator().manual_seed(0))
+    for hook in hooks:
+        written = splice(clean[hook] + added, torch.ones_like(ids, dtype=torch.bool))
+        with patched(model, {hook: written}):
+            change = activations_at(model, ids, [end])[end] - clean[end]
+        going_on.append(torch.allclose(change, added, atol=1e-4))
+    assert found == going_on
+    of_mid = {f for hook, f in zip(hooks, found, strict=True) if "mid" in hook}
+    assert of_mid == {"hooked": {True}, "gpt_neox": set()}.get(name, {False})
+    assert found.count(False) == (0 if name in ("hooked", "gpt_neox") else 2)
 
 
 def test_looking_leaves_the_model_as_it_was(native):
