@@ -1,11 +1,13 @@
 """`attribute`: the attribution graph of a prompt."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from dictlearn.circuits.about import origin
 from dictlearn.circuits.checked import checked_model, require_complete
 from dictlearn.circuits.graph import CircuitGraph
 from dictlearn.circuits.local_model import LocalModel
@@ -58,7 +60,10 @@ def attribute(
         raise InputError(f"required a number of features of at least 0, got {n_features}")
     with checked_model(model, prompt, dictionaries, allow_other_model=allow_other_model) as local:
         explained = (target or TopLogits()).functions(local)
-        return _Expansion(local, explained, n_features).run(show=progress)
+        graph = _Expansion(local, explained, n_features).run(show=progress)
+        settings = {"n_features": n_features, "allow_other_model": allow_other_model}
+        given = {"prompt": "text" if isinstance(prompt, str) else "ids"}
+        return replace(graph, about=origin(model, dictionaries, **given, **settings))
 
 
 class _Expansion:

@@ -8,6 +8,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
+from dictlearn.circuits.about import lines
 from dictlearn.circuits.graph import CircuitGraph
 from dictlearn.circuits.groups import marked, shown
 from dictlearn.circuits.layers import n_layers, node_layers
@@ -47,6 +48,7 @@ class GraphView:
         return _PAGES.get_template("graph.html.jinja").render(
             title=self.title, prompt="".join(self.graph.tokens), data=self.data,
             cards=self._cards, script=script, scores=self.graph.scores(),
+            about=lines(self.graph.about),
         )  # fmt: skip
 
     def write(self, path: str | Path) -> Path:

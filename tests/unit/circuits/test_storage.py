@@ -1,6 +1,7 @@
 """Graphs in files: as they were, bit for bit, or refused."""
 
 import json
+from importlib.metadata import version
 
 import pytest
 import torch
@@ -12,6 +13,8 @@ from dictlearn.circuits.nodes import NodeKind
 from dictlearn.circuits.targets import Several, TopLogits
 from dictlearn.core.errors import CorruptFileError, InputError
 from dictlearn.core.files import sha256, write_json
+from dictlearn.core.provenance import Provenance
+from dictlearn.lm.identity import model_provenance
 from tests.unit.circuits.graphs import known_graph, tensors_of
 
 
@@ -46,6 +49,13 @@ def test_an_attributed_graph_comes_back_with_its_measures(small, trained, prompt
         assert found.probabilities.equal(graph.probabilities)
         assert graph.probabilities.isfinite().all()
         assert found.n_features == [dictionary.n_features]
+        own_about = found.about["dictionaries"][name]
+        assert own_about["kind"] == dictionary.kind
+        assert Provenance.from_dict(own_about["provenance"]) == dictionary.provenance
+        assert Provenance.from_dict(found.about["model"]) == model_provenance(small)
+        assert found.about["model"]["versions"]["dictlearn"] == version("dictlearn")
+        settings = {"prompt": "ids", "n_features": 1024, "allow_other_model": True}
+        assert found.about["settings"] == settings
 
 
 def test_a_feature_is_where_it_first_writes(small, trained, prompt):

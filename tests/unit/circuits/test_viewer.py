@@ -32,7 +32,8 @@ def page(prefix="", n_tokens=2, grouped=False):
     """The page; `prefix` stands before all texts."""
     graph = known_graph(prefix)
     tokens = [*graph.tokens, *(f"{prefix}{i}" for i in range(2, n_tokens))]
-    graph = replace(graph, tokens=tokens, ids=torch.arange(n_tokens))
+    about = {"model": {"model": prefix + "name"}, prefix + "key": ["", prefix]}
+    graph = replace(graph, tokens=tokens, ids=torch.arange(n_tokens), about=about)
     groups = {"supernodes": {prefix + "group": [0, 2]}, "pinned": [14]} if grouped else {}
     return graph.show(title=prefix + "Lily", features=records(prefix), **WHOLE, **groups).html()
 
