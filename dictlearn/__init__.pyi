@@ -7,6 +7,7 @@ from .circuits.paths.graph import paths_to_graph
 from .circuits.paths.search import exhaustive_paths, greedy_paths
 from .circuits.targets import FeatureTarget, Logit, LogitDifference, TopLogits
 from .circuits.validation import compare_effects, removal_effects
+from .circuits.weights import de_embedding, pullback, virtual_weights
 from .contract.check import check_dictionary
 from .core.batches import Activations
 from .core.dictionary import FeatureDictionary, Traits
@@ -137,6 +138,7 @@ __all__ = [
     "check_dictionary",
     "compare_effects",
     "compare_features",
+    "de_embedding",
     "describe_features",
     "evaluate",
     "evaluate_concepts",
@@ -158,10 +160,12 @@ __all__ = [
     "new_model",
     "parse_edit",
     "paths_to_graph",
+    "pullback",
     "read_edits",
     "removal_effects",
     "save",
     "save_model",
     "show",
+    "virtual_weights",
     "without_shortcuts",
 ]

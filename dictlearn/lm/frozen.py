@@ -61,9 +61,9 @@ def frozen_pass(
     if head is None:
         raise InputError("required a model whose unembedding is one affine map, with weights")
     run = FrozenPass(placed(ids[None], model)[0], head)
-    mlps = _mlps(model)
-    patches = _patches(model, run, dictionaries, mlps, _attention(model) if cut_heads else {})
-    held = _firing(model, [name for name in hook_names(model) if _HELD.search(name)])
+    mlps = mlp_hooks(model)
+    patches = _patches(model, run, dictionaries, mlps, attention_hooks(model) if cut_heads else {})
+    held = firing(model, [name for name in hook_names(model) if _HELD.search(name)])
     holds = [(hook, _hold(run, hook)) for hook in held]
     flags = {parameter: parameter.requires_grad for parameter in model.parameters()}
     inner = {p for layer, (source, _) in mlps.items()
@@ -109,7 +109,7 @@ def _patches(
         add(output, _keep_output(run, layer))
     for layer, (_, output) in attention.items():
         add(output, _cut_heads(run, layer))
-    for hook in _firing(model, [EMBEDDING, POSITIONS]):
+    for hook in firing(model, [EMBEDDING, POSITIONS]):
         add(hook, _leaf(run, hook))
     for name, dictionary in dictionaries.items():
         for hook in dictionary.sites.target.hooks:
@@ -125,7 +125,7 @@ def _patches(
     return dict(found)
 
 
-def _mlps(model: LanguageModel) -> dict[int, tuple[str, str]]:
+def mlp_hooks(model: LanguageModel) -> dict[int, tuple[str, str]]:
     """The hooks before and after the MLP of each layer that has one."""
     found = {}
     for layer in range(model.cfg.n_layers):
@@ -137,14 +137,14 @@ def _mlps(model: LanguageModel) -> dict[int, tuple[str, str]]:
     return found
 
 
-def _attention(model: LanguageModel) -> dict[int, tuple[str, str]]:
+def attention_hooks(model: LanguageModel) -> dict[int, tuple[str, str]]:
     """The hooks of value vectors and of heads' outputs of each layer that has both."""
     names = [name for name in hook_names(model) if _HEADS.search(name)]
-    firing = _firing(model, names)
+    fired = firing(model, names)
     found = {}
     for layer in range(model.cfg.n_layers):
         value, output = (f"blocks.{layer}.attn.hook_{end}" for end in "vz")
-        if value in firing and output in firing:
+        if value in fired and output in fired:
             found[layer] = (value, output)
     return found
 
@@ -156,7 +156,7 @@ def _parameters_behind(block: nn.Module, source: str) -> Iterator[nn.Parameter]:
         yield from block.get_submodule(source.split(".")[-2]).parameters()
 
 
-def _firing(model: LanguageModel, hooks: Sequence[str]) -> list[str]:
+def firing(model: LanguageModel, hooks: Sequence[str]) -> list[str]:
     """Those of `hooks` that fire, one name of each."""
     points = model.hook_dict
     named = {id(points[hook]): hook for hook in hooks if hook in points}
