@@ -44,8 +44,7 @@ def pullback(
     the norm centres. With `heads`, it is the contribution at the last head's destination through
     this chain of heads alone, for patterns of 1: multiply by each head's pattern. The direction is
     the final slope of the score (`encoder_directions`), in the units of the score, which are those
-    of
-    the coefficient for linear kinds; multiply by the slope of a coefficient for others.
+    of the coefficient for linear kinds; multiply by the slope of a coefficient for others.
 
     The way leads along the residual stream only. What passes through other heads or MLPs, replaced
     or not, is not part of it.
