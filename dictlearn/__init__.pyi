@@ -1,6 +1,7 @@
 """The names of the package; each is imported when it is first used."""
 
 from .activations.store import ActivationStore
+from .circuits.attention import AttentionScore, explain_attention
 from .circuits.attribute import attribute
 from .circuits.graph import CircuitGraph
 from .circuits.paths.graph import paths_to_graph
@@ -77,6 +78,7 @@ __all__ = [
     "Activations",
     "Add",
     "AgreementRecords",
+    "AttentionScore",
     "BatchTopKSAEConfig",
     "BatchTopKTranscoderConfig",
     "Cap",
@@ -144,6 +146,7 @@ __all__ = [
     "evaluate_concepts",
     "evaluate_together",
     "exhaustive_paths",
+    "explain_attention",
     "finetune",
     "fit",
     "generate",

@@ -22,6 +22,7 @@ def checked_model(
     dictionaries: Mapping[str, FeatureDictionary],
     *,
     cut_heads: bool = False,
+    scores_of: int | None = None,
     allow_other_model: bool = False,
 ) -> Iterator[LocalModel]:
     """The local replacement model of a text, which BOS precedes if the model has one, or of ids.
@@ -38,7 +39,7 @@ def checked_model(
         here = model_provenance(model)
         for name, dictionary in dictionaries.items():
             dictionary.provenance.require_same_model(here, name)
-    with local_model(model, ids, dictionaries, cut_heads=cut_heads) as local:
+    with local_model(model, ids, dictionaries, cut_heads=cut_heads, scores_of=scores_of) as local:
         yield local
 
 

@@ -31,12 +31,13 @@ def local_model(
     dictionaries: Mapping[str, FeatureDictionary],
     *,
     cut_heads: bool = False,
+    scores_of: int | None = None,
 ) -> "Iterator[LocalModel]":
     """The local replacement model of `model` on the prompt `ids`, whose attention heads are nodes
-    with `cut_heads`; errors as of `frozen_pass`."""
+    with `cut_heads`; `scores_of` and errors as of `frozen_pass`."""
     with torch.no_grad():
         logits = model(placed(ids[None], model))[0]
-    with frozen_pass(model, ids, dictionaries, cut_heads=cut_heads) as run:
+    with frozen_pass(model, ids, dictionaries, cut_heads=cut_heads, scores_of=scores_of) as run:
         yield LocalModel(model, run, dictionaries, logits)
 
 
@@ -150,11 +151,19 @@ class LocalModel:
     @torch.no_grad()
     def hop(self, functions: Sequence[Function]) -> tuple[Float[Tensor, "m node"], Gradients]:
         """The contributions of each node, and the gradients that they come from."""
-        gradients = leaves, mlps, biases, _ = self.run.gradients(self._seeds(functions))
-        m, n = len(functions), len(self.run.ids)
+        gradients = self.run.gradients(self._seeds(functions))
+        offsets = self.run.final.new_tensor([function.offset for function in functions])
+        return self.shares(gradients, offsets), gradients
+
+    @torch.no_grad()
+    def shares(
+        self, gradients: Gradients, constants: Float[Tensor, " m"]
+    ) -> Float[Tensor, "m node"]:
+        """The contributions of each node to functions with these gradients and constants."""
+        leaves, mlps, biases, _ = gradients
+        m, n = len(constants), len(self.run.ids)
         zero = torch.zeros(m, n, device=self.run.final.device, dtype=self.run.final.dtype)
         parts: list[Tensor] = []
-        constants = zero.new_tensor([function.offset for function in functions])
         for name, dictionary in self.dictionaries.items():
             parts_of = dictionary.sites.target.parts
             at = torch.cat([leaves.get(part.hook, zero.new_zeros(m, n, part.d))
@@ -179,7 +188,7 @@ class LocalModel:
         for name, gradient in biases.items():
             constants = constants + gradient.flatten(1) @ self.run.biases[name].detach().flatten()
         parts += [*errors, *embedded, *remainders, *self._of_heads(gradients, m)]
-        return torch.cat([*parts, constants.unsqueeze(1)], dim=1), gradients
+        return torch.cat([*parts, constants.unsqueeze(1)], dim=1)
 
     def _of_heads(self, gradients: Gradients, m: int) -> Iterator[Float[Tensor, "m head_pos"]]:
         """Contributions of heads, by the token that they read: `pattern * value . gradient`."""

@@ -33,7 +33,7 @@ def trying_fused_attention(model: LanguageModel) -> Iterator[FusedAttention]:
     """
     found: FusedAttention = {}
     equal: dict[nn.Module, bool] = {}
-    blocks = () if _caps_scores(model) else getattr(model, "blocks", ())
+    blocks = () if score_cap(model) else getattr(model, "blocks", ())
     attention = (getattr(block, "attn", None) for block in blocks)
     fused = {module: _fused(module, model.cfg.n_heads) for module in attention if _has_maps(module)}
 
@@ -65,12 +65,12 @@ def _gives_the_same(
         return False
 
 
-def _caps_scores(model: LanguageModel) -> bool:
-    """Whether the config caps scores; a loose cap may be within the rounding of half precision."""
+def score_cap(model: LanguageModel) -> float:
+    """The cap of attention scores that the config names, 0 without one."""
     configs = (model.cfg, getattr(getattr(model, "original_model", None), "config", None))
     names = ("attn_scores_soft_cap", "attn_logit_softcapping")
     caps = (getattr(config, name, None) for config in configs for name in names)
-    return any(isinstance(cap, int | float) and cap > 0 for cap in caps)
+    return next((float(cap) for cap in caps if isinstance(cap, int | float) and cap > 0), 0.0)
 
 
 @contextmanager

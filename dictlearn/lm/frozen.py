@@ -10,7 +10,7 @@ output at hand. The outputs of attention heads can be cut as well; then tokens a
 import re
 import warnings
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -40,6 +40,7 @@ def frozen_pass(
     dictionaries: Mapping[str, FeatureDictionary],
     *,
     cut_heads: bool = False,
+    scores_of: int | None = None,
 ) -> Iterator[FrozenPass]:
     """A frozen pass of `model` over `ids`, cut at the targets of `dictionaries`.
 
@@ -47,10 +48,12 @@ def frozen_pass(
     is read is what that one wrote. With `cut_heads`, the outputs of attention heads are constants
     as well, before dictionaries there read. What bypasses the features of a dictionary with several
     targets is a constant, a part of its error. Biases of the model require gradients until the end.
+    Of the layer `scores_of`, queries, keys and attention scores are kept as well.
 
     Raises:
         InputError: a dictionary does not fit the model or reads what comes after its target, two
-            replace one target, or the unembedding of the model is not one affine map.
+            replace one target, the unembedding of the model is not one affine map, or the layer
+            `scores_of` has no queries, keys and scores.
     """
     require_order(model, dictionaries)
     if shared := shared_target(model, dictionaries):
@@ -64,7 +67,9 @@ def frozen_pass(
     mlps = mlp_hooks(model)
     patches = _patches(model, run, dictionaries, mlps, attention_hooks(model) if cut_heads else {})
     held = firing(model, [name for name in hook_names(model) if _HELD.search(name)])
-    holds = [(hook, _hold(run, hook)) for hook in held]
+    holds: list[tuple[str, HookFunction]] = [(hook, _hold(run, hook)) for hook in held]
+    if scores_of is not None:
+        holds = _with_scores(model, run, scores_of, dict(holds))
     flags = {parameter: parameter.requires_grad for parameter in model.parameters()}
     inner = {p for layer, (source, _) in mlps.items()
              for p in _parameters_behind(model.blocks[layer], source)}  # fmt: skip
@@ -166,11 +171,36 @@ def firing(model: LanguageModel, hooks: Sequence[str]) -> list[str]:
     return list(at)
 
 
-def _hold(run: FrozenPass, name: str) -> HookFunction:
+def _hold(run: FrozenPass, name: str) -> Callable[[Tensor, object], Tensor]:
     def hold(activation: Tensor, hook: object) -> Tensor:
         return run.held.setdefault(name, activation.detach())
 
     return hold
+
+
+def _with_scores(
+    model: LanguageModel, run: FrozenPass, layer: int, holds: dict[str, HookFunction]
+) -> list[tuple[str, HookFunction]]:
+    """The functions at hooks that also keep queries, keys and scores of a layer."""
+    q, k, scores = (f"blocks.{layer}.attn.hook_{end}" for end in ("q", "k", "attn_scores"))
+    if q not in holds or k not in holds or scores not in firing(model, [scores]):
+        raise InputError(
+            f"required a layer whose attention has queries, keys and scores at hooks, got {layer} "
+            f"of a model with {model.cfg.n_layers} layers"
+        )
+
+    def operand(name: str) -> HookFunction:
+        def hold(activation: Tensor, hook: object) -> Tensor:
+            leaf = _hold(run, name)(activation, hook).clone().requires_grad_()
+            run.operands.append((activation, leaf))
+            return leaf
+
+        return hold
+
+    def keep(activation: Tensor, hook: object) -> None:
+        run.scores = activation[0]
+
+    return [*(holds | {q: operand(q), k: operand(k)}).items(), (scores, keep)]
 
 
 def _leaf(run: FrozenPass, hook: str) -> Patch:

@@ -42,6 +42,10 @@ class FrozenPass:
     """The joined outputs of heads before the cut and after it, by layer."""
     held: dict[str, Tensor] = field(default_factory=dict)
     """The values that are held, by hook."""
+    operands: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    """Queries, then keys, of the layer whose scores are kept: as computed, and as held."""
+    scores: Tensor | None = None
+    """Attention scores of that layer, [head, query, key], as functions of what is held."""
     biases: dict[str, nn.Parameter] = field(default_factory=dict)
     """The biases of the model outside MLPs."""
     final: Float[Tensor, "pos d"] = field(default_factory=lambda: torch.empty(0, 0))
