@@ -14,6 +14,7 @@ from dictlearn.dictionaries.topk_sae import TopKSAEConfig
 from dictlearn.dictionaries.topk_transcoder import TopKTranscoderConfig
 from dictlearn.dictionaries.transcoder import TranscoderConfig
 from dictlearn.experiments.circuit.study import CircuitStudy
+from dictlearn.experiments.greater_than.study import GreaterThanStudy
 from dictlearn.experiments.steering.study import SteeringStudy
 from dictlearn.experiments.tokfsm.study import TokFSMStudy
 from dictlearn.studies.study import MLP, Hook, RateSearch, Study
@@ -176,5 +177,17 @@ def circuit(model: str = BUILTIN, n_seeds: int = 3, steps: int = 1000) -> Circui
     return CircuitStudy(model=model, n_seeds=n_seeds, steps=steps)
 
 
-STUDIES = {f.__name__: f for f in (demo, families, sizes, seeds, sites, tokfsm, steering, circuit)}
+def greater_than(
+    model: str = "", text: str = "", n_seeds: int = 3, steps: int = 1500
+) -> GreaterThanStudy:
+    """Which few features of an MLP know which years come later? Beside neurons and random features.
+
+    By default on a small model that is trained in the study; `--model` needs one that writes years
+    as 17 and one token more, as GPT-2 does, and `--text` a text on which its transcoders learn.
+    """
+    return GreaterThanStudy(model=model, text=text, n_seeds=n_seeds, steps=steps)
+
+
+_FUNCTIONS = (demo, families, sizes, seeds, sites, tokfsm, steering, circuit, greater_than)
+STUDIES = {f.__name__.replace("_", "-"): f for f in _FUNCTIONS}
 """The studies listed by `dictlearn bench`."""

@@ -1,0 +1,1 @@
+"""Which years come later: features and neurons of an MLP, kept a few at a time."""
