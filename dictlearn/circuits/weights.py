@@ -124,9 +124,9 @@ def de_embedding(
 ) -> Float[Tensor, "m vocab"]:
     """The score of each feature per token, from the token's embedding alone.
 
-    Directly, at the token itself, or through `heads`, at later ones (Dunefsky et al. 2024, section
-    4.1). Divided by the scales of norms on the way, and times the patterns of `heads`, it is the
-    edge from the token's embedding. See `pullback` for the way, units and errors.
+    Directly, at the token itself, or through `heads`, at later ones (Dunefsky et al. 2024,
+    "de-embeddings"). Divided by the scales of the norms on the way, and times the patterns of
+    `heads`, it is the edge from the token's embedding. See `pullback` for way, units and errors.
     """
     back = pullback(model, dictionary, features, heads=heads, allow_other_model=allow_other_model)
     ids = torch.arange(model.cfg.d_vocab)
