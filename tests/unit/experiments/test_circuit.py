@@ -22,4 +22,4 @@ def test_the_study_at_a_tiny_size(tmp_path, monkeypatch):
     for row in ("| transcoder features |", "| neurons |", "| random features |"):
         assert row in text
     assert "nan" not in text
-    assert "mlp0" in (tmp_path / module.GRAPH_FILE).read_text()
+    assert "mlp0" in (tmp_path / "parts" / "circuits-0" / module.GRAPH_FILE).read_text()
