@@ -92,7 +92,7 @@ def _prompts(seeds: Sequence[Found], neurons: Found) -> Table:
         "Prompts",
         f"Prompts are {PROMPT.format('NAME')!r}; the preference is in logits. Strongest nodes: "
         "dictionary, feature @ position (first seed), by predicted total effect. The graph of the "
-        "first prompt is in graph.html, to look at in a browser.",
+        "first prompt is in parts/circuits-0/graph.html, to look at in a browser.",
         ["name", "pronoun", "preference", "strongest features", "strongest neurons"], rows,
     )  # fmt: skip
 
