@@ -3,6 +3,7 @@
 from .activations.store import ActivationStore
 from .circuits.attention import AttentionScore, explain_attention
 from .circuits.attribute import attribute
+from .circuits.curves import circuit_curves
 from .circuits.graph import CircuitGraph
 from .circuits.paths.graph import paths_to_graph
 from .circuits.paths.search import exhaustive_paths, greedy_paths
@@ -138,6 +139,7 @@ __all__ = [
     "TranscoderConfig",
     "attribute",
     "check_dictionary",
+    "circuit_curves",
     "compare_effects",
     "compare_features",
     "de_embedding",

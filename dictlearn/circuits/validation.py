@@ -1,6 +1,5 @@
 """Graphs against interventions: what a target loses when nodes are taken away."""
 
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -8,19 +7,22 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from dictlearn.circuits.changed import (
+    AT_ONCE,
+    Change,
+    changed_values,
+    model_of_graph,
+    require_features,
+)
 from dictlearn.circuits.graph import CircuitGraph
-from dictlearn.circuits.local_model import LocalModel, local_model
+from dictlearn.circuits.local_model import LocalModel
 from dictlearn.circuits.nodes import NodeKind
-from dictlearn.circuits.targets import Explained, Target
+from dictlearn.circuits.targets import Target
 from dictlearn.core.dictionary import FeatureDictionary
-from dictlearn.core.errors import InputError
-from dictlearn.lm.hooks import HookFunction, LanguageModel, hooked
-from dictlearn.lm.patching import Patch, patched
+from dictlearn.lm.hooks import LanguageModel
 
 if TYPE_CHECKING:
     import pandas as pd
-
-_BATCH = 64
 
 
 def removal_effects(
@@ -48,21 +50,16 @@ def removal_effects(
     Raises:
         InputError: a node is no feature, or the dictionaries are not those of the graph.
     """
-    if list(dictionaries) != list(graph.dictionaries):
-        raise InputError(
-            f"required the dictionaries of the graph ({', '.join(graph.dictionaries)}), got "
-            f"{', '.join(dictionaries) or 'none'}"
-        )
-    for node in (node for group in groups for node in group):
-        if not 0 <= node < len(graph.nodes) or graph.nodes.kinds[node] != NodeKind.FEATURE:
-            raise InputError(f"required places of feature nodes, got {node}")
-    with local_model(model, graph.ids, dictionaries) as local:
+    require_features(graph, [node for group in groups for node in group])
+    with model_of_graph(model, graph, dictionaries) as local:
         functions = target.functions(local)
-        clean = _values(model, local, functions, [[]], graph, hold=hold)
-        found = [
-            _values(model, local, functions, groups[i : i + _BATCH], graph, hold=hold)
-            for i in range(0, len(groups), _BATCH)
-        ]
+
+        def values(some: Sequence[Sequence[int]]) -> Float[Tensor, "group function"]:
+            change = _removal(local, some, graph)
+            return changed_values(model, local, functions, change, len(some), hold=hold)
+
+        clean = values([[]])
+        found = [values(groups[i : i + AT_ONCE]) for i in range(0, len(groups), AT_ONCE)]
     return torch.cat(found or [clean[:0]]) - clean
 
 
@@ -95,74 +92,21 @@ def compare_effects(
     })  # fmt: skip
 
 
-@torch.no_grad()
-def _values(
-    model: LanguageModel,
-    local: LocalModel,
-    functions: Sequence[Explained],
-    groups: Sequence[Sequence[int]],
-    graph: CircuitGraph,
-    *,
-    hold: bool,
-) -> Float[Tensor, "group function"]:
-    """The values of functions in a pass for each group."""
-    now: dict[tuple[str, str], Tensor] = {}
-    patches: dict[str, list[Patch]] = {}
-    for hook, delta in _deltas(local, groups, graph).items():
-        patches.setdefault(hook, []).append(_added(delta))
-    read = {one.function.dictionary for one in functions} - {None}
-    for name in read:
-        for hook in local.dictionaries[str(name)].sites.source.hooks:
-            patches.setdefault(hook, []).insert(0, _kept(now, (str(name), hook)))
-    held = [(name, _held(value)) for name, value in local.run.held.items() if hold]
-    with warnings.catch_warnings(), patched(model, patches), hooked(model, held):
-        warnings.filterwarnings("ignore", "A forward hook edited")
-        final = local.run.head.read(model, local.run.ids.expand(len(groups), -1))
-    columns = []
-    for one in functions:
-        f, x = one.function, final
-        if f.dictionary is not None:
-            hooks = local.dictionaries[f.dictionary].sites.source.hooks
-            x = torch.cat([now[f.dictionary, hook] for hook in hooks], dim=2)
-        columns.append((x[:, f.position] @ f.reader).double() + f.offset)
-    return torch.stack(columns, dim=1)
-
-
-def _deltas(
-    local: LocalModel, groups: Sequence[Sequence[int]], graph: CircuitGraph
-) -> dict[str, Float[Tensor, "group pos d"]]:
-    """The change at each hook: less the rows that the nodes of a group write."""
+def _removal(local: LocalModel, groups: Sequence[Sequence[int]], graph: CircuitGraph) -> Change:
+    """Takes from each target the rows that the nodes of a group write on the prompt."""
     names, nodes = list(local.dictionaries), graph.nodes
-    found: dict[str, Tensor] = {}
+    deltas: dict[str, Tensor] = {}
     for row, group in enumerate(groups):
         for node in group:
-            dictionary = local.dictionaries[names[int(nodes.owners[node])]]
-            target = dictionary.sites.target
+            name = names[int(nodes.owners[node])]
+            dictionary = local.dictionaries[name]
+            if name not in deltas:
+                shape = (len(groups), len(local.run.ids), dictionary.sites.target.d)
+                deltas[name] = local.run.final.new_zeros(shape)
             written = dictionary.atoms[nodes.features[node]] * float(nodes.values[node])
-            for part, own in zip(target.parts, target.split(written), strict=True):
-                if part.hook not in found:
-                    shape = (len(groups), len(local.run.ids), part.d)
-                    found[part.hook] = local.run.final.new_zeros(shape)
-                found[part.hook][row, nodes.positions[node]] -= own.to(found[part.hook])
-    return found
+            deltas[name][row, nodes.positions[node]] -= written.to(deltas[name])
 
+    def change(name: str, x: Tensor, y: Tensor) -> Tensor:
+        return y + deltas[name] if name in deltas else y
 
-def _added(delta: Tensor) -> Patch:
-    def add(y: Tensor, positions: Tensor) -> Tensor:
-        return y + delta
-
-    return add
-
-
-def _held(value: Tensor) -> HookFunction:
-    def held(activation: Tensor, hook: object) -> Tensor:
-        return value.expand_as(activation)
-
-    return held
-
-
-def _kept(now: dict[tuple[str, str], Tensor], key: tuple[str, str]) -> Patch:
-    def keep(x: Tensor, positions: Tensor) -> None:
-        now[key] = x
-
-    return keep
+    return change
