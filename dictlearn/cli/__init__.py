@@ -32,10 +32,11 @@ app = typer.Typer(
 )
 
 
-def _version(wanted: bool) -> None:
+def _version(wanted: bool) -> bool:
     if wanted:
         say(f"dictlearn {metadata.version('dictlearn')}")
         raise typer.Exit
+    return wanted  # typer puts what a callback returns in the place of the option
 
 
 @app.callback()
