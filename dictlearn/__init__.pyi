@@ -4,6 +4,10 @@ from .activations.store import ActivationStore
 from .circuits.attention import AttentionScore, explain_attention
 from .circuits.attribute import attribute
 from .circuits.curves import circuit_curves
+from .circuits.blind.case import BlindCase
+from .circuits.blind.guess import seal_guess
+from .circuits.blind.reveal import reveal_case
+from .circuits.blind.show import blind_case
 from .circuits.graph import CircuitGraph
 from .circuits.paths.graph import paths_to_graph
 from .circuits.paths.search import exhaustive_paths, greedy_paths
@@ -82,6 +86,7 @@ __all__ = [
     "AttentionScore",
     "BatchTopKSAEConfig",
     "BatchTopKTranscoderConfig",
+    "BlindCase",
     "Cap",
     "CircuitGraph",
     "Clamp",
@@ -138,6 +143,7 @@ __all__ = [
     "Traits",
     "TranscoderConfig",
     "attribute",
+    "blind_case",
     "check_dictionary",
     "circuit_curves",
     "compare_effects",
@@ -168,8 +174,10 @@ __all__ = [
     "pullback",
     "read_edits",
     "removal_effects",
+    "reveal_case",
     "save",
     "save_model",
+    "seal_guess",
     "show",
     "virtual_weights",
     "without_shortcuts",

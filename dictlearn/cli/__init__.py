@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from dictlearn.cli.blind import blind
 from dictlearn.cli.circuits import attribute
 from dictlearn.cli.lists import kinds, models
 from dictlearn.cli.measuring import compare, evaluate
@@ -61,6 +62,7 @@ app.command()(evaluate)
 app.command()(compare)
 app.command()(steer)
 app.command()(attribute)
+app.add_typer(blind)
 app.command(
     context_settings=_OTHER_OPTIONS,
     epilog="All other options are parameters of the study, such as --model FOLDER --n-seeds 2.",

@@ -1,0 +1,72 @@
+"""Coefficients of features on a text, read once, batch by batch."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from dictlearn.core.batches import require_finite
+from dictlearn.core.dictionary import FeatureDictionary
+from dictlearn.core.errors import InputError
+from dictlearn.core.sparse_acts import SparseActs
+from dictlearn.core.tokens import Tokens
+from dictlearn.lm.forward import default_batch_size, reading
+from dictlearn.lm.hooks import LanguageModel
+
+
+def firing_counts(
+    model: LanguageModel, dictionaries: Mapping[str, FeatureDictionary], tokens: Tokens
+) -> dict[str, Int[Tensor, " feature"]]:
+    """The number of ordinary tokens at which each feature has a positive coefficient."""
+    counts = {name: torch.zeros(d.n_features).long() for name, d in dictionaries.items()}
+    for batch in _encoded(model, dictionaries, tokens):
+        for name, acts in batch.items():
+            counts[name] += acts.where(acts.values > 0).firing_counts().cpu()
+    return counts
+
+
+def coefficients(
+    model: LanguageModel, dictionary: FeatureDictionary, tokens: Tokens, features: Sequence[int]
+) -> Float[Tensor, "b pos m"]:
+    """The coefficients of some features at every token, 0 at special tokens, in float64."""
+    found = torch.zeros(*tokens.ids.shape, len(features), dtype=torch.float64)
+    chosen = torch.tensor(features, device=dictionary.x_mean.device)
+    parts = [
+        batch["own"].columns(chosen).cpu().double()
+        for batch in _encoded(model, {"own": dictionary}, tokens)
+    ]
+    found[tokens.ordinary] = torch.cat(parts)
+    return found
+
+
+@torch.no_grad()
+def _encoded(
+    model: LanguageModel, dictionaries: Mapping[str, FeatureDictionary], tokens: Tokens
+) -> Iterator[dict[str, SparseActs]]:
+    """The coefficients at the ordinary tokens of a batch of sequences after the other, by name."""
+    if not tokens.n_tokens:
+        raise InputError("required at least 1 token of text that is not special, got none")
+    hooks = list(dict.fromkeys(h for d in dictionaries.values() for h in d.sites.source.hooks))
+    size = default_batch_size(model, tokens.ids.shape[1])
+    pairs = zip(tokens.ids.split(size), tokens.ordinary.split(size), strict=True)
+    with reading(model, hooks) as read:
+        for ids, ordinary in pairs:
+            at = {hook: x[ordinary.to(x.device)] for hook, x in read(ids).items()}
+            for hook, x in at.items():
+                require_finite(x, f"activations at {hook!r}")
+            yield {
+                name: d.encode_sparse(
+                    torch.cat([at[hook] for hook in d.sites.source.hooks], dim=1).to(
+                        d.x_mean.device
+                    )
+                )
+                for name, d in dictionaries.items()
+            }
+
+
+def peaks(values: Float[Tensor, "b pos"], n: int) -> list[tuple[int, int]]:
+    """Sequence and position of the largest values, one of each sequence, that are positive."""
+    largest, positions = values.max(dim=1)
+    order = largest.argsort(descending=True, stable=True)[:n]
+    return [(int(i), int(positions[i])) for i in order if largest[i] > 0]

@@ -1,0 +1,262 @@
+"""The commands of blind case studies: show a circuit, seal a guess, reveal the text."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dictlearn.cli import options
+from dictlearn.cli.terminal import console, say
+
+if TYPE_CHECKING:
+    from dictlearn.circuits.blind.case import BlindCase, Weighted
+    from dictlearn.circuits.blind.contexts import Revealed
+    from dictlearn.circuits.blind.reveal import RevealedCase
+
+blind = typer.Typer(
+    name="blind",
+    help="Tell from a feature's circuit alone what it is active on, and be scored. Three steps: "
+    "`show` prints the circuit without any text; `guess` seals a hypothesis; `reveal` shows text "
+    "and scores the hypothesis on it. No guess, no text; and only one guess.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+)
+Run = Annotated[Path, typer.Argument(help="Folder that `dictlearn blind show --out` wrote.")]
+
+
+@blind.command()
+def show(
+    dictionaries: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Folders of dictionaries, or folders that contain them: that of the feature, and "
+            "those of layers before it. They need different targets."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the case; it will hold no text.")],
+    feature: Annotated[
+        str | None,
+        typer.Option(
+            help="Feature, as NAME NUMBER; by default one that is active at more than 1 of 10,000 "
+            "tokens, drawn with the seed."
+        ),
+    ] = None,
+    n_prompts: Annotated[
+        int, typer.Option("--prompts", help="Prompts, those where the feature is most active.")
+    ] = 5,
+    iterations: Annotated[int, typer.Option(help="Largest number of hops of a path.")] = 3,
+    width: Annotated[int, typer.Option(help="Paths of each length.")] = 10,
+    de_embeddings: Annotated[
+        bool,
+        typer.Option(
+            help="Show tokens of the vocabulary with the largest weights: words, but of no text."
+        ),
+    ] = True,
+    restricted: Annotated[
+        bool,
+        typer.Option(
+            "--restricted", help="Leave features of the first layer, near tokens, out of paths."
+        ),
+    ] = False,
+    model: options.ModelName = "builtin:stories",
+    check_model: options.CheckModel = True,
+    text: options.TextSource = "builtin:stories",
+    column: options.Column = "text",
+    tokens: Annotated[int, typer.Option(help="Tokens of the train split, for prompts.")] = 40_000,
+    held_out: Annotated[
+        int, typer.Option(help="Tokens of the held-out split, to reveal.")
+    ] = 20_000,
+    context: Annotated[int, typer.Option(help="Tokens per block: longest prompt.")] = 64,
+    seed: Annotated[int, typer.Option(help="Seed of what is drawn.")] = 0,
+) -> None:
+    """Show a feature's circuit without any text.
+
+    Paths lead from the feature back through features and attention heads, with positions from the
+    end of the prompt; virtual weights and de-embeddings depend on no prompt.
+    """
+    from dictlearn.circuits.blind.case import CASE_FILE, REVEALED_FILE, RUN
+    from dictlearn.circuits.blind.show import blind_case
+    from dictlearn.core.own_files import OwnFiles
+    from dictlearn.dictionaries.files import load_all
+    from dictlearn.lm.loading import load_model
+    from dictlearn.text.tokens import load_tokens
+
+    wanted = None if feature is None else _feature(feature)
+    OwnFiles.of(out, RUN).require(CASE_FILE, REVEALED_FILE)
+    settings = {
+        "dictionaries": [str(folder.resolve()) for folder in dictionaries], "model": _whole(model),
+        "check_model": check_model, "text": _whole(text), "column": column, "context": context,
+        "held_out": held_out,
+    }  # fmt: skip
+    loaded, subject = load_all(dictionaries), load_model(model, check=check_model)
+    some = load_tokens(text, subject, n_tokens=tokens, context=context, column=column)
+    case = blind_case(
+        subject, loaded, some, wanted, n_prompts=n_prompts, iterations=iterations, width=width,
+        de_embeddings=de_embeddings, restricted=restricted, seed=seed,
+    )  # fmt: skip
+    replace(case, settings=settings).save(out)
+    _show(case)
+    say(f"next:  dictlearn blind guess {out} 'HYPOTHESIS' --pattern 'REGULAR EXPRESSION'")
+
+
+@blind.command()
+def guess(
+    run: Run,
+    hypothesis: Annotated[str, typer.Argument(help="What the feature is active on, in words.")],
+    pattern: Annotated[
+        str,
+        typer.Option(
+            help="The same as a regular expression on the text: the feature should be active at "
+            r"the first token of a match, or of its first group, as in '\bin (\d{4})'."
+        ),
+    ],
+) -> None:
+    """Seal the one hypothesis about a case.
+
+    It cannot be changed, and there is no second one. Note the seal elsewhere to prove that the
+    hypothesis came first.
+    """
+    from dictlearn.circuits.blind.guess import seal_guess
+
+    sealed = seal_guess(run, hypothesis, pattern)
+    say(f"sealed at {sealed.time}: {sealed.seal}\nnext:  dictlearn blind reveal {run}")
+
+
+@blind.command()
+def reveal(
+    run: Run,
+    n_shown: Annotated[int, typer.Option("--shown", help="Contexts of each of the lists.")] = 8,
+    seed: Annotated[int, typer.Option(help="Seed of the random contexts.")] = 0,
+) -> None:
+    """Show held-out text around the feature, and score the sealed hypothesis on it.
+
+    Refused without a hypothesis, or if the case or the hypothesis was altered since.
+    """
+    from dictlearn.circuits.blind.case import REVEALED_FILE, RUN
+    from dictlearn.circuits.blind.guess import sealed_guess
+    from dictlearn.circuits.blind.reveal import reveal_case
+    from dictlearn.core.own_files import OwnFiles
+    from dictlearn.dictionaries.files import load_all
+    from dictlearn.lm.loading import load_model
+    from dictlearn.text.tokens import load_tokens
+
+    case, _ = sealed_guess(run)
+    OwnFiles.of(run, RUN).require(REVEALED_FILE)
+    made = _settings(case, run)
+    subject = load_model(made["model"], check=made["check_model"])
+    loaded = load_all([Path(folder) for folder in made["dictionaries"]])
+    held_out = load_tokens(
+        made["text"], subject, split="held_out", n_tokens=made["held_out"],
+        context=made["context"], column=made["column"],
+    )  # fmt: skip
+    found = reveal_case(run, subject, loaded, held_out, n_contexts=n_shown, seed=seed)
+    path = found.save(run)
+    _report(found)
+    say(f"results: {path}")
+
+
+def _feature(text: str) -> tuple[str, int]:
+    from dictlearn.core.errors import InputError
+
+    name, _, number = text.rpartition(" ")
+    if not name or not number.isdecimal():
+        raise InputError(f"required --feature 'NAME NUMBER', such as 'mlp3 17', got {text!r}")
+    return name, int(number)
+
+
+def _whole(name: str) -> str:
+    """The absolute path of what lies here, or the name as it is."""
+    return str(Path(name).resolve()) if Path(name).expanduser().exists() else name
+
+
+def _settings(case: "BlindCase", run: Path) -> dict[str, Any]:
+    from dictlearn.core.errors import InputError
+
+    if not case.settings:
+        raise InputError(
+            f"{run}: required a case that `dictlearn blind show` made, got one made in Python; "
+            "reveal it with reveal_case"
+        )
+    return case.settings
+
+
+def _show(case: "BlindCase") -> None:
+    """Print the circuit."""
+    from rich.text import Text
+
+    from dictlearn.comparison.tables.terminal import terminal_table
+
+    say(
+        f"{case.dictionary} {case.feature}, active at {case.density:.3%} of tokens; positions @ 0, "
+        "@ -1, … count from the token where it is active"
+    )
+    for number, prompt in enumerate(case.prompts, start=1):
+        table = terminal_table(
+            f"Prompt {number}: paths", f"coefficient {prompt.coefficient:.3f} at the last token"
+        )
+        for head in ("path", "attribution"):
+            table.add_column(head)
+        for path in prompt.paths[:10]:
+            table.add_row(Text(" <- ".join(path.nodes)), f"{path.attribution:+.3f}")
+        console.print(table)
+    _print_weights("Nodes of all prompts", "mean attribution", case.nodes)
+    _print_weights("Edges of all prompts", "mean attribution", case.edges)
+    for route in case.routes:
+        heads = " and ".join(f"head {layer}.{head}" for layer, head in route.heads)
+        way = f"through {heads}" if heads else "along the residual stream"
+        _print_weights(f"Features that it reads {way}", "virtual weight", route.features)
+        _print_weights(f"Tokens that it reads {way}", "de-embedding", route.tokens, quoted=True)
+    for one in case.upstream:
+        _print_weights(f"Tokens that {one.name} reads", "de-embedding", one.tokens, quoted=True)
+    for what, reason in case.left_out.items():
+        say(f"no {what}: {reason}")
+
+
+def _print_weights(title: str, unit: str, rows: "list[Weighted]", *, quoted: bool = False) -> None:
+    from rich.text import Text
+
+    from dictlearn.comparison.tables.terminal import terminal_table
+
+    if rows:
+        table = terminal_table(title, unit)
+        for head in ("name", "weight"):
+            table.add_column(head)
+        for row in rows:
+            table.add_row(Text(repr(row.name) if quoted else row.name), f"{row.weight:+.3g}")
+        console.print(table)
+
+
+def _report(found: "RevealedCase") -> None:
+    """Print the guess, its scores, and contexts."""
+    from rich.text import Text
+
+    from dictlearn.comparison.tables.terminal import terminal_table
+
+    guess = found.guess
+    say(f"guess of {guess.time}: {guess.hypothesis}\npattern: {guess.pattern}\nseal: {guess.seal}")
+    table = terminal_table(
+        "The pattern's tokens, detected by",
+        f"chance: precisions {found.base_rate:.4f}, recall the density; 95 % intervals over "
+        f"sequences; difference of average precision {_interval(found.advantage)}",
+    )
+    for head in ("feature", "density", "precision", "recall", "average precision"):
+        table.add_column(head)
+    for one, role in zip(found.scores, ("", " (random live feature)"), strict=False):
+        three = map(_interval, (one.precision, one.recall, one.average_precision))
+        table.add_row(Text(one.feature + role), f"{one.density:.4f}", *three)
+    console.print(table)
+    _print_contexts("Strongest contexts", found.top)
+    _print_contexts("Random contexts", found.random)
+
+
+def _print_contexts(title: str, contexts: "list[Revealed]") -> None:
+    console.rule(title, align="left")
+    for one in contexts:
+        mark = "✓" if one.matched else "–"
+        say(f"{mark} {one.context.strength:8.3g}  {one.context.marked()!r}")
+
+
+def _interval(interval: tuple[float, float, float]) -> str:
+    value, low, high = (f"{x:.3f}" if x == x else "–" for x in interval)
+    return f"{value} [{low}, {high}]"
