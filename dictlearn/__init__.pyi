@@ -3,11 +3,11 @@
 from .activations.store import ActivationStore
 from .circuits.attention import AttentionScore, explain_attention
 from .circuits.attribute import attribute
-from .circuits.curves import circuit_curves
 from .circuits.blind.case import BlindCase
 from .circuits.blind.guess import seal_guess
 from .circuits.blind.reveal import reveal_case
 from .circuits.blind.show import blind_case
+from .circuits.curves import circuit_curves
 from .circuits.graph import CircuitGraph
 from .circuits.paths.graph import paths_to_graph
 from .circuits.paths.search import exhaustive_paths, greedy_paths

@@ -18,6 +18,8 @@ import torch
 import dictlearn as dl
 from dictlearn.activations.store import ActivationStore, write_store
 from dictlearn.activations.tensors import TensorActivations
+from dictlearn.circuits.blind.case import GUESS_FILE, BlindCase, ShownPath, ShownPrompt, Weighted
+from dictlearn.circuits.blind.guess import seal_guess, sealed_guess
 from dictlearn.circuits.graph import CircuitGraph
 from dictlearn.comparison.figures.training import _curves, read_training_log
 from dictlearn.comparison.runs import load_run
@@ -394,7 +396,26 @@ def read_codebooks(folder: Path) -> Any:
     return [content_of(codebook) for codebook in found.codebooks.values()], found.weights
 
 
+def make_guess(folder: Path) -> None:
+    """A case without a word of any text, and a guess."""
+    case = BlindCase(
+        dictionary="mlp0", feature=3, control=None, density=0.25,
+        prompts=[ShownPrompt(1.5, [ShownPath(["feature @ 0", "token @ -1"], 0.5)])],
+        nodes=[Weighted("token @ -1", 0.5)], edges=[], routes=[], upstream=[], left_out={},
+        de_embeddings=False, restricted=False, tokens={"hash": "0"}, model={}, weights_sha256="0",
+    )  # fmt: skip
+    case.save(folder / "run")
+    seal_guess(folder / "run", "commas", ",")
+
+
+def read_guess(folder: Path) -> Any:
+    if not (folder / GUESS_FILE).exists():  # then none was made
+        raise CorruptFileError(f"{folder / GUESS_FILE}: is absent")
+    return sealed_guess(folder)
+
+
 _OWN = {
+    "guess": Reader(make_guess, read_guess),
     "dictionary": Reader(make_dictionaries, lambda folder: content_of(dl.load(folder))),
     "checkpoint": Reader(make_checkpoint, read_checkpoint, reads_list=True),
     "store": Reader(make_stores, read_store),

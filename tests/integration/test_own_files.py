@@ -45,6 +45,7 @@ COMMANDS = {  # every command with --out: a small run of it, in which words in {
     "evaluate": "{one} --tokens 1000",
     "compare": "{results}",
     "attribute": "{one} --prompt Once --features 5",
+    "blind show": "{one} --tokens 1000 --held-out 200 --context 16 --prompts 1 --iterations 1",
     "demo": "",
     "bench": "tiny --studies {studies}",
 }
@@ -54,9 +55,15 @@ WHILE_IT_RUNS = {"train": ["checkpoint.safetensors"]}
 
 def commands_with_out() -> dict[str, bool]:
     """The commands that have `--out`, and whether they have `--overwrite`."""
+    commands = typer.main.get_command(app).commands
+    inner = {
+        f"{group} {name}": step
+        for group, command in commands.items()
+        for name, step in getattr(command, "commands", {}).items()
+    }
     options = {
         name: {flag for parameter in command.params for flag in parameter.opts}
-        for name, command in typer.main.get_command(app).commands.items()
+        for name, command in (commands | inner).items()
     }
     return {name: "--overwrite" in flags for name, flags in options.items() if "--out" in flags}
 
@@ -90,7 +97,7 @@ def run(monkeypatch, capsys, made):
     def run(command: str, out: Path, overwrite: bool = False) -> str:
         words = [*COMMANDS[command].format(**made).split(), "--out", str(out)]
         words += ["--overwrite"] if overwrite else []
-        monkeypatch.setattr("sys.argv", ["dictlearn", command, *words])
+        monkeypatch.setattr("sys.argv", ["dictlearn", *command.split(), *words])
         with pytest.raises(SystemExit) as ended:
             main()
         said = capsys.readouterr().err

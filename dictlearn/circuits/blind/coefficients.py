@@ -40,7 +40,6 @@ def coefficients(
     return found
 
 
-@torch.no_grad()
 def _encoded(
     model: LanguageModel, dictionaries: Mapping[str, FeatureDictionary], tokens: Tokens
 ) -> Iterator[dict[str, SparseActs]]:
@@ -55,14 +54,14 @@ def _encoded(
             at = {hook: x[ordinary.to(x.device)] for hook, x in read(ids).items()}
             for hook, x in at.items():
                 require_finite(x, f"activations at {hook!r}")
-            yield {
-                name: d.encode_sparse(
-                    torch.cat([at[hook] for hook in d.sites.source.hooks], dim=1).to(
-                        d.x_mean.device
+            with torch.no_grad():
+                found = {
+                    name: d.encode_sparse(
+                        torch.cat([at[h] for h in d.sites.source.hooks], dim=1).to(d.x_mean.device)
                     )
-                )
-                for name, d in dictionaries.items()
-            }
+                    for name, d in dictionaries.items()
+                }
+            yield found
 
 
 def peaks(values: Float[Tensor, "b pos"], n: int) -> list[tuple[int, int]]:

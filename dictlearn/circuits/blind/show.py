@@ -90,7 +90,7 @@ def blind_case(
         )
         for prompt in prompts
     ]  # fmt: skip
-    nodes, edges = _merged(found, prompts)
+    nodes, edges = _merged(found, [len(prompt) for prompt in prompts])
     weights = Weights(model, dictionaries, name, number, de_embeddings=de_embeddings)
     return BlindCase(
         dictionary=name,
@@ -148,13 +148,11 @@ def _shown(paths: list[Path], n_tokens: int) -> list[ShownPath]:
     ]
 
 
-def _merged(
-    found: list[list[Path]], prompts: list[Int[Tensor, " pos"]]
-) -> tuple[list[Weighted], list[Weighted]]:
+def _merged(found: list[list[Path]], lengths: list[int]) -> tuple[list[Weighted], list[Weighted]]:
     """The largest nodes and edges, mean over the graphs of all prompts."""
     nodes, edges = defaultdict[str, float](float), defaultdict[str, float](float)
-    for paths, prompt in zip(found, prompts, strict=True):
-        graph, n = paths_to_graph(paths), len(prompt)
+    for paths, n in zip(found, lengths, strict=True):
+        graph = paths_to_graph(paths)
         for node, value in graph.nodes.items():
             nodes[blind_name(node, n)] += value / len(found)
         for (a, b), value in graph.edges.items():

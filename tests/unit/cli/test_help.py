@@ -13,7 +13,12 @@ from typer.testing import CliRunner
 from dictlearn.cli import app
 
 GROUP = get_command(app)
-COMMANDS = {"": GROUP, **GROUP.commands}
+STEPS = {
+    f"{name} {inner}": command
+    for name, group in GROUP.commands.items()
+    for inner, command in getattr(group, "commands", {}).items()
+}
+COMMANDS = {"": GROUP, **GROUP.commands, **STEPS}
 
 
 def written(command) -> list[str]:
@@ -24,7 +29,7 @@ def written(command) -> list[str]:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_word_of_help_is_printed(name):
-    arguments = [name, "--help"] if name else ["--help"]
+    arguments = [*name.split(), "--help"]
     done = CliRunner().invoke(app, arguments, env={"COLUMNS": "400", "TERM": "dumb"})
     assert done.exit_code == 0
     printed = " ".join(re.sub("[─│╭╮╰╯]", " ", done.output).split())

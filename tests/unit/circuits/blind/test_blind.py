@@ -117,6 +117,20 @@ def test_a_right_guess_is_right(folder, planted):
     assert all(one.matched and one.context.marked().count(f"[{WORD}]") == 1 for one in shown)
 
 
+def test_a_guess_that_names_too_much_loses_recall(folder, planted):
+    """Every comma, those with a quotation mark too: counted by tokens, not by the pattern."""
+    seal_guess(folder, "every comma", WORD)
+    score = revealed(folder, planted).scores[0]
+    ids = planted.held_out.ids[planted.held_out.ordinary]
+    has_comma = [WORD in planted.model.tokenizer.decode([i]) for i in ids.tolist()]
+    share, rate = (ids == planted.token).sum().item() / sum(has_comma), sum(has_comma) / len(ids)
+    assert 0.5 < share < 1
+    assert score.precision.value == 1.0
+    assert score.recall.value == pytest.approx(share, rel=1e-12)
+    ranked = share + (1 - share) * rate  # those without a coefficient are taken with all tokens
+    assert score.average_precision.value == pytest.approx(ranked, rel=1e-12)
+
+
 def test_a_wrong_guess_scores_as_chance(folder, planted):
     """Of every feature's tokens, a pattern that ignores it names the base rate."""
     seal_guess(folder, "letters a", r"a")
