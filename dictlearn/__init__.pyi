@@ -1,12 +1,12 @@
 """The names of the package; each is imported when it is first used."""
 
 from .activations.store import ActivationStore
+from .blind.case import BlindCase
+from .blind.guess import seal_guess
+from .blind.reveal import reveal_case
+from .blind.show import blind_case
 from .circuits.attention import AttentionScore, explain_attention
 from .circuits.attribute import attribute
-from .circuits.blind.case import BlindCase
-from .circuits.blind.guess import seal_guess
-from .circuits.blind.reveal import reveal_case
-from .circuits.blind.show import blind_case
 from .circuits.curves import circuit_curves
 from .circuits.graph import CircuitGraph
 from .circuits.paths.graph import paths_to_graph

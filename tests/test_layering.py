@@ -30,8 +30,8 @@ ROOMS: dict[str, set[str]] = {
     "interop": {"core", "dictionaries", "records"},
 }
 JOINTS = (  # where rooms meet; each may import those before it
-    "contract", "formats", "config_files", "feature_cards", "harvesting", "finetuning", "studies",
-    "experiments", "demo", "builtin_studies", "cli",
+    "contract", "formats", "config_files", "feature_cards", "harvesting", "finetuning", "blind",
+    "studies", "experiments", "demo", "builtin_studies", "cli",
 )  # fmt: skip
 MODULES: dict[str, set[str]] = {
     "progress": set(),

@@ -11,7 +11,7 @@ from dictlearn.circuits.local_model import LocalModel, local_model
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import InputError
 from dictlearn.lm.hooks import LanguageModel, require_hooks
-from dictlearn.lm.identity import model_provenance
+from dictlearn.lm.identity import require_same_model
 from dictlearn.text.prompts import prompt_ids
 
 
@@ -35,10 +35,8 @@ def checked_model(
     ids = prompt_ids(model.tokenizer, prompt)[0] if isinstance(prompt, str) else prompt
     if ids.ndim != 1 or not len(ids):
         raise InputError(f"required one sequence of ids, got shape {tuple(ids.shape)}")
-    if not allow_other_model and dictionaries:
-        here = model_provenance(model)
-        for name, dictionary in dictionaries.items():
-            dictionary.provenance.require_same_model(here, name)
+    if not allow_other_model:
+        require_same_model(model, dictionaries)
     with local_model(model, ids, dictionaries, cut_heads=cut_heads, scores_of=scores_of) as local:
         yield local
 

@@ -46,7 +46,7 @@ def circuit_curves(
         faithfulness = (m(C) - m(nothing)) / (m(all) - m(nothing))
 
     and completeness is the same of the nodes that are not in C (Marks et al. 2024, "Sparse Feature
-    Circuits", section 4; Wang et al. 2022, section 4). A circuit that brings about the target has
+    Circuits"; Wang et al. 2022). A circuit that brings about the target has
     faithfulness 1 and completeness 0; either may be below 0 or above 1, and neither needs to be
     monotone. Both are `nan` where `m(all)` equals `m(nothing)`.
 

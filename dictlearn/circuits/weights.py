@@ -18,7 +18,7 @@ from dictlearn.core.errors import InputError
 from dictlearn.lm.forward import activations_at
 from dictlearn.lm.frozen import EMBEDDING
 from dictlearn.lm.hooks import LanguageModel, require_hook, require_hooks
-from dictlearn.lm.identity import model_provenance
+from dictlearn.lm.identity import require_same_model
 from dictlearn.lm.sites import require_sites
 
 Heads = Sequence[tuple[int, int]]
@@ -172,9 +172,7 @@ def _require_fit(
 ) -> None:
     require_hooks(model)
     if not allow_other_model:
-        here = model_provenance(model)
-        for name, dictionary in used.items():
-            dictionary.provenance.require_same_model(here, name)
+        require_same_model(model, used)
     require_sites(model, {name: dictionary.sites for name, dictionary in used.items()})
 
 

@@ -8,10 +8,10 @@ import typer
 
 from dictlearn.cli import options
 from dictlearn.cli.blind_tables import show_case, show_scores
-from dictlearn.cli.terminal import say
+from dictlearn.cli.terminal import named_feature, say
 
 if TYPE_CHECKING:
-    from dictlearn.circuits.blind.case import BlindCase
+    from dictlearn.blind.case import BlindCase
 
 blind = typer.Typer(
     name="blind",
@@ -74,8 +74,8 @@ def show(
     Paths lead from the feature back through features and attention heads, with positions from the
     end of the prompt; virtual weights and de-embeddings depend on no prompt.
     """
-    from dictlearn.circuits.blind.case import CASE_FILE, REVEALED_FILE, RUN
-    from dictlearn.circuits.blind.show import blind_case
+    from dictlearn.blind.case import CASE_FILE, REVEALED_FILE, RUN
+    from dictlearn.blind.show import blind_case
     from dictlearn.core.own_files import OwnFiles
     from dictlearn.dictionaries.files import load_all
     from dictlearn.lm.loading import load_model
@@ -116,7 +116,7 @@ def guess(
     It cannot be changed, and there is no second one. Note the seal elsewhere to prove that the
     hypothesis came first.
     """
-    from dictlearn.circuits.blind.guess import seal_guess
+    from dictlearn.blind.guess import seal_guess
 
     sealed = seal_guess(run, hypothesis, pattern)
     say(f"sealed at {sealed.time}: {sealed.seal}\nnext:  dictlearn blind reveal {run}")
@@ -132,9 +132,9 @@ def reveal(
 
     Refused without a hypothesis, or if the case or the hypothesis was altered since.
     """
-    from dictlearn.circuits.blind.case import REVEALED_FILE, RUN
-    from dictlearn.circuits.blind.guess import sealed_guess
-    from dictlearn.circuits.blind.reveal import reveal_case
+    from dictlearn.blind.case import REVEALED_FILE, RUN
+    from dictlearn.blind.guess import sealed_guess
+    from dictlearn.blind.reveal import reveal_case
     from dictlearn.core.own_files import OwnFiles
     from dictlearn.dictionaries.files import load_all
     from dictlearn.lm.loading import load_model
@@ -158,10 +158,9 @@ def reveal(
 def _feature(text: str) -> tuple[str, int]:
     from dictlearn.core.errors import InputError
 
-    name, _, number = text.rpartition(" ")
-    if not name or not number.isdecimal():
+    if (named := named_feature(text)) is None:
         raise InputError(f"required --feature 'NAME NUMBER', such as 'mlp3 17', got {text!r}")
-    return name, int(number)
+    return named
 
 
 def _whole(name: str) -> str:

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 from dictlearn.cli.terminal import console, say
 
 if TYPE_CHECKING:
-    from dictlearn.circuits.blind.case import BlindCase, Weighted
-    from dictlearn.circuits.blind.contexts import Revealed
-    from dictlearn.circuits.blind.reveal import RevealedCase
+    from dictlearn.blind.case import BlindCase, Weighted
+    from dictlearn.blind.contexts import Revealed
+    from dictlearn.blind.reveal import RevealedCase
 
 
 def show_case(case: "BlindCase") -> None:

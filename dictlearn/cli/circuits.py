@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dictlearn.cli import options
-from dictlearn.cli.terminal import console, say
+from dictlearn.cli.terminal import console, named_feature, say
 
 if TYPE_CHECKING:
     from dictlearn.circuits.graph import CircuitGraph
@@ -69,13 +69,13 @@ def _target(target: str | None, minus: str | None, feature: str | None) -> "Targ
     from dictlearn.core.errors import InputError
 
     if feature is not None:
-        name, _, number = feature.rpartition(" ")
-        if target is not None or minus is not None or not name or not number.isdecimal():
+        named = named_feature(feature)
+        if target is not None or minus is not None or named is None:
             raise InputError(
                 "required --feature 'NAME NUMBER', such as 'mlp3 17', without --target and "
                 f"--minus, got {feature!r}"
             )
-        return FeatureTarget(name, int(number))
+        return FeatureTarget(*named)
     if minus is not None and target is None:
         raise InputError("--minus is the token that --target is compared with: required --target")
     if target is None:

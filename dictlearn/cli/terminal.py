@@ -28,6 +28,16 @@ def show(records: "Records") -> None:
     console.print(*tables(records))
 
 
+def named_feature(text: str) -> tuple[str, int] | None:
+    """Dictionary and number of "NAME NUMBER"; None if it is of another form.
+
+    >>> named_feature("my sae 17"), named_feature("sae")
+    (('my sae', 17), None)
+    """
+    name, _, number = text.rpartition(" ")
+    return (name, int(number)) if name and number.isdecimal() else None
+
+
 def leftover_fields(arguments: list[str]) -> dict[str, Any]:
     """Config fields from the remaining `--some-field value` pairs."""
     from dictlearn.config_files import parse_value

@@ -3,7 +3,7 @@
 from math import isfinite
 from numbers import Real
 from operator import index
-from typing import Any, SupportsIndex
+from typing import Any, SupportsFloat, SupportsIndex
 
 
 def whole(given: object) -> int | None:
@@ -44,6 +44,15 @@ def finite(given: object) -> float | None:
     except OverflowError:
         return None
     return number if isfinite(number) else None
+
+
+def significant(value: SupportsFloat) -> float:
+    """The number to six significant digits, so that files stay small.
+
+    >>> significant(1 / 3)
+    0.333333
+    """
+    return float(f"{float(value):.6g}")
 
 
 def _of_python(given: Any) -> Any:

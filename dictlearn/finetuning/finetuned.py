@@ -18,7 +18,7 @@ from dictlearn.dictionaries.files import CONFIG_FILE, load, save
 from dictlearn.interop.codebook_features import is_released, read_released
 from dictlearn.interventions.inside import Running, inside
 from dictlearn.lm.hooks import LanguageModel, is_native
-from dictlearn.lm.identity import model_name, model_provenance
+from dictlearn.lm.identity import model_name, model_provenance, require_same_model
 from dictlearn.lm.loading import BUILTIN_MODELS, load_model, load_weights
 from dictlearn.lm.saving import (
     MODEL_CONFIG_FILE,
@@ -137,9 +137,7 @@ def _model_of(
     """The model that the dictionaries of `folder` were trained in: `model`, or by its name."""
     if model is not None:
         loaded = load_model(model, dtype=_DTYPES.get(origin.dtype), check=check)
-        here = model_provenance(loaded)
-        for name, dictionary in dictionaries.items():
-            dictionary.provenance.require_same_model(here, name)
+        require_same_model(loaded, dictionaries)
         return loaded
     advice = (
         f"{folder}: the model was not trained, so it is not in the folder; give it to "

@@ -17,7 +17,7 @@ from dictlearn.interventions.edit import Edit, EditedRows, FeatureEdit
 from dictlearn.interventions.features import PassFeatures, Substitute
 from dictlearn.lm.generation import without_padding
 from dictlearn.lm.hooks import LanguageModel, hook_names
-from dictlearn.lm.identity import model_provenance
+from dictlearn.lm.identity import require_same_model
 from dictlearn.lm.in_place import InPlace, functions_of, require_order, shared_target
 from dictlearn.lm.patching import patched
 from dictlearn.lm.sites import hook_sites
@@ -97,7 +97,7 @@ def inside(
     asked = [edits] if isinstance(edits, Edit) else list(edits)
     require_order(model, named)
     if not allow_other_model:
-        _require_same_model(model, named)
+        require_same_model(model, named)
     if not keep_error and (shared := shared_target(model, named)):
         hook, one, other = shared
         raise InputError(
@@ -226,15 +226,6 @@ def _named(
             f"got {given!r:.80}"
         )
     return dict(named)
-
-
-def _require_same_model(model: LanguageModel, named: Mapping[str, FeatureDictionary]) -> None:
-    """Raise a `ProvenanceError` if a dictionary is known to be of another model."""
-    known = {name: d.provenance for name, d in named.items() if d.provenance.fingerprint}
-    if known:
-        here = model_provenance(model)
-        for name, provenance in known.items():
-            provenance.require_same_model(here, name)
 
 
 def _by_dictionary(

@@ -2,12 +2,14 @@
 
 import hashlib
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from jaxtyping import Shaped
 from torch import Tensor, nn
 
+from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.provenance import Provenance
 from dictlearn.lm.hooks import LanguageModel
 
@@ -25,6 +27,15 @@ def model_provenance(model: LanguageModel) -> Provenance:
         weight_processing=weight_processing(model),
         model_check=str(getattr(model.cfg, "model_check", "")),
     )
+
+
+def require_same_model(model: LanguageModel, dictionaries: Mapping[str, FeatureDictionary]) -> None:
+    """Raise a `ProvenanceError` if a dictionary is known to be of another model."""
+    known = {name: d.provenance for name, d in dictionaries.items() if d.provenance.fingerprint}
+    if known:
+        here = model_provenance(model)
+        for name, provenance in known.items():
+            provenance.require_same_model(here, name)
 
 
 def model_name(model: LanguageModel) -> str:

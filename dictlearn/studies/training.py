@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +20,7 @@ from dictlearn.dictionaries.random import RandomConfig
 from dictlearn.distributed.tasks import Task, run_tasks
 from dictlearn.evaluation.faithfulness.evaluate import evaluate
 from dictlearn.harvesting import harvest
+from dictlearn.progress import progress
 from dictlearn.records.results import RESULTS_FILE, Records
 from dictlearn.studies.folder import SEARCH
 from dictlearn.studies.inputs import Inputs
@@ -215,11 +217,16 @@ class Training:
             if begun or not all((folder / name / CONFIG_FILE).exists() for name in left):
                 store = self.inputs.activations(place)
                 out = self.inputs.written(folder, "training")
-                work = partial(_fit, configs, store, config, out, overwrite=not begun)
+                work = partial(
+                    _fit, configs, store, config, out,
+                    overwrite=not begun, progress=self.nproc == 1,
+                )  # fmt: skip
                 tasks[str(folder.relative_to(self.inputs.own.path))] = Task(work)
         if tasks:
             Console(stderr=True).print(f"training {', '.join(tasks)}", highlight=False)
-            run_tasks(tasks, self.nproc)
+            finished = count(1)
+            with progress("training", len(tasks), show=self.nproc > 1) as done:
+                run_tasks(tasks, self.nproc, lambda name, _: done(next(finished)))
 
     @torch.no_grad()
     def _randoms(
@@ -245,6 +252,7 @@ def _fit(
     out: Path,
     *,
     overwrite: bool,
+    progress: bool,
 ) -> None:
     """Train dictionaries, and leave them in their folder."""
-    fit(configs, activations, config, out=out, overwrite=overwrite)
+    fit(configs, activations, config, out=out, overwrite=overwrite, progress=progress)

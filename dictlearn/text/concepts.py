@@ -75,6 +75,9 @@ def concept_labels(
     return labels
 
 
+_LEAD = 8  # tokens read before a window: the first of a text lacks its space, or half a character
+
+
 def token_texts(ids: Sequence[int], tokenizer: Any) -> list[str]:
     """The text that each token adds when tokens are decoded one by one, including spaces.
 
@@ -93,6 +96,27 @@ def token_texts(ids: Sequence[int], tokenizer: Any) -> list[str]:
         )
     stream = DecodeStream(skip_special_tokens=False)
     return [stream.step(backend, i) or "" for i in ids]
+
+
+def text_around(
+    ids: Sequence[int],
+    counted: Sequence[bool],
+    position: int,
+    window: tuple[int, int],
+    tokenizer: Any,
+) -> tuple[int, list[str]]:
+    """The first position of the window around a token of a sequence, and the texts of its tokens.
+
+    The window has so many tokens before and after, and ends where tokens are not `counted`.
+    """
+    first = end = position
+    while first > 0 and counted[first - 1]:
+        first -= 1
+    lead, first = first, max(first, position - window[0])
+    lead = max(lead, first - _LEAD)
+    while end < min(len(counted), position + window[1] + 1) and counted[end]:
+        end += 1
+    return first, token_texts(ids[lead:end], tokenizer)[first - lead :]
 
 
 def vocabulary_texts(ids: Sequence[int], tokenizer: Any) -> list[str]:

@@ -18,8 +18,8 @@ import torch
 import dictlearn as dl
 from dictlearn.activations.store import ActivationStore, write_store
 from dictlearn.activations.tensors import TensorActivations
-from dictlearn.circuits.blind.case import GUESS_FILE, BlindCase, ShownPath, ShownPrompt, Weighted
-from dictlearn.circuits.blind.guess import seal_guess, sealed_guess
+from dictlearn.blind.case import GUESS_FILE, BlindCase, ShownPath, ShownPrompt, Weighted
+from dictlearn.blind.guess import seal_guess, sealed_guess
 from dictlearn.circuits.graph import CircuitGraph
 from dictlearn.comparison.figures.training import _curves, read_training_log
 from dictlearn.comparison.runs import load_run

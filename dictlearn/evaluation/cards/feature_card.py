@@ -9,6 +9,7 @@ from torch import Tensor
 
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import InputError
+from dictlearn.core.numbers import significant
 from dictlearn.core.tokens import Tokens
 from dictlearn.evaluation.cards.nearest_atoms import neighbors
 from dictlearn.evaluation.cards.top_contexts import TopContexts
@@ -16,13 +17,12 @@ from dictlearn.lm.hooks import LanguageModel
 from dictlearn.lm.sites import is_same_site
 from dictlearn.lm.unembedding import LogitMap, logit_map, why_not_in_stream
 from dictlearn.records.features import Context, FeatureCard, TokenWeight
-from dictlearn.text.concepts import token_texts, vocabulary_texts
+from dictlearn.text.concepts import text_around, vocabulary_texts
 
 N_LOGITS = 10
 """Number of promoted tokens of a card, and of suppressed ones."""
 N_NEAREST = 3
 """Number of nearest features of a card in each other dictionary."""
-_LEAD = 8  # tokens read before a window: the first of a text lacks its space, or half a character
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class CardMaker:
             FeatureCard(
                 dictionary=name,
                 feature=feature,
-                density=_short(top.firings[feature] / max(top.n_rows, 1)),
+                density=significant(top.firings[feature] / max(top.n_rows, 1)),
                 contexts=[self._context(token, values) for token, values in top.of(feature)],
                 promoted=promoted,
                 suppressed=suppressed,
@@ -71,18 +71,12 @@ class CardMaker:
         """The context around a token, given by its index along all sequences."""
         sequence, position = divmod(token, self.tokens.ids.shape[1])
         counted = self.counted[sequence].tolist()
-        first = end = position
-        while first > 0 and counted[first - 1]:
-            first -= 1
-        lead, first = first, max(first, position - self.window[0])
-        lead = max(lead, first - _LEAD)
-        while end < min(len(counted), position + self.window[1] + 1) and counted[end]:
-            end += 1
-        texts = token_texts(self.tokens.ids[sequence, lead:end].tolist(), self.model.tokenizer)
+        ids = self.tokens.ids[sequence].tolist()
+        first, texts = text_around(ids, counted, position, self.window, self.model.tokenizer)
         skipped = self.window[0] - (position - first)
         return Context(
-            tokens=texts[first - lead :],
-            activations=[_short(value) for value in values[skipped : skipped + end - first]],
+            tokens=texts,
+            activations=[significant(v) for v in values[skipped : skipped + len(texts)]],
             peak=position - first,
             sequence=sequence,
         )
@@ -117,13 +111,8 @@ class CardMaker:
         values, ids = logits.weights(atoms)[:, :n_vocab].topk(min(N_LOGITS, n_vocab), dim=1)
         return [
             [
-                TokenWeight(text, _short(value))
+                TokenWeight(text, significant(value))
                 for text, value in zip(vocabulary_texts(some, tokenizer), weights, strict=True)
             ]
             for some, weights in zip(ids.tolist(), values.tolist(), strict=True)
         ]
-
-
-def _short(value: float | Tensor) -> float:
-    """The number to six significant digits, so that files stay small."""
-    return float(f"{float(value):.6g}")

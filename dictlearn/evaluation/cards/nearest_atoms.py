@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from dictlearn.core.dictionary import FeatureDictionary
+from dictlearn.core.numbers import significant
 from dictlearn.records.features import Neighbor
 
 _ATOMS_AT_ONCE = 1 << 14
@@ -50,5 +51,5 @@ def neighbors(
         cosines, indices = nearest_atoms(directions.to(atoms.device), atoms, n)
         for mine, cosine, index in zip(found, cosines.tolist(), indices.tolist(), strict=True):
             pairs = zip(index, cosine, strict=True)
-            mine.extend(Neighbor(name, i, float(f"{c:.6g}")) for i, c in pairs)
+            mine.extend(Neighbor(name, i, significant(c)) for i, c in pairs)
     return found

@@ -69,7 +69,7 @@ class CircuitStudy(Experiment):
         return parts
 
     def page(self, found: Mapping[str, Found]) -> Page:
-        """What is left of the preference when nodes are taken away, and how effects agree."""
+        """The part of the preference that is left without nodes, and how effects agree."""
         return circuit_page(self, found)
 
     # Parts

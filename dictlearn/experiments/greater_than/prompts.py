@@ -36,7 +36,7 @@ class YearPrompts:
     def difference(self, probabilities: Float[Tensor, "prompt year"]) -> float:
         """P(later) − P(not later), averaged over prompts; from −1 to 1, higher is better.
 
-        Hanna et al. 2023, section 2: the year of the prompt itself is not later.
+        Hanna et al. 2023: the year of the prompt itself is not later.
         """
         return float((probabilities * self._signs(probabilities)).sum(dim=1).mean())
 

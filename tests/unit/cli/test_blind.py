@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from dictlearn.circuits.blind.case import CASE_FILE, GUESS_FILE, REVEALED_FILE, BlindCase
+from dictlearn.blind.case import CASE_FILE, GUESS_FILE, REVEALED_FILE, BlindCase
 from dictlearn.cli import app
 from dictlearn.core.errors import CorruptFileError, InputError
 from dictlearn.dictionaries.files import save

@@ -6,12 +6,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from dictlearn.core.batches import require_finite
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import InputError
 from dictlearn.core.sparse_acts import SparseActs
 from dictlearn.core.tokens import Tokens
-from dictlearn.lm.forward import default_batch_size, reading
+from dictlearn.evaluation.stream.activations import ActivationStream
+from dictlearn.lm.forward import default_batch_size
 from dictlearn.lm.hooks import LanguageModel
 
 
@@ -46,22 +46,12 @@ def _encoded(
     """The coefficients at the ordinary tokens of a batch of sequences after the other, by name."""
     if not tokens.n_tokens:
         raise InputError("required at least 1 token of text that is not special, got none")
-    hooks = list(dict.fromkeys(h for d in dictionaries.values() for h in d.sites.source.hooks))
+    hooks = [hook for d in dictionaries.values() for hook in d.sites.source.hooks]
     size = default_batch_size(model, tokens.ids.shape[1])
-    pairs = zip(tokens.ids.split(size), tokens.ordinary.split(size), strict=True)
-    with reading(model, hooks) as read:
-        for ids, ordinary in pairs:
-            at = {hook: x[ordinary.to(x.device)] for hook, x in read(ids).items()}
-            for hook, x in at.items():
-                require_finite(x, f"activations at {hook!r}")
-            with torch.no_grad():
-                found = {
-                    name: d.encode_sparse(
-                        torch.cat([at[h] for h in d.sites.source.hooks], dim=1).to(d.x_mean.device)
-                    )
-                    for name, d in dictionaries.items()
-                }
-            yield found
+    stream = ActivationStream(model, tokens.ids, tokens.ordinary, hooks, size)
+    with stream.batches() as batches:
+        for batch in batches:
+            yield {name: batch.encode(d) for name, d in dictionaries.items()}
 
 
 def peaks(values: Float[Tensor, "b pos"], n: int) -> list[tuple[int, int]]:

@@ -5,13 +5,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from dictlearn.circuits.blind.case import REVEALED_FILE, RUN, BlindCase, hash_of_weights
-from dictlearn.circuits.blind.coefficients import coefficients
-from dictlearn.circuits.blind.contexts import Revealed, random_contexts, top_contexts
-from dictlearn.circuits.blind.guess import Guess, sealed_guess
+from dictlearn.blind.case import REVEALED_FILE, RUN, BlindCase, hash_of_weights
+from dictlearn.blind.coefficients import coefficients
+from dictlearn.blind.contexts import Revealed, random_contexts, top_contexts
+from dictlearn.blind.guess import Guess, sealed_guess
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import InputError, ProvenanceError, nearest
 from dictlearn.core.own_files import OwnFiles
@@ -143,7 +143,7 @@ class _Detection:
         n, ordinary = len(tokens), tokens.ordinary
         sequences = ordinary.nonzero()[:, 0]
         active = values > 0
-        hits, taken, matches = (_per_sequence(x) for x in (active & labels, active, labels))
+        hits, taken, matches = (x.sum(dim=1) for x in (active & labels, active, labels))
         ranked = None
         if bool(matches.any()):
             ranked = jackknifed_average_precision(values[ordinary], labels[ordinary], sequences, n)
@@ -170,10 +170,6 @@ class _Detection:
         if interval is None or math.isnan(interval.value):
             return _UNDEFINED
         return interval if self.enough else Interval(interval.value, math.nan, math.nan)
-
-
-def _per_sequence(of: Bool[Tensor, "b pos"]) -> Int[Tensor, " b"]:
-    return of.sum(dim=1)
 
 
 def _require_same(

@@ -7,26 +7,27 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from dictlearn.circuits.blind.case import (
+from dictlearn.blind.case import (
     BlindCase,
     ShownPath,
     ShownPrompt,
     Weighted,
     hash_of_weights,
 )
-from dictlearn.circuits.blind.coefficients import coefficients, firing_counts, peaks
-from dictlearn.circuits.blind.names import blind_name, is_restricted
-from dictlearn.circuits.blind.weights import Weights
+from dictlearn.blind.coefficients import coefficients, firing_counts, peaks
+from dictlearn.blind.names import blind_name, is_restricted
+from dictlearn.blind.weights import Weights
 from dictlearn.circuits.nodes import NodeKind
-from dictlearn.circuits.paths.graph import paths_to_graph
+from dictlearn.circuits.paths.graph import PathGraph, paths_to_graph
 from dictlearn.circuits.paths.path import Path
 from dictlearn.circuits.paths.search import greedy_paths
 from dictlearn.circuits.targets import FeatureTarget
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import InputError, nearest
+from dictlearn.core.numbers import significant
 from dictlearn.core.tokens import Tokens
 from dictlearn.lm.hooks import LanguageModel, require_hooks
-from dictlearn.lm.identity import model_provenance
+from dictlearn.lm.identity import model_provenance, require_same_model
 from dictlearn.lm.sites import require_sites
 
 LIVE = 1e-4
@@ -90,7 +91,8 @@ def blind_case(
         )
         for prompt in prompts
     ]  # fmt: skip
-    nodes, edges = _merged(found, [len(prompt) for prompt in prompts])
+    graphs = [paths_to_graph(paths) for paths in found]
+    nodes, edges = _merged(graphs, [len(prompt) for prompt in prompts])
     weights = Weights(model, dictionaries, name, number, de_embeddings=de_embeddings)
     return BlindCase(
         dictionary=name,
@@ -98,13 +100,13 @@ def blind_case(
         control=control,
         density=density,
         prompts=[
-            ShownPrompt(_short(float(values[place])), _shown(paths, len(prompt)))
+            ShownPrompt(significant(float(values[place])), _shown(paths, len(prompt)))
             for place, paths, prompt in zip(at, found, prompts, strict=True)
         ],
         nodes=nodes,
         edges=edges,
         routes=[weights.route(heads) for heads in [[], *_heads(found)]],
-        upstream=weights.upstream(_features(found)),
+        upstream=weights.upstream(_features(graphs)),
         left_out=weights.left_out,
         de_embeddings=de_embeddings,
         restricted=restricted,
@@ -143,26 +145,27 @@ def _shown(paths: list[Path], n_tokens: int) -> list[ShownPath]:
     """The paths of at least one hop, the largest attribution first."""
     longer = [path for path in paths if len(path.steps) > 1]
     return [
-        ShownPath([blind_name(node, n_tokens) for node in path.nodes], _short(path.attribution))
+        ShownPath(
+            [blind_name(node, n_tokens) for node in path.nodes], significant(path.attribution)
+        )
         for path in sorted(longer, key=lambda path: -path.attribution)
     ]
 
 
-def _merged(found: list[list[Path]], lengths: list[int]) -> tuple[list[Weighted], list[Weighted]]:
+def _merged(graphs: list[PathGraph], lengths: list[int]) -> tuple[list[Weighted], list[Weighted]]:
     """The largest nodes and edges, mean over the graphs of all prompts."""
     nodes, edges = defaultdict[str, float](float), defaultdict[str, float](float)
-    for paths, n in zip(found, lengths, strict=True):
-        graph = paths_to_graph(paths)
+    for graph, n in zip(graphs, lengths, strict=True):
         for node, value in graph.nodes.items():
-            nodes[blind_name(node, n)] += value / len(found)
+            nodes[blind_name(node, n)] += value / len(graphs)
         for (a, b), value in graph.edges.items():
-            edges[f"{blind_name(a, n)} -> {blind_name(b, n)}"] += value / len(found)
+            edges[f"{blind_name(a, n)} -> {blind_name(b, n)}"] += value / len(graphs)
     return _largest(nodes, N_NODES), _largest(edges, N_EDGES)
 
 
 def _largest(values: Mapping[str, float], n: int) -> list[Weighted]:
     order = sorted(values, key=lambda name: -abs(values[name]))
-    return [Weighted(name, _short(values[name])) for name in order[:n]]
+    return [Weighted(name, significant(values[name])) for name in order[:n]]
 
 
 def _heads(found: list[list[Path]]) -> list[list[tuple[int, int]]]:
@@ -175,13 +178,13 @@ def _heads(found: list[list[Path]]) -> list[list[tuple[int, int]]]:
     return [[head] for head in sorted(sums, key=lambda head: -sums[head])[:N_HEADS]]
 
 
-def _features(found: list[list[Path]]) -> dict[tuple[str, int], float]:
+def _features(graphs: list[PathGraph]) -> dict[tuple[str, int], float]:
     """The attribution through each feature before the target, mean over prompts."""
     sums = defaultdict[tuple[str, int], float](float)
-    for paths in found:
-        for node, value in paths_to_graph(paths).nodes.items():
+    for graph in graphs:
+        for node, value in graph.nodes.items():
             if node.kind is NodeKind.FEATURE and node.dictionary is not None:
-                sums[node.dictionary, node.feature or 0] += value / len(found)
+                sums[node.dictionary, node.feature or 0] += value / len(graphs)
     return dict(sums)
 
 
@@ -212,12 +215,5 @@ def _require_fit(model: LanguageModel, dictionaries: Mapping[str, FeatureDiction
     require_hooks(model)
     if getattr(model, "tokenizer", None) is None:
         raise InputError("required a model with a tokenizer, got none; set model.tokenizer")
-    here = model_provenance(model)
-    for name, dictionary in dictionaries.items():
-        dictionary.provenance.require_same_model(here, name)
+    require_same_model(model, dictionaries)
     require_sites(model, {name: dictionary.sites for name, dictionary in dictionaries.items()})
-
-
-def _short(value: float) -> float:
-    """The number to six significant digits."""
-    return float(f"{value:.6g}")

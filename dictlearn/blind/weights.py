@@ -1,14 +1,15 @@
 """Tables of a feature's weights that no prompt enters."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from jaxtyping import Float
 from torch import Tensor
 
-from dictlearn.circuits.blind.case import Route, Upstream, Weighted
+from dictlearn.blind.case import Route, Upstream, Weighted
 from dictlearn.circuits.weights import Heads, de_embedding, virtual_weights
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import InputError
+from dictlearn.core.numbers import significant
 from dictlearn.lm.hooks import LanguageModel
 from dictlearn.text.concepts import vocabulary_texts
 
@@ -47,11 +48,11 @@ class Weights:
                 continue
             top = weights.topk(min(N_FEATURES, len(weights)))
             features += [
-                Weighted(f"{name} {i}", float(f"{v:.6g}"))
+                Weighted(f"{name} {i}", significant(v))
                 for v, i in zip(top.values.tolist(), top.indices.tolist(), strict=True)
                 if v > 0
             ]
-        return Route(heads, self._read(self._name, [self._feature], heads)[0], features)
+        return Route(heads, self._read(self._name, self._feature, heads), features)
 
     def upstream(self, attributions: Mapping[tuple[str, int], float]) -> list[Upstream]:
         """The features with the largest attributions, each with the tokens that it reads."""
@@ -59,24 +60,22 @@ class Weights:
         return [
             Upstream(
                 f"{name} {feature}",
-                float(f"{attributions[name, feature]:.6g}"),
-                self._read(name, [feature])[0],
+                significant(attributions[name, feature]),
+                self._read(name, feature),
             )
             for name, feature in order
         ]
 
-    def _read(self, name: str, features: Sequence[int], heads: Heads = ()) -> list[list[Weighted]]:
-        """The tokens with the largest de-embeddings of each feature; none where not allowed."""
+    def _read(self, name: str, feature: int, heads: Heads = ()) -> list[Weighted]:
+        """The tokens with the largest de-embeddings of a feature; none where not allowed."""
         if not self._tokens:
-            return [[] for _ in features]
+            return []
         try:
-            weights = de_embedding(
-                self._model, self._dictionaries[name], list(features), heads=heads
-            )
+            weights = de_embedding(self._model, self._dictionaries[name], [feature], heads=heads)
         except InputError as error:
             self.left_out[f"tokens that {name} reads{_through(heads)}"] = str(error)
-            return [[] for _ in features]
-        return [self._largest(row) for row in weights]
+            return []
+        return self._largest(weights[0])
 
     def _largest(self, weights: Float[Tensor, " vocab"]) -> list[Weighted]:
         tokenizer = self._model.tokenizer
@@ -84,7 +83,7 @@ class Weights:
         top = weights[:n].topk(min(N_TOKENS, n))
         texts = vocabulary_texts(top.indices.tolist(), tokenizer)
         return [
-            Weighted(text, float(f"{value:.6g}"))
+            Weighted(text, significant(value))
             for text, value in zip(texts, top.values.tolist(), strict=True)
         ]
 

@@ -7,13 +7,14 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from dictlearn.circuits.blind.coefficients import peaks
+from dictlearn.blind.coefficients import peaks
+from dictlearn.core.numbers import significant
 from dictlearn.core.tokens import Tokens
 from dictlearn.records.features import Context
-from dictlearn.text.concepts import token_texts
+from dictlearn.text.concepts import text_around
 
-_BEFORE, _AFTER, _LEAD = 12, 6, 8
-"""Tokens shown before and after, and read before these: the first of a text lacks its space."""
+_WINDOW = 12, 6
+"""Tokens shown before and after."""
 
 
 @dataclass(frozen=True)
@@ -59,16 +60,8 @@ def _revealed(
     tokenizer: Any,
 ) -> Revealed:
     sequence, position = place
-    ordinary = tokens.ordinary[sequence].tolist()
-    first, end = position, position + 1
-    while first > max(0, position - _BEFORE) and ordinary[first - 1]:
-        first -= 1
-    lead = first
-    while lead > max(0, first - _LEAD) and ordinary[lead - 1]:
-        lead -= 1
-    while end < min(len(ordinary), position + 1 + _AFTER) and ordinary[end]:
-        end += 1
-    texts = token_texts(tokens.ids[sequence, lead:end].tolist(), tokenizer)[first - lead :]
-    activations = [float(f"{value:.6g}") for value in values[sequence, first:end].tolist()]
-    context = Context(texts, activations, position - first, sequence)
+    ids, ordinary = tokens.ids[sequence].tolist(), tokens.ordinary[sequence].tolist()
+    first, texts = text_around(ids, ordinary, position, _WINDOW, tokenizer)
+    some = values[sequence, first : first + len(texts)].tolist()
+    context = Context(texts, [significant(value) for value in some], position - first, sequence)
     return Revealed(context, bool(labels[place]))

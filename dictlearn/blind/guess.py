@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from dictlearn.circuits.blind.case import CASE_FILE, GUESS_FILE, RUN, BlindCase
+from dictlearn.blind.case import CASE_FILE, GUESS_FILE, RUN, BlindCase
 from dictlearn.core.errors import CorruptFileError, InputError
 from dictlearn.core.files import entries_of, json_text, read_own_json, sha256, typed
 from dictlearn.core.own_files import OwnFiles

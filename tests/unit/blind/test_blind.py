@@ -7,17 +7,17 @@ from dataclasses import replace
 import pytest
 import torch
 
-from dictlearn.circuits.blind.case import CASE_FILE, GUESS_FILE, REVEALED_FILE, BlindCase
-from dictlearn.circuits.blind.guess import seal_guess, sealed_guess
-from dictlearn.circuits.blind.names import blind_name
-from dictlearn.circuits.blind.reveal import reveal_case
-from dictlearn.circuits.blind.show import blind_case
+from dictlearn.blind.case import CASE_FILE, GUESS_FILE, REVEALED_FILE, BlindCase
+from dictlearn.blind.guess import seal_guess, sealed_guess
+from dictlearn.blind.names import blind_name
+from dictlearn.blind.reveal import reveal_case
+from dictlearn.blind.show import blind_case
 from dictlearn.circuits.nodes import NodeKind
 from dictlearn.circuits.paths.path import PathNode
 from dictlearn.core.errors import CorruptFileError, InputError, ProvenanceError
 from dictlearn.core.file_lists import LIST_FILE
 from dictlearn.core.files import read_json, sha256, write_json
-from tests.unit.circuits.blind.conftest import OTHER, PLANTED, WORD
+from tests.unit.blind.conftest import OTHER, PLANTED, WORD
 
 COMMAS = r",(?![\"”’'])"
 """The planted feature's token; a comma and a quotation mark are a token of their own."""
