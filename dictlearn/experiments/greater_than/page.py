@@ -127,7 +127,7 @@ def _kept(layer: str, curves: Sequence[Found]) -> Table:
         [name, *(shown([one[key][i] for one in curves], 2) for i in range(len(KEPT)))]
         for key, name in CURVES.items()
     ]
-    active = shown([one["n_active"] for one in curves], 0)
+    active = shown([float(one["n_active"]) for one in curves], 0)
     return Table(
         f"Features kept in {layer}",
         "The difference when the features of the largest variance over prompts are kept at the "
