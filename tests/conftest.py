@@ -101,6 +101,16 @@ window.addEventListener("load", () => setTimeout(async () => {
 """
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests of whole pipelines: with types checked at run time, only others run."""
+    tests = Path(__file__).parent
+    for item in items:
+        small = any(tests / name in item.path.parents for name in ("unit", "contract"))
+        if not small or tests / "unit" / "experiments" in item.path.parents:
+            item.add_marker("untyped")
+
+
 @pytest.fixture(scope="session")
 def shared() -> Callable[[str], Path]:
     """The path of a shared file or folder; skips the test where it is absent."""
