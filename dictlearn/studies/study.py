@@ -80,10 +80,10 @@ class RateSearch:
     def around(self, rate: float) -> tuple[float, ...]:
         """The rates that are tried where `rate` was the best at the length before.
 
-        Two below it and one above: longer training favours lower rates.
+        It and the two below: longer training favours lower rates.
         """
         at = self.learning_rates.index(rate)
-        return self.learning_rates[max(at - 2, 0) : at + 2]
+        return self.learning_rates[max(at - 2, 0) : at + 1]
 
 
 @dataclass(frozen=True, kw_only=True)
