@@ -1,6 +1,7 @@
 """The names of the package; each is imported when it is first used."""
 
 from .activations.store import ActivationStore
+from .active_features import activating
 from .blind.case import BlindCase
 from .blind.guess import seal_guess
 from .blind.reveal import reveal_case
@@ -38,6 +39,7 @@ from .dictionaries.kmeans import KMeansConfig
 from .dictionaries.matryoshka_sae import MatryoshkaSAEConfig
 from .dictionaries.mean import MeanConfig
 from .dictionaries.neurons import NeuronsConfig
+from .dictionaries.overview import overview
 from .dictionaries.pca import PCAConfig
 from .dictionaries.random import RandomConfig
 from .dictionaries.residual_codebook import ResidualCodebookConfig
@@ -142,6 +144,7 @@ __all__ = [
     "TrainableDictionary",
     "Traits",
     "TranscoderConfig",
+    "activating",
     "attribute",
     "blind_case",
     "check_dictionary",
@@ -169,6 +172,7 @@ __all__ = [
     "mlp_sites",
     "mlp_weights",
     "new_model",
+    "overview",
     "parse_edit",
     "paths_to_graph",
     "pullback",

@@ -39,7 +39,7 @@ def attribute(
         Path | None,
         typer.Option(help="Folder for the graph, and for graph.html to look at it in a browser."),
     ] = None,
-    model: options.ModelName = "builtin:stories",
+    model: options.ModelOfDictionaries = None,
     check_model: options.CheckModel = True,
 ) -> None:
     """Find which features, tokens and errors make the model expect the next token of a prompt.
@@ -49,6 +49,7 @@ def attribute(
     """
     from dictlearn.circuits.attribute import attribute as attributed
     from dictlearn.circuits.storage import GRAPH_FILE, TENSORS_FILE
+    from dictlearn.cli.origins import model_of
     from dictlearn.core.own_files import OwnFiles
     from dictlearn.dictionaries.files import load_all
     from dictlearn.lm.loading import load_model
@@ -56,7 +57,8 @@ def attribute(
     explained = _target(target, minus, feature)
     if out is not None:
         OwnFiles.of(out, "circuit graph").require(GRAPH_FILE, TENSORS_FILE, PAGE)
-    loaded, subject = load_all(dictionaries), load_model(model, check=check_model)
+    loaded = load_all(dictionaries)
+    subject = load_model(model_of(loaded, model), check=check_model)
     graph = attributed(subject, prompt, loaded, explained, n_features=n_features)
     _show(graph, n_shown)
     if out is not None:
