@@ -54,8 +54,8 @@ class Hook(Place):
 class RateSearch:
     """A search for the learning rate of each kind, at several lengths of training.
 
-    At the shortest length all rates are tried, at the longer ones those around the best of the
-    length before, always with every dictionary of the study and the first seed. The rate with
+    At the shortest length all rates are tried, at the longer ones the best of the length before
+    and its neighbours, always with every dictionary of the study and the first seed. The rate with
     the lowest FVU on validation tokens at equal L0 is taken for all dictionaries of the kind.
     Validation tokens are training text that no dictionary is trained on.
     """
@@ -78,12 +78,9 @@ class RateSearch:
             raise ConfigError("a search needs learning rates and validation tokens")
 
     def around(self, rate: float) -> tuple[float, ...]:
-        """The rates that are tried where `rate` was the best at the length before.
-
-        It and the two below: longer training favours lower rates.
-        """
+        """The rates that are tried where `rate` was the best at the length before."""
         at = self.learning_rates.index(rate)
-        return self.learning_rates[max(at - 2, 0) : at + 1]
+        return self.learning_rates[max(at - 1, 0) : at + 2]
 
 
 @dataclass(frozen=True, kw_only=True)
