@@ -1,0 +1,98 @@
+"""The page about the multi-hop study."""
+
+from collections.abc import Mapping, Sequence
+from math import isfinite
+from typing import TYPE_CHECKING
+
+import plotly.graph_objects as go
+
+from dictlearn.comparison.figures.style import styled
+from dictlearn.experiments.experiment import Found, Page, Table, mean_and_margin, shown
+from dictlearn.experiments.multi_hop.measures import LEAST_SHARE
+
+if TYPE_CHECKING:
+    from dictlearn.experiments.multi_hop.study import MultiHopStudy
+
+PER_LAYER, CROSS_LAYER = "per layer", "cross-layer"
+NEURONS, LOOK_UP = "neurons", "look-up table"
+_MEASURES = {
+    "unexplained": "FVU", "n_active": "active features", "answers": "answers",
+    "reactions": "reactions", "skipped": "skipped", "precision": "precision", "recall": "recall",
+}  # fmt: skip
+
+
+def multi_hop_page(study: "MultiHopStudy", found: Mapping[str, Found]) -> Page:
+    """The page, from the results of all parts."""
+    seeds = [found[f"trained-{seed}"] for seed in range(study.n_seeds)]
+    return Page(
+        verdict=[_verdict(seeds)],
+        tables=[_measures(study, found["planted"], seeds)],
+        figures={"skipped": skipped_figure(seeds)},
+    )
+
+
+def _of(seeds: Sequence[Found], l1: str, kind: str, key: str) -> list[float]:
+    return [one[l1][kind][key] for one in seeds]
+
+
+def _verdict(seeds: Sequence[Found]) -> str:
+    def told(kind: str, l1: str) -> str:
+        skipped, reactions, precision, recall = (
+            shown(_of(seeds, l1, kind, key), 2)
+            for key in ("skipped", "reactions", "precision", "recall")
+        )
+        return (
+            f"{skipped} of the answer's edges skip the second layer, {reactions} of the reactions "
+            f"are the model's, and the edges have precision {precision} and recall {recall}"
+        )
+
+    sparsities = list(seeds[0])
+    return " ".join(
+        f"With an L1 coefficient of {l1}, of transcoders {PER_LAYER} {told(PER_LAYER, l1)}; of a "
+        f"{CROSS_LAYER} transcoder {told(CROSS_LAYER, l1)}."
+        for l1 in dict.fromkeys((sparsities[0], sparsities[-1]))
+    )
+
+
+def _measures(study: "MultiHopStudy", planted: Found, seeds: Sequence[Found]) -> Table:
+    rows = [
+        [name, "—", *(f"{planted[name][key]:.2f}" for key in _MEASURES)]
+        for name in (NEURONS, LOOK_UP)
+    ]
+    for kind in (PER_LAYER, CROSS_LAYER):
+        rows += [
+            [kind, l1, *(shown(_of(seeds, l1, kind, key), 2) for key in _MEASURES)]
+            for l1 in seeds[0]
+        ]
+    return Table(
+        "Transcoders beside the circuit",
+        "The model computes z = x XOR y from x = a AND b and y = c AND d: its first MLP has a "
+        "neuron for x and one for y, its second one for each of x AND NOT y and NOT x AND y. "
+        f"Transcoders have {study.n_features} features in each layer, and learn from all 16 inputs "
+        f"for {study.steps} steps. FVU: squared error of both MLPs' outputs by their variance. "
+        "Answers: the part of the inputs for which the model through the transcoders answers as it "
+        "does by itself. Reactions: the same when x or y is turned to its opposite in the stream "
+        "behind the first layer, which the second hop has to notice. Skipped: of the edges from "
+        "features into the answer, the part by size from features that read the first layer. "
+        "Precision and recall: of edges on ways to the answer, in the graphs of the 6 inputs for "
+        f"which it is true; edges of at least {LEAST_SHARE:g} of the sizes of all edges into their "
+        "reader, where a feature stands for the neuron of its layer that is active for the same "
+        "inputs. Means with 95 % intervals over seeds (Student's). Neurons are the truth; the "
+        "look-up table is a cross-layer transcoder, written by hand, with one feature of the first "
+        "layer for each input that some neuron is active for, which writes what both layers write.",
+        ["transcoders", "L1 coefficient", *_MEASURES.values()], rows,
+    )  # fmt: skip
+
+
+def skipped_figure(seeds: Sequence[Found]) -> go.Figure:
+    """The part of the answer's edges that skip the second layer, by L1 coefficient."""
+    figure = go.Figure()
+    for kind in (PER_LAYER, CROSS_LAYER):
+        both = [mean_and_margin(_of(seeds, l1, kind, "skipped")) for l1 in seeds[0]]
+        figure.add_scatter(
+            x=[float(l1) for l1 in seeds[0]], y=[mean for mean, _ in both], name=kind,
+            error_y={"array": [margin if isfinite(margin) else 0 for _, margin in both]},
+        )  # fmt: skip
+    figure.update_xaxes(title="L1 coefficient", type="log")
+    figure.update_yaxes(title="part of the answer's edges that skip the second layer")
+    return styled(figure, 420)
