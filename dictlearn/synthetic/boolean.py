@@ -2,7 +2,7 @@
 
 A gate is a conjunction of literals, and a variable is true where one of the gates that write it is
 active. Two layers of gates make two hops, which a shortcut can skip (Lange et al. 2026,
-"Cross-Layer Transcoders are Incentivized to Learn Unfaithful Circuits", with another function).
+"Cross-Layer Transcoders are Incentivized to Learn Unfaithful Circuits", on a Boolean toy model).
 """
 
 from collections.abc import Iterable, Mapping, Sequence

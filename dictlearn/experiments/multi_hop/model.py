@@ -1,5 +1,6 @@
 """A transformer whose weights are those of a Boolean circuit."""
 
+from collections.abc import Mapping
 from math import sqrt
 
 import torch
@@ -74,7 +75,7 @@ def _plant_gates(
     circuit: BooleanCircuit,
     layer: int,
     rows: Float[Tensor, "variable d"],
-    weights: dict[str, Tensor],
+    weights: Mapping[str, Tensor],
     prefix: str,
 ) -> None:
     """Write the gates of a layer: the sum of k literals, each 1 or -1, less k - 1."""

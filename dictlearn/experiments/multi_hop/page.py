@@ -36,21 +36,21 @@ def _of(seeds: Sequence[Found], l1: str, kind: str, key: str) -> list[float]:
 
 
 def _verdict(seeds: Sequence[Found]) -> str:
-    def told(kind: str, l1: str) -> str:
-        skipped, reactions, precision, recall = (
-            shown(_of(seeds, l1, kind, key), 2)
-            for key in ("skipped", "reactions", "precision", "recall")
-        )
-        return (
-            f"{skipped} of the answer's edges skip the second layer, {reactions} of the reactions "
-            f"are the model's, and the edges have precision {precision} and recall {recall}"
-        )
+    ends = list(dict.fromkeys((next(iter(seeds[0])), list(seeds[0])[-1])))
 
-    sparsities = list(seeds[0])
-    return " ".join(
-        f"With an L1 coefficient of {l1}, of transcoders {PER_LAYER} {told(PER_LAYER, l1)}; of a "
-        f"{CROSS_LAYER} transcoder {told(CROSS_LAYER, l1)}."
-        for l1 in dict.fromkeys((sparsities[0], sparsities[-1]))
+    def told(kind: str, key: str) -> str:
+        return " and ".join(shown(_of(seeds, l1, kind, key), 2) for l1 in ends)
+
+    return (
+        f"Of the answer's edges in the graphs of {CROSS_LAYER} transcoders, "
+        f"{told(CROSS_LAYER, 'skipped')} skip the second layer with L1 coefficients of "
+        f"{' and '.join(ends)}. The answers through them are the model's for "
+        f"{told(CROSS_LAYER, 'answers')} of the inputs, but for {told(CROSS_LAYER, 'reactions')} "
+        "when one variable between the layers is turned to its opposite; through transcoders "
+        f"{PER_LAYER} for {told(PER_LAYER, 'reactions')}. The graphs of these have "
+        f"{told(PER_LAYER, 'recall')} of the circuit's edges, those of {CROSS_LAYER} transcoders "
+        f"{told(CROSS_LAYER, 'recall')}; {told(PER_LAYER, 'precision')} of the edges {PER_LAYER} "
+        f"and {told(CROSS_LAYER, 'precision')} of the {CROSS_LAYER} ones are the circuit's."
     )
 
 

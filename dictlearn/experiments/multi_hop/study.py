@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from dictlearn.core.kinds import DictionaryConfig
 from dictlearn.core.own_files import OwnFiles
+from dictlearn.core.sites import Sites
 from dictlearn.dictionaries.cross_layer_transcoder import CrossLayerTranscoderConfig
 from dictlearn.dictionaries.transcoder import TranscoderConfig
 from dictlearn.experiments.experiment import Experiment, Found, Page, Part
@@ -73,19 +74,19 @@ class MultiHopStudy(Experiment):
         """For each sparsity the measures of transcoders of both layers, and of one across both."""
         model = planted_model(TWO_HOPS)
         layers = [mlp_sites(model, layer) for layer in range(model.cfg.n_layers)]
-        configs: dict[str, DictionaryConfig] = {}
-        sites, groups = {}, dict[str, dict[str, list[str]]]()
+        configs, sites = dict[str, DictionaryConfig](), dict[str, Sites]()
+        groups, n = dict[str, dict[str, list[str]]](), self.n_features
         for l1 in self.l1_coefficients:
-            settings = {"n_features": self.n_features, "l1_coefficient": l1}
             across, each = f"across-{l1:g}", [f"mlp{i}-{l1:g}" for i in range(len(layers))]
-            configs[across] = CrossLayerTranscoderConfig(**settings)
-            configs |= dict.fromkeys(each, TranscoderConfig(**settings))
+            configs[across] = CrossLayerTranscoderConfig(n_features=n, l1_coefficient=l1)
+            configs |= dict.fromkeys(each, TranscoderConfig(n_features=n, l1_coefficient=l1))
             sites |= dict(zip(each, layers, strict=True))
             groups[f"{l1:g}"] = {PER_LAYER: each, CROSS_LAYER: [across]}
         run = FitConfig(steps=self.steps, batch_size=64, learning_rate=2e-2, seed=seed)
+        tokens = all_tokens(TWO_HOPS, _COPIES)
         with TemporaryDirectory() as folder:
             rows = harvest(
-                model, all_tokens(TWO_HOPS, _COPIES), layers, f"{folder}/rows", progress=False
+                model, tokens, layers, f"{folder}/rows", batch_size=len(tokens), progress=False
             )
             dictionaries = fit(configs, rows, run, sites=sites, progress=False)
         return {
