@@ -51,7 +51,7 @@ class BooleanCircuit:
     >>> TWO_HOPS.variables
     ('a', 'b', 'c', 'd', 'x', 'y', 'z')
     >>> sorted(TWO_HOPS.edges([True, True, False, True]))
-    [('a & b', 'x & ~y'), ('a', 'a & b'), ('b', 'a & b'), ('x & ~y', 'z')]
+    [('a', 'a & b'), ('a & b', 'x & ~y'), ('b', 'a & b'), ('x & ~y', 'z')]
     """
 
     inputs: Sequence[str]
