@@ -9,9 +9,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from dictlearn.circuits.groups import grouped
+from dictlearn.circuits.groups import grouped, grouped_from
 from dictlearn.circuits.measures import influence, pruned, scores, total_effects
 from dictlearn.circuits.nodes import Nodes
+from dictlearn.core.own_files import OwnFiles
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -94,6 +95,14 @@ class CircuitGraph:
         """
         return grouped(self, supernodes, pinned)
 
+    def grouped_from(self, path: str | Path) -> "CircuitGraph":
+        """The graph with the groups and pinned nodes that were downloaded from its page.
+
+        Raises:
+            CorruptFileError: the file is absent or damaged, or its groups do not fit the graph.
+        """
+        return grouped_from(self, path)
+
     def row_sums(self) -> Float[Tensor, " row"]:
         """The sum of the edges into each target and each expanded feature."""
         return torch.cat([part.double().sum(dim=1) for part in self._blocks()])
@@ -129,7 +138,7 @@ class CircuitGraph:
 
     # Files and pages
 
-    def save(self, folder: str | Path) -> Path:
+    def save(self, folder: str | Path | OwnFiles) -> Path:
         """Write the graph to files in `folder`; the path of the JSON file among them.
 
         Raises:
