@@ -44,7 +44,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 _FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
-    "--virtual-time-budget=30000",
+    "--virtual-time-budget=30000", "--disable-features=IsolateSandboxedIframes",
 )  # fmt: skip
 _PROBE = """
 <script>

@@ -8,12 +8,16 @@ from typing import TYPE_CHECKING
 import plotly.graph_objects as go
 
 from dictlearn.comparison.figures.style import styled
-from dictlearn.experiments.experiment import Found, Page, Table, mean_and_margin, shown
+from dictlearn.experiments.experiment import PARTS, Found, mean_and_margin, shown
 from dictlearn.experiments.greater_than.measures import KEPT
+from dictlearn.experiments.greater_than.prompts import TASK
+from dictlearn.experiments.page import Graph, Page, Table
 
 if TYPE_CHECKING:
     from dictlearn.experiments.greater_than.study import GreaterThanStudy
 
+GRAPH = "graph"
+"""The folder, in the part of the first seed, of the graph of the prompt in the middle."""
 CURVES = {"features": "transcoder features", "neurons": "neurons", "random": "random features"}
 OTHERS = {"zero": "the others 0", "mean": "the others at their means"}
 """The coefficients of features that are not kept."""
@@ -55,6 +59,7 @@ def greater_than_page(study: "GreaterThanStudy", found: Mapping[str, Found]) -> 
             "direct-effects": year_figure(of_main[0], "direct", "output year"),
             "de-embedding": year_figure(of_main[0], "scores", "input year"),
         },
+        graphs=[_graph(study)],
     )
 
 
@@ -140,6 +145,20 @@ def _differences(
         "bet. Means with 95 % intervals over seeds (Student's).",
         ["", "difference"], rows,
     )  # fmt: skip
+
+
+def _graph(study: "GreaterThanStudy") -> Graph:
+    names = (
+        ""
+        if study.model
+        else f" <{TASK.bos}> begins a sequence, and <{TASK.to}> stands before the later year."
+    )
+    return Graph(
+        "Graph of one prompt",
+        "What features of the transcoders (first seed), their errors and the tokens contribute to "
+        f"the mean logit of the later years minus that of the others.{names}",
+        f"{PARTS}/curves-0/{GRAPH}",
+    )
 
 
 def _kept(layer: str, curves: Sequence[Found], others: str) -> Table:

@@ -10,19 +10,22 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from dictlearn.circuits.attribute import attribute
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.own_files import OwnFiles
 from dictlearn.dictionaries.neurons import NeuronsConfig
 from dictlearn.dictionaries.topk_transcoder import TopKTranscoderConfig
-from dictlearn.experiments.experiment import Experiment, Found, Page, Part, beside
+from dictlearn.experiments.experiment import Experiment, Found, Part, beside
 from dictlearn.experiments.greater_than import measures
-from dictlearn.experiments.greater_than.page import greater_than_page
+from dictlearn.experiments.greater_than.page import GRAPH, greater_than_page
 from dictlearn.experiments.greater_than.prompts import (
+    TASK,
     YearPrompts,
     require_able,
     synthetic_prompts,
     text_prompts,
 )
+from dictlearn.experiments.page import Page
 from dictlearn.finetuning.blocks import Sampler
 from dictlearn.finetuning.config import FinetuneConfig
 from dictlearn.finetuning.finetune import finetune
@@ -32,10 +35,8 @@ from dictlearn.lm.loading import load_model
 from dictlearn.lm.mlps import mlp_sites, mlp_weights
 from dictlearn.lm.native import NativeModelConfig, new_model
 from dictlearn.lm.saving import save_model
-from dictlearn.synthetic.years import LaterYears
 from dictlearn.text.tokens import Tokens, load_tokens
 
-TASK = LaterYears()
 NATIVE = NativeModelConfig(
     n_layers=1, d_model=64, n_heads=4, d_mlp=256, n_ctx=4, d_vocab=TASK.d_vocab
 )
@@ -43,6 +44,8 @@ NATIVE = NativeModelConfig(
 _MODEL = "model"
 _RANDOM = 5
 """Random orders of features."""
+_ATTRIBUTED = 512
+"""Features of the graph whose incoming edges are found."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,6 +134,12 @@ class GreaterThanStudy(Experiment):
         model = self._model(own, seed)
         trained = Finetuned.load(beside(own, f"transcoders-{seed}") / _MODEL, model)
         prompts = self._prompts(model)
+        if seed == 0:
+            middle = len(prompts.ids) // 2
+            attribute(
+                model, prompts.ids[middle], trained.dictionaries, prompts.target(middle),
+                n_features=_ATTRIBUTED, allow_other_model=True, progress=False,
+            ).save(own.folder(GRAPH))  # fmt: skip
         layers = {}
         for layer, (name, transcoder) in enumerate(trained.dictionaries.items()):
             sites = mlp_sites(model, layer)

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import plotly.graph_objects as go
 
 from dictlearn.comparison.figures.style import styled
-from dictlearn.experiments.experiment import Found, Page, Table, mean_and_margin, shown
+from dictlearn.experiments.experiment import Found, mean_and_margin, shown
 from dictlearn.experiments.multi_hop.measures import LEAST_SHARE
+from dictlearn.experiments.page import Page, Table
 
 if TYPE_CHECKING:
     from dictlearn.experiments.multi_hop.study import MultiHopStudy

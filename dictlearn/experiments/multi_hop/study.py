@@ -11,7 +11,7 @@ from dictlearn.core.own_files import OwnFiles
 from dictlearn.core.sites import Sites
 from dictlearn.dictionaries.cross_layer_transcoder import CrossLayerTranscoderConfig
 from dictlearn.dictionaries.transcoder import TranscoderConfig
-from dictlearn.experiments.experiment import Experiment, Found, Page, Part
+from dictlearn.experiments.experiment import Experiment, Found, Part
 from dictlearn.experiments.multi_hop.measures import fidelity
 from dictlearn.experiments.multi_hop.model import all_tokens, planted_model
 from dictlearn.experiments.multi_hop.page import (
@@ -22,6 +22,7 @@ from dictlearn.experiments.multi_hop.page import (
     multi_hop_page,
 )
 from dictlearn.experiments.multi_hop.planted import planted_look_up, planted_neurons
+from dictlearn.experiments.page import Page
 from dictlearn.harvesting import harvest
 from dictlearn.lm.mlps import mlp_sites
 from dictlearn.synthetic.boolean import TWO_HOPS

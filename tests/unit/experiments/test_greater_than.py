@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from dictlearn.circuits.attribute import attribute
+from dictlearn.circuits.graph import CircuitGraph
 from dictlearn.core.errors import InputError
 from dictlearn.dictionaries.neurons import NeuronsConfig
 from dictlearn.dictionaries.topk_transcoder import TopKTranscoderConfig
@@ -10,11 +12,12 @@ from dictlearn.experiments.experiment import run_experiment, write_experiment_pa
 from dictlearn.experiments.greater_than import measures
 from dictlearn.experiments.greater_than.page import enough
 from dictlearn.experiments.greater_than.prompts import (
+    TASK,
     require_able,
     synthetic_prompts,
     text_prompts,
 )
-from dictlearn.experiments.greater_than.study import NATIVE, TASK, GreaterThanStudy
+from dictlearn.experiments.greater_than.study import NATIVE, GreaterThanStudy
 from dictlearn.lm.loading import load_model
 from dictlearn.lm.mlps import mlp_sites, mlp_weights
 from dictlearn.lm.native import new_model
@@ -22,6 +25,7 @@ from dictlearn.lm.patching import patched
 from dictlearn.synthetic.years import LaterYears
 
 PROMPTS = synthetic_prompts(LaterYears(n_years=3))  # years 0 and 1
+PROMPTS_OF_ALL = synthetic_prompts(TASK)
 
 
 def test_difference_of_known_predictions():
@@ -144,3 +148,16 @@ def test_the_study_at_a_tiny_size(tmp_path):
     for row in ("| transcoder features |", "| neurons |", "| random features |"):
         assert row in text
     assert "nan" not in text
+    graph = CircuitGraph.load(tmp_path / "parts" / "curves-0" / "graph")
+    assert graph.labels == ["years after 49 - others"]
+    assert graph.tokens == ["<100>", "<49>", "<101>"]
+    assert "years after 49 - others" in (tmp_path / "report.html").read_text()
+
+
+@torch.no_grad()
+def test_the_target_is_a_difference_of_mean_logits(model):
+    ids, target = PROMPTS_OF_ALL.ids[97], PROMPTS_OF_ALL.target(97)
+    graph = attribute(model, ids, {}, target, progress=False)
+    logits = model(ids[None])[0, -1, :100]
+    expected = logits[98:].mean() - logits[:98].mean()
+    assert float(graph.targets.values[0]) == pytest.approx(float(expected), rel=1e-3, abs=1e-5)
