@@ -22,6 +22,8 @@ class Encoding(NamedTuple):
     """Dense where most features fire or any of them may; sparse where few do."""
     pre: Float[Tensor, "n feature"] | None = None
     """The features' scores before selection, for objectives that need them."""
+    written: Float[Tensor, "n d_out"] | None = None
+    """The estimate without its bias, where it is computed with the coefficients to save memory."""
 
 
 _COUNTED = 64
@@ -104,8 +106,9 @@ class TrainableDictionary(FeatureDictionary, ABC):
     ) -> FitPass:
         """One differentiable pass over `batch`, which is in raw units."""
         z, t = self.standardized(batch)
-        acts, pre = self._train_encode(z)
-        t_hat = self._completed(self._write(acts).to(z.dtype)) + self._standardized_bias
+        acts, pre, written = self._train_encode(z)
+        written = self._write(acts) if written is None else written
+        t_hat = self._completed(written.to(z.dtype)) + self._standardized_bias
         linear = self._skip(z)
         if linear is not None:
             t_hat = t_hat + linear
