@@ -38,7 +38,7 @@ def families(
     model: str = BUILTIN,
     layer: int = 0,
     n_features: int = 512,
-    steps: int = 4000,
+    steps: int = 6000,
     n_seeds: int = 3,
     train_tokens: int = 500_000,
     held_out_tokens: int = 20_000,

@@ -26,8 +26,8 @@ class Encoding(NamedTuple):
     """The estimate without its bias, where it is computed with the coefficients to save memory."""
 
 
-_COUNTED = 64
-"""Rows in which active features are counted at once."""
+_COUNTED = 1 << 21
+"""Coefficients in a tile of rows whose active features are counted at once."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,11 @@ class FitPass:
         if isinstance(self.acts, SparseActs):
             return self.acts.firing_counts()
         # A sum converts what it adds to 64 bits: in a few rows at a time, twice their own size.
-        parts = self.acts.detach().split(_COUNTED)
-        return torch.stack([(rows != 0).sum(dim=0) for rows in parts]).sum(dim=0)
+        n_features = self.acts.shape[1]
+        counts = torch.zeros(n_features, dtype=torch.long, device=self.acts.device)
+        for rows in self.acts.detach().split(max(1, _COUNTED // n_features)):
+            counts += (rows != 0).sum(dim=0)
+        return counts
 
 
 Objective = Callable[[FitPass], dict[str, Tensor]]

@@ -43,7 +43,7 @@ def test_families_are_compared_at_several_sparsities_and_three_seeds():
     assert {kind: kinds.count(kind) for kind in kinds} == {
         "codebook": 3, "topk_sae": 3, "topk_transcoder": 3, "sae": 4, "transcoder": 4
     }  # fmt: skip
-    assert study.lengths == (1000, 2000, 4000)
+    assert study.lengths == (1500, 3000, 6000)
     assert study.seeds == (0, 1, 2)
     assert study.bits
     assert STUDIES["families"](steps=4).lengths == (1, 2, 4)
