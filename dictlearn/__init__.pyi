@@ -10,6 +10,7 @@ from .circuits.attention import AttentionScore, explain_attention
 from .circuits.attribute import attribute
 from .circuits.curves import circuit_curves
 from .circuits.graph import CircuitGraph
+from .circuits.loadings import head_loadings
 from .circuits.paths.graph import paths_to_graph
 from .circuits.paths.search import exhaustive_paths, greedy_paths
 from .circuits.targets import FeatureTarget, Logit, LogitDifference, TopLogits
@@ -163,6 +164,7 @@ __all__ = [
     "generate",
     "greedy_paths",
     "harvest",
+    "head_loadings",
     "hook_sites",
     "indexed",
     "inside",

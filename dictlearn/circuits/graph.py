@@ -227,11 +227,22 @@ class CircuitGraph:
         """A table of the edges that are left after pruning, the largest first."""
         import pandas as pd
 
-        _, links = self.pruned(node_share, edge_share)
-        row, source = links.nonzero(as_tuple=True)
-        ends = [*self.labels, *(self.name(int(node)) for node in self.row_nodes)]
+        ends, edges = self.row_names(), self.strongest_edges(node_share, edge_share)
         return pd.DataFrame({
-            "source": [self.name(int(node)) for node in source],
-            "target": [ends[int(r)] for r in row],
-            "weight": self.rows[row, source].tolist(),
-        }).sort_values("weight", key=abs, ascending=False, ignore_index=True)  # fmt: skip
+            "source": [self.name(node) for _, node in edges],
+            "target": [ends[row] for row, _ in edges],
+            "weight": [float(self.rows[edge]) for edge in edges],
+        })  # fmt: skip
+
+    def strongest_edges(
+        self, node_share: float = 0.8, edge_share: float = 0.98
+    ) -> list[tuple[int, int]]:
+        """The edges that are left after pruning as (row, node), the largest first."""
+        _, links = self.pruned(node_share, edge_share)
+        edges = links.nonzero()
+        order = self.rows[links].abs().argsort(descending=True, stable=True)
+        return [(row, node) for row, node in edges[order].tolist()]
+
+    def row_names(self) -> list[str]:
+        """The targets and the features that rows are of, in words."""
+        return [*self.labels, *(self.name(int(node)) for node in self.row_nodes)]
