@@ -6,8 +6,9 @@ from .blind.case import BlindCase
 from .blind.guess import seal_guess
 from .blind.reveal import reveal_case
 from .blind.show import blind_case
+from .circuits.aggregate import GraphAggregate, aggregate_graphs
 from .circuits.attention import AttentionScore, explain_attention
-from .circuits.attribute import attribute
+from .circuits.attribute import attribute, attribute_all
 from .circuits.curves import circuit_curves
 from .circuits.graph import CircuitGraph
 from .circuits.loadings import head_loadings
@@ -111,6 +112,7 @@ __all__ = [
     "FlatIndex",
     "GatedSAEConfig",
     "GradientConfig",
+    "GraphAggregate",
     "ICAConfig",
     "IVFIndex",
     "IdentityConfig",
@@ -146,7 +148,9 @@ __all__ = [
     "Traits",
     "TranscoderConfig",
     "activating",
+    "aggregate_graphs",
     "attribute",
+    "attribute_all",
     "blind_case",
     "check_dictionary",
     "circuit_curves",

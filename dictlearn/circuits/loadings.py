@@ -87,7 +87,7 @@ def head_loadings(
     sources, names = dict[int, list[int]](), graph.row_names()
     for row, source in chosen:
         sources.setdefault(row, []).append(source)
-    found = dict[tuple[int, int], list[tuple[str, str, int, int, float, float]]]()
+    found = dict[tuple[int, int], list[tuple[int, int, float, float]]]()
     with (
         model_of_graph(model, graph, dictionaries, cut_heads=True) as local,
         progress_bar("tracing heads", len(sources), show=progress) as done,
@@ -97,17 +97,20 @@ def head_loadings(
         for i, (row, function) in enumerate(zip(sources, functions, strict=True), start=1):
             routes = _routes(local, function)
             _require_same(graph.rows[row], routes.loading.sum(dim=0))
-            for source in sources[row]:
-                ends, parts = (graph.name(source), names[row]), routes[1:]
-                columns = (part[:, source].tolist() for part in parts)
-                found[row, source] = [
-                    (*ends, *head, *both)
-                    for head, *both in zip(routes.heads, *columns, strict=True)
-                ]
+            found |= {(row, source): _parts(routes, source) for source in sources[row]}
             done(i)
-    rows = [part for edge in dict.fromkeys(chosen) for part in found[edge]]
+    table = []
+    for row, source in dict.fromkeys(chosen):
+        ends = graph.name(source), names[row]
+        table += [(*ends, *part) for part in found[row, source]]
     columns = ["source", "target", "layer", "head", "loading", "alone"]
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(table, columns=columns)
+
+
+def _parts(routes: _Routes, source: int) -> list[tuple[int, int, float, float]]:
+    """Layer, head, loading and what of it is alone, of each part of the edge from a node."""
+    columns = routes.loading[:, source].tolist(), routes.alone[:, source].tolist()
+    return [(*head, *parts) for head, *parts in zip(routes.heads, *columns, strict=True)]
 
 
 def _routes(local: LocalModel, function: Function) -> _Routes:
