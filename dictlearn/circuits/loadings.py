@@ -57,10 +57,10 @@ def head_loadings(
     """The parts of edges that lead through each attention head, and the part that does not.
 
     A route through several heads counts with the last, the one that writes at the token of the
-    edge's target: its loading is the change of the target if, with everything else held, this
-    head's output loses what the source brings about in it. So each route counts once, the parts of
-    an edge add up to it, and the loadings of a head from all nodes to its direct effect. Routes
-    within the token of the target, through MLPs that no dictionary replaces included, are direct.
+    edge's target: its loading is what the target loses if, with everything else held, this head's
+    output loses what the source brings about in it. So each route counts once, the parts of an edge
+    add up to it, and the loadings of a head, over all nodes, to its direct effect. Routes within
+    the token of the target, through MLPs that no dictionary replaces included, are direct.
 
     Args:
         model: the model of the graph.

@@ -99,7 +99,8 @@ class Nodes:
         kind, owner = NodeKind(int(self.kinds[node])), int(self.owners[node])
         at, feature = int(self.positions[node]), int(self.features[node])
         end = {NodeKind.POSITION: f" {at}", NodeKind.BIAS: ""}.get(kind, f" @ {at}")
-        return name_anywhere(kind, owner, feature, tokens[at], dictionaries, hooks) + end
+        text = tokens[at] if kind == NodeKind.TOKEN else ""
+        return name_anywhere(kind, owner, feature, text, dictionaries, hooks) + end
 
     def to_pandas(self) -> "pd.DataFrame":
         """A table with one row for each node; kinds by name."""

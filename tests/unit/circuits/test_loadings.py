@@ -10,6 +10,7 @@ from dictlearn.circuits.loadings import DIRECT, head_loadings
 from dictlearn.circuits.local_model import LocalModel, local_model
 from dictlearn.circuits.nodes import NodeKind
 from dictlearn.circuits.targets import FeatureTarget, LogitDifference, Several
+from dictlearn.circuits.unit_pass import require_heads
 from dictlearn.circuits.weights import de_embedding, virtual_weights
 from dictlearn.core.errors import InputError
 from dictlearn.dictionaries.topk_transcoder import TopKTranscoderConfig
@@ -239,6 +240,8 @@ def test_what_does_not_fit_is_refused(small, prompt, made, native):
             loadings_of(small, graph, made, *arguments)
     with pytest.raises(InputError, match="several rows are called '<3> - <4>'"):
         loadings_of(small, twice, made, [(0, "<3> - <4>")], Several([TARGET, TARGET]))
+    with pytest.raises(InputError, match=r"got layers \[1\] without hooks"):
+        require_heads({0: None}, 2)
     with pytest.raises(InputError, match="required the dictionaries of the graph"):
         loadings_of(small, graph, {})
     with pytest.raises(InputError, match="edges are not those of the graph"):
