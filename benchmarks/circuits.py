@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import itertools
 import json
+import signal
 import subprocess
 import sys
 import tempfile
@@ -54,6 +55,8 @@ def answered(command: list[str]) -> dict[str, Any] | str:
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
     with contextlib.suppress(IndexError, json.JSONDecodeError):
         return dict(json.loads(ran.stdout.splitlines()[-1]))
+    if ran.returncode < 0:
+        return f"was stopped ({signal.Signals(-ran.returncode).name})"
     said = ran.stderr.strip().splitlines()
     return f"ended with status {ran.returncode}" + (f": {said[-1][:200]}" if said else "")
 

@@ -116,6 +116,8 @@ def test_processes_that_fail_are_said_in_the_table(monkeypatch):
     assert len(steps) == 3, "two rounds, and one of the long prompt"
     failed = circuits.answered(["python3", "-c", "import sys; sys.exit('no room')"])
     assert failed == "ended with status 1: no room"
+    stop = "import os, signal; os.kill(os.getpid(), signal.SIGTERM)"
+    assert circuits.answered(["python3", "-c", stop]) == "was stopped (SIGTERM)"
     assert circuits.answered(["python3", "-c", 'print(1); print("{\\"a\\": 2}")']) == {"a": 2}
 
 
