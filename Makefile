@@ -5,6 +5,7 @@ READY := .venv/.ready
 RECENT := $(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python >= 3.11 is required, this is " + sys.version.split()[0])'
 # A process for each core; tests of a file, which share what they set up, stay together.
 PARALLEL := -n logical --maxprocesses 8 --dist loadfile
+QUICK := not slow and not gpu and not network
 PYTEST := $(BIN)/pytest $(PARALLEL)
 TL4 := .venv-tl4
 PEERS := benchmarks/peers/.venv
@@ -44,15 +45,14 @@ coverage: $(READY)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/python -m tests.rooms_coverage
 
-# What a change must pass: format, lint, types (static, then at run time), layering, tests, docs. Whole
-# studies, which put together what is tested elsewhere, are not run once more for their types.
+# What a change must pass: format, lint, types, layering, docs, and every test once, those of the unit
+# and contract tests with types checked at run time.
 check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(PYTEST)
-	$(PYTEST) tests/unit tests/contract -m "not slow and not gpu and not network and not untyped" \
-		--ignore tests/unit/experiments --jaxtyping-packages=dictlearn,beartype.beartype
+	$(PYTEST) -m "$(QUICK) and untyped"
+	$(PYTEST) -m "$(QUICK) and not untyped" --jaxtyping-packages=dictlearn,beartype.beartype
 
 format: $(READY)
 	$(BIN)/ruff format .

@@ -1,14 +1,17 @@
 """The names of the package; each is imported when it is first used."""
 
 from .activations.store import ActivationStore
+from .active_features import activating
 from .blind.case import BlindCase
 from .blind.guess import seal_guess
 from .blind.reveal import reveal_case
 from .blind.show import blind_case
+from .circuits.aggregate import GraphAggregate, aggregate_graphs
 from .circuits.attention import AttentionScore, explain_attention
-from .circuits.attribute import attribute
+from .circuits.attribute import attribute, attribute_all
 from .circuits.curves import circuit_curves
 from .circuits.graph import CircuitGraph
+from .circuits.loadings import head_loadings
 from .circuits.paths.graph import paths_to_graph
 from .circuits.paths.search import exhaustive_paths, greedy_paths
 from .circuits.targets import FeatureTarget, Logit, LogitDifference, TopLogits
@@ -38,6 +41,7 @@ from .dictionaries.kmeans import KMeansConfig
 from .dictionaries.matryoshka_sae import MatryoshkaSAEConfig
 from .dictionaries.mean import MeanConfig
 from .dictionaries.neurons import NeuronsConfig
+from .dictionaries.overview import overview
 from .dictionaries.pca import PCAConfig
 from .dictionaries.random import RandomConfig
 from .dictionaries.residual_codebook import ResidualCodebookConfig
@@ -108,6 +112,7 @@ __all__ = [
     "FlatIndex",
     "GatedSAEConfig",
     "GradientConfig",
+    "GraphAggregate",
     "ICAConfig",
     "IVFIndex",
     "IdentityConfig",
@@ -142,7 +147,10 @@ __all__ = [
     "TrainableDictionary",
     "Traits",
     "TranscoderConfig",
+    "activating",
+    "aggregate_graphs",
     "attribute",
+    "attribute_all",
     "blind_case",
     "check_dictionary",
     "circuit_curves",
@@ -160,6 +168,7 @@ __all__ = [
     "generate",
     "greedy_paths",
     "harvest",
+    "head_loadings",
     "hook_sites",
     "indexed",
     "inside",
@@ -169,6 +178,7 @@ __all__ = [
     "mlp_sites",
     "mlp_weights",
     "new_model",
+    "overview",
     "parse_edit",
     "paths_to_graph",
     "pullback",

@@ -15,6 +15,7 @@ from dictlearn.dictionaries.topk_transcoder import TopKTranscoderConfig
 from dictlearn.dictionaries.transcoder import TranscoderConfig
 from dictlearn.experiments.circuit.study import CircuitStudy
 from dictlearn.experiments.greater_than.study import GreaterThanStudy
+from dictlearn.experiments.multi_hop.study import MultiHopStudy
 from dictlearn.experiments.steering.study import SteeringStudy
 from dictlearn.experiments.tokfsm.study import TokFSMStudy
 from dictlearn.studies.study import MLP, Hook, RateSearch, Study
@@ -188,6 +189,13 @@ def greater_than(
     return GreaterThanStudy(model=model, text=text, n_seeds=n_seeds, steps=steps)
 
 
-_FUNCTIONS = (demo, families, sizes, seeds, sites, tokfsm, steering, circuit, greater_than)
+def multi_hop(n_features: int = 8, steps: int = 1000, n_seeds: int = 3) -> MultiHopStudy:
+    """Do transcoders show the two hops of a circuit that is known? By layer, and across layers."""
+    return MultiHopStudy(n_features=n_features, steps=steps, n_seeds=n_seeds)
+
+
+_FUNCTIONS = (
+    demo, families, sizes, seeds, sites, tokfsm, steering, circuit, greater_than, multi_hop,
+)  # fmt: skip
 STUDIES = {f.__name__.replace("_", "-"): f for f in _FUNCTIONS}
 """The studies listed by `dictlearn bench`."""

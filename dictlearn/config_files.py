@@ -3,8 +3,9 @@
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin, get_type_hints
 
 from dictlearn.core.errors import ConfigError, InputError, naming, nearest
 from dictlearn.core.files import parsed
@@ -58,6 +59,28 @@ def read_config_file(path: str | Path) -> ConfigFile:
             configs[name] = configured.from_dict(fields)
     with naming(f"{path}: [fit]"):
         return ConfigFile(configs, at, FitConfig.from_dict(data.get("fit", {})))
+
+
+def swept(kind: type[DictionaryConfig], fields: Mapping[str, Any]) -> dict[str, DictionaryConfig]:
+    """The configs of a kind for all combinations of the values of fields that are given several.
+
+    They are named by the kind and those values, as "topk_sae_k8"; one config is named by the kind.
+
+    Raises:
+        ConfigError: a field is unknown, or a value is out of range.
+    """
+    hints = get_type_hints(kind)
+    axes = {
+        name: values
+        for name, values in fields.items()
+        if isinstance(values, list) and get_origin(hints.get(name)) is not tuple
+    }
+    found = {}
+    for chosen in product(*axes.values()):
+        own = dict(zip(axes, chosen, strict=True))
+        name = "_".join([kind.kind, *(f"{key}{value}" for key, value in own.items())])
+        found[name] = kind.from_dict({**fields, **own})
+    return found
 
 
 def _hooks(value: Any) -> list[str]:

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,23 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 _SHARED = Path(__file__).parent / "templates"
 _INVISIBLE = {"\n": "↵", "\t": "⇥", "\r": "␍", "\u00a0": "⍽", "\u200b": "∅"}
+
+
+@dataclass(frozen=True)
+class Framed:
+    """A page of its own inside another page, in a frame without access to it."""
+
+    title: str
+    source: str
+    script: str
+    """The script of the page, which the policy of the page around it has to name as well."""
+
+    def html(self) -> str:
+        """The frame: it can run its script and save files, and nothing else.
+
+        The browser draws it when it comes into sight.
+        """
+        return environment(_SHARED).get_template("frame.html.jinja").render(page=self)
 
 
 def environment(folder: Path, **options: Any) -> Environment:

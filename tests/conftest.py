@@ -44,7 +44,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 _FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
-    "--virtual-time-budget=30000",
+    "--virtual-time-budget=30000", "--disable-features=IsolateSandboxedIframes",
 )  # fmt: skip
 _PROBE = """
 <script>
@@ -99,6 +99,16 @@ window.addEventListener("load", () => setTimeout(async () => {
 }, 3000));
 </script>
 """
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests of whole pipelines: with types checked at run time, only others run."""
+    tests = Path(__file__).parent
+    for item in items:
+        small = any(tests / name in item.path.parents for name in ("unit", "contract"))
+        if not small or tests / "unit" / "experiments" in item.path.parents:
+            item.add_marker("untyped")
 
 
 @pytest.fixture(scope="session")

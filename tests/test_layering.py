@@ -30,7 +30,8 @@ ROOMS: dict[str, set[str]] = {
     "interop": {"core", "dictionaries", "records"},
 }
 JOINTS = (  # where rooms meet; each may import those before it
-    "contract", "formats", "config_files", "feature_cards", "harvesting", "finetuning", "blind",
+    "contract", "formats", "config_files", "active_features", "feature_cards",
+    "harvesting", "finetuning", "blind",
     "studies", "experiments", "demo", "builtin_studies", "cli",
 )  # fmt: skip
 MODULES: dict[str, set[str]] = {

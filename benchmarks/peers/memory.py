@@ -1,7 +1,7 @@
 """Peak memory of two training steps, each contender in a fresh process.
 
-`python -m benchmarks.peers.memory LIBRARY FEATURES WIDTH K BATCH THREADS` is that process; it
-prints one line of JSON.
+`python -m benchmarks.peers.memory KIND LIBRARY FEATURES WIDTH K BATCH THREADS` is that process; it
+prints one line of JSON. KIND is a name such as TOPK_SAE or RELU_SAE.
 """
 
 import contextlib
@@ -31,12 +31,12 @@ class Peak:
     """Peak memory of the process beyond those and beyond its memory before."""
 
 
-def peak(plan: Plan, library: str, batch_size: int) -> Peak:
-    """The memory of making a top-k SAE and taking two steps with it, in this process."""
+def peak(kind: Kind, plan: Plan, library: str, batch_size: int) -> Peak:
+    """The memory of making a dictionary and taking two steps with it, in this process."""
     x = torch.randn(batch_size, plan.width)
     x @ torch.randn(plan.width, 64)  # so that threads and their buffers are there already
     batch = Batch(x, x)
-    maker = Contenders().named(library).makers[Kind.TOPK_SAE]
+    maker = Contenders().named(library).makers[kind]
     made: list[Trainee] = []
 
     def two_steps() -> None:
@@ -49,10 +49,11 @@ def peak(plan: Plan, library: str, batch_size: int) -> Peak:
     return Peak(held, above - held)
 
 
-def measured(plan: Plan, library: str, batch_size: int, threads: int) -> Peak | str:
+def measured(kind: Kind, plan: Plan, library: str, batch_size: int, threads: int) -> Peak | str:
     """The result of `peak` in a separate process, or the reason for its failure."""
     numbers = (plan.n_features, plan.width, plan.k, batch_size, threads)
-    command = [sys.executable, "-m", "benchmarks.peers.memory", library, *map(str, numbers)]
+    command = [sys.executable, "-m", "benchmarks.peers.memory", kind.name, library]
+    command += map(str, numbers)
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
     with contextlib.suppress(IndexError, json.JSONDecodeError):
         answer = json.loads(ran.stdout.splitlines()[-1])
@@ -61,13 +62,13 @@ def measured(plan: Plan, library: str, batch_size: int, threads: int) -> Peak | 
 
 
 def _main() -> None:
-    library, *numbers = sys.argv[1:]
+    kind, library, *numbers = sys.argv[1:]
     n_features, width, k, batch_size, threads = map(int, numbers)
     torch.set_num_threads(threads)
     limit = limit_memory()
     answer: dict[str, object]
     try:
-        answer = asdict(peak(Plan(width, n_features, k), library, batch_size))
+        answer = asdict(peak(Kind[kind], Plan(width, n_features, k), library, batch_size))
     except Exception as error:  # said in the table, where the others stand too
         if "can't allocate memory" in str(error):
             answer = {"why": f"more than the {limit / GB:.0f} GB that it was given"}
@@ -81,16 +82,20 @@ def _memory(run: Run) -> list[Table]:
         return [Table("Not measured: this system has no /proc", ("library",))]
     size = run.size
     everyone = [peer.name for peer in run.contenders.offering(Kind.TOPK_SAE, options=False)]
-    asked = {size.memory_features: everyone, size.most_features: everyone[:1]}
     tables = []
-    for n_features, names in asked.items():
+    for kind, n_features, k, names in (
+        (Kind.TOPK_SAE, size.memory_features, size.k, everyone),
+        (Kind.TOPK_SAE, size.most_features, size.k, everyone[:1]),
+        (Kind.RELU_SAE, size.most_features, size.most_features // 2, everyone[:1]),
+    ):  # half of the features are active in a row where training begins
         table = Table(
-            f"top-k SAE: {n_features:,} of width {size.width}, k = {size.k}, batch {size.batch:,}",
+            f"{kind.value}: {n_features:,} of width {size.width}, k = {k:,}, batch {size.batch:,}",
             ("library", "parameters and optimizer, GB", "peak above them, GB"),
         )
         for name in names:
-            run.done(f"{n_features:,}, {name}")
-            found = measured(Plan(size.width, n_features, size.k), name, size.batch, run.threads)
+            run.done(f"{kind.value}, {n_features:,}, {name}")
+            plan = Plan(size.width, n_features, k)
+            found = measured(kind, plan, name, size.batch, run.threads)
             if isinstance(found, Peak):
                 table.add(name, digits(found.held / GB), digits(found.above / GB))
             else:

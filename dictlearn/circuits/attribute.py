@@ -1,16 +1,17 @@
-"""`attribute`: the attribution graph of a prompt."""
+"""`attribute`: the attribution graph of a prompt; `attribute_all`: those of several prompts."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any, TypeAlias
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from dictlearn.circuits.about import origin
-from dictlearn.circuits.checked import checked_model, require_complete
+from dictlearn.circuits.checked import ids_of, require_complete
 from dictlearn.circuits.graph import CircuitGraph
-from dictlearn.circuits.local_model import LocalModel
+from dictlearn.circuits.local_model import LocalModel, local_model
 from dictlearn.circuits.measures import influence
 from dictlearn.circuits.nodes import NodeKind, Nodes
 from dictlearn.circuits.rows import Rows
@@ -18,6 +19,7 @@ from dictlearn.circuits.targets import Explained, Function, Target, TopLogits
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import InputError
 from dictlearn.lm.hooks import LanguageModel
+from dictlearn.lm.identity import require_same_model
 from dictlearn.progress import progress as progress_bar
 
 _QUEUE = 256
@@ -26,6 +28,9 @@ _AT_ONCE = 1 << 22
 """Numbers of a gradient at one hook, of all functions together, in one backward pass."""
 _PATTERNS = 1 << 25
 """Numbers of the attention patterns of a layer, which a backward pass repeats for each function."""
+
+Prompt: TypeAlias = str | Int[Tensor, " _"]
+"""A text, which BOS precedes if the model has one, or ids."""
 
 
 def attribute(
@@ -63,15 +68,99 @@ def attribute(
         ProvenanceError: a dictionary was trained on another model, and `allow_other_model` is off.
         StorageError: the folder for temporary files has no room for the edges.
     """
+    (given,) = _given(model, [prompt], dictionaries, n_features, in_memory, allow_other_model)
+    return _graph(model, given, dictionaries, target, n_features, in_memory, show=progress)
+
+
+def attribute_all(
+    model: LanguageModel,
+    prompts: Sequence[Prompt],
+    dictionaries: Mapping[str, FeatureDictionary],
+    target: Target | Sequence[Target] | None = None,
+    *,
+    n_features: int = 1024,
+    in_memory: int = 1 << 29,
+    allow_other_model: bool = False,
+    progress: bool = True,
+) -> Iterator[CircuitGraph]:
+    """The graph of each prompt, one after the other, as of `attribute`.
+
+    A graph of a long prompt takes much memory: `aggregate_graphs` needs each only once, so that no
+    list of them is needed. What does not depend on the prompt, such as the model's fingerprint, is
+    computed once.
+
+    Args:
+        model: the language model.
+        prompts: texts, which BOS precedes if the model has one, or ids.
+        dictionaries: of any kind, by name, at different targets.
+        target: one for all prompts, or one for each; by default the most probable next tokens.
+        n_features: number of features of each prompt whose incoming edges are found.
+        in_memory: as of `attribute`, for each graph.
+        allow_other_model: also take dictionaries of another model.
+        progress: show a progress bar.
+
+    Raises:
+        InputError: there is no prompt, or not a target for each; and as of `attribute`.
+        ProvenanceError: a dictionary was trained on another model, and `allow_other_model` is off.
+    """
+    if not prompts:
+        raise InputError("required at least one prompt, got none")
+    targets = list(target) if isinstance(target, Sequence) else [target] * len(prompts)
+    if len(targets) != len(prompts):
+        raise InputError(
+            f"required one target, or one for each of {len(prompts)} prompts, got {len(targets)}"
+        )
+    given = _given(model, prompts, dictionaries, n_features, in_memory, allow_other_model)
+
+    def graphs() -> Iterator[CircuitGraph]:
+        with progress_bar("prompts", len(prompts), show=progress) as done:
+            for i, (own, one) in enumerate(zip(given, targets, strict=True), start=1):
+                graph = _graph(model, own, dictionaries, one, n_features, in_memory, show=False)
+                done(i)
+                yield graph
+
+    return graphs()
+
+
+def _given(
+    model: LanguageModel,
+    prompts: Sequence[Prompt],
+    dictionaries: Mapping[str, FeatureDictionary],
+    n_features: int,
+    in_memory: int,
+    allow_other_model: bool,
+) -> list[tuple[Int[Tensor, " _"], dict[str, Any]]]:
+    """The ids of each prompt, and the origin of its graph; errors are those of `attribute`."""
     for name, number in (("features", n_features), ("bytes in memory", in_memory)):
         if number < 0:
             raise InputError(f"required a number of {name} of at least 0, got {number}")
-    with checked_model(model, prompt, dictionaries, allow_other_model=allow_other_model) as local:
+    ids = [ids_of(model, prompt) for prompt in prompts]
+    if not allow_other_model:
+        require_same_model(model, dictionaries)
+    settings = {"n_features": n_features, "allow_other_model": allow_other_model}
+    about = origin(model, dictionaries, **settings)
+    forms = ["text" if isinstance(prompt, str) else "ids" for prompt in prompts]
+    return [
+        (own, about | {"settings": {"prompt": form} | settings})
+        for own, form in zip(ids, forms, strict=True)
+    ]
+
+
+def _graph(
+    model: LanguageModel,
+    given: tuple[Int[Tensor, " pos"], dict[str, Any]],
+    dictionaries: Mapping[str, FeatureDictionary],
+    target: Target | None,
+    n_features: int,
+    in_memory: int,
+    *,
+    show: bool,
+) -> CircuitGraph:
+    ids, about = given
+    with local_model(model, ids, dictionaries) as local:
         explained = (target or TopLogits()).functions(local)
-        graph = _Expansion(local, explained, n_features, in_memory).run(show=progress)
-        settings = {"n_features": n_features, "allow_other_model": allow_other_model}
-        given = {"prompt": "text" if isinstance(prompt, str) else "ids"}
-        return replace(graph, about=origin(model, dictionaries, **given, **settings))
+        graph = _Expansion(local, explained, n_features, in_memory).run(show=show)
+    return replace(graph, about=about)
 
 
 class _Expansion:
@@ -131,7 +220,8 @@ class _Expansion:
         values = [local.value(one.function) for one in explained]
         targets = Nodes.of(
             NodeKind.TARGET, [one.function.position for one in explained],
-            features=torch.tensor([one.token for one in explained]), values=torch.tensor(values),
+            features=torch.tensor([one.token for one in explained]),
+            values=torch.tensor(values, dtype=torch.float64),
         )  # fmt: skip
         return CircuitGraph(
             ids=local.run.ids.cpu(),

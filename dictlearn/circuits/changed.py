@@ -26,9 +26,13 @@ Change = Callable[[str, Float[Tensor, "b pos d_in"], Float[Tensor, "b pos d_out"
 
 @contextmanager
 def model_of_graph(
-    model: LanguageModel, graph: CircuitGraph, dictionaries: Mapping[str, FeatureDictionary]
+    model: LanguageModel,
+    graph: CircuitGraph,
+    dictionaries: Mapping[str, FeatureDictionary],
+    *,
+    cut_heads: bool = False,
 ) -> Iterator[LocalModel]:
-    """The local replacement model of the prompt of `graph`.
+    """The local replacement model of the prompt of `graph`; `cut_heads` as of `local_model`.
 
     Raises:
         InputError: the dictionaries are not those of the graph.
@@ -38,7 +42,7 @@ def model_of_graph(
             f"required the dictionaries of the graph ({', '.join(graph.dictionaries)}), got "
             f"{', '.join(dictionaries) or 'none'}"
         )
-    with local_model(model, graph.ids, dictionaries) as local:
+    with local_model(model, graph.ids, dictionaries, cut_heads=cut_heads) as local:
         yield local
 
 

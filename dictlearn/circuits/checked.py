@@ -31,14 +31,24 @@ def checked_model(
         InputError: the model has no hooks, the prompt is no sequence, or a dictionary does not fit.
         ProvenanceError: a dictionary was trained on another model, and `allow_other_model` is off.
     """
-    require_hooks(model)
-    ids = prompt_ids(model.tokenizer, prompt)[0] if isinstance(prompt, str) else prompt
-    if ids.ndim != 1 or not len(ids):
-        raise InputError(f"required one sequence of ids, got shape {tuple(ids.shape)}")
+    ids = ids_of(model, prompt)
     if not allow_other_model:
         require_same_model(model, dictionaries)
     with local_model(model, ids, dictionaries, cut_heads=cut_heads, scores_of=scores_of) as local:
         yield local
+
+
+def ids_of(model: LanguageModel, prompt: str | Int[Tensor, " pos"]) -> Int[Tensor, " pos"]:
+    """The ids of a prompt.
+
+    Raises:
+        InputError: the model has no hooks, or the prompt is no sequence.
+    """
+    require_hooks(model)
+    ids = prompt_ids(model.tokenizer, prompt)[0] if isinstance(prompt, str) else prompt
+    if ids.ndim != 1 or not len(ids):
+        raise InputError(f"required one sequence of ids, got shape {tuple(ids.shape)}")
+    return ids
 
 
 def require_complete(rows: Float[Tensor, "m node"], values: list[float]) -> None:

@@ -9,10 +9,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from dictlearn.circuits.groups import grouped
+from dictlearn.circuits.groups import grouped, grouped_from
 from dictlearn.circuits.measures import influence, pruned, scores, total_effects
 from dictlearn.circuits.nodes import Nodes
 from dictlearn.circuits.rows import blocks
+from dictlearn.core.own_files import OwnFiles
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -95,6 +96,14 @@ class CircuitGraph:
         """
         return grouped(self, supernodes, pinned)
 
+    def grouped_from(self, path: str | Path) -> "CircuitGraph":
+        """The graph with the groups and pinned nodes that were downloaded from its page.
+
+        Raises:
+            CorruptFileError: the file is absent or damaged, or its groups do not fit the graph.
+        """
+        return grouped_from(self, path)
+
     def row_sums(self) -> Float[Tensor, " row"]:
         """The sum of the edges into each target and each expanded feature."""
         return torch.cat([part.double().sum(dim=1) for part in self._blocks()])
@@ -139,7 +148,7 @@ class CircuitGraph:
 
     # Files and pages
 
-    def save(self, folder: str | Path) -> Path:
+    def save(self, folder: str | Path | OwnFiles) -> Path:
         """Write the graph to files in `folder`; the path of the JSON file among them.
 
         Raises:
@@ -228,11 +237,22 @@ class CircuitGraph:
         """A table of the edges that are left after pruning, the largest first."""
         import pandas as pd
 
-        _, links = self.pruned(node_share, edge_share)
-        row, source = links.nonzero(as_tuple=True)
-        ends = [*self.labels, *(self.name(int(node)) for node in self.row_nodes)]
+        ends, edges = self.row_names(), self.strongest_edges(node_share, edge_share)
         return pd.DataFrame({
-            "source": [self.name(int(node)) for node in source],
-            "target": [ends[int(r)] for r in row],
-            "weight": self.rows[row, source].tolist(),
-        }).sort_values("weight", key=abs, ascending=False, ignore_index=True)  # fmt: skip
+            "source": [self.name(node) for _, node in edges],
+            "target": [ends[row] for row, _ in edges],
+            "weight": [float(self.rows[edge]) for edge in edges],
+        })  # fmt: skip
+
+    def strongest_edges(
+        self, node_share: float = 0.8, edge_share: float = 0.98
+    ) -> list[tuple[int, int]]:
+        """The edges that are left after pruning as (row, node), the largest first."""
+        _, links = self.pruned(node_share, edge_share)
+        edges = links.nonzero()
+        order = self.rows[links].abs().argsort(descending=True, stable=True)
+        return [(row, node) for row, node in edges[order].tolist()]
+
+    def row_names(self) -> list[str]:
+        """The targets and the features that rows are of, in words."""
+        return [*self.labels, *(self.name(int(node)) for node in self.row_nodes)]

@@ -1,8 +1,9 @@
 """Supernodes: groups of nodes under names; and pinned nodes, which pruning does not remove."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,6 +11,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from dictlearn.core.errors import InputError, nearest
+from dictlearn.core.files import entries_of, read_json, typed
 
 if TYPE_CHECKING:
     from dictlearn.circuits.graph import CircuitGraph
@@ -43,6 +45,26 @@ def grouped(
                 )
     own = graph.pinned if pinned is None else _places(pinned, places)
     return replace(graph, supernodes=groups, pinned=[node for node in own if node not in owners])
+
+
+@dataclass(frozen=True)
+class _Groups:
+    """The file that a page saves, which has nodes by name."""
+
+    supernodes: dict[str, list[str]]
+    pinned: list[str]
+
+
+def grouped_from(graph: "CircuitGraph", path: str | Path) -> "CircuitGraph":
+    """The graph with the groups and pinned nodes of a file that its page saved.
+
+    Raises:
+        CorruptFileError: the file is absent or damaged, or its groups do not fit the graph.
+    """
+    data = read_json(Path(path))
+    with entries_of(Path(path), "required groups of nodes of this graph, as its page saves them"):
+        found = typed(data, _Groups)
+        return grouped(graph, found.supernodes, found.pinned)
 
 
 def shown(

@@ -43,10 +43,7 @@ class LocalModel:
     """Features, errors and constants of one prompt, and what each contributes to any function."""
 
     def __init__(
-        self,
-        model: LanguageModel,
-        run: FrozenPass,
-        dictionaries: Mapping[str, FeatureDictionary],
+        self, model: LanguageModel, run: FrozenPass, dictionaries: Mapping[str, FeatureDictionary]
     ) -> None:
         self.run, self.dictionaries, self._model = run, dict(dictionaries), model
         self._probabilities: dict[int, Float[Tensor, " vocabulary"]] = {}
@@ -198,10 +195,17 @@ class LocalModel:
             if layer not in gradients.heads:
                 yield values.new_zeros(m, self.n_heads * len(values))
                 continue
-            g = gradients.heads[layer].unflatten(2, (self.n_heads, -1))
-            apart = torch.einsum("mphd,hk->mhpkd", g, torch.eye(self.n_heads).to(g))
-            through = self.run.through_heads(layer, apart.flatten(3).flatten(0, 1))
-            yield torch.einsum("mpd,pd->mp", through, values.detach()).reshape(m, -1)
+            through = self.read_by_heads(layer, gradients.heads[layer])
+            yield torch.einsum("mhpd,pd->mhp", through, values.detach()).flatten(1)
+
+    def read_by_heads(
+        self, layer: int, gradients: Float[Tensor, "m pos d_z"]
+    ) -> Float[Tensor, "m head pos d_v"]:
+        """The gradients in the value vectors of a layer, through each of its heads alone."""
+        own = torch.eye(self.n_heads).to(gradients)
+        apart = torch.einsum("mphd,hk->mhpkd", gradients.unflatten(2, (self.n_heads, -1)), own)
+        found = self.run.through_heads(layer, apart.flatten(3).flatten(0, 1))
+        return found.unflatten(0, (len(gradients), self.n_heads))
 
     def _seeds(self, functions: Sequence[Function]) -> list[tuple[Tensor, Tensor]]:
         """The tensors that functions read, with their readers at the right row and position."""

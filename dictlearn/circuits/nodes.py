@@ -33,7 +33,8 @@ class NodeKind(IntEnum):
     HEAD = 7
     """An attention head with a token that it reads; it writes at that of the step before."""
     PRUNED = 8
-    """The contributions through which no path goes; in graphs of paths."""
+    """The contributions through which no path goes, in graphs of paths; those of edges that pruning
+    removed, where graphs are aggregated."""
 
 
 @dataclass(frozen=True)
@@ -97,15 +98,9 @@ class Nodes:
         """A node in words, with the texts of the prompt's tokens and what owners are called."""
         kind, owner = NodeKind(int(self.kinds[node])), int(self.owners[node])
         at, feature = int(self.positions[node]), int(self.features[node])
-        return {
-            NodeKind.FEATURE: lambda: f"{dictionaries[owner]} {feature} @ {at}",
-            NodeKind.ERROR: lambda: f"error of {hooks[owner]} @ {at}",
-            NodeKind.TOKEN: lambda: f"token {tokens[at]!r} @ {at}",
-            NodeKind.POSITION: lambda: f"position {at}",
-            NodeKind.REMAINDER: lambda: f"remainder of MLP {owner} @ {at}",
-            NodeKind.HEAD: lambda: f"head {owner}.{feature} @ {at}",
-            NodeKind.BIAS: lambda: "bias",
-        }[kind]()
+        end = {NodeKind.POSITION: f" {at}", NodeKind.BIAS: ""}.get(kind, f" @ {at}")
+        text = tokens[at] if kind == NodeKind.TOKEN else ""
+        return name_anywhere(kind, owner, feature, text, dictionaries, hooks) + end
 
     def to_pandas(self) -> "pd.DataFrame":
         """A table with one row for each node; kinds by name."""
@@ -114,3 +109,25 @@ class Nodes:
         table = {f.name.removesuffix("s"): getattr(self, f.name).tolist() for f in fields(self)}
         table["kind"] = [NodeKind(kind).name.lower() for kind in table["kind"]]
         return pd.DataFrame(table).rename_axis("node")
+
+
+def name_anywhere(
+    kind: NodeKind,
+    owner: int,
+    feature: int,
+    text: str,
+    dictionaries: Sequence[str],
+    hooks: Sequence[str],
+) -> str:
+    """A node in words, without its position; `text` is that of a token node."""
+    return {
+        NodeKind.TARGET: lambda: "target",
+        NodeKind.FEATURE: lambda: f"{dictionaries[owner]} {feature}",
+        NodeKind.ERROR: lambda: f"error of {hooks[owner]}",
+        NodeKind.TOKEN: lambda: f"token {text!r}",
+        NodeKind.POSITION: lambda: "position",
+        NodeKind.REMAINDER: lambda: f"remainder of MLP {owner}",
+        NodeKind.HEAD: lambda: f"head {owner}.{feature}",
+        NodeKind.BIAS: lambda: "bias",
+        NodeKind.PRUNED: lambda: "pruned",
+    }[kind]()

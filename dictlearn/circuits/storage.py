@@ -18,7 +18,7 @@ TENSORS_FILE = "graph.safetensors"
 _WHOLE = (torch.int64, torch.int32)
 
 
-def save_graph(graph: CircuitGraph, folder: str | Path) -> Path:
+def save_graph(graph: CircuitGraph, folder: str | Path | OwnFiles) -> Path:
     """Write a graph to `folder`; the path of its JSON file.
 
     Raises:

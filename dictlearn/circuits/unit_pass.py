@@ -2,7 +2,7 @@
 
 import warnings
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,11 +55,7 @@ def unit_pass(model: LanguageModel, sources: Sequence[str], at: Sequence[str]) -
         InputError: a layer has no value vectors or no joined outputs of heads to cut.
     """
     attention, run = attention_hooks(model), UnitPass()
-    if without := sorted(set(range(model.cfg.n_layers)) - set(attention)):
-        raise InputError(
-            f"required a model whose layers all have attention heads, got layers {without} without "
-            "hooks for them: what passes there is not known to be linear; use another model"
-        )
+    require_heads(attention, model.cfg.n_layers)
     points, first = model.hook_dict, dict[int, str]()
     patches: dict[str, list[Patch]] = defaultdict(list)
 
@@ -88,6 +84,15 @@ def unit_pass(model: LanguageModel, sources: Sequence[str], at: Sequence[str]) -
         warnings.filterwarnings("ignore", "A forward hook edited")
         model(placed(torch.zeros(1, 1, dtype=torch.long), model))
     return run
+
+
+def require_heads(layers: Collection[int], n_layers: int) -> None:
+    """Raise an `InputError` unless the heads of all layers of a model can be cut."""
+    if without := sorted(set(range(n_layers)) - set(layers)):
+        raise InputError(
+            f"required a model whose layers all have attention heads, got layers {without} without "
+            "hooks for them: what passes there is not known to be linear; use another model"
+        )
 
 
 def _leaf(found: dict[Any, Tensor], key: object) -> Patch:

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from html import escape
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from dictlearn.circuits.groups import marked, shown
 from dictlearn.circuits.layers import n_layers, node_layers
 from dictlearn.circuits.nodes import NodeKind
 from dictlearn.core.own_files import OwnFiles
-from dictlearn.pages import environment, pieces
+from dictlearn.pages import Framed, environment, pieces
 from dictlearn.records.features import FeatureCard, FeatureRecords
 
 _FOLDER = Path(__file__).parent / "templates"
@@ -44,12 +43,21 @@ class GraphView:
         Raises:
             InputError: a hook names no layer, or a share is out of range.
         """
+        return self.framed().source
+
+    def framed(self) -> Framed:
+        """The page, for a frame in another page.
+
+        Raises:
+            InputError: as `html`.
+        """
         script = "".join((_FOLDER / name).read_text(encoding="utf-8") for name in _SCRIPTS)
-        return _PAGES.get_template("graph.html.jinja").render(
+        source = _PAGES.get_template("graph.html.jinja").render(
             title=self.title, prompt="".join(self.graph.tokens), data=self.data,
             cards=self._cards, script=script, scores=self.graph.scores(),
             about=lines(self.graph.about),
         )  # fmt: skip
+        return Framed(self.title, source, script)
 
     def write(self, path: str | Path) -> Path:
         """Write the page to a file; its path.
@@ -132,11 +140,7 @@ class GraphView:
         }  # fmt: skip
 
     def _repr_html_(self) -> str:
-        """The page in a frame that can run its script and nothing else."""
-        return (
-            f'<iframe title="{escape(self.title)}" sandbox="allow-scripts" width="100%" '
-            f'height="780" style="border: 0" srcdoc="{escape(self.html())}"></iframe>'
-        )
+        return self.framed().html()
 
     def __repr__(self) -> str:
         n_nodes, n_links = len(self.data["nodes"]), len(self.data["links"])

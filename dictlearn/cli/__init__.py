@@ -12,6 +12,7 @@ from rich.markup import escape
 
 from dictlearn.cli.blind import blind
 from dictlearn.cli.circuits import attribute
+from dictlearn.cli.folders import export, import_, info, show
 from dictlearn.cli.lists import kinds, models
 from dictlearn.cli.measuring import compare, evaluate
 from dictlearn.cli.steering import steer
@@ -60,6 +61,10 @@ app.command(
 )(train)
 app.command()(evaluate)
 app.command()(compare)
+app.command()(info)
+app.command()(show)
+app.command()(export)
+app.command("import")(import_)
 app.command()(steer)
 app.command()(attribute)
 app.add_typer(blind)

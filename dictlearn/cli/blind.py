@@ -58,9 +58,9 @@ def show(
             "--restricted", help="Leave features of the first layer, near tokens, out of paths."
         ),
     ] = False,
-    model: options.ModelName = "builtin:stories",
+    model: options.ModelOfDictionaries = None,
     check_model: options.CheckModel = True,
-    text: options.TextSource = "builtin:stories",
+    text: options.TextOfDictionaries = None,
     column: options.Column = "text",
     tokens: Annotated[int, typer.Option(help="Tokens of the train split, for prompts.")] = 40_000,
     held_out: Annotated[
@@ -76,6 +76,7 @@ def show(
     """
     from dictlearn.blind.case import CASE_FILE, REVEALED_FILE, RUN
     from dictlearn.blind.show import blind_case
+    from dictlearn.cli.origins import origin
     from dictlearn.core.own_files import OwnFiles
     from dictlearn.dictionaries.files import load_all
     from dictlearn.lm.loading import load_model
@@ -83,12 +84,14 @@ def show(
 
     wanted = None if feature is None else _feature(feature)
     OwnFiles.of(out, RUN).require(CASE_FILE, REVEALED_FILE)
+    loaded = load_all(dictionaries)
+    model, text, _ = origin(loaded, model, text, context)
     settings = {
         "dictionaries": [str(folder.resolve()) for folder in dictionaries], "model": _whole(model),
         "check_model": check_model, "text": _whole(text), "column": column, "context": context,
         "held_out": held_out,
     }  # fmt: skip
-    loaded, subject = load_all(dictionaries), load_model(model, check=check_model)
+    subject = load_model(model, check=check_model)
     some = load_tokens(text, subject, n_tokens=tokens, context=context, column=column)
     case = blind_case(
         subject, loaded, some, wanted, n_prompts=n_prompts, iterations=iterations, width=width,

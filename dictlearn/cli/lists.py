@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from dictlearn.cli.terminal import console
-from dictlearn.core.config import in_words
+from dictlearn.core.config import Config, in_words, meanings
 
 
 def models(
@@ -37,24 +37,33 @@ def kinds(
         str | None, typer.Argument(help="Kind whose hyperparameters are listed.")
     ] = None,
 ) -> None:
-    """List the kinds of dictionary, or the hyperparameters of one kind."""
+    """List the kinds of dictionary, or the settings of one kind and of its training."""
     from dictlearn.dictionaries.registry import KINDS, config_class
 
     if kind is None:
         table = Table("kind", "description", box=None, pad_edge=False)
         for config in KINDS:
             table.add_row(*map(escape, (config.kind, (config.__doc__ or "").splitlines()[0])))
-    else:
-        config = config_class(kind)
-        hints = get_type_hints(config)
-        table = Table("field", "type", "default", box=None, pad_edge=False)
-        for field in dataclasses.fields(config):
-            if not field.repr:  # weights, which are no setting
-                continue
+        console.print(table)
+        return
+    from dictlearn.training.config import FitConfig
+
+    console.print(_fields(config_class(kind)))
+    console.print("\nSettings of training, for every kind:\n", _fields(FitConfig))
+
+
+def _fields(config: type[Config]) -> Table:
+    """The settings of a config as options."""
+    hints, told = get_type_hints(config), meanings(config)
+    table = Table("option", "type", "default", "meaning", box=None, pad_edge=False)
+    for field in dataclasses.fields(config):
+        if field.repr:  # weights are no setting
             required = field.default is dataclasses.MISSING
             default = "required" if required else _as_option(field.default)
-            table.add_row(*map(escape, (field.name, in_words(hints[field.name]), default)))
-    console.print(table)
+            option = "--" + field.name.replace("_", "-")
+            kind = in_words(hints[field.name])
+            table.add_row(*map(escape, (option, kind, default, told.get(field.name, ""))))
+    return table
 
 
 def _as_option(value: object) -> str:

@@ -14,9 +14,9 @@ def evaluate(
         list[Path], typer.Argument(help="Folders of dictionaries, or folders that contain them.")
     ],
     out: Annotated[Path, typer.Option(help="Output folder for results.json and report.html.")],
-    model: options.ModelName = "builtin:stories",
+    model: options.ModelOfDictionaries = None,
     check_model: options.CheckModel = True,
-    text: options.TextSource = "builtin:stories",
+    text: options.TextOfDictionaries = None,
     column: options.Column = "text",
     ids_column: options.IdsColumn = None,
     dataset_split: options.DatasetSplit = None,
@@ -39,9 +39,14 @@ def evaluate(
         bool, typer.Option(help="Also evaluate dictionaries that were trained on another model.")
     ] = False,
 ) -> None:
-    """Evaluate dictionaries on the same held-out tokens."""
+    """Evaluate dictionaries on the same held-out tokens.
+
+    Model, text and context are those of the training, unless others are given.
+    """
+    from dictlearn.cli.origins import origin
     from dictlearn.comparison.report.html import REPORT_FILE, report_html
     from dictlearn.comparison.tables.joint import joint_table
+    from dictlearn.core.own_files import OwnFiles
     from dictlearn.dictionaries.files import load_all
     from dictlearn.evaluation.faithfulness.evaluate import evaluate as run
     from dictlearn.evaluation.joint.evaluate_together import evaluate_together, require_sets
@@ -51,8 +56,7 @@ def evaluate(
     from dictlearn.text.tokens import load_tokens
 
     loaded = load_all(dictionaries)
-    from dictlearn.core.own_files import OwnFiles
-
+    model, text, context = origin(loaded, model, text, context)
     own = OwnFiles.of(out)
     own.require(RESULTS_FILE, SUMS_FILE, REPORT_FILE, *([JointRecords.file] if together else []))
     subject = load_model(model, check=check_model)

@@ -7,6 +7,14 @@ import typer
 ModelName = Annotated[
     str, typer.Option("--model", help="builtin:stories, a Hugging Face id, or a local folder.")
 ]
+ModelOfDictionaries = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        help="builtin:stories, a Hugging Face id, or a local folder; by default that of the "
+        "dictionaries.",
+    ),
+]
 CheckModel = Annotated[
     bool,
     typer.Option(help="Compare the logits of a few tokens with the Hugging Face original."),
@@ -16,6 +24,14 @@ TextSource = Annotated[
     typer.Option(
         "--text",
         help="builtin:stories, a .txt, .jsonl or .parquet file, a folder of these, or hf:DATASET.",
+    ),
+]
+TextOfDictionaries = Annotated[
+    str | None,
+    typer.Option(
+        "--text",
+        help="builtin:stories, a .txt, .jsonl or .parquet file, a folder of these, or hf:DATASET; "
+        "by default that on which the dictionaries were trained.",
     ),
 ]
 Column = Annotated[

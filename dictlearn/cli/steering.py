@@ -43,7 +43,7 @@ def steer(
         str | None,
         typer.Option(
             help="builtin:stories, a Hugging Face id, or a local folder; by default that of the "
-            "folder, and builtin:stories for dictionaries alone."
+            "folder, or of the dictionaries."
         ),
     ] = None,
     check_model: options.CheckModel = True,
@@ -83,6 +83,7 @@ def _opened(
 ) -> "tuple[Finetuned, bool]":
     """The model and the dictionaries, of a folder that `finetune` wrote, of a published codebook
     model, or each from its own; and whether to keep the error by default."""
+    from dictlearn.cli.origins import model_of
     from dictlearn.dictionaries.files import load_all
     from dictlearn.finetuning.finetuned import DICTIONARIES, Finetuned
     from dictlearn.interop.codebook_features import is_released
@@ -91,5 +92,5 @@ def _opened(
     folder = dictionaries[0]
     if len(dictionaries) == 1 and ((folder / DICTIONARIES).is_dir() or is_released(folder)):
         return Finetuned.load(folder, model, check=check_model), False
-    subject = load_model(model or "builtin:stories", check=check_model)
-    return Finetuned(subject, load_all(dictionaries)), True
+    loaded = load_all(dictionaries)
+    return Finetuned(load_model(model_of(loaded, model), check=check_model), loaded), True

@@ -155,6 +155,7 @@ def _run(
     images: str | None = None,
     nproc: int = 1,
 ) -> None:
+    from dictlearn.comparison.report.html import REPORT_FILE
     from dictlearn.experiments.experiment import (
         EXPERIMENT_FILE,
         Experiment,
@@ -169,9 +170,9 @@ def _run(
         about = [f"Written by `{command}`{'' if continued else _took(began, nproc)}."]
         page = write_experiment_page(study, found, out, about=about, image_format=images)
         say(page.read_text(encoding="utf-8"))
+        say(f"report:  {page.with_name(REPORT_FILE)}")
         say(f"page:    {page}")
         return
-    from dictlearn.comparison.report.html import REPORT_FILE
     from dictlearn.records.results import RESULTS_FILE
     from dictlearn.studies.folder import STUDY_FILE
     from dictlearn.studies.page import write_page

@@ -38,15 +38,34 @@ def named_feature(text: str) -> tuple[str, int] | None:
     return (name, int(number)) if name and number.isdecimal() else None
 
 
+def feature_numbers(text: str) -> list[int]:
+    """The features in a list with commas.
+
+    Raises:
+        InputError: it is of another form.
+
+    >>> feature_numbers("3,17")
+    [3, 17]
+    """
+    words = text.replace(" ", "").split(",")
+    if not all(word.isdecimal() for word in words):
+        raise InputError(f"required numbers of features, such as 3,17, got {text!r}")
+    return list(map(int, words))
+
+
 def leftover_fields(arguments: list[str]) -> dict[str, Any]:
-    """Config fields from the remaining `--some-field value` pairs."""
+    """Config fields from the remaining `--some-field value` pairs; repeated ones become a list."""
     from dictlearn.config_files import parse_value
 
-    fields = {}
+    fields: dict[str, Any] = {}
     queue = list(arguments)
     while queue:
         flag, equals, value = queue.pop(0).partition("=")
         if not flag.startswith("--") or (not equals and not queue):
             raise InputError(f"required --field value, got {flag!r} without one")
-        fields[flag[2:].replace("-", "_")] = parse_value(value if equals else queue.pop(0))
+        name, found = flag[2:].replace("-", "_"), parse_value(value if equals else queue.pop(0))
+        if name in fields:
+            before = fields[name]
+            found = [*(before if isinstance(before, list) else [before]), found]
+        fields[name] = found
     return fields

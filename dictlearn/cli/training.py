@@ -1,12 +1,15 @@
 """Commands that harvest activations and train dictionaries."""
 
+import dataclasses
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dictlearn.cli import options
+from dictlearn.cli.folders import show_dictionaries
 from dictlearn.cli.terminal import leftover_fields, say
 from dictlearn.core.errors import ConfigError, InputError, nearest
 
@@ -97,7 +100,13 @@ def train(
         str | None,
         typer.Option(help="Dictionary to start from; its kind and fields are the default."),
     ] = None,
-    seed: options.Seed = 0,
+    seed: Annotated[
+        str,
+        typer.Option(
+            help="Random seed of the data order and of the dictionaries, or several, as "
+            "in 0,1,2, each in a folder of its own."
+        ),
+    ] = "0",
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …")] = "cpu",
     nproc: Annotated[int, typer.Option(help="Processes that each batch is split over.")] = 1,
     shard_features: Annotated[bool, typer.Option(help="Split features instead.")] = False,
@@ -105,34 +114,42 @@ def train(
 ) -> None:
     """Train one dictionary (--kind sae --n-features 4096) or several (--config runs.toml).
 
-    To continue an interrupted run from its last checkpoint, repeat the command.
-    """
+    Several values of a setting of the kind are a sweep in one pass over the data: --k 8,16,32
+    trains KIND_k8, KIND_k16 and KIND_k32, and those of two settings are crossed. To continue an
+    interrupted run from its last checkpoint, repeat the command.
+    """  # fmt: skip
     from dictlearn.activations.store import ActivationStore
     from dictlearn.distributed.launching import launch
     from dictlearn.formats import load
     from dictlearn.training.config import FitConfig
     from dictlearn.training.fit import fit
+    from dictlearn.training.progress import LOG_FILE
 
     # A path, or "saelens:PATH" and the like; with a config file, it is refused below.
     start = load(init) if init is not None and config is None else None
+    seeds = _seeds(seed)
     if config is None:
+        settings, fields = _of_training(leftover_fields(context.args), kind)
         fit_config = FitConfig(
-            steps=steps, batch_size=batch_size, learning_rate=learning_rate, seed=seed,
-            device=device, shard_features=shard_features, max_norm_ratio=max_norm_ratio,
+            steps=steps, batch_size=batch_size, learning_rate=learning_rate, seed=seeds[0],
+            device=device, shard_features=shard_features, max_norm_ratio=max_norm_ratio, **settings,
         )  # fmt: skip
-        given = _of_one_kind(kind, at or [], leftover_fields(context.args), start, fit_config)
+        given = _of_one_kind(kind, at or [], fields, start, fit_config)
     elif kind is None:
         given = _from_file(config, context, leftover_fields(context.args))
     else:
         raise InputError(_EITHER)
     store = ActivationStore.open(activations)
     configs, sites = _placed(given, store.sites)
-    launch(
-        nproc, fit, configs, store, given.fit, sites=sites,
-        init=dict.fromkeys(configs, start) if start else None, out=out, overwrite=overwrite,
-    )  # fmt: skip
-    for name in configs:
-        say(f"{name}: {out / name}")
+    folders = {s: out / f"seed{s}" if len(seeds) > 1 else out for s in seeds}
+    for own, folder in folders.items():
+        launch(
+            nproc, fit, configs, store, given.fit if config else replace(given.fit, seed=own),
+            sites=sites, init=dict.fromkeys(configs, start) if start else None, out=folder,
+            overwrite=overwrite,
+        )  # fmt: skip
+    show_dictionaries(list(folders.values()))
+    say(f"log: {', '.join(str(folder / LOG_FILE) for folder in folders.values())}")
 
 
 _EITHER = "train needs either --kind with its fields, or --config FILE"
@@ -147,7 +164,7 @@ def _of_one_kind(
 ) -> "ConfigFile":
     """The content of a config file with one dictionary, whose kind and fields are those of `start`
     where they are not given."""
-    from dictlearn.config_files import ConfigFile
+    from dictlearn.config_files import ConfigFile, swept
     from dictlearn.dictionaries.registry import config_class
 
     if start is not None:
@@ -155,7 +172,34 @@ def _of_one_kind(
         fields = ({} if start.config is None else start.config.to_dict()) | fields
     if kind is None:
         raise InputError(_EITHER)
-    return ConfigFile({kind: config_class(kind).from_dict(fields)}, {kind: at}, fit_config)
+    configs = swept(config_class(kind), fields)
+    return ConfigFile(configs, dict.fromkeys(configs, at), fit_config)
+
+
+def _seeds(text: str) -> list[int]:
+    words = text.replace(" ", "").split(",")
+    if not all(word.isdecimal() for word in words) or len(set(words)) < len(words):
+        raise InputError(f"required --seed as a number or different ones, as in 0,1,2; got {text}")
+    return list(map(int, words))
+
+
+def _of_training(fields: dict[str, Any], kind: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The settings of training that have no option of their own, and those of the kind."""
+    from dictlearn.dictionaries.registry import config_class
+    from dictlearn.training.config import FitConfig
+
+    own = [field.name for field in dataclasses.fields(FitConfig)]
+    kinds = [f.name for f in dataclasses.fields(config_class(kind)) if f.repr] if kind else fields
+    for name in fields:
+        if name not in own and name not in kinds:
+            others = ("config", "kind", "at", "init", "out", "nproc", "overwrite")
+            known = [f"--{one.replace('_', '-')}" for one in (*kinds, *own, *others)]
+            raise InputError(
+                f"train has no option --{name.replace('_', '-')} for the kind {kind}; "
+                f"{nearest('--' + name.replace('_', '-'), known)} (dictlearn kinds {kind})"
+            )
+    return ({k: v for k, v in fields.items() if k in own},
+            {k: v for k, v in fields.items() if k not in own})  # fmt: skip
 
 
 def _from_file(config: Path, context: typer.Context, fields: Iterable[str]) -> "ConfigFile":

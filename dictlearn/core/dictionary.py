@@ -126,6 +126,14 @@ class FeatureDictionary(nn.Module, ABC):
 
     # Public interface
 
+    def __repr__(self) -> str:
+        """Its kind, size, settings that are not the defaults, hooks and model."""
+        words = [f"{self.n_features:,} features"]
+        settings = {} if self.config is None else self.config.changed()
+        words += [f"{k}={v}" for k, v in settings.items() if k not in ("n_features", "n_codes")]
+        of = f" of {self.provenance.model}" if self.provenance.model else ""
+        return f"{self.kind}({', '.join(words)}, {self.sites}{of})"
+
     @final
     def encode(self, x: Float[Tensor, "*b d_in"]) -> Float[Tensor, "*b feature"]:
         """The coefficients of `x`, always exactly one dense tensor.

@@ -55,14 +55,21 @@ def naming(place: object) -> Iterator[None]:
         raise type(error)(f"{place}: {error}") from error
 
 
+def _initials(name: str) -> str:
+    return "".join(word[:1] for word in name.replace("-", "_").split("_"))
+
+
 def nearest(name: str, valid: Iterable[str], n: int = 3) -> str:
     """A clause that suggests the valid names nearest to `name`.
 
     >>> nearest("l1_coeficient", ["l1_coefficient", "n_features"])
     "did you mean 'l1_coefficient'?"
+    >>> nearest("lr", ["learning_rate", "n_features"])
+    "did you mean 'learning_rate'?"
     """
     names = list(valid)
-    close = get_close_matches(name, names, n=n, cutoff=0.5)
+    meant = [v for v in names if len(name) > 1 and name.strip("-") == _initials(v)]
+    close = meant[:n] or get_close_matches(name, names, n=n, cutoff=0.5)
     if close:
         return f"did you mean {' or '.join(map(repr, close))}?"
     shown = ", ".join(map(repr, names[:8])) + (", …" if len(names) > 8 else "")

@@ -22,10 +22,12 @@ class Encoding(NamedTuple):
     """Dense where most features fire or any of them may; sparse where few do."""
     pre: Float[Tensor, "n feature"] | None = None
     """The features' scores before selection, for objectives that need them."""
+    written: Float[Tensor, "n d_out"] | None = None
+    """The estimate without its bias, where it is computed with the coefficients to save memory."""
 
 
-_COUNTED = 64
-"""Rows in which active features are counted at once."""
+_COUNTED = 1 << 21
+"""Coefficients in a tile of rows whose active features are counted at once."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +61,11 @@ class FitPass:
         if isinstance(self.acts, SparseActs):
             return self.acts.firing_counts()
         # A sum converts what it adds to 64 bits: in a few rows at a time, twice their own size.
-        parts = self.acts.detach().split(_COUNTED)
-        return torch.stack([(rows != 0).sum(dim=0) for rows in parts]).sum(dim=0)
+        n_features = self.acts.shape[1]
+        counts = torch.zeros(n_features, dtype=torch.long, device=self.acts.device)
+        for rows in self.acts.detach().split(max(1, _COUNTED // n_features)):
+            counts += (rows != 0).sum(dim=0)
+        return counts
 
 
 Objective = Callable[[FitPass], dict[str, Tensor]]
@@ -104,8 +109,9 @@ class TrainableDictionary(FeatureDictionary, ABC):
     ) -> FitPass:
         """One differentiable pass over `batch`, which is in raw units."""
         z, t = self.standardized(batch)
-        acts, pre = self._train_encode(z)
-        t_hat = self._completed(self._write(acts).to(z.dtype)) + self._standardized_bias
+        acts, pre, written = self._train_encode(z)
+        written = self._write(acts) if written is None else written
+        t_hat = self._completed(written.to(z.dtype)) + self._standardized_bias
         linear = self._skip(z)
         if linear is not None:
             t_hat = t_hat + linear

@@ -12,7 +12,7 @@ from dictlearn.core.errors import ProvenanceError
 from dictlearn.core.files import typed
 from dictlearn.core.tokens import Tokens
 
-_LATER_FIELDS = ("weights_hash", "dtype", "model_check", "training")
+_LATER_FIELDS = ("weights_hash", "dtype", "model_check", "training", "text", "context")
 """Fields that files of version 0.1 do not have."""
 _LIBRARIES = ("dictlearn", "torch", "transformer-lens", "transformers")
 
@@ -75,11 +75,16 @@ class Provenance:
     """Split of the text: "train" or "held_out"."""
     exclude_special: bool = True
     """Whether special tokens were left out of rows and metrics."""
+    text: str = field(default="", compare=False)
+    """Source of the tokens, as it was named."""
+    context: int | None = field(default=None, compare=False)
+    """Tokens per block."""
     seed: int | None = None
     """Seed of the training run; unset for activations."""
     training: dict[str, Any] = field(default_factory=dict, compare=False)
-    """Settings of the training run (`fit_config`), rows left out of it (`left_out`), and the hash
-    of the weights that it started from (`init`), if any. Empty for activations."""
+    """Settings of the training run (`fit_config`), rows left out of it (`left_out`), the hash of
+    the weights that it started from (`init`), if any, and the last numbers of its log (`final`).
+    Empty for activations."""
     versions: dict[str, str] = field(default_factory=library_versions, compare=False)
 
     def trained(self, seed: int, **settings: Any) -> "Provenance":
@@ -89,8 +94,9 @@ class Provenance:
     def on(self, tokens: Tokens, *, exclude_special: bool) -> "Provenance":
         """The same model, run on `tokens`."""
         return replace(
-            self, text_hash=tokens.hash, split=tokens.split, exclude_special=exclude_special
-        )
+            self, text_hash=tokens.hash, split=tokens.split, exclude_special=exclude_special,
+            text=tokens.source, context=tokens.ids.shape[1],
+        )  # fmt: skip
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form, read back by `from_dict`, without later fields that are not known."""

@@ -36,7 +36,7 @@ class LayerwiseL1:
         if isinstance(acts, SparseActs):
             total = (acts.values * norms[acts.indices]).sum()
         else:
-            total = (acts @ norms).sum()
+            total = acts.sum(dim=0) @ norms
         scale = self.coefficient * fit_pass.sparsity_scale / len(fit_pass.t)
         return {"squared_error": squared_error(fit_pass), "sparsity": scale * total}
 

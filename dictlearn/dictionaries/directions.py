@@ -9,7 +9,7 @@ from torch.nn.functional import normalize
 def remove_radial_gradient_(W: nn.Parameter) -> None:
     """Remove the radial component of the gradient of each row of `W`."""
     if W.grad is not None:
-        along = torch.linalg.vecdot(W.grad, W)
+        along = torch.einsum("fd,fd->f", W.grad, W)  # `vecdot` makes a matrix of the products
         W.grad.addcmul_(W, along.unsqueeze(1), value=-1)
 
 

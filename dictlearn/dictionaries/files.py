@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,6 +18,15 @@ from dictlearn.dictionaries.registry import config_class
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "weights.safetensors"
+
+
+class Description(NamedTuple):
+    """A dictionary in a folder, without its weights."""
+
+    config: DictionaryConfig
+    sites: Sites
+    provenance: Provenance
+    weights_sha256: str
 
 
 def save(dictionary: FeatureDictionary, path: str | Path | OwnFiles) -> Path:
@@ -67,16 +76,7 @@ def load(path: str | Path, kinds: Sequence[type[DictionaryConfig]] = ()) -> Feat
         ConfigError: the kind is unknown.
     """
     folder = Path(path)
-    path = folder / CONFIG_FILE
-    data = read_own_json(path, "dictionary", "save the dictionary again")
-    with entries_of(path):
-        kind = typed(data["kind"], str)
-        weights_hash = typed(data["weights_sha256"], str)
-        sites = Sites.from_dict(data["sites"])
-        provenance = Provenance.from_dict(data["provenance"])
-        settings = typed(data["config"], dict[str, Any])
-    with naming(path):
-        config = config_class(kind, kinds).from_dict(settings)
+    config, sites, provenance, weights_hash = described(folder, kinds)
     tensors = read_tensors(folder / WEIGHTS_FILE, weights_hash)
     _require_plausible(folder, config, sites, tensors)
     with entries_of(folder / WEIGHTS_FILE, f"does not fit {CONFIG_FILE}"):
@@ -89,6 +89,26 @@ def load(path: str | Path, kinds: Sequence[type[DictionaryConfig]] = ()) -> Feat
     dictionary.kind, dictionary.baseline = config.kind, config.baseline
     dictionary.provenance = provenance
     return dictionary.eval()
+
+
+def described(folder: Path, kinds: Sequence[type[DictionaryConfig]] = ()) -> Description:
+    """The content of the config of a dictionary's folder; its weights are not read.
+
+    Raises:
+        CorruptFileError, ConfigError: see `load`.
+    """
+    path = folder / CONFIG_FILE
+    data = read_own_json(path, "dictionary", "save the dictionary again")
+    with entries_of(path):
+        kind = typed(data["kind"], str)
+        weights_hash = typed(data["weights_sha256"], str)
+        sites = Sites.from_dict(data["sites"])
+        provenance = Provenance.from_dict(data["provenance"])
+        settings = typed(data["config"], dict[str, Any])
+    with naming(path):
+        return Description(
+            config_class(kind, kinds).from_dict(settings), sites, provenance, weights_hash
+        )
 
 
 def require_finite_weights(dictionary: FeatureDictionary, where: object) -> None:
@@ -120,21 +140,31 @@ def _require_plausible(
 
 
 def load_all(paths: Sequence[Path]) -> dict[str, FeatureDictionary]:
-    """The dictionaries in `paths`, each a dictionary's folder or a folder of such folders.
-
-    They are named by their folders, or by whole paths where two folders share a name.
+    """The dictionaries of `folders_of`, by name.
 
     Raises:
         InputError: a path holds no dictionary.
         CorruptFileError: see `load`.
     """
+    return {name: load(folder) for name, folder in folders_of(paths).items()}
+
+
+def folders_of(paths: Sequence[Path]) -> dict[str, Path]:
+    """The folders of the dictionaries in `paths`, each a dictionary's or a folder of such folders.
+
+    They are named by their folders, or by whole paths where two folders share a name.
+
+    Raises:
+        InputError: a path holds no dictionary.
+    """
     folders: list[Path] = []
     for path in paths:
         inner = sorted(p.parent for p in path.glob(f"*/{CONFIG_FILE}"))
+        inner = inner or sorted(p.parent for p in path.glob(f"seed*/*/{CONFIG_FILE}"))
         if not (path / CONFIG_FILE).exists() and not inner:
             raise InputError(f"{path}: required a dictionary's folder, or a folder of them")
         folders += [path] if (path / CONFIG_FILE).exists() else inner
     names = [folder.resolve().name for folder in folders]
     if len(set(names)) < len(names):
         names = [str(folder) for folder in folders]
-    return {name: load(folder) for name, folder in zip(names, folders, strict=True)}
+    return dict(zip(names, folders, strict=True))

@@ -28,6 +28,7 @@ from dictlearn.dictionaries.directions import (
 from dictlearn.dictionaries.selection import Searching
 from dictlearn.distributed.dictionary import DistributedDictionary
 from dictlearn.kernels.decode import decode
+from dictlearn.kernels.relu import relu_estimate
 from dictlearn.kernels.scores import differentiable_scores
 
 _INITIAL_SCORES = 1 << 26
@@ -132,6 +133,12 @@ class LinearDictionary(Searching, DistributedDictionary):
     def differentiable(self, z: Float[Tensor, "n d_in"], found: SparseActs) -> SparseActs:
         """The scores found, differentiable in encoder and `z`, at the cost of these entries."""
         return differentiable_scores(z, self.W_enc, self.b_enc, found, self._centre)
+
+    def relu_estimate(
+        self, z: Float[Tensor, "n d_in"]
+    ) -> tuple[Float[Tensor, "n feature"], Float[Tensor, "n d_out"]]:
+        """The positive scores, with zeros elsewhere, and what they write, in little memory."""
+        return relu_estimate(z, self.W_enc, self.b_enc, self._centre, self.W_dec)
 
     def all_scores(self, z: Float[Tensor, "n d_in"]) -> Float[Tensor, "n feature"]:
         """The scores of all features."""

@@ -32,7 +32,10 @@ class SparsityL1:
     def __call__(self, fit_pass: FitPass) -> dict[str, Tensor]:
         """The loss terms of one pass."""
         acts = fit_pass.acts
-        own = (acts.values if isinstance(acts, SparseActs) else acts).abs().sum()
+        own = acts.values if isinstance(acts, SparseActs) else acts
+        if not fit_pass.dictionary.traits.nonnegative:
+            own = own.abs()  # its gradient is a matrix, while that of a sum broadcasts
+        own = own.sum()
         total = feature_group_of(fit_pass.dictionary).all_reduce_forward(own)
         scale = self.coefficient * fit_pass.sparsity_scale
         return {

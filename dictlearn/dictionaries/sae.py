@@ -44,7 +44,8 @@ class ReLU(Rule):
         """The positive scores, sparse if few features are active."""
         found = positive_if_sparse(z, dictionary.W_enc, dictionary.offset(), SPARSE_BELOW)
         if found is None:
-            return Encoding(dictionary.all_scores(z).relu_())
+            acts, written = dictionary.relu_estimate(z)
+            return Encoding(acts, written=written)
         return Encoding(dictionary.differentiable(z, found))
 
 

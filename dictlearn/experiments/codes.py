@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dictlearn.comparison.figures.style import styled
 from dictlearn.core.sparse_acts import SparseActs
-from dictlearn.experiments.experiment import Table
+from dictlearn.experiments.page import Table
 from dictlearn.metrics.precision import Ranking
 
 LEAST_RECALL = 0.01

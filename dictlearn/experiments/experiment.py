@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from itertools import count
 from math import isfinite, nan, sqrt
@@ -10,9 +10,8 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, ClassVar
 
-import plotly.graph_objects as go
-
 from dictlearn.comparison.figures.images import write_images
+from dictlearn.comparison.report.html import REPORT_FILE
 from dictlearn.comparison.report.templates import render
 from dictlearn.core.config import Config
 from dictlearn.core.errors import InputError
@@ -20,6 +19,7 @@ from dictlearn.core.files import read_own_json
 from dictlearn.core.own_files import OwnFiles
 from dictlearn.core.provenance import code_revision, library_versions
 from dictlearn.distributed.tasks import Task, run_tasks
+from dictlearn.experiments.page import Page
 from dictlearn.metrics.intervals import student_quantile
 from dictlearn.progress import progress
 from dictlearn.studies.folder import IMAGES, PAGE_FILE
@@ -44,25 +44,6 @@ class Part:
 def beside(own: OwnFiles, part: str) -> Path:
     """The folder of another part."""
     return own.path.parent / part
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table of a page."""
-
-    heading: str
-    caption: str
-    heads: Sequence[str]
-    rows: Sequence[Sequence[str]]
-
-
-@dataclass(frozen=True)
-class Page:
-    """Verdict, tables and figures of an experiment."""
-
-    verdict: Sequence[str]
-    tables: Sequence[Table]
-    figures: Mapping[str, go.Figure] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,11 +113,17 @@ def write_experiment_page(
     about: Sequence[str] = (),
     image_format: str | None = None,
 ) -> Path:
-    """The path of the Markdown page about an experiment, in its folder.
+    """The path of the Markdown page about an experiment, in its folder, beside `report.html`.
 
-    With an `image_format` ("svg", "png" or "pdf"), the figures are written to `images/` too.
+    The HTML page needs no network; its figures and circuit graphs can be explored. With an
+    `image_format` ("svg", "png" or "pdf"), the figures are written to `images/` too.
+
+    Raises:
+        CorruptFileError: a circuit graph that the page shows is absent or damaged.
+        InputError: a page of this name was not written so, or has been edited.
     """
     own, page, links = OwnFiles(Path(out), "an experiment"), experiment.page(found), {}
+    graphs = [graph.drawn(own.path) for graph in page.graphs]
     if image_format is not None:
         drawn = write_images(page.figures, own.folder(IMAGES), image_format)
         links = {name: f"{IMAGES}/{path.name}" for name, path in drawn.items()}
@@ -144,11 +131,12 @@ def write_experiment_page(
     code = f"Revision {', '.join(filter(None, revisions))}; " + ", ".join(
         f"{name} {number}" for name, number in library_versions().items()
     )
-    text = render(
-        "experiment.md.jinja", title=experiment.question, about=[*about, f"{code}."],
-        verdict=page.verdict, tables=page.tables, images=links,
-    )  # fmt: skip
-    own.write_text(PAGE_FILE, text)
+    told = {"title": experiment.question, "about": [*about, f"{code}."], "graphs": graphs,
+            "verdict": page.verdict, "tables": page.tables}  # fmt: skip
+    framed = [graph.page for graph in graphs]
+    html = render("experiment.html.jinja", **told, figures=page.figures, framed=framed)
+    own.write_text(REPORT_FILE, html)
+    own.write_text(PAGE_FILE, render("experiment.md.jinja", **told, images=links))
     return own.path / PAGE_FILE
 
 

@@ -36,6 +36,7 @@ from dictlearn.lm.patching import patched
 from dictlearn.lm.sites import hook_sites, require_deterministic
 from dictlearn.training.initial import weights_hash
 from dictlearn.training.loop import carried_out
+from dictlearn.training.run import Outcome
 from dictlearn.training.standardize import Standardization, fit_all_units
 from dictlearn.training.upkeep import Upkeep
 
@@ -104,10 +105,9 @@ def finetune(
         )
     )  # fmt: skip
 
-    def finish(stopped: Mapping[str, str]) -> Finetuned:
+    def finish(outcome: Outcome) -> Finetuned:
         found = learner.finish()
-        text_hash = tokens.hash if isinstance(tokens, Tokens) else ""
-        with_origin(model, found, text_hash, config.seed, config.to_dict())
+        with_origin(model, found, tokens, config.seed, config.to_dict())
         result = Finetuned(model, found, dict(run.description), learner.trains_model)
         group.all_succeed(lambda: run.write(result))
         return result

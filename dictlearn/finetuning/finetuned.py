@@ -14,7 +14,9 @@ from dictlearn.core.files import entries_of, read_own_json, typed
 from dictlearn.core.kinds import DictionaryConfig
 from dictlearn.core.own_files import OwnFiles
 from dictlearn.core.provenance import Provenance
+from dictlearn.core.tokens import Tokens
 from dictlearn.dictionaries.files import CONFIG_FILE, load, save
+from dictlearn.finetuning.blocks import Sampler
 from dictlearn.interop.codebook_features import is_released, read_released
 from dictlearn.interventions.inside import Running, inside
 from dictlearn.lm.hooks import LanguageModel, is_native
@@ -181,14 +183,13 @@ def _released(
 def with_origin(
     model: LanguageModel,
     dictionaries: Mapping[str, FeatureDictionary],
-    text_hash: str,
+    tokens: Tokens | Sampler,
     seed: int,
     settings: Mapping[str, Any],
 ) -> None:
     """Give the dictionaries their provenance: the model as it is now, the text and the settings."""
-    origin = replace(
-        model_provenance(model), text_hash=text_hash, split="train" if text_hash else "",
-        exclude_special=False,
-    )  # fmt: skip
+    origin = replace(model_provenance(model), exclude_special=False)
+    if isinstance(tokens, Tokens):
+        origin = origin.on(tokens, exclude_special=False)
     for dictionary in dictionaries.values():
         dictionary.provenance = origin.trained(seed, finetune_config=dict(settings))

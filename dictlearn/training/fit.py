@@ -21,6 +21,7 @@ from dictlearn.training.fit_run import ALONE, set_up
 from dictlearn.training.loop import carried_out
 from dictlearn.training.output import write_dictionaries
 from dictlearn.training.progress import LOG_FILE
+from dictlearn.training.run import Outcome
 
 
 @overload
@@ -113,11 +114,13 @@ def fit(
         )
     )  # fmt: skip
 
-    def finish(stopped: Mapping[str, str]) -> dict[str, FeatureDictionary]:
+    def finish(outcome: Outcome) -> dict[str, FeatureDictionary]:
         dictionaries = {
-            name: learner.finish() for name, learner in run.learners.items() if name not in stopped
+            name: learner.finish()
+            for name, learner in run.learners.items()
+            if name not in outcome.stopped
         }
-        group.all_succeed(lambda: write_dictionaries(run, dictionaries, stopped))
+        group.all_succeed(lambda: write_dictionaries(run, dictionaries, outcome))
         return dictionaries
 
     dictionaries = carried_out(run, finish, overwrite=overwrite, show=progress)

@@ -1,5 +1,6 @@
 """The state of one call of `fit` in one process, created and checked before training starts."""
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -79,8 +80,8 @@ class FitRun(Run):
             return []
         return [self.written] if self.single else [self.written.inside(n) for n in self.learners]
 
-    def provenance_of(self, name: str) -> Provenance:
-        """The provenance of one of the dictionaries."""
+    def provenance_of(self, name: str, final: Mapping[str, float]) -> Provenance:
+        """The provenance of one of the dictionaries, with the last numbers of its log."""
         out = {
             hook: f"{u.n_left_out} of the first {u.n_rows} rows, with norms over {u.limit:.4g}"
             for hook, u in self.units.items()
@@ -88,7 +89,7 @@ class FitRun(Run):
         }
         return self.origin.trained(
             self.config.seed, fit_config=self.config.to_dict(), left_out=out,
-            init=self.inits.get(name),
+            init=self.inits.get(name), final={k: v for k, v in final.items() if math.isfinite(v)},
         )  # fmt: skip
 
 

@@ -95,11 +95,13 @@ class GradientLearner(Learner):
             with torch.autocast("cuda" if cuda else "cpu", torch.bfloat16, enabled=mixed):
                 fit_pass = self.upkeep.fit_pass(batch, self._step)
                 losses = self.upkeep.losses(fit_pass)
-            self._descend(torch.stack(list(losses.values())).sum())
             log = self.upkeep.observe_(fit_pass, losses)
+            loss, looked_for = torch.stack(list(losses.values())).sum(), fit_pass.z[:_RECALL_ROWS]
+            del fit_pass, losses  # all coefficients, for which Adam has better use
+            self._descend(loss)
         if config.int8_search:
             assert isinstance(self.dictionary, Searching)
-            log["recall"] = self.dictionary.search_recall(fit_pass.z[:_RECALL_ROWS])
+            log["recall"] = self.dictionary.search_recall(looked_for)
         self._step += 1
         self.upkeep.resample_(self._step, self._optimizer, self._recent_batches())
         return log

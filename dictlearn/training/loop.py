@@ -1,6 +1,6 @@
 """The only training loop."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
 from functools import partial
 from typing import TypeVar
@@ -14,15 +14,13 @@ from dictlearn.training.checkpoints import Checkpoint, differences, load_checkpo
 from dictlearn.training.divergence import diverged, numbers, stop
 from dictlearn.training.output import go_on, prepare, write_checkpoint
 from dictlearn.training.progress import LiveView, TrainingLog
-from dictlearn.training.run import Run
+from dictlearn.training.run import Outcome, Run
 
 T = TypeVar("T")
 
 
-def carried_out(
-    run: Run, finish: Callable[[Mapping[str, str]], T], *, overwrite: bool, show: bool
-) -> T:
-    """The result of `finish` after all steps of a run, given the learners that diverged and why.
+def carried_out(run: Run, finish: Callable[[Outcome], T], *, overwrite: bool, show: bool) -> T:
+    """The result of `finish` after all steps of a run, given how it ended.
 
     The run continues from its checkpoint if its folder has one. The folder is locked throughout.
 
@@ -33,10 +31,10 @@ def carried_out(
         run.group.all_succeed(lambda: held.enter_context(run.locked()))
         start = _start(run, overwrite=overwrite)
         with interruptible() if run.folder else nullcontext(Interruption()) as interruption:
-            stopped = _train(run, start, interruption, show=show)
-        if len(stopped) == len(run.learners):
-            raise NonFiniteError("; ".join(stopped.values()))
-        return finish(stopped)
+            outcome = _train(run, start, interruption, show=show)
+        if len(outcome.stopped) == len(run.learners):
+            raise NonFiniteError("; ".join(outcome.stopped.values()))
+        return finish(outcome)
 
 
 def _start(run: Run, *, overwrite: bool) -> Checkpoint:
@@ -64,13 +62,10 @@ def _start(run: Run, *, overwrite: bool) -> Checkpoint:
     return start
 
 
-def _train(
-    run: Run, start: Checkpoint, interruption: Interruption, *, show: bool
-) -> dict[str, str]:
+def _train(run: Run, start: Checkpoint, interruption: Interruption, *, show: bool) -> Outcome:
     """Give every learner every batch from the start on; log, show and write checkpoints.
 
-    A learner that diverges stops, and the others go on. Those that stopped are returned, each
-    with the reason.
+    A learner that diverges stops, and the others go on.
     """
     config, group, stopped = run.config, run.group, dict(start.stopped)
     log = TrainingLog(run.written, start.step)
@@ -108,4 +103,4 @@ def _train(
                 if ends and not last:
                     again = "to continue, make the same call again (without overwrite)"
                     raise Interrupted(f"stopped after step {done}; {again}")
-    return stopped
+    return Outcome(stopped, log.last)

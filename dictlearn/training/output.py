@@ -12,7 +12,7 @@ from dictlearn.training.checkpoints import CHECKPOINT_FILE, Checkpoint, save_che
 from dictlearn.training.divergence import is_finite
 from dictlearn.training.fit_run import FitRun
 from dictlearn.training.progress import LOG_FILE
-from dictlearn.training.run import Run
+from dictlearn.training.run import Outcome, Run
 
 STOPPED_FILE = "stopped.json"
 """Dictionaries of the run that diverged, each with the reason; absent if there are none."""
@@ -84,19 +84,19 @@ def write_checkpoint(run: Run, told: Checkpoint) -> None:
 
 
 def write_dictionaries(
-    run: FitRun, dictionaries: Mapping[str, FeatureDictionary], stopped: Mapping[str, str]
+    run: FitRun, dictionaries: Mapping[str, FeatureDictionary], outcome: Outcome
 ) -> None:
     """Give the dictionaries their origin and write them, if there is a folder."""
     for name, dictionary in dictionaries.items():
-        dictionary.provenance = run.provenance_of(name)
+        dictionary.provenance = run.provenance_of(name, outcome.final.get(name, {}))
         if run.written:
             save(dictionary, run.written if run.single else run.written.folder(name))
     if run.written:
-        for name in stopped:
+        for name in outcome.stopped:
             if is_finite(run.learners[name].state()):
                 save(run.learners[name].finish(), run.written.folder(f"{name}.stopped"))
-        if stopped:
-            run.written.write_json(STOPPED_FILE, {"stopped": dict(stopped)})
+        if outcome.stopped:
+            run.written.write_json(STOPPED_FILE, {"stopped": dict(outcome.stopped)})
         close(run.written)
 
 

@@ -4,7 +4,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -36,13 +36,17 @@ class TrainingLog:
         self._path = own.path / LOG_FILE if own else None
         self._start = time.monotonic()
         self._from_step = from_step
+        self.last: Mapping[str, Mapping[str, float]] = {}
+        """The numbers of the last line, by dictionary and metric."""
         if own and self._path:
             kept = _lines_until(self._path, from_step) if from_step else []
+            self.last = _numbers(kept)
             own.write_text(LOG_FILE, "".join(kept))
             own.grow(LOG_FILE)
 
     def write(self, step: int, scalars: Mapping[str, Mapping[str, float]], n_rows: int) -> float:
         """Append the line of `step`; the rows per second since the start."""
+        self.last = scalars
         seconds = time.monotonic() - self._start
         speed = n_rows * (step - self._from_step) / max(seconds, 1e-9)
         line: dict[str, Any] = {
@@ -138,6 +142,19 @@ def _lines_until(path: Path, step: int) -> list[str]:
         except ValueError:  # damaged, or half-written when the run was killed
             continue
     return kept
+
+
+def _numbers(lines: Sequence[str]) -> dict[str, dict[str, float]]:
+    """The numbers of the last line that has any, by dictionary and metric."""
+    for line in reversed(lines):
+        found: dict[str, dict[str, float]] = {}
+        for key, value in plain_data(line).items():
+            name, _, metric = key.rpartition("/")
+            if name and value is not None:
+                found.setdefault(name, {})[metric] = value
+        if found:
+            return found
+    return {}
 
 
 @dataclass(frozen=True)

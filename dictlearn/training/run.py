@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -13,6 +13,15 @@ from dictlearn.core.learning import Learner
 from dictlearn.core.own_files import OwnFiles
 from dictlearn.distributed.process_group import ProcessGroup
 from dictlearn.training.config import RunConfig
+
+
+class Outcome(NamedTuple):
+    """The end of a run."""
+
+    stopped: Mapping[str, str]
+    """The learners that diverged, each with the reason."""
+    final: Mapping[str, Mapping[str, float]]
+    """The last numbers of each learner's log, by metric."""
 
 
 @dataclass(frozen=True)

@@ -190,6 +190,17 @@ def make_neuronpedia(folder: Path) -> None:
     (folder / "theirs" / "graph.json").write_text(json.dumps(theirs_of_circuit_tracer()))
 
 
+def make_groups(folder: Path) -> None:
+    groups = {"supernodes": {"a": ["c 0 @ 1", "a 2 @ 0"]}, "pinned": ["position 1"]}
+    (folder / "page").mkdir()
+    (folder / "page" / "groups.json").write_text(json.dumps(groups))
+
+
+def read_groups(folder: Path) -> Any:
+    found = known_graph().grouped_from(folder / "groups.json")
+    return found.supernodes, found.pinned
+
+
 # Texts and settings
 
 TEXTS = [*of_split("train", 3), "é\n", "", None, *of_split("held_out", 2)]
@@ -432,6 +443,7 @@ READERS: dict[str, Reader] = {
     "neuronpedia": Reader(
         make_neuronpedia, lambda folder: CircuitGraph.from_neuronpedia(folder / "graph.json")
     ),
+    "circuit-groups": Reader(make_groups, read_groups),
     "config-file": Reader(make_config_file, lambda folder: read_config_file(folder / "train.toml")),
     "corpus": Reader(make_corpora, read_corpus),
     "ids": ids_reader(),

@@ -44,6 +44,9 @@ COMMANDS = {  # every command with --out: a small run of it, in which words in {
     "train": "{store} --kind topk_sae --n-features 16 --k 2 --steps 3 --batch-size 64",
     "evaluate": "{one} --tokens 1000",
     "compare": "{results}",
+    "show": "{one} --features 3 --tokens 1000",
+    "export": "{one} --format saelens",
+    "import": "saelens:{theirs}",
     "attribute": "{one} --prompt Once --features 5",
     "blind show": "{one} --tokens 1000 --held-out 200 --context 16 --prompts 1 --iterations 1",
     "demo": "",
@@ -76,7 +79,7 @@ def test_no_command_is_forgotten():
 def made(tmp_path_factory) -> dict[str, Path]:
     """What the commands take: a store, a dictionary, results, a file of studies."""
     folder = tmp_path_factory.mktemp("made")
-    paths = {name: folder / name for name in ("store", "one", "results", "studies")}
+    paths = {name: folder / name for name in ("store", "one", "results", "studies", "theirs")}
     model = dl.load_model("builtin:stories")
     tokens = dl.load_tokens("builtin:stories", model, n_tokens=2_000)
     held_out = dl.load_tokens("builtin:stories", model, split="held_out", n_tokens=1_000)
@@ -84,6 +87,7 @@ def made(tmp_path_factory) -> dict[str, Path]:
     run = dl.FitConfig(steps=3, batch_size=64, standardize_rows=64)
     one = dl.fit(dl.TopKSAEConfig(n_features=16, k=2), store, run, progress=False)
     dl.save(one, paths["one"])
+    dl.save(one, paths["theirs"], format="saelens")
     dl.evaluate({"one": one}, model, held_out, progress=False).save(paths["results"])
     paths["studies"].write_text(STUDY_OF_TWO)
     return paths

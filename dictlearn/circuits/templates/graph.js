@@ -2,7 +2,7 @@
 const MOST_EDGES = 300, MOST_LISTED = 10;
 const COLORS = ["#009e73", "#cc79a7", "#7a5cc4", "#d55e00", "#8a6d00", "#0072b2"];
 const get = (id) => document.getElementById(id);
-const state = { chosen: null, pinned: [], groups: [], query: "" };
+const state = { chosen: null, at: null, pinned: [], groups: [], query: "" };
 state.groups = groups.map(([name, members], i) => ({ name, color: COLORS[i % COLORS.length],
   members: new Set(members.map((at) => nodes[at])) }));
 state.pinned = [...new Set([...groups.flatMap(([, members]) => members), ...pinned])]
@@ -24,15 +24,15 @@ function build() {
     "aria-label": `Graph of ${nodes.length} nodes and ${links.length} edges. Arrow keys move ` +
       "between nodes, Enter selects, P pins.",
   });
-  const [rules, words] = axes(at, get("plot"));
-  svg.append(rules, edges, words);
+  const [rules, names, words] = axes(at, get("plot"));
+  svg.append(rules, edges, names);
   for (const node of nodes) {
     node.dot = dot(node);
     node.dot.addEventListener("click", () => choose(node));
     node.dot.addEventListener("keydown", (event) => pressed(event, node));
     svg.append(node.dot);
   }
-  svg.append(tags);
+  svg.append(words, tags);
   svg.addEventListener("click", (event) => { if (event.target === svg) choose(null); });
   get("plot").replaceChildren(svg);
   get("plot").scrollLeft = at.width;
@@ -50,9 +50,15 @@ function pressed(event, node) {
   event.preventDefault();
 }
 
+// The Tab key reaches one node, and arrow keys the others from there.
+function reach(node) {
+  state.at = node;
+  for (const other of nodes) other.dot.setAttribute("tabindex", other === node ? "0" : "-1");
+}
+
 function focus(node) {
   if (!node) return;
-  for (const other of nodes) other.dot.setAttribute("tabindex", other === node ? "0" : "-1");
+  reach(node);
   node.dot.focus();
 }
 
@@ -121,7 +127,6 @@ function show() {
     "stroke-opacity": (chosen ? 0.5 + 0.5 * link.part
       : 0.08 + 0.72 * Math.sqrt(link.influence / most)).toFixed(3),
   })));
-  const first = chosen ?? nodes.find((node) => node.shown);
   for (const node of nodes) {
     const marks = { chosen: node === chosen, pinned: state.pinned.includes(node),
       found: matches(node), aside: chosen && !near.has(node) && !state.pinned.includes(node) };
@@ -129,8 +134,8 @@ function show() {
     node.dot.style.display = node.shown ? "" : "none";
     node.dot.style.setProperty("--group", groupOf(node)?.color ?? "");
     node.dot.setAttribute("aria-pressed", String(node === chosen));
-    node.dot.setAttribute("tabindex", node === first ? "0" : "-1");
   }
+  reach([chosen, state.at, ...nodes].find((node) => node?.shown));
   labels();
   const n = nodes.filter((node) => node.shown).length;
   get("status").textContent = `${n} of ${nodes.length} nodes, ` + (chosen
@@ -146,9 +151,9 @@ function labels() {
     (node === state.chosen || state.pinned.includes(node) || node.kind === "target"));
   const taken = [];
   for (const node of named) {
-    const text = shortened(nameOf(node), 28), width = 7.2 * [...text].length;
+    const text = shortened(nameOf(node), 28), width = wide(text, 600);
     const left = Math.min(Math.max(node.x - width / 2, 4), svg.width.baseVal.value - width - 4);
-    const free = [node.y - 13, node.y + 23, node.y - 27].find((y) => taken.every(
+    const free = [node.y - 18, node.y + 27, node.y - 34].find((y) => taken.every(
       (other) => Math.abs(y - other.y) > 14 || left > other.right || left + width < other.left));
     const told = taken.some((other) => other.text === text &&  // a group's name, beside it
       Math.hypot(node.x - other.x, node.y - other.at) < 90);
@@ -229,11 +234,11 @@ function pins() {
     filled(panel, pins);
   };
   panel.append(make("div", { class: "row" }, name,
-    make("button", { type: "button", onclick: group }, "Group checked")), ...between(), ...copied());
+    make("button", { type: "button", onclick: group }, "Group checked")), ...between(), ...saved());
 }
 
-// Groups and pinned nodes for `graph.grouped(**json.loads(…))`; targets are no nodes there.
-function copied() {
+// Groups and pinned nodes as `CircuitGraph.grouped_from` reads them; targets are no nodes there.
+function saved() {
   const named = (found) => [...found].filter((node) => node.kind !== "target").map((node) => node.name);
   const own = state.groups.map((group) => [group.name, named(group.members)]);
   const text = make("textarea", { readonly: "", rows: 3, "aria-label": "Groups and pins as JSON" });
@@ -243,10 +248,15 @@ function copied() {
   });
   const copy = (event) => {
     text.select();
-    event.target.textContent = document.execCommand("copy") ? "Copied" : "Press Ctrl+C";
+    const done = document.execCommand("copy");
+    event.target.textContent = done ? "Copied" : "Press Ctrl+C";
+    if (done) event.target.focus();
   };
-  return [make("h3", {}, "For Python: graph.grouped(**json.loads(text))"), text,
-    make("button", { type: "button", onclick: copy }, "Copy")];
+  const download = () => make("a", { download: "groups.json",
+    href: `data:application/json,${encodeURIComponent(text.value)}` }).click();
+  return [make("h3", {}, 'For Python: graph.grouped_from("groups.json")'), text,
+    make("div", { class: "row" }, make("button", { type: "button", onclick: download }, "Download"),
+      make("button", { type: "button", onclick: copy }, "Copy"))];
 }
 
 // The sums of the edges between pinned nodes and groups.
@@ -290,6 +300,7 @@ get("filter").addEventListener("input", show);
 let width = get("plot").clientWidth;
 new ResizeObserver(() => requestAnimationFrame(() => {
   if (get("plot").clientWidth !== width) { width = get("plot").clientWidth; build(); }
+  else get("plot").onscroll();
 })).observe(get("plot"));
 build();
 card();

@@ -1,7 +1,7 @@
 "use strict";
 // Where nodes are, and what nodes and edges look like. All text is inserted as text.
 const { tokens, layers, nodes, links, groups, pinned } = JSON.parse(document.getElementById("data").textContent);
-const PITCH = 18, GAP = 16, LABELS = 72, SPACE = 48;
+const PITCH = 24, GAP = 14, LABELS = 72, SPACE = 44;  // a node answers to a finger within its pitch
 const KINDS = {
   target: "target", feature: "feature", error: "error of a dictionary", token: "token",
   position: "position", remainder: "rest of an MLP without a dictionary",
@@ -10,20 +10,34 @@ const KINDS = {
 const LARGEST = Math.max(1e-30, ...nodes.filter((node) => node.kind !== "target")
   .map((node) => node.influence));
 
+const pen = document.createElement("canvas").getContext("2d");
+const RIGHT = "[\\p{Script=Hebrew}\\p{Script=Arabic}\\p{Script=Syriac}\\p{Script=Thaana}\\p{Script=Nko}]+";
+const FROM_RIGHT = new RegExp(`${RIGHT}(?:\\s+${RIGHT})*`, "gu");
+
+// Text with its parts that are read from right to left isolated, so that these move nothing else.
+function isolated(text) {
+  return text.replace(FROM_RIGHT, "\u2068$&\u2069");
+}
+
+function wide(text, weight = 400) {
+  pen.font = `${weight} 12px ${getComputedStyle(document.body).fontFamily}`;
+  return pen.measureText(text).width;
+}
+
 function make(tag, attributes = {}, ...children) {
   const made = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
     if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
     else if (value !== null) made.setAttribute(name, value);
   }
-  made.append(...children);
+  made.append(...children.map((child) => typeof child === "string" ? isolated(child) : child));
   return made;
 }
 
 function draw(tag, attributes = {}, text = "") {
   const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
   for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
-  made.textContent = text;
+  made.textContent = isolated(text);
   return made;
 }
 
@@ -67,14 +81,14 @@ function layout(width) {
   const rows = layers + 2, across = tokens.map(() => 1), down = Array(rows).fill(1);
   for (const [key, own] of cells) {
     const at = Number(key.split(",")[1]);
-    across[at] = Math.max(across[at], Math.ceil(Math.sqrt(1.4 * own.length)));
+    across[at] = Math.max(across[at], Math.ceil(Math.sqrt(own.length)));
   }
   for (const [key, own] of cells) {
     const [row, at] = key.split(",").map(Number);
     down[row] = Math.max(down[row], Math.ceil(own.length / across[at]));
   }
   const least = tokens.map((token, at) =>
-    Math.max(PITCH * across[at], 7 * [...shortened(token, 10)].length) + GAP);
+    Math.max(PITCH * across[at], wide(shortened(token, 10))) + GAP);
   const sum = least.reduce((a, b) => a + b, 0);
   const more = Math.max(0, width - LABELS - sum - 8) / tokens.length;
   const columns = [];
@@ -106,12 +120,17 @@ function curve(from, to) {
   return `M${from.x} ${from.y}C${from.x} ${from.y - bend} ${to.x} ${end} ${to.x} ${to.y}`;
 }
 
-// The lines between layers, and the labels of tokens and layers; those of layers stay in sight where
-// the plot scrolls.
+// The lines between layers, and the labels of layers and tokens, which stay in sight where the plot
+// scrolls.
 function axes(at, box) {
-  const rules = draw("g", { "aria-hidden": "true" }), names = draw("g", { class: "layers" });
-  const words = draw("g", { "aria-hidden": "true" });
-  box.onscroll = () => names.setAttribute("transform", `translate(${box.scrollLeft} 0)`);
+  const rules = draw("g", { "aria-hidden": "true" }), names = draw("g", { class: "layers", "aria-hidden": "true" });
+  const words = draw("g", { "aria-hidden": "true", class: "words" });
+  words.append(draw("rect", { y: at.height - 28, width: at.width, height: 28 }));
+  box.onscroll = () => {
+    names.setAttribute("transform", `translate(${box.scrollLeft} 0)`);
+    const hidden = Math.max(0, at.height - box.scrollTop - box.clientHeight);
+    words.setAttribute("transform", `translate(0 ${-hidden})`);
+  };
   const ends = [...at.lines.slice(1).map((y, row) => (at.lines[row] + y) / 2), 4];
   at.lines.forEach((_, row) => {
     const name = row === 0 ? "embedding" : row > layers ? "target" : `layer ${row - 1}`;
@@ -125,8 +144,7 @@ function axes(at, box) {
     label.append(draw("title", {}, `${tokens[i]} (position ${i})`));
     words.append(label);
   });
-  words.append(names);
-  return [rules, words];
+  return [rules, names, words];
 }
 
 function words(node) {

@@ -94,8 +94,9 @@ def over_seeds(
     `paired` is the difference with its interval over `n_sequences` sequences, for fixed seeds;
     `first` and `second` are the values for each seed. The variances over sequences and over seeds
     are added, and the degrees of freedom are those of Welch 1947, "The Generalization of
-    `Student's' Problem when Several Different Population Variances are Involved". If all variances
-    are 0, the result is `paired`, with p = 1 for equal values and p = 0 otherwise.
+    `Student's' Problem when Several Different Population Variances are Involved", which are too few
+    for two seeds with hardly any variation over sequences: 97.6 % coverage. If all variances are 0,
+    the result is `paired`, with p = 1 for equal values and p = 0 otherwise.
     """
     from scipy.stats import t
 

@@ -8,11 +8,14 @@ import plotly.graph_objects as go
 
 from dictlearn.comparison.figures.style import styled
 from dictlearn.experiments.circuit.prompts import COUNTS, NAMES, PROMPT
-from dictlearn.experiments.experiment import Found, Page, Table, mean_and_margin, shown
+from dictlearn.experiments.experiment import PARTS, Found, mean_and_margin, shown
+from dictlearn.experiments.page import Graph, Page, Table
 
 if TYPE_CHECKING:
     from dictlearn.experiments.circuit.study import CircuitStudy
 
+GRAPH = "graph"
+"""The folder, in the part of the first seed, of the graph of the first prompt."""
 FEATURES, NEURONS, RANDOM = "transcoder features", "neurons", "random features"
 
 
@@ -29,6 +32,7 @@ def circuit_page(study: "CircuitStudy", found: Mapping[str, Found]) -> Page:
         verdict=[_verdict(study, left, seeds, neurons)],
         tables=[_left(left), _prompts(seeds, neurons), _agreement(study, seeds)],
         figures={"left": left_figure(left)},
+        graphs=[_graph()],
     )
 
 
@@ -91,10 +95,19 @@ def _prompts(seeds: Sequence[Found], neurons: Found) -> Table:
     return Table(
         "Prompts",
         f"Prompts are {PROMPT.format('NAME')!r}; the preference is in logits. Strongest nodes: "
-        "dictionary, feature @ position (first seed), by predicted total effect. The graph of the "
-        "first prompt is in parts/circuits-0/graph.html, to look at in a browser.",
+        "dictionary, feature @ position (first seed), by predicted total effect.",
         ["name", "pronoun", "preference", "strongest features", "strongest neurons"], rows,
     )  # fmt: skip
+
+
+def _graph() -> Graph:
+    name = next(iter(NAMES))
+    return Graph(
+        f"Graph of {PROMPT.format(name)!r}",
+        "What features of the transcoders (first seed), their errors and the tokens contribute to "
+        "the logit of the right pronoun minus that of the other.",
+        f"{PARTS}/circuits-0/{GRAPH}",
+    )
 
 
 def _agreement(study: "CircuitStudy", seeds: Sequence[Found]) -> Table:

@@ -16,9 +16,10 @@ from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.own_files import OwnFiles
 from dictlearn.dictionaries.neurons import NeuronsConfig
 from dictlearn.dictionaries.topk_transcoder import TopKTranscoderConfig
-from dictlearn.experiments.circuit.page import circuit_page
+from dictlearn.experiments.circuit.page import GRAPH, circuit_page
 from dictlearn.experiments.circuit.prompts import COUNTS, HE, NAMES, PROMPT, SHE
-from dictlearn.experiments.experiment import Experiment, Found, Page, Part, beside
+from dictlearn.experiments.experiment import Experiment, Found, Part, beside
+from dictlearn.experiments.page import Page
 from dictlearn.finetuning.config import FinetuneConfig
 from dictlearn.finetuning.finetune import finetune
 from dictlearn.finetuning.finetuned import Finetuned
@@ -27,8 +28,6 @@ from dictlearn.lm.loading import load_model
 from dictlearn.lm.mlps import mlp_sites, mlp_weights
 from dictlearn.text.tokens import load_tokens
 
-GRAPH_FILE = "graph.html"
-"""The graph of the first prompt, with the transcoders of the first seed."""
 _MODEL = "model"
 
 
@@ -93,7 +92,7 @@ class CircuitStudy(Experiment):
         name, pronoun = next(iter(NAMES.items()))
         if seed == 0:
             graph = self._graph(found.model, found.dictionaries, name, _target(pronoun))
-            own.write_text(GRAPH_FILE, graph.show(title=PROMPT.format(name)).html())
+            graph.save(own.folder(GRAPH))
         return self._all_prompts(found.model, found.dictionaries, seed)
 
     def _neurons(self, own: OwnFiles) -> Found:

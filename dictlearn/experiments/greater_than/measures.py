@@ -1,6 +1,6 @@
 """Quantities of the greater-than study: difference by features kept, and feature × year maps."""
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
@@ -9,7 +9,7 @@ from torch import Tensor
 from dictlearn.circuits.weights import de_embedding
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.experiments.greater_than.prompts import YearPrompts
-from dictlearn.interventions.edit import Ablate
+from dictlearn.interventions.edit import ColumnEdit
 from dictlearn.interventions.inside import inside
 from dictlearn.lm.hooks import LanguageModel
 from dictlearn.lm.patching import patched
@@ -17,6 +17,18 @@ from dictlearn.lm.unembedding import logit_map
 
 KEPT = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96)
 """Numbers of features kept; the published curve ends at 99."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Fix(ColumnEdit):
+    """Features have a coefficient each, whatever the input."""
+
+    values: Float[Tensor, " m"]
+
+    verb = "fix"
+
+    def new(self, old: Float[Tensor, "n m"]) -> Float[Tensor, "n m"]:
+        return self.values.expand_as(old)
 
 
 @torch.no_grad()
@@ -41,29 +53,34 @@ def kept_curve(
     dictionary: FeatureDictionary,
     prompts: YearPrompts,
     order: Int[Tensor, " feature"],
+    others: Float[Tensor, " feature"],
 ) -> list[float]:
     """The probability difference with the first features of `order` kept, for each of `KEPT`.
 
-    The dictionary stands in the place of the MLP; the other features are 0 at the last token. The
-    decoder's bias stays, as in the code of Dunefsky et al. 2024.
+    The dictionary stands in the place of the MLP; the other features have their coefficient of
+    `others` at the last token. The decoder's bias stays, as in the code of Dunefsky et al. 2024,
+    where `others` is 0.
     """
-    return [_difference(model, dictionary, prompts, order[n:].tolist()) for n in KEPT]
+    return [_difference(model, dictionary, prompts, order[n:], others) for n in KEPT]
 
 
 def whole_difference(
     model: LanguageModel, dictionary: FeatureDictionary, prompts: YearPrompts
 ) -> float:
     """The probability difference with all features of the dictionary."""
-    return _difference(model, dictionary, prompts, [])
+    none = torch.arange(0)
+    return _difference(model, dictionary, prompts, none, torch.zeros(dictionary.n_features))
 
 
 def _difference(
     model: LanguageModel,
     dictionary: FeatureDictionary,
     prompts: YearPrompts,
-    off: Sequence[int],
+    fixed: Int[Tensor, " m"],
+    others: Float[Tensor, " feature"],
 ) -> float:
-    edits = [Ablate(off, positions=prompts.ids.shape[1] - 1)] if off else []
+    last = prompts.ids.shape[1] - 1
+    edits = [_Fix(fixed.tolist(), others[fixed], positions=last)] if len(fixed) else []
     with inside(model, dictionary, edits=edits, allow_other_model=True):
         return prompts.difference(prompts.probabilities(model))
 

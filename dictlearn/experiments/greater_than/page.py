@@ -8,13 +8,19 @@ from typing import TYPE_CHECKING
 import plotly.graph_objects as go
 
 from dictlearn.comparison.figures.style import styled
-from dictlearn.experiments.experiment import Found, Page, Table, mean_and_margin, shown
+from dictlearn.experiments.experiment import PARTS, Found, mean_and_margin, shown
 from dictlearn.experiments.greater_than.measures import KEPT
+from dictlearn.experiments.greater_than.prompts import TASK
+from dictlearn.experiments.page import Graph, Page, Table
 
 if TYPE_CHECKING:
     from dictlearn.experiments.greater_than.study import GreaterThanStudy
 
+GRAPH = "graph"
+"""The folder, in the part of the first seed, of the graph of the prompt in the middle."""
 CURVES = {"features": "transcoder features", "neurons": "neurons", "random": "random features"}
+OTHERS = {"zero": "the others 0", "mean": "the others at their means"}
+"""The coefficients of features that are not kept."""
 _PUBLISHED = (
     "Published for MLP 10 of GPT-2 small (Dunefsky et al. 2024): 0.883 in the model, 0.798 with "
     "all features of the transcoder, features above neurons for fewer than 24 kept."
@@ -28,17 +34,32 @@ def greater_than_page(study: "GreaterThanStudy", found: Mapping[str, Found]) -> 
     main = min(curves[0], key=lambda name: fmean(one["removed"][name] for one in models))
     of_main = [one[main] for one in curves]
     return Page(
-        verdict=[_kept_verdict(models, of_main, main), _years_verdict(study, of_main)],
+        verdict=[
+            _differences_verdict(models, of_main, main),
+            *(_kept_verdict(models, of_main, others) for others in OTHERS),
+            _PUBLISHED,
+            _years_verdict(study, of_main),
+        ],
         tables=[
             _differences(study, models, curves),
-            *(_kept(name, [one[name] for one in curves]) for name in curves[0]),
+            *(
+                _kept(name, [one[name] for one in curves], others)
+                for name in curves[0]
+                for others in OTHERS
+            ),
             _years(study, of_main, main),
         ],
         figures={
-            "kept": kept_figure(of_main, fmean(one["difference"] for one in models)),
+            **{
+                f"kept-{others}": kept_figure(
+                    of_main, others, fmean(one["difference"] for one in models)
+                )
+                for others in OTHERS
+            },
             "direct-effects": year_figure(of_main[0], "direct", "output year"),
             "de-embedding": year_figure(of_main[0], "scores", "input year"),
         },
+        graphs=[_graph(study)],
     )
 
 
@@ -50,36 +71,40 @@ def enough(curve: Sequence[float], goal: float) -> int | None:
     return reached
 
 
-def _mean_curve(curves: Sequence[Found], key: str) -> list[float]:
-    return [fmean(values) for values in zip(*(one[key] for one in curves), strict=True)]
-
-
-def _kept_verdict(models: Sequence[Found], curves: Sequence[Found], main: str) -> str:
-    whole, removed = (
-        fmean(one["difference"] for one in models),
-        fmean(one["removed"][main] for one in models),
-    )
-    none = fmean(one["features"][0] for one in curves)
-    goal = none + 0.9 * (whole - none)
-    needed = {name: enough(_mean_curve(curves, key), goal) for key, name in CURVES.items()}
-    counts = ", ".join(
-        f"{f'more than {KEPT[-1]}' if n is None else n} {name}" for name, n in needed.items()
-    )
-    above = [
-        n for i, n in enumerate(KEPT)
-        if all(one["features"][i] > one["neurons"][i] for one in curves)
-    ]  # fmt: skip
+def _differences_verdict(models: Sequence[Found], curves: Sequence[Found], main: str) -> str:
+    removed = [one["removed"][main] for one in models]
+    less = fmean(one["difference"] for one in models) - fmean(removed)
     return (
         f"P(later) - P(not later) is {shown([one['difference'] for one in models])} in the model, "
         f"{shown([one['blind'] for one in models])} if every prompt gets the mean prediction, "
-        f"{shown([one['removed'][main] for one in models])} if {main}, the MLP that matters most, "
-        f"writes nothing at the last token ({whole - removed:.3f} less), and "
-        f"{shown([one['whole'] for one in curves])} with its transcoder in its place. "
-        f"From {none:.3f} without any feature (the decoder's bias stays), nine tenths of the way "
-        f"to the model take {counts}. Features are above "
-        "neurons with every seed at these numbers kept: "
-        f"{', '.join(map(str, above)) or 'none'}. {_PUBLISHED}"
+        f"{shown(removed)} if {main}, the MLP that matters most, writes nothing at the last token "
+        f"({less:.3f} less), and {shown([one['whole'] for one in curves])} with its transcoder in "
+        "its place."
     )
+
+
+def _kept_verdict(models: Sequence[Found], curves: Sequence[Found], others: str) -> str:
+    """The features, neurons and random features that nine tenths of the way to the model take."""
+    whole, counts = fmean(one["difference"] for one in models), []
+    for key, name in CURVES.items():
+        curve = [fmean(values) for values in zip(*_curves(curves, key, others), strict=True)]
+        needed = enough(curve, curve[0] + 0.9 * (whole - curve[0]))
+        taken = f"more than {KEPT[-1]}" if needed is None else str(needed)
+        counts.append(f"{taken} {name} (from {curve[0]:.3f})")
+    features, neurons = (_curves(curves, key, others) for key in ("features", "neurons"))
+    above = [
+        n for i, n in enumerate(KEPT)
+        if all(one[i] > two[i] for one, two in zip(features, neurons, strict=True))
+    ]  # fmt: skip
+    return (
+        f"With {OTHERS[others]}, nine tenths of the way from none kept to the model take "
+        f"{', '.join(counts)}; features are above neurons with every seed at these numbers kept: "
+        f"{', '.join(map(str, above)) or 'none'}."
+    )
+
+
+def _curves(curves: Sequence[Found], key: str, others: str) -> list[list[float]]:
+    return [one[key][others] for one in curves]
 
 
 def _years_verdict(study: "GreaterThanStudy", curves: Sequence[Found]) -> str:
@@ -122,16 +147,33 @@ def _differences(
     )  # fmt: skip
 
 
-def _kept(layer: str, curves: Sequence[Found]) -> Table:
+def _graph(study: "GreaterThanStudy") -> Graph:
+    names = (
+        ""
+        if study.model
+        else f" <{TASK.bos}> begins a sequence, and <{TASK.to}> stands before the later year."
+    )
+    return Graph(
+        "Graph of one prompt",
+        "What features of the transcoders (first seed), their errors and the tokens contribute to "
+        f"the mean logit of the later years minus that of the others.{names}",
+        f"{PARTS}/curves-0/{GRAPH}",
+    )
+
+
+def _kept(layer: str, curves: Sequence[Found], others: str) -> Table:
     rows = [
-        [name, *(shown([one[key][i] for one in curves], 2) for i in range(len(KEPT)))]
+        [
+            name,
+            *(shown(list(values), 2) for values in zip(*_curves(curves, key, others), strict=True)),
+        ]
         for key, name in CURVES.items()
     ]
     active = shown([float(one["n_active"]) for one in curves], 0)
     return Table(
-        f"Features kept in {layer}",
+        f"Features kept in {layer}, {OTHERS[others]}",
         "The difference when the features of the largest variance over prompts are kept at the "
-        "last token, and the others are 0; biases stay, and everything else is as in the model. "
+        f"last token, and {OTHERS[others]}; biases stay, and everything else is as in the model. "
         f"Random features are among the {active} that are on for some prompt, means over 5 orders.",
         ["kept", *map(str, KEPT)], rows,
     )  # fmt: skip
@@ -152,17 +194,18 @@ def _years(study: "GreaterThanStudy", curves: Sequence[Found], main: str) -> Tab
     )  # fmt: skip
 
 
-def kept_figure(curves: Sequence[Found], whole: float) -> go.Figure:
+def kept_figure(curves: Sequence[Found], others: str, whole: float) -> go.Figure:
     """The probability difference by the number of features kept, beside that of the model."""
     figure = go.Figure()
     for key, name in CURVES.items():
-        both = [mean_and_margin([one[key][i] for one in curves]) for i in range(len(KEPT))]
+        by_kept = zip(*_curves(curves, key, others), strict=True)
+        both = [mean_and_margin(list(values)) for values in by_kept]
         figure.add_scatter(
             x=list(KEPT), y=[mean for mean, _ in both], name=name,
             error_y={"array": [margin if isfinite(margin) else 0 for _, margin in both]},
         )  # fmt: skip
     figure.add_hline(y=whole, line_dash="dot", annotation_text="the model")
-    figure.update_xaxes(title="features kept")
+    figure.update_xaxes(title=f"features kept, {OTHERS[others]}")
     figure.update_yaxes(title="P(later) - P(not later)")
     return styled(figure, 420)
 

@@ -1,5 +1,6 @@
 """The prompts of the greater-than study, as tokens, for models of text and of bare years."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,15 +8,38 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from dictlearn.circuits.local_model import LocalModel
+from dictlearn.circuits.targets import Explained, Target
 from dictlearn.core.errors import InputError
 from dictlearn.lm.hooks import LanguageModel
 from dictlearn.synthetic.years import LaterYears
 from dictlearn.text.prompts import prompt_ids
 
+TASK = LaterYears()
+"""The task of the model that is trained in the study."""
 PROMPT = "The war lasted from the year 17{:02d} to the year 17"
 _FIRST, _LAST = 1, 98
 _LEAST_GAIN = 0.05
 """Least probability difference above that of one prediction for all prompts."""
+
+
+@dataclass(frozen=True)
+class LaterYearsTarget(Target):
+    """The mean logit of the years after `year`, minus that of the others, at the last token."""
+
+    year: int
+    tokens: Sequence[int]
+    """The token of each year, from 0."""
+
+    def functions(self, local: LocalModel) -> list[Explained]:
+        """The difference alone."""
+        not_later = self.year + 1
+        later = len(self.tokens) - not_later
+        weights = {
+            token: 1 / later if year > self.year else -1 / not_later
+            for year, token in enumerate(self.tokens)
+        }
+        return [Explained(local.logit(weights, -1), 1.0, f"years after {self.year} - others")]
 
 
 @dataclass(frozen=True)
@@ -43,6 +67,10 @@ class YearPrompts:
     def blind_difference(self, probabilities: Float[Tensor, "prompt year"]) -> float:
         """The difference of the mean prediction, for all prompts: late years are a safe bet."""
         return self.difference(probabilities.mean(0, keepdim=True).expand_as(probabilities))
+
+    def target(self, prompt: int) -> LaterYearsTarget:
+        """The later years as the target of a prompt's circuit."""
+        return LaterYearsTarget(int(self.years[prompt]), self.tokens.tolist())
 
     def _signs(self, like: Float[Tensor, "prompt year"]) -> Float[Tensor, "prompt year"]:
         later = torch.arange(len(self.tokens)) > self.years.unsqueeze(1)

@@ -1,6 +1,6 @@
 """`dictlearn bench greater-than`: which few features of an MLP know which years come later?"""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from statistics import fmean
@@ -10,19 +10,22 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from dictlearn.circuits.attribute import attribute
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.own_files import OwnFiles
 from dictlearn.dictionaries.neurons import NeuronsConfig
 from dictlearn.dictionaries.topk_transcoder import TopKTranscoderConfig
-from dictlearn.experiments.experiment import Experiment, Found, Page, Part, beside
+from dictlearn.experiments.experiment import Experiment, Found, Part, beside
 from dictlearn.experiments.greater_than import measures
-from dictlearn.experiments.greater_than.page import greater_than_page
+from dictlearn.experiments.greater_than.page import GRAPH, greater_than_page
 from dictlearn.experiments.greater_than.prompts import (
+    TASK,
     YearPrompts,
     require_able,
     synthetic_prompts,
     text_prompts,
 )
+from dictlearn.experiments.page import Page
 from dictlearn.finetuning.blocks import Sampler
 from dictlearn.finetuning.config import FinetuneConfig
 from dictlearn.finetuning.finetune import finetune
@@ -32,16 +35,17 @@ from dictlearn.lm.loading import load_model
 from dictlearn.lm.mlps import mlp_sites, mlp_weights
 from dictlearn.lm.native import NativeModelConfig, new_model
 from dictlearn.lm.saving import save_model
-from dictlearn.synthetic.years import LaterYears
 from dictlearn.text.tokens import Tokens, load_tokens
 
-TASK = LaterYears()
 NATIVE = NativeModelConfig(
     n_layers=1, d_model=64, n_heads=4, d_mlp=256, n_ctx=4, d_vocab=TASK.d_vocab
 )
 """The model that is trained in the study."""
 _MODEL = "model"
-_RANDOM_ORDERS = 5
+_RANDOM = 5
+"""Random orders of features."""
+_ATTRIBUTED = 512
+"""Features of the graph whose incoming edges are found."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,41 +134,31 @@ class GreaterThanStudy(Experiment):
         model = self._model(own, seed)
         trained = Finetuned.load(beside(own, f"transcoders-{seed}") / _MODEL, model)
         prompts = self._prompts(model)
+        if seed == 0:
+            middle = len(prompts.ids) // 2
+            attribute(
+                model, prompts.ids[middle], trained.dictionaries, prompts.target(middle),
+                n_features=_ATTRIBUTED, allow_other_model=True, progress=False,
+            ).save(own.folder(GRAPH))  # fmt: skip
         layers = {}
         for layer, (name, transcoder) in enumerate(trained.dictionaries.items()):
             sites = mlp_sites(model, layer)
             neurons = NeuronsConfig(mlp=mlp_weights(model, sites)).build(sites)
-            neuron_order = measures.by_variance(measures.last_acts(model, neurons, prompts))
+            acts = measures.last_acts(model, transcoder, prompts)
+            by_neuron = measures.last_acts(model, neurons, prompts)
+            order, random = measures.by_variance(acts), range(100 * seed, 100 * seed + _RANDOM)
+            shuffled = [_shuffled(acts, number) for number in random]
             layers[name] = {
-                "neurons": measures.kept_curve(model, neurons, prompts, neuron_order),
-                **self._of_transcoder(model, transcoder, prompts, layer, seed),
+                "features": _kept(model, transcoder, prompts, acts, [order]),
+                "neurons": _kept(
+                    model, neurons, prompts, by_neuron, [measures.by_variance(by_neuron)]
+                ),
+                "random": _kept(model, transcoder, prompts, acts, shuffled),
+                "whole": measures.whole_difference(model, transcoder, prompts),
+                "n_active": int((acts > 0).any(dim=0).sum()),
+                **self._years(model, transcoder, prompts, acts, order[: self.n_looked_at], layer),
             }
         return layers
-
-    def _of_transcoder(
-        self,
-        model: LanguageModel,
-        transcoder: FeatureDictionary,
-        prompts: YearPrompts,
-        layer: int,
-        seed: int,
-    ) -> Found:
-        acts = measures.last_acts(model, transcoder, prompts)
-        order = measures.by_variance(acts)
-        active = (acts > 0).any(dim=0).nonzero()[:, 0]
-        shuffled = [
-            measures.kept_curve(
-                model, transcoder, prompts, _shuffled(active, order, 100 * seed + i)
-            )
-            for i in range(_RANDOM_ORDERS)
-        ]
-        return {
-            "features": measures.kept_curve(model, transcoder, prompts, order),
-            "random": [fmean(some) for some in zip(*shuffled, strict=True)],
-            "whole": measures.whole_difference(model, transcoder, prompts),
-            "n_active": len(active),
-            **self._years(model, transcoder, prompts, acts, order[: self.n_looked_at], layer),
-        }
 
     def _years(
         self,
@@ -203,10 +197,25 @@ class GreaterThanStudy(Experiment):
         return load_tokens(self.text or self.model, model, split="train", n_tokens=1_000_000)
 
 
-def _shuffled(
-    active: Int[Tensor, " m"], order: Int[Tensor, " feature"], seed: int
-) -> Int[Tensor, " feature"]:
+def _kept(
+    model: LanguageModel,
+    dictionary: FeatureDictionary,
+    prompts: YearPrompts,
+    acts: Float[Tensor, "prompt feature"],
+    orders: Sequence[Int[Tensor, " feature"]],
+) -> dict[str, list[float]]:
+    """The curves of `measures.kept_curve`, means over `orders`, by what the other features are."""
+    found = {}
+    for name, others in {"zero": torch.zeros_like(acts[0]), "mean": acts.mean(dim=0)}.items():
+        curves = [measures.kept_curve(model, dictionary, prompts, o, others) for o in orders]
+        found[name] = [fmean(values) for values in zip(*curves, strict=True)]
+    return found
+
+
+def _shuffled(acts: Float[Tensor, "prompt feature"], seed: int) -> Int[Tensor, " feature"]:
     """Active features in random order, and then the others."""
+    active = (acts > 0).any(dim=0)
+    first = active.nonzero()[:, 0]
     generator = torch.Generator().manual_seed(seed)
-    first = active[torch.randperm(len(active), generator=generator)]
-    return torch.cat([first, order[~torch.isin(order, active)]])
+    first = first[torch.randperm(len(first), generator=generator)]
+    return torch.cat([first, (~active).nonzero()[:, 0]])

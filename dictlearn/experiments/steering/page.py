@@ -7,7 +7,8 @@ import plotly.graph_objects as go
 
 from dictlearn.comparison.figures.style import styled
 from dictlearn.experiments.codes import frequency_figure, frequency_table
-from dictlearn.experiments.experiment import Found, Page, Table, mean_and_margin, shown
+from dictlearn.experiments.experiment import Found, mean_and_margin, shown
+from dictlearn.experiments.page import Page, Table
 from dictlearn.experiments.steering.topics import TOPICS
 
 if TYPE_CHECKING:

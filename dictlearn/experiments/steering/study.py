@@ -15,7 +15,8 @@ from dictlearn.core.tokens import Tokens
 from dictlearn.dictionaries.codebook import CodebookConfig
 from dictlearn.dictionaries.files import load, save
 from dictlearn.dictionaries.topk_sae import TopKSAEConfig
-from dictlearn.experiments.experiment import Experiment, Found, Page, Part, beside
+from dictlearn.experiments.experiment import Experiment, Found, Part, beside
+from dictlearn.experiments.page import Page
 from dictlearn.experiments.steering.measures import Steered, steering
 from dictlearn.experiments.steering.page import steering_page
 from dictlearn.experiments.steering.reading import concept_precision

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 
 from dictlearn.experiments.codes import frequency_figure, frequency_table
-from dictlearn.experiments.experiment import Found, Page, Table, shown
+from dictlearn.experiments.experiment import Found, shown
+from dictlearn.experiments.page import Page, Table
 from dictlearn.experiments.tokfsm.recipes import (
     ABLATIONS,
     ALONE,

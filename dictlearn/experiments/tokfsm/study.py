@@ -7,7 +7,8 @@ from typing import Any, ClassVar
 
 from dictlearn.core.own_files import OwnFiles
 from dictlearn.dictionaries.topk_sae import TopKSAEConfig
-from dictlearn.experiments.experiment import Experiment, Found, Page, Part, beside
+from dictlearn.experiments.experiment import Experiment, Found, Part, beside
+from dictlearn.experiments.page import Page
 from dictlearn.experiments.tokfsm import measures
 from dictlearn.experiments.tokfsm.page import tokfsm_page
 from dictlearn.experiments.tokfsm.recipes import (

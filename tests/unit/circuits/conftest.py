@@ -1,5 +1,6 @@
 """Random models in float64, and dictionaries of every kind in them."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 import transformers
 
+from dictlearn.circuits.local_model import local_model
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.tokens import Tokens
 from dictlearn.dictionaries.codebook import CodebookConfig
@@ -18,9 +20,11 @@ from dictlearn.dictionaries.sae import SAEConfig
 from dictlearn.dictionaries.topk_transcoder import TopKTranscoderConfig
 from dictlearn.dictionaries.transcoder import TranscoderConfig
 from dictlearn.harvesting import harvest
-from dictlearn.lm.forward import activations_at
+from dictlearn.lm.forward import activations_at, readers
+from dictlearn.lm.hooks import hooked
 from dictlearn.lm.loading import load_model
 from dictlearn.lm.mlps import mlp_sites
+from dictlearn.lm.patching import patched
 from dictlearn.lm.sites import hook_sites
 from dictlearn.training.config import FitConfig
 from dictlearn.training.fit import fit
@@ -76,6 +80,34 @@ def standardized(dictionary: FeatureDictionary, model: Any, ids: torch.Tensor) -
         units += [x.mean(dim=0), site.scale([part.std() for part in site.split(x)])]
     dictionary.double().standardize_(*units)
     return dictionary.requires_grad_(False)
+
+
+def final_of(model, prompt, local, held, leaves):
+    """The input of the unembedding with held values and constants written by hand."""
+    patches = {hook: lambda y, positions, leaf=leaf: leaf[None] for hook, leaf in leaves.items()}
+    holds = [(name, lambda a, hook, value=value: value) for name, value in held.items()]
+    with warnings.catch_warnings(), torch.no_grad(), patched(model, patches), hooked(model, holds):
+        warnings.simplefilter("ignore")
+        return local.run.head.read(model, prompt[None])[0]
+
+
+def measured(model, prompt, dictionaries):
+    """Inverse scales of norms by layer and name, and patterns by layer, on the prompt."""
+    names = ("ln1", "ln1_post", "ln2", "ln2_post")
+    with local_model(model, prompt, dictionaries) as local:
+        one = torch.ones(len(prompt), dtype=torch.float64)
+        held = [
+            {
+                name: 1 / local.run.held.get(f"blocks.{layer}.{name}.hook_scale", one).flatten()
+                for name in names
+            }
+            for layer in (0, 1)
+        ]
+    at = {}
+    names = [f"blocks.{layer}.attn.hook_pattern" for layer in (0, 1)]
+    with hooked(model, readers(at, names, stop=False)), torch.no_grad():
+        model(prompt[None])
+    return held, [at[name][0] for name in names]
 
 
 @pytest.fixture

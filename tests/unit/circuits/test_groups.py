@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dictlearn.circuits.groups import marked, shown
-from dictlearn.core.errors import InputError
+from dictlearn.core.errors import CorruptFileError, InputError
 from tests.unit.circuits.graphs import known_graph
 
 
@@ -29,6 +29,27 @@ def test_nodes_are_given_by_name_or_number():
 def test_groups_that_do_not_fit_are_refused(groups, message):
     with pytest.raises(InputError, match=message):
         known_graph().grouped(groups)
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("[]", "required a JSON object"),
+    ('{"supernodes": {}}', "`pinned`"),
+    ('{"supernodes": {"a": [0]}, "pinned": []}', "groups of nodes of this graph.*`str`, got `int`"),
+    ('{"supernodes": {"a": ["c 0 @ 2"]}, "pinned": []}', "did you mean 'c 0 @ 1'"),
+    ('{"supernodes": {"a": []}, "pinned": []}', "got none in 'a'"),
+])  # fmt: skip
+def test_files_of_groups_that_do_not_fit_are_refused(tmp_path, text, message):
+    path = tmp_path / "groups.json"
+    path.write_text(text)
+    with pytest.raises(CorruptFileError, match=rf"groups\.json.*{message}"):
+        known_graph().grouped_from(path)
+
+
+def test_groups_from_a_file_replace_those_of_the_graph(tmp_path):
+    path = tmp_path / "groups.json"
+    path.write_text('{"supernodes": {"b": ["b 3 @ 1"]}, "pinned": ["a 2 @ 0"]}')
+    graph = known_graph().grouped({"a": [2]}, pinned=[9]).grouped_from(path)
+    assert (graph.supernodes, graph.pinned) == ({"b": [1]}, [0])
 
 
 def test_pruning_leaves_marked_nodes_and_their_edges():

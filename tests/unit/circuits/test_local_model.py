@@ -1,7 +1,5 @@
 """The local replacement model: contributions add up, and edges are interventions."""
 
-import warnings
-
 import pytest
 import torch
 
@@ -11,10 +9,8 @@ from dictlearn.circuits.targets import FeatureTarget, Logit, LogitDifference, To
 from dictlearn.core.errors import InputError
 from dictlearn.dictionaries.registry import KINDS
 from dictlearn.dictionaries.topk_transcoder import TopKTranscoderConfig
-from dictlearn.lm.hooks import hooked
 from dictlearn.lm.mlps import mlp_sites
-from dictlearn.lm.patching import patched
-from tests.unit.circuits.conftest import standardized
+from tests.unit.circuits.conftest import final_of, standardized
 
 MIXES = ("nothing", "transcoders", "a skip", "a mixture")
 
@@ -108,15 +104,6 @@ def test_an_edge_is_an_intervention_with_all_else_held(model, mixes, prompt):
             before = final_of(model, prompt, local, held, leaves)
             effect = (after - before)[target.position] @ target.reader
             assert float(edges[node] + effect) == pytest.approx(0, abs=1e-9)
-
-
-def final_of(model, prompt, local, held, leaves):
-    """The input of the unembedding with held values and constants written by hand."""
-    patches = {hook: lambda y, positions, leaf=leaf: leaf[None] for hook, leaf in leaves.items()}
-    holds = [(name, lambda a, hook, value=value: value) for name, value in held.items()]
-    with warnings.catch_warnings(), torch.no_grad(), patched(model, patches), hooked(model, holds):
-        warnings.simplefilter("ignore")
-        return local.run.head.read(model, prompt[None])[0]
 
 
 @pytest.mark.untyped

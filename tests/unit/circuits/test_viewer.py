@@ -3,11 +3,14 @@
 import json
 import re
 from dataclasses import replace
+from html import unescape
+from urllib.parse import unquote
 
 import pytest
 import torch
 
 from dictlearn.circuits.graph import CircuitGraph
+from dictlearn.circuits.viewer import _FOLDER as TEMPLATES
 from dictlearn.circuits.viewer import GraphView
 from dictlearn.core.errors import InputError
 from dictlearn.core.provenance import Provenance
@@ -91,13 +94,20 @@ def test_the_page_loads_nothing_and_runs_its_own_script(tmp_path):
         known_graph().to_html(tmp_path / "other.html")
 
 
+def framed(source):
+    """The pages in the frames of a page."""
+    return [unescape(found) for found in re.findall(r'srcdoc="([^"]*)"', source)]
+
+
 def test_a_notebook_shows_the_page_in_a_frame():
     view = GraphView(known_graph(), title='A "title"', **WHOLE)
     assert repr(view).startswith("GraphView(12 nodes, 14 edges")
     ((tag, names),) = Elements(view._repr_html_()).found
     assert tag == "iframe"
-    assert set(names) == {"title", "sandbox", "width", "height", "style", "srcdoc"}
-    assert 'sandbox="allow-scripts"' in view._repr_html_()
+    assert set(names) == {"class", "title", "sandbox", "loading", "width", "height", "style",
+                          "srcdoc"}  # fmt: skip
+    assert 'sandbox="allow-scripts allow-downloads"' in view._repr_html_()
+    assert framed(view._repr_html_()) == [view.html()]
 
 
 @pytest.mark.parametrize("payload", PAYLOADS.values(), ids=PAYLOADS)
@@ -119,9 +129,34 @@ def test_values_that_are_missing_are_shown_as_such(tmp_path):
     assert "NaN" not in back.html().split('id="data">')[1].split("</script>")[0]
 
 
+def contrast(*colors):
+    """The contrast ratio of two colours; WCAG 2.2, "contrast ratio"."""
+    channels = [[int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)] for color in colors]
+    linear = [[c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in own]
+              for own in channels]  # fmt: skip
+    dark, light = sorted(0.2126 * r + 0.7152 * g + 0.0722 * b for r, g, b in linear)
+    return (light + 0.05) / (dark + 0.05)
+
+
+def test_colors_have_contrast_on_light_and_dark_pages():
+    """4.5 for texts and 3 for signs, of WCAG 2.2 (1.4.3 and 1.4.11, level AA)."""
+    assert contrast("#000000", "#ffffff") == pytest.approx(21)
+    css = (TEMPLATES / "graph.css").read_text()
+    groups = re.search(r"COLORS = \[(.*?)\]", (TEMPLATES / "graph.js").read_text())[1]
+    schemes = re.findall(r":root \{(.*?)\}", css, re.S)
+    assert len(schemes) == 2
+    for scheme in schemes:
+        named = dict(re.findall(r"--(\w+): (#\w{6});", scheme))
+        for name in ("ink", "soft", "plus", "minus", "accent"):
+            for ground in ("page", "panel"):
+                assert contrast(named[name], named[ground]) >= 4.5, (name, ground)
+        for sign in (named["border"], *re.findall(r"#\w{6}", groups)):
+            assert contrast(sign, named["page"]) >= 3, sign
+
+
 # In a browser
 
-DRIVER = """<script>{
+DRIVER = """{
 const all = (query) => [...document.querySelectorAll(query)];
 const send = (target, kind, more = {}) =>
   target.dispatchEvent(new (more.key ? KeyboardEvent : MouseEvent)(kind, {bubbles: true, ...more}));
@@ -135,16 +170,23 @@ const write = (id, value) => {
 };
 const edges = () => all(".edge").map((edge) => edge.classList[1]).sort().join(" ");
 const told = () => document.getElementById("status").textContent;
-window.addEventListener("load", () => setTimeout(() => { try { DRIVE } catch (error) {
-  texts.push(`failed: ${error.stack}`); } }, 1000));
-}</script>"""
+const tell = (text) => window === top ? texts.push(text) : parent.postMessage(text, "*");
+window.addEventListener("load", () => setTimeout(() => {
+  const out = {};
+  try { DRIVE; tell(JSON.stringify(out)); } catch (error) { tell(`failed: ${error.stack}`); }
+}, 1000));
+}"""
+
+
+def with_driver(source, drive):
+    """The page with actions in it, which put what they see into `out`."""
+    return source.replace("<head>", f"<head><script>{DRIVER.replace('DRIVE', drive)}</script>", 1)
 
 
 def driven(looked_at, folder, source, drive, width=1280):
-    """What the page says of itself after actions; they put what they see into `out`."""
+    """What the page says of itself after actions."""
     path = folder / f"page-{width}.html"
-    drive = "const out = {}; " + drive + "; texts.push(JSON.stringify(out));"
-    path.write_text(source.replace("<head>", "<head>" + DRIVER.replace("DRIVE", drive), 1))
+    path.write_text(with_driver(source, drive))
     seen = looked_at(path, width, folder)
     assert seen["errors"] == seen["violations"] == []
     assert not seen["texts"][0].startswith("failed"), seen["texts"][0]
@@ -161,6 +203,9 @@ out.pressed = node("b 3 @ 1").getAttribute("aria-pressed");
 send(button("Pin"), "click");
 send(node("b 3 @ 1"), "keydown", {key: "ArrowUp"});
 out.above = label(document.activeElement).split(":")[0];
+out.reached = all('.node[tabindex="0"]').map((one) => label(one).split(":")[0]);
+out.focus = document.activeElement.matches(":focus-visible") &&
+  getComputedStyle(document.activeElement.querySelector(".halo")).stroke;
 send(document.activeElement, "keydown", {key: "Enter"});
 send(document.activeElement, "keydown", {key: "p"});
 send(node("a 2 @ 0"), "keydown", {key: "p"});
@@ -201,6 +246,8 @@ def test_the_page_is_used_with_pointer_and_keyboard(looked_at, tmp_path):
     assert out["chosen"] == "down down up up"
     assert out["pressed"] == "true"
     assert out["above"] == "remainder of MLP 1 @ 1"
+    assert out["reached"] == ["remainder of MLP 1 @ 1"], "one node is reached by Tab"
+    assert out["focus"] not in (False, "none"), "the focus is seen"
     assert "two: b 3 @ 1" in out["pins"]
     assert "a 2 @ 0 → two -0.5" in " ".join(out["pins"].split())
     assert {"two", "a 2 @ 0"} <= set(out["tags"])
@@ -213,46 +260,88 @@ def test_the_page_is_used_with_pointer_and_keyboard(looked_at, tmp_path):
 
 
 def test_groups_and_pins_that_are_set_can_be_changed_and_taken_to_python(looked_at, tmp_path):
-    drive = """
+    put = 'ж#%&+" '
+    drive = (
+        f"const put = {json.dumps(put)};"
+        + """
     out.pins = document.getElementById("pins").innerText; out.pinned = all(".node.pinned").length;
-    send(node("b 3 @ 1"), "keydown", {key: "p"});
+    send(node(put + "b 3 @ 1"), "keydown", {key: "p"});
     check(all("#pins input[type=checkbox]")[3]);
-    document.querySelector("#pins input[type=text]").value = "group";
+    document.querySelector("#pins input[type=text]").value = put + "group";
     send(button("Group checked"), "click");
-    send(node(" She"), "keydown", {key: "p"});
-    out.json = document.querySelector("textarea").value"""
-    _, out = driven(looked_at, tmp_path, page(grouped=True), drive)
+    send(node(put + " She"), "keydown", {key: "p"});
+    out.json = document.querySelector("textarea").value;
+    HTMLAnchorElement.prototype.click = function () { out.file = [this.download, this.href]; };
+    send(button("Download"), "click")"""
+    )
+    _, out = driven(looked_at, tmp_path, page(put, grouped=True), drive)
     assert out["pinned"] == 3
-    assert "group: a 2 @ 0" in out["pins"]
+    assert f"{put}group: {put}a 2 @ 0" in out["pins"]
     assert "remainder of MLP 1 @ 1 → " not in out["pins"]
-    graph = known_graph().grouped(**json.loads(out["json"]))
-    assert graph.supernodes == {"group": [0, 2], "group 2": [1]}
-    assert graph.pinned == [14]
+    name, address = out["file"]
+    start = "data:application/json,"
+    assert address.startswith(start)
+    (tmp_path / name).write_text(unquote(address.removeprefix(start)))
+    graph = known_graph(put)
+    for found in (graph.grouped(**json.loads(out["json"])), graph.grouped_from(tmp_path / name)):
+        assert found.supernodes == {f"{put}group": [0, 2], f"{put}group 2": [1]}
+        assert found.pinned == [14]
+
+
+WIDE, RIGHT_TO_LEFT = "猫は公園" * 3, "שלום עולם"
+LOOK = """
+const widest = (query) => Math.max(...all(query).map((one) => one.scrollWidth - one.clientWidth));
+const boxes = (query) => all(query).map((one) => one.getBoundingClientRect())
+  .sort((a, b) => a.left - b.left);
+out.texts = all(".words text").map((one) => one.firstChild.data);
+const columns = boxes(".words text");
+out.overlap = Math.max(...columns.slice(1).map((box, i) => columns[i].right - box.left));
+const plot = document.getElementById("plot");
+plot.style.maxHeight = "200px"; plot.onscroll();
+out.below = document.querySelector(".words rect").getBoundingClientRect().bottom -
+  plot.getBoundingClientRect().top - plot.clientTop - plot.clientHeight;
+plot.style.maxHeight = "";
+out.target = Math.min(...all(".node").map((one) => one.getBoundingClientRect().width));
+send(all(".node.token").at(-1), "click");
+out.card = document.getElementById("node").innerText;
+out.pushed = widest("section, section *");
+const plate = boxes("rect.tag"), words = boxes("text.tag");
+out.cut = Math.max(...words.map((box, i) => box.width - plate[i].width))"""
 
 
 @pytest.mark.parametrize("width", [1280, 390])
-def test_the_page_is_no_wider_than_the_window(looked_at, tmp_path, width):
-    drive = 'send(node("xxxx"), "click"); out.card = document.getElementById("node").innerText'
-    seen, out = driven(looked_at, tmp_path, page("x" * 200, n_tokens=40), drive, width)
+def test_texts_of_any_script_have_their_place(looked_at, tmp_path, width):
+    """Wide signs do not overlap; signs from right to left do not move what stands beside them."""
+    source = page(WIDE + "x" * 200 + RIGHT_TO_LEFT, n_tokens=40)
+    seen, out = driven(looked_at, tmp_path, source, LOOK, width)
     assert seen["width"] <= seen["window"]
-    assert "x" * 200 in out["card"]
+    assert out["texts"][0] == "猫は公園猫は公園猫…"
+    assert out["overlap"] < 0
+    assert abs(out["below"]) < 1, "tokens are in sight where the plot scrolls"
+    assert out["target"] >= 24
+    assert out["cut"] <= 0
+    assert out["pushed"] <= 1
+    assert f"{'x' * 200}\u2068{RIGHT_TO_LEFT}\u2069 day (position 1)" in out["card"]
+
+
+TOUCH_ALL = """
+for (const one of all(".node")) { send(one, "click"); send(button("Pin"), "click"); }
+all("#pins input[type=checkbox]").forEach(check);
+document.querySelector("#pins input[type=text]").value = all("h1")[0].textContent;
+send(button("Group checked"), "click");
+write("search", "window.hit");
+out.found = all(".found").length; out.cards = all("aside .card").length;
+for (const one of all(".node")) {
+  send(one, "click"); out.cards += all("aside .card").length;
+}
+out.made = all("aside img, aside script, svg script, aside a, svg a, svg image").length"""
+"""Every node is selected, pinned, grouped and found."""
 
 
 def test_a_browser_runs_nothing_from_a_graph(looked_at, tmp_path):
-    """Nor without the policy, when every node is selected, pinned, grouped and found."""
-    drive = """
-    for (const one of all(".node")) { send(one, "click"); send(button("Pin"), "click"); }
-    all("#pins input[type=checkbox]").forEach(check);
-    document.querySelector("#pins input[type=text]").value = all("h1")[0].textContent;
-    send(button("Group checked"), "click");
-    write("search", "window.hit");
-    out.found = all(".found").length; out.cards = all("aside .card").length;
-    for (const one of all(".node")) {
-      send(one, "click"); out.cards += all("aside .card").length;
-    }
-    out.made = all("aside img, aside script, svg script, aside a, svg a, svg image").length"""
+    """Nor without the policy."""
     for source in (page(EVERYTHING), POLICY.sub("", page(EVERYTHING))):
-        seen, out = driven(looked_at, tmp_path, source, drive)
+        seen, out = driven(looked_at, tmp_path, source, TOUCH_ALL)
         assert seen["hit"] == "undefined"
         assert seen["links"] == out["made"] == 0
         assert out["found"] >= 5

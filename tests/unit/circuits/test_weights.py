@@ -15,28 +15,8 @@ from dictlearn.core.errors import InputError
 from dictlearn.dictionaries.neurons import NeuronsConfig
 from dictlearn.dictionaries.registry import KINDS
 from dictlearn.dictionaries.topk_transcoder import TopKTranscoderConfig
-from dictlearn.lm.forward import readers
-from dictlearn.lm.hooks import hooked
 from dictlearn.lm.mlps import mlp_sites, mlp_weights
-
-
-def measured(model, prompt, dictionaries):
-    """Inverse scales of norms by layer and name, and patterns by layer, on the prompt."""
-    names = ("ln1", "ln1_post", "ln2", "ln2_post")
-    with local_model(model, prompt, dictionaries) as local:
-        one = torch.ones(len(prompt), dtype=torch.float64)
-        held = [
-            {
-                name: 1 / local.run.held.get(f"blocks.{layer}.{name}.hook_scale", one).flatten()
-                for name in names
-            }
-            for layer in (0, 1)
-        ]
-    at = {}
-    names = [f"blocks.{layer}.attn.hook_pattern" for layer in (0, 1)]
-    with hooked(model, readers(at, names, stop=False)), torch.no_grad():
-        model(prompt[None])
-    return held, [at[name][0] for name in names]
+from tests.unit.circuits.conftest import measured
 
 
 def through(weights, *args, heads, **kwargs):

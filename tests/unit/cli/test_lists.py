@@ -18,4 +18,4 @@ def test_the_hook_points_of_a_model_are_listed_one_a_line():
 
 def test_the_fields_of_a_kind_are_listed_with_their_defaults():
     fields = [line.split() for line in listed("kinds", "topk_sae").splitlines()]
-    assert ["n_features", "a", "whole", "number", "required"] in fields
+    assert ["--n-features", "a", "whole", "number", "required"] in [line[:5] for line in fields]

@@ -97,8 +97,8 @@ def test_lists_are_given_with_commas():
 def test_kinds_say_how_lists_are_given(capsys):
     kinds("matryoshka_sae")
     said = " ".join(capsys.readouterr().out.split())
-    assert "prefixes a list of numbers 0.03125,0.09375,0.21875,0.46875" in said
-    assert "n_features a whole number required" in said
+    assert "--prefixes a list of numbers 0.03125,0.09375,0.21875,0.46875" in said
+    assert "--n-features a whole number required" in said
 
 
 def test_a_choice_is_asked_for_in_the_words_of_either_way():

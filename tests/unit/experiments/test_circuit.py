@@ -1,5 +1,11 @@
 """The study of the pronoun's circuit, small, and its page."""
 
+import re
+from html import unescape
+
+import pytest
+
+from dictlearn.circuits.graph import CircuitGraph
 from dictlearn.experiments.circuit import study as module
 from dictlearn.experiments.circuit.prompts import COUNTS
 from dictlearn.experiments.circuit.study import CircuitStudy
@@ -22,4 +28,12 @@ def test_the_study_at_a_tiny_size(tmp_path, monkeypatch):
     for row in ("| transcoder features |", "| neurons |", "| random features |"):
         assert row in text
     assert "nan" not in text
-    assert "mlp0" in (tmp_path / "parts" / "circuits-0" / module.GRAPH_FILE).read_text()
+    graph = CircuitGraph.load(tmp_path / "parts" / "circuits-0" / "graph")
+    assert graph.labels == [" She -  He"]
+    assert float(graph.targets.values[0]) == pytest.approx(
+        found["circuits-0"]["Lily"]["preference"]
+    )
+    assert graph.show(title=" She -  He").html() in map(
+        unescape, re.findall('srcdoc="([^"]*)"', (tmp_path / "report.html").read_text())
+    )
+    assert "| from | to | weight | influence |" in text

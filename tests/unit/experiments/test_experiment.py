@@ -11,15 +11,14 @@ import pytest
 from dictlearn.core.errors import CorruptFileError, InputError
 from dictlearn.experiments.experiment import (
     Experiment,
-    Page,
     Part,
-    Table,
     beside,
     mean_and_margin,
     run_experiment,
     shown,
     write_experiment_page,
 )
+from dictlearn.experiments.page import Page, Table
 
 DONE = []
 

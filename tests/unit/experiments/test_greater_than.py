@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from dictlearn.circuits.attribute import attribute
+from dictlearn.circuits.graph import CircuitGraph
 from dictlearn.core.errors import InputError
 from dictlearn.dictionaries.neurons import NeuronsConfig
 from dictlearn.dictionaries.topk_transcoder import TopKTranscoderConfig
@@ -10,17 +12,20 @@ from dictlearn.experiments.experiment import run_experiment, write_experiment_pa
 from dictlearn.experiments.greater_than import measures
 from dictlearn.experiments.greater_than.page import enough
 from dictlearn.experiments.greater_than.prompts import (
+    TASK,
     require_able,
     synthetic_prompts,
     text_prompts,
 )
-from dictlearn.experiments.greater_than.study import NATIVE, TASK, GreaterThanStudy
+from dictlearn.experiments.greater_than.study import NATIVE, GreaterThanStudy
 from dictlearn.lm.loading import load_model
 from dictlearn.lm.mlps import mlp_sites, mlp_weights
 from dictlearn.lm.native import new_model
+from dictlearn.lm.patching import patched
 from dictlearn.synthetic.years import LaterYears
 
 PROMPTS = synthetic_prompts(LaterYears(n_years=3))  # years 0 and 1
+PROMPTS_OF_ALL = synthetic_prompts(TASK)
 
 
 def test_difference_of_known_predictions():
@@ -62,10 +67,29 @@ def test_all_neurons_kept_are_the_model_and_none_is_its_bias(model, neurons, mon
     monkeypatch.setattr(measures, "KEPT", (0, neurons.n_features))
     prompts = synthetic_prompts(TASK)
     order = measures.by_variance(measures.last_acts(model, neurons, prompts))
-    none, whole = measures.kept_curve(model, neurons, prompts, order)
+    zeros = torch.zeros(neurons.n_features)
+    none, whole = measures.kept_curve(model, neurons, prompts, order, zeros)
     assert whole == pytest.approx(prompts.difference(prompts.probabilities(model)), abs=1e-6)
     removed = measures.removed_difference(model, neurons.sites.target.hook, prompts)
     assert none == pytest.approx(removed, abs=1e-6), "new models have biases of 0"
+    assert abs(whole - none) > 1e-4
+
+
+@torch.no_grad()
+def test_neurons_at_their_means_write_what_they_write_on_average(model, neurons, monkeypatch):
+    monkeypatch.setattr(measures, "KEPT", (0, neurons.n_features))
+    prompts = synthetic_prompts(TASK)
+    acts = measures.last_acts(model, neurons, prompts)
+    none, whole = measures.kept_curve(model, neurons, prompts, torch.arange(256), acts.mean(dim=0))
+    assert whole == pytest.approx(prompts.difference(prompts.probabilities(model)), abs=1e-6)
+    written = neurons.decode(acts).mean(dim=0)
+
+    def average(y, positions):
+        return torch.where((positions == prompts.ids.shape[1] - 1).unsqueeze(2), written, y)
+
+    with patched(model, {neurons.sites.target.hook: average}):
+        expected = prompts.difference(prompts.probabilities(model))
+    assert none == pytest.approx(expected, abs=1e-6)
     assert abs(whole - none) > 1e-4
 
 
@@ -116,9 +140,24 @@ def test_the_study_at_a_tiny_size(tmp_path):
     found = run_experiment(experiment, tmp_path, show=False)
     subject, curves = found["model-0"], found["curves-0"]["mlp0"]
     assert subject["difference"] > subject["blind"] + 0.05
-    assert curves["features"][-1] == pytest.approx(curves["whole"], abs=1e-6), "64 are all"
-    assert curves["random"][0] == pytest.approx(curves["features"][0], abs=1e-12)
+    for others in ("zero", "mean"):
+        features, random = curves["features"][others], curves["random"][others]
+        assert features[-1] == pytest.approx(curves["whole"], abs=1e-6), "64 are all"
+        assert random[0] == pytest.approx(features[0], abs=1e-12)
     text = write_experiment_page(experiment, found, tmp_path).read_text()
     for row in ("| transcoder features |", "| neurons |", "| random features |"):
         assert row in text
     assert "nan" not in text
+    graph = CircuitGraph.load(tmp_path / "parts" / "curves-0" / "graph")
+    assert graph.labels == ["years after 49 - others"]
+    assert graph.tokens == ["<100>", "<49>", "<101>"]
+    assert "years after 49 - others" in (tmp_path / "report.html").read_text()
+
+
+@torch.no_grad()
+def test_the_target_is_a_difference_of_mean_logits(model):
+    ids, target = PROMPTS_OF_ALL.ids[97], PROMPTS_OF_ALL.target(97)
+    graph = attribute(model, ids, {}, target, progress=False)
+    logits = model(ids[None])[0, -1, :100]
+    expected = logits[98:].mean() - logits[:98].mean()
+    assert float(graph.targets.values[0]) == pytest.approx(float(expected), rel=1e-3, abs=1e-5)

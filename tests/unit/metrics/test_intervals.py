@@ -13,6 +13,10 @@ from dictlearn.metrics.precision import jackknifed_average_precision, jackknifed
 
 COVERED = {4: (0.94, 0.99), 8: (0.93, 0.985), 32: (0.93, 0.975), 158: (0.93, 0.975)}
 """The part of 95 % intervals that contains the truth, by number of sequences: least and most."""
+LEAST, MOST = 0.93, 0.97
+"""The same for precisions with at least `MANY` misses."""
+MANY = 20
+"""With fewer misses expected in a text, their number takes few values, each with one interval."""
 LENGTHS = {4: 400, 8: 200, 32: 100, 158: 60}
 """Mean number of tokens of a sequence."""
 
@@ -44,7 +48,6 @@ def counted(n_runs, n, length, base_rate, bursts, precision, seed):
 @pytest.mark.parametrize(("base_rate", "bursts"), [(0.1, 0.0), (0.05, 1.0), (0.01, 0.7)])
 def test_intervals_of_precision_cover_it_from_three_tenths_to_nearly_one(n, base_rate, bursts):
     length = LENGTHS[n] * (4 if base_rate < 0.05 else 1)
-    least, most = COVERED[n]
     for precision in (0.3, 0.6, 0.9, 0.99, 0.9999):
         text = length, base_rate, bursts, precision
         hits, taken = counted(1, 300_000, *text, seed=n)
@@ -55,7 +58,9 @@ def test_intervals_of_precision_cover_it_from_three_tenths_to_nearly_one(n, base
         low, high = proportion_ends((above / below)[:, 0], left_out, taken)
         share = ((low <= truth) & (truth <= high)).double().mean().item()
         assert low.isfinite().all(), "every proportion has an interval"
-        assert least <= share <= (most if precision <= 0.9 else 1), (float(truth), share)
+        misses = (below - above).mean()
+        most = MOST if misses >= MANY else COVERED[n][1] if misses >= 4 else 1
+        assert LEAST <= share <= most, (float(truth), float(misses), share)
 
 
 @pytest.mark.parametrize(("n", "least"), [(4, 0.95), (8, 0.95), (32, 0.94), (158, 0.94)])

@@ -1,0 +1,165 @@
+"""Commands about dictionaries in folders: how they were trained, their features, other formats."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from dictlearn.cli import options
+from dictlearn.cli.terminal import console, feature_numbers, say
+from dictlearn.core.errors import InputError
+
+CARDS_PAGE = "features.html"
+
+
+def info(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(help="Folders of dictionaries, folders that contain them, or activations."),
+    ],
+) -> None:
+    """Show what a folder holds: dictionaries and how they were trained, or activations.
+
+    L0, FVU and dead features are those of the last batch of training.
+    """
+    from dictlearn.activations.manifest import MANIFEST_FILE
+
+    stores = [path for path in paths if (path / MANIFEST_FILE).exists()]
+    for path in stores:
+        _show_store(path)
+    if left := [path for path in paths if path not in stores]:
+        show_dictionaries(left)
+
+
+def _show_store(path: Path) -> None:
+    from dictlearn.activations.store import ActivationStore
+
+    store = ActivationStore.open(path)
+    origin = store.provenance
+    say(f"{path}: {store.n_rows:,} rows in {str(store.dtype).removeprefix('torch.')}")
+    say(f"  model    {origin.model or 'unknown'}")
+    said = {"text": "source", "split": "split", "context": "context"}
+    for label, key in said.items():
+        say(f"  {label:<8} {store.tokens.get(key, 'unknown')}")
+    for sites in store.sites:
+        say(f"  sites    {sites}")
+
+
+def show_dictionaries(paths: list[Path]) -> None:
+    """Print a table of the dictionaries in folders, and of how each was trained."""
+    from dictlearn.comparison.tables.terminal import terminal_table
+    from dictlearn.dictionaries.overview import overview
+
+    frame = overview(paths)
+    shared = [
+        name for name in ("model", "text", "context", "hooks", "steps", "batch_size", "seed")
+        if frame[name].nunique(dropna=False) == 1
+    ]  # fmt: skip
+    told = {name: frame[name].iloc[0] for name in shared}
+    table = terminal_table(
+        "Dictionaries", "; ".join(f"{k} {v}" for k, v in told.items() if v not in ("", None))
+    )
+    frame = frame.drop(columns=shared).dropna(axis="columns", how="all").reset_index()
+    for name in frame.columns:
+        table.add_column(name)
+    for row in frame.itertuples(index=False):
+        table.add_row(*(escape(_cell(value)) for value in row))
+    console.print(table)
+
+
+def _cell(value: object) -> str:
+    if value is None or value != value:
+        return "–"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def show(
+    dictionaries: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Folders of dictionaries; those after the first are searched for similar features."
+        ),
+    ],
+    features: Annotated[
+        str | None, typer.Option(help="Features of the first, such as 3,17,40.")
+    ] = None,
+    prompt: Annotated[
+        str | None, typer.Option(help="Text whose strongest features are shown instead.")
+    ] = None,
+    n_features: Annotated[
+        int, typer.Option("--strongest", help="With --prompt, features of each dictionary.")
+    ] = 10,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the cards, and for a page of them.")
+    ] = None,
+    tokens: Annotated[int, typer.Option(help="Tokens that are searched for contexts.")] = 100_000,
+    split: options.Split = "held_out",
+    model: options.ModelOfDictionaries = None,
+    check_model: options.CheckModel = True,
+    text: options.TextOfDictionaries = None,
+    context: options.Context = None,
+) -> None:
+    """Show cards of features, or the features that are active on a prompt.
+
+    A card has the contexts of the largest activations, the tokens that the feature promotes, and
+    similar features. Model, text and context are those of the training, unless others are given.
+    """
+    from dictlearn.active_features import activating
+    from dictlearn.cli.origins import model_of, origin
+    from dictlearn.comparison.report.cards import cards_page
+    from dictlearn.core.own_files import OwnFiles
+    from dictlearn.dictionaries.files import load_all
+    from dictlearn.feature_cards import show as cards
+    from dictlearn.lm.loading import load_model
+    from dictlearn.records.features import FEATURES_FILE
+    from dictlearn.text.tokens import load_tokens
+
+    if (features is None) == (prompt is None) or (prompt is not None and out is not None):
+        raise InputError("required either --features, with or without --out, or --prompt")
+    chosen, loaded = feature_numbers(features or "0"), load_all(dictionaries)
+    if prompt is not None:
+        subject = load_model(model_of(loaded, model), check=check_model)
+        say(repr(activating(loaded, subject, prompt, n_features=n_features)))
+        return
+    if out is not None:
+        OwnFiles.of(out).require(FEATURES_FILE, CARDS_PAGE)
+    found = origin(loaded, model, text, context)
+    subject = load_model(found.model, check=check_model)
+    blocks = load_tokens(found.text, subject, split=split, n_tokens=tokens, context=found.context)
+    shown = cards(loaded, chosen, subject, blocks)
+    say(repr(shown))
+    if out is not None:
+        shown.records.save(out)
+        OwnFiles.of(out).write_text(CARDS_PAGE, cards_page(shown.records))
+        say(f"cards: {out / CARDS_PAGE}")
+
+
+def export(
+    dictionary: Annotated[Path, typer.Argument(help="Folder of a dictionary.")],
+    format: Annotated[
+        str, typer.Option(help="saelens, dictionary_learning, sparsify or circuit_tracer.")
+    ],
+    out: Annotated[Path, typer.Option(help="Output folder.")],
+) -> None:
+    """Write a dictionary in the format of another library.
+
+    Means and scales are folded into its weights, and the training settings stay behind.
+    """
+    from dictlearn.formats import load, save
+
+    say(f"{format}: {save(load(dictionary), out, format=format)}")
+
+
+def import_(
+    source: Annotated[str, typer.Argument(help="FORMAT:PATH, such as saelens:PATH.")],
+    out: Annotated[Path, typer.Option(help="Output folder.")],
+) -> None:
+    """Read a dictionary of another library, and save it in the format of this one.
+
+    Formats are saelens, dictionary_learning, sparsify and circuit_tracer.
+    """
+    from dictlearn.formats import load, save
+
+    found = load(source)
+    say(f"{found!r}: {save(found, out)}")

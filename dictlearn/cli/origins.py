@@ -1,0 +1,66 @@
+"""Model, text and context of a command: as given, or else those that its dictionaries have."""
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+from dictlearn.core.errors import InputError
+
+if TYPE_CHECKING:
+    from dictlearn.core.dictionary import FeatureDictionary
+    from dictlearn.core.provenance import Provenance
+
+T = TypeVar("T")
+BUILTIN = "builtin:stories"
+
+
+class Origin(NamedTuple):
+    """What dictionaries are used with."""
+
+    model: str
+    text: str
+    context: int | None
+
+
+def origin(
+    dictionaries: "Mapping[str, FeatureDictionary]",
+    model: str | None = None,
+    text: str | None = None,
+    context: int | None = None,
+) -> Origin:
+    """Model, text and context: as given, or else those that the dictionaries were trained with.
+
+    For dictionaries that do not know theirs, they are the built-in model and text.
+
+    Raises:
+        InputError: dictionaries were trained with different ones, and none is given.
+    """
+    chosen = model_of(dictionaries, model)
+    found = text or _common(dictionaries, "text", lambda own: own.text)
+    if not found and chosen != BUILTIN:
+        raise InputError(
+            f"these dictionaries do not know the text that they were trained on, and the model is "
+            f"{chosen!r}: name a text with --text"
+        )
+    if context is None and text is None and model is None:
+        context = _common(dictionaries, "context", lambda own: own.context)
+    return Origin(chosen, found or BUILTIN, context)
+
+
+def model_of(dictionaries: "Mapping[str, FeatureDictionary]", model: str | None) -> str:
+    """The model: as given, or else the one that the dictionaries were trained on."""
+    return model or _common(dictionaries, "model", lambda own: own.model) or BUILTIN
+
+
+def _common(
+    dictionaries: "Mapping[str, FeatureDictionary]", name: str, read: "Callable[[Provenance], T]"
+) -> T | None:
+    """The value that all dictionaries have which have one."""
+    found: dict[Any, str] = {}
+    for own, dictionary in dictionaries.items():
+        value = read(dictionary.provenance)
+        if value:
+            found.setdefault(value, own)
+    if len(found) > 1:
+        told = ", ".join(f"{value!r} ({own})" for value, own in found.items())
+        raise InputError(f"the dictionaries differ in their {name}: {told}; name one with --{name}")
+    return next(iter(found), None)

@@ -1,0 +1,1 @@
+"""Does a dictionary show the hops that a circuit has?"""

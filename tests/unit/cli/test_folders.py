@@ -1,0 +1,129 @@
+"""Commands about dictionaries in folders, and what a command takes from them."""
+
+import json
+
+import pytest
+import torch
+
+import dictlearn as dl
+from dictlearn.activations.tensors import TensorActivations
+from dictlearn.cli import app, main
+from dictlearn.cli.origins import origin
+from dictlearn.config_files import swept
+from dictlearn.core.errors import ConfigError, InputError
+from dictlearn.core.provenance import Provenance
+
+RUN = {"steps": 3, "batch_size": 32, "log_every": 1}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Two dictionaries, trained on random rows that claim to be of the built-in model."""
+    folder = tmp_path_factory.mktemp("runs")
+    site = dl.Site("blocks.0.mlp.hook_out", 128)
+    rows = TensorActivations(
+        torch.randn(256, 128, generator=torch.Generator().manual_seed(0)),
+        sites=dl.Sites(site, site),
+        provenance=Provenance(model="builtin:stories", text="builtin:stories", context=64),
+    )
+    configs = swept(dl.TopKSAEConfig, {"n_features": 16, "k": [2, 4]})
+    dl.fit(configs, rows, dl.FitConfig(**RUN), out=folder, progress=False)
+    return folder
+
+
+def said(capsys, *words):
+    """What a command prints."""
+    with pytest.raises(SystemExit) as ended:
+        app([str(word) for word in words])
+    assert ended.value.code in (0, None)
+    return capsys.readouterr().out
+
+
+def test_a_sweep_crosses_what_has_several_values():
+    found = swept(dl.TopKSAEConfig, {"n_features": [8, 16], "k": [2, 4], "k_aux": 3})
+    assert {name: (c.n_features, c.k, c.k_aux) for name, c in found.items()} == {
+        "topk_sae_n_features8_k2": (8, 2, 3),
+        "topk_sae_n_features8_k4": (8, 4, 3),
+        "topk_sae_n_features16_k2": (16, 2, 3),
+        "topk_sae_n_features16_k4": (16, 4, 3),
+    }
+    lists = swept(dl.MatryoshkaSAEConfig, {"n_features": 8, "k": 2, "prefixes": [0.25, 0.5]})
+    assert list(lists) == ["matryoshka_sae"], "a field that is a list has one value"
+    with pytest.raises(ConfigError, match="no field 'kk'"):
+        swept(dl.TopKSAEConfig, {"n_features": 8, "kk": [2, 4]})
+
+
+def test_the_table_of_dictionaries_says_how_each_was_trained(folder, capsys):
+    frame = dl.overview(folder)
+    log = json.loads((folder / "train.jsonl").read_text().splitlines()[-1])
+    for name, k in (("topk_sae_k2", 2), ("topk_sae_k4", 4)):
+        row = frame.loc[name]
+        assert row.settings == f"n_features=16, k={k}"
+        assert row.l0 == log[f"{name}/l0"] == k
+        assert (row.steps, row.batch_size, row.seed) == (3, 32, 0)
+        assert row.learning_rate == dl.TopKSAEConfig.default_learning_rate
+    text = said(capsys, "info", folder)
+    assert "topk_sae_k4" in text
+    assert "model builtin:stories; text builtin:stories; context 64" in text
+    with pytest.raises(InputError, match="required a dictionary's folder"):
+        dl.overview(folder / "topk_sae_k2" / "nothing")
+
+
+def test_representations_say_what_a_dictionary_is(folder):
+    found = repr(dl.load(folder / "topk_sae_k4"))
+    assert found == "topk_sae(16 features, k=4, blocks.0.mlp.hook_out of builtin:stories)"
+
+
+def named(**settings):
+    dictionary = dl.TopKSAEConfig(n_features=4, k=1).build(dl.Sites(*2 * [dl.Site("x", 2)]))
+    dictionary.provenance = Provenance(**settings)
+    return dictionary
+
+
+def test_model_and_text_are_those_of_the_training_unless_given():
+    both = {"a": named(model="m", text="t", context=8), "b": named(model="m", text="t", context=8)}
+    assert origin(both) == ("m", "t", 8)
+    assert origin(both, text="other") == ("m", "other", None)
+    assert origin(both, "other", context=4) == ("other", "t", 4)
+    assert origin({"a": named()}) == ("builtin:stories", "builtin:stories", None)
+    with pytest.raises(InputError, match=r"differ in their model: 'm' \(a\), 'n' \(b\).*--model"):
+        origin({"a": named(model="m"), "b": named(model="n")})
+    with pytest.raises(InputError, match="name a text with --text"):
+        origin({"a": named(model="m")})
+
+
+def test_other_formats_there_and_back(folder, tmp_path, capsys):
+    said(capsys, "export", folder / "topk_sae_k2", "--format", "saelens", "--out", tmp_path / "s")
+    said(capsys, "import", f"saelens:{tmp_path / 's'}", "--out", tmp_path / "back")
+    x = torch.randn(5, 128, generator=torch.Generator().manual_seed(1))
+    own, back = dl.load(folder / "topk_sae_k2"), dl.load(tmp_path / "back")
+    assert torch.allclose(own(x), back(x), atol=1e-5)
+
+
+def test_cards_on_the_text_of_the_training(folder, tmp_path, capsys):
+    text = said(capsys, "show", folder / "topk_sae_k2", "--features", "1,3", "--tokens", 500,
+                "--out", tmp_path)  # fmt: skip
+    assert "topk_sae_k2 1: active at" in text
+    assert "topk_sae_k2 3: active at" in text
+    assert "topk_sae_k2" in (tmp_path / "features.html").read_text()
+    text = said(capsys, "show", folder, "--prompt", "Once upon", "--strongest", 1)
+    assert [line.split(":")[0].split()[0] for line in text.splitlines()] == [
+        "topk_sae_k2", "topk_sae_k4"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("--kind topk_sae --n-features 8 --k 2 --lr 1", "did you mean '--learning-rate'"),
+        ("--kind topk_sae --n-features 8 --kk 2", "did you mean '--k'"),
+        ("--kind topk_sae --n-features 8 --k 2 --seed 0,0", "different ones, as in 0,1,2"),
+    ],
+)
+def test_wrong_options_of_train_are_told_the_nearest(words, told, monkeypatch, capsys, tmp_path):
+    command = f"dictlearn train {tmp_path} --out {tmp_path / 'out'} {words}"
+    monkeypatch.setattr("sys.argv", command.split())
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert told in " ".join(capsys.readouterr().err.split())

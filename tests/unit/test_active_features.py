@@ -1,0 +1,67 @@
+"""Features on a sentence of one's own, beside an independent pass through the model."""
+
+import pytest
+import torch
+
+import dictlearn as dl
+from dictlearn.core.errors import InputError, ProvenanceError
+from dictlearn.core.provenance import Provenance
+
+TEXT = "Once upon a time"
+
+
+@pytest.fixture(scope="module")
+def model():
+    return dl.load_model("builtin:stories", check=False)
+
+
+@pytest.fixture(scope="module")
+def both(model):
+    """A transcoder and an SAE, untrained."""
+    sites = dl.mlp_sites(model, 0)
+    transcoder = dl.TopKTranscoderConfig(n_features=64, k=3).build(sites, seed=0)
+    return {"t": transcoder, "<b>": dl.SAEConfig(n_features=32).build(sites.at_target(), seed=1)}
+
+
+@torch.no_grad()
+def test_coefficients_are_those_of_a_pass_with_hooks(model, both):
+    found = dl.activating(both, model, TEXT, n_features=5)
+    ids = torch.tensor([[model.tokenizer.bos_token_id, *model.tokenizer.encode(TEXT)]])
+    assert found.tokens == tuple(model.tokenizer.decode([i]) for i in ids[0].tolist())
+    _, cache = model.run_with_cache(ids)
+    frame = found.to_pandas()
+    for name, dictionary in both.items():
+        acts = dictionary.encode(cache[dictionary.sites.source.hook][0])
+        acts[0] = 0  # BOS
+        strengths, order = acts.abs().amax(dim=0).sort(descending=True)
+        own = [one.feature for one in found.of(name)]
+        assert own == order[strengths > 0][:5].tolist()
+        for one in found.of(name):
+            column = torch.tensor(frame[name, one.feature].to_numpy(), dtype=torch.float32)
+            assert torch.allclose(column, acts[:, one.feature], atol=1e-5)
+            assert one.context.peak == int(acts[:, one.feature].abs().argmax())
+
+
+def test_shown_as_shaded_text_and_as_a_list(model, both):
+    found = dl.activating(both, model, TEXT, n_features=2)
+    page = found._repr_html_()
+    assert "&lt;b&gt;" in page
+    assert "<b>" not in page
+    first = found.features[0]
+    assert f"feature {first.feature}" in page
+    assert repr(found).startswith(f"{first.dictionary} {first.feature}: ")
+    assert repr(dl.activating(both["t"], model, TEXT, n_features=1)).count("\n") == 0
+
+
+def test_texts_and_models_that_do_not_fit_are_refused(model, both):
+    with pytest.raises(InputError, match="required a text of 1 to"):
+        dl.activating(both, model, "")
+    with pytest.raises(InputError, match="required a text of 1 to"):
+        dl.activating(both, model, "and " * model.cfg.n_ctx)
+    with pytest.raises(InputError, match="required a dictionary"):
+        dl.activating({}, model, TEXT)
+    other = dl.SAEConfig(n_features=4).build(both["<b>"].sites)
+    other.provenance = Provenance(model="other", model_hash="0" * 64)
+    with pytest.raises(ProvenanceError, match="trained on model 'other'"):
+        dl.activating(other, model, TEXT)
+    assert dl.activating(other, model, TEXT, allow_other_model=True).features
