@@ -9,8 +9,9 @@ QUICK := not slow and not gpu and not network
 PYTEST := $(BIN)/pytest $(PARALLEL)
 TL4 := .venv-tl4
 PEERS := benchmarks/peers/.venv
+CIRCUITS := benchmarks/peers/.venv-circuits
 
-.PHONY: demo test test-avx2 test-tl4 fuzz torture coverage check format notebooks clean peers
+.PHONY: demo test test-avx2 test-tl4 fuzz torture coverage check format notebooks clean peers circuits
 
 demo: $(READY)
 	$(BIN)/dictlearn demo
@@ -71,8 +72,11 @@ notebooks: $(READY)
 peers: $(PEERS)/.ready
 	$(PEERS)/bin/python -m benchmarks.peers $(ARGS)
 
+circuits: $(READY) $(CIRCUITS)/.ready
+	$(BIN)/python -m benchmarks.circuits $(ARGS)
+
 clean:
-	rm -rf .venv $(TL4) $(PEERS) build dist *.egg-info runs
+	rm -rf .venv $(TL4) $(PEERS) $(CIRCUITS) build dist *.egg-info runs
 
 $(READY): pyproject.toml constraints.txt
 	@$(RECENT)
@@ -91,4 +95,10 @@ $(PEERS)/.ready: pyproject.toml constraints.txt benchmarks/peers/constraints.txt
 	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
 		--constraint benchmarks/peers/constraints.txt --editable . --requirement benchmarks/peers/requirements.txt
 	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement benchmarks/peers/unresolved.txt
+	@touch $@
+
+$(CIRCUITS)/.ready: benchmarks/peers/circuit_tracer.txt
+	@$(RECENT)
+	$(PYTHON) -m venv $(CIRCUITS)
+	$(CIRCUITS)/bin/python -m pip install --quiet --disable-pip-version-check --requirement benchmarks/peers/circuit_tracer.txt
 	@touch $@

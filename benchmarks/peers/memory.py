@@ -6,25 +6,19 @@ prints one line of JSON. KIND is a name such as TOPK_SAE or RELU_SAE.
 
 import contextlib
 import json
-import resource
 import subprocess
 import sys
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import torch
 
 from benchmarks.peers.measure import digits
 from benchmarks.peers.page import Table
 from benchmarks.peers.part import Part, Run
-from benchmarks.peers.peer import Kind, Plan
+from benchmarks.peers.peer import Kind, Plan, Trainee
 from benchmarks.peers.registry import Contenders, in_short
+from benchmarks.peers.usage import GB, STATUS, limit_memory, used
 from dictlearn.core.batches import Batch
-
-GB = 1e9
-_STATUS = Path("/proc/self/status")
-_SHARE = 0.7
-"""The part of the memory that is free now which one process may fill."""
 
 
 @dataclass(frozen=True)
@@ -37,28 +31,22 @@ class Peak:
     """Peak memory of the process beyond those and beyond its memory before."""
 
 
-def _status_bytes(name: str) -> int:
-    """A line of the process's status: VmRSS is resident now, VmHWM at most so far."""
-    for line in _STATUS.read_text().splitlines():
-        if line.startswith(f"{name}:"):
-            return int(line.split()[1]) * 1024
-    raise OSError(f"{_STATUS} has no {name}")
-
-
 def peak(kind: Kind, plan: Plan, library: str, batch_size: int) -> Peak:
     """The memory of making a dictionary and taking two steps with it, in this process."""
     x = torch.randn(batch_size, plan.width)
     x @ torch.randn(plan.width, 64)  # so that threads and their buffers are there already
     batch = Batch(x, x)
     maker = Contenders().named(library).makers[kind]
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew from here
-    before = _status_bytes("VmRSS")
-    trainee = maker(plan, batch)
-    for _ in range(2):
-        trainee.update(batch)
-    most = _status_bytes("VmHWM")
-    held = sum({t.data_ptr(): t.nbytes for t in trainee.held()}.values())
-    return Peak(held, most - before - held)
+    made: list[Trainee] = []
+
+    def two_steps() -> None:
+        made.append(maker(plan, batch))
+        for _ in range(2):
+            made[0].update(batch)
+
+    above = used(two_steps).above
+    held = sum({t.data_ptr(): t.nbytes for t in made[0].held()}.values())
+    return Peak(held, above - held)
 
 
 def measured(kind: Kind, plan: Plan, library: str, batch_size: int, threads: int) -> Peak | str:
@@ -77,8 +65,7 @@ def _main() -> None:
     kind, library, *numbers = sys.argv[1:]
     n_features, width, k, batch_size, threads = map(int, numbers)
     torch.set_num_threads(threads)
-    limit = int(_SHARE * _available())
-    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    limit = limit_memory()
     answer: dict[str, object]
     try:
         answer = asdict(peak(Kind[kind], Plan(width, n_features, k), library, batch_size))
@@ -90,15 +77,8 @@ def _main() -> None:
     print(json.dumps(answer))
 
 
-def _available() -> int:
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable"):
-            return int(line.split()[1]) * 1024
-    raise OSError("/proc/meminfo has no MemAvailable")
-
-
 def _memory(run: Run) -> list[Table]:
-    if not _STATUS.exists():
+    if not STATUS.exists():
         return [Table("Not measured: this system has no /proc", ("library",))]
     size = run.size
     everyone = [peer.name for peer in run.contenders.offering(Kind.TOPK_SAE, options=False)]

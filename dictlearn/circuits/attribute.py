@@ -14,6 +14,7 @@ from dictlearn.circuits.graph import CircuitGraph
 from dictlearn.circuits.local_model import LocalModel, local_model
 from dictlearn.circuits.measures import influence
 from dictlearn.circuits.nodes import NodeKind, Nodes
+from dictlearn.circuits.rows import Rows
 from dictlearn.circuits.targets import Explained, Function, Target, TopLogits
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import InputError
@@ -25,6 +26,8 @@ _QUEUE = 256
 """Features that are expanded before influence is computed anew."""
 _AT_ONCE = 1 << 22
 """Numbers of a gradient at one hook, of all functions together, in one backward pass."""
+_PATTERNS = 1 << 25
+"""Numbers of the attention patterns of a layer, which a backward pass repeats for each function."""
 
 Prompt: TypeAlias = str | Int[Tensor, " _"]
 """A text, which BOS precedes if the model has one, or ids."""
@@ -37,6 +40,7 @@ def attribute(
     target: Target | None = None,
     *,
     n_features: int = 1024,
+    in_memory: int = 1 << 29,
     allow_other_model: bool = False,
     progress: bool = True,
 ) -> CircuitGraph:
@@ -53,6 +57,8 @@ def attribute(
         dictionaries: of any kind, by name, at different targets.
         target: by default the most probable next tokens.
         n_features: number of features whose incoming edges are found.
+        in_memory: largest size of all edges together, in bytes, that is held in memory; larger
+            graphs have them in a temporary file, which is gone with the graph. No number changes.
         allow_other_model: also take dictionaries of another model.
         progress: show a progress bar.
 
@@ -60,9 +66,10 @@ def attribute(
         InputError: dictionaries or target do not fit the model or the prompt, or the model has a
             part that is not linear when attention patterns, norms and MLPs are held.
         ProvenanceError: a dictionary was trained on another model, and `allow_other_model` is off.
+        StorageError: the folder for temporary files has no room for the edges.
     """
-    (given,) = _given(model, [prompt], dictionaries, n_features, allow_other_model)
-    return _graph(model, given, dictionaries, target, n_features, show=progress)
+    (given,) = _given(model, [prompt], dictionaries, n_features, in_memory, allow_other_model)
+    return _graph(model, given, dictionaries, target, n_features, in_memory, show=progress)
 
 
 def attribute_all(
@@ -72,6 +79,7 @@ def attribute_all(
     target: Target | Sequence[Target] | None = None,
     *,
     n_features: int = 1024,
+    in_memory: int = 1 << 29,
     allow_other_model: bool = False,
     progress: bool = True,
 ) -> Iterator[CircuitGraph]:
@@ -87,6 +95,7 @@ def attribute_all(
         dictionaries: of any kind, by name, at different targets.
         target: one for all prompts, or one for each; by default the most probable next tokens.
         n_features: number of features of each prompt whose incoming edges are found.
+        in_memory: as of `attribute`, for each graph.
         allow_other_model: also take dictionaries of another model.
         progress: show a progress bar.
 
@@ -101,12 +110,12 @@ def attribute_all(
         raise InputError(
             f"required one target, or one for each of {len(prompts)} prompts, got {len(targets)}"
         )
-    given = _given(model, prompts, dictionaries, n_features, allow_other_model)
+    given = _given(model, prompts, dictionaries, n_features, in_memory, allow_other_model)
 
     def graphs() -> Iterator[CircuitGraph]:
         with progress_bar("prompts", len(prompts), show=progress) as done:
             for i, (own, one) in enumerate(zip(given, targets, strict=True), start=1):
-                graph = _graph(model, own, dictionaries, one, n_features, show=False)
+                graph = _graph(model, own, dictionaries, one, n_features, in_memory, show=False)
                 done(i)
                 yield graph
 
@@ -118,11 +127,13 @@ def _given(
     prompts: Sequence[Prompt],
     dictionaries: Mapping[str, FeatureDictionary],
     n_features: int,
+    in_memory: int,
     allow_other_model: bool,
 ) -> list[tuple[Int[Tensor, " _"], dict[str, Any]]]:
     """The ids of each prompt, and the origin of its graph; errors are those of `attribute`."""
-    if n_features < 0:
-        raise InputError(f"required a number of features of at least 0, got {n_features}")
+    for name, number in (("features", n_features), ("bytes in memory", in_memory)):
+        if number < 0:
+            raise InputError(f"required a number of {name} of at least 0, got {number}")
     ids = [ids_of(model, prompt) for prompt in prompts]
     if not allow_other_model:
         require_same_model(model, dictionaries)
@@ -141,27 +152,33 @@ def _graph(
     dictionaries: Mapping[str, FeatureDictionary],
     target: Target | None,
     n_features: int,
+    in_memory: int,
     *,
     show: bool,
 ) -> CircuitGraph:
     ids, about = given
     with local_model(model, ids, dictionaries) as local:
         explained = (target or TopLogits()).functions(local)
-        graph = _Expansion(local, explained, n_features).run(show=show)
+        graph = _Expansion(local, explained, n_features, in_memory).run(show=show)
     return replace(graph, about=about)
 
 
 class _Expansion:
     """The growth of a graph from its targets."""
 
-    def __init__(self, local: LocalModel, explained: list[Explained], n_features: int) -> None:
+    def __init__(
+        self, local: LocalModel, explained: list[Explained], n_features: int, in_memory: int
+    ) -> None:
         self._local, self._explained = local, explained
         self._features = local.nodes.of_kind(NodeKind.FEATURE).nonzero()[:, 0]
         self._n = min(n_features, len(self._features))
-        dtype = local.run.final.dtype
-        self._rows = torch.zeros(len(explained) + self._n, len(local.nodes), dtype=dtype)
+        self._rows = Rows(
+            len(explained) + self._n, len(local.nodes), local.run.final.dtype, in_memory=in_memory
+        )
         width = max(t.shape[1] for t in (local.run.final, *local.run.leaves.values()))
-        self._size = max(1, min(64, _AT_ONCE // (len(local.run.ids) * width)))
+        pos, n_heads = len(local.run.ids), max(1, local.n_heads)
+        most = min(64, _AT_ONCE // (pos * width), _PATTERNS // (pos * pos * n_heads))
+        self._size = max(1, most)
 
     def run(self, *, show: bool) -> CircuitGraph:
         """The graph."""
@@ -194,7 +211,7 @@ class _Expansion:
             some = functions[start : start + self._size]
             rows = self._local.contributions(some)
             require_complete(rows, [self._local.value(function) for function in some])
-            self._rows[first + start : first + start + len(some)] = rows
+            self._rows.write(first + start, rows)
 
     def _graph(self, nodes: Int[Tensor, " expanded"]) -> CircuitGraph:
         local, explained = self._local, self._explained
@@ -217,7 +234,7 @@ class _Expansion:
             labels=[one.label for one in explained],
             weights=weights / weights.sum(),
             row_nodes=nodes,
-            rows=self._rows[: len(explained) + len(nodes)],
+            rows=self._rows.first(len(explained) + len(nodes)),
             about={},
             n_features=described["n_features"],
             probabilities=torch.tensor([one.probability for one in explained]).double(),

@@ -1,6 +1,6 @@
 """The attribution graph of a prompt."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ from torch import Tensor
 from dictlearn.circuits.groups import grouped, grouped_from
 from dictlearn.circuits.measures import influence, pruned, scores, total_effects
 from dictlearn.circuits.nodes import Nodes
+from dictlearn.circuits.rows import blocks
 from dictlearn.core.own_files import OwnFiles
 
 if TYPE_CHECKING:
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
 
     from dictlearn.circuits.viewer import GraphView
 
-_BLOCK = 1 << 24
-"""Largest number of edges of which a copy is made."""
+_BLOCK = 1 << 22
+"""Number of edges that are read at once."""
 
 
 @dataclass(frozen=True)
@@ -133,8 +134,17 @@ class CircuitGraph:
             first += len(part)
         return found
 
-    def _blocks(self) -> Sequence[Tensor]:
-        return self.rows.split(max(1, _BLOCK // max(len(self.nodes), 1)))
+    def edges(self, rows: Int[Tensor, " m"], nodes: Int[Tensor, " n"]) -> Float[Tensor, "m n"]:
+        """The edges from some nodes into some rows, in ascending order."""
+        found, first = [rows.new_empty(0, len(nodes), dtype=self.rows.dtype)], 0
+        for part in self._blocks():
+            own = rows[(rows >= first) & (rows < first + len(part))] - first
+            found.append(part[own.unsqueeze(1), nodes])
+            first += len(part)
+        return torch.cat(found)
+
+    def _blocks(self) -> Iterator[Tensor]:
+        return blocks(self.rows, _BLOCK)
 
     # Files and pages
 

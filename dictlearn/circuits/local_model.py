@@ -35,23 +35,18 @@ def local_model(
 ) -> "Iterator[LocalModel]":
     """The local replacement model of `model` on the prompt `ids`, whose attention heads are nodes
     with `cut_heads`; `scores_of` and errors as of `frozen_pass`."""
-    with torch.no_grad():
-        logits = model(placed(ids[None], model))[0]
     with frozen_pass(model, ids, dictionaries, cut_heads=cut_heads, scores_of=scores_of) as run:
-        yield LocalModel(model, run, dictionaries, logits)
+        yield LocalModel(model, run, dictionaries)
 
 
 class LocalModel:
     """Features, errors and constants of one prompt, and what each contributes to any function."""
 
     def __init__(
-        self,
-        model: LanguageModel,
-        run: FrozenPass,
-        dictionaries: Mapping[str, FeatureDictionary],
-        logits: Float[Tensor, "pos vocabulary"],
+        self, model: LanguageModel, run: FrozenPass, dictionaries: Mapping[str, FeatureDictionary]
     ) -> None:
-        self.run, self.dictionaries, self._logits = run, dict(dictionaries), logits
+        self.run, self.dictionaries, self._model = run, dict(dictionaries), model
+        self._probabilities: dict[int, Float[Tensor, " vocabulary"]] = {}
         self.tokenizer = model.tokenizer
         self.n_heads = int(getattr(model.cfg, "n_heads", None) or 0)
         self.hooks = [hook for d in self.dictionaries.values() for hook in d.sites.target.hooks]
@@ -90,7 +85,11 @@ class LocalModel:
     @torch.no_grad()
     def probabilities(self, position: int) -> Float[Tensor, " vocabulary"]:
         """The probabilities of the next token."""
-        return self._logits[self.position(position)].double().softmax(dim=0)
+        position = self.position(position)
+        if position not in self._probabilities:  # logits of all tokens are not kept: they are large
+            logits = self._model(placed(self.run.ids[None], self._model))[0, position]
+            self._probabilities[position] = logits.double().softmax(dim=0)
+        return self._probabilities[position]
 
     @torch.no_grad()
     def logit(self, weights: Mapping[int, float], position: int) -> Function:

@@ -104,7 +104,7 @@ def pruned(
     n_targets, features = len(graph.weights), graph.nodes.of_kind(NodeKind.FEATURE)
     rows = torch.cat([torch.arange(n_targets), n_targets + keep[graph.row_nodes].nonzero()[:, 0]])
     columns = (keep & ~graph.nodes.of_kind(NodeKind.BIAS)).nonzero()[:, 0]
-    shares = graph.rows[rows][:, columns].abs().double()
+    shares = graph.edges(rows, columns).abs().double()
     shares /= shares.sum(dim=1, keepdim=True).clamp_min(1e-30)
     shares *= torch.cat([graph.weights, of_nodes[graph.row_nodes]])[rows].unsqueeze(1)
     links = torch.zeros(graph.rows.shape, dtype=torch.bool)
@@ -124,8 +124,9 @@ def pruned(
 
 def _largest(values: Float[Tensor, " n"], share: float) -> Bool[Tensor, " n"]:
     """The largest values that have a share of the sum together, but no zeros."""
-    order = values.sort(descending=True)
+    positive = (values > 0).nonzero()[:, 0]
+    order = values[positive].sort(descending=True)
     before = order.values.cumsum(0) - order.values
     keep = torch.zeros(len(values), dtype=torch.bool)
-    keep[order.indices] = (before < share * values.sum()) & (order.values > 0)
+    keep[positive[order.indices]] = before < share * values.sum()
     return keep

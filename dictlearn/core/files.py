@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -206,7 +207,11 @@ def write_tensors(
     opened: Opener = atomic_path,
 ) -> None:
     """Write named tensors to a safetensors file atomically."""
-    whole = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
+    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    owners = Counter(tensor.untyped_storage().data_ptr() for tensor in whole.values())
+    for name, tensor in whole.items():  # safetensors refuses tensors that share memory
+        if owners[tensor.untyped_storage().data_ptr()] > 1:
+            whole[name] = tensor.clone()
     with opened(path) as part:
         # safetensors writes to a temporary file of its own beside the one that it is asked for; if
         # it is killed, that file goes with the folder.

@@ -1,10 +1,15 @@
 """`attribute`: graphs of prompts, whole and by the most influential features."""
 
+import tempfile
+
 import pytest
 import torch
 
 from dictlearn.circuits import attribute as module
+from dictlearn.circuits import graph as graph_module
+from dictlearn.circuits import rows as rows_module
 from dictlearn.circuits.attribute import attribute
+from dictlearn.circuits.graph import CircuitGraph
 from dictlearn.circuits.local_model import local_model
 from dictlearn.circuits.nodes import NodeKind
 from dictlearn.circuits.targets import FeatureTarget, LogitDifference, Several, TopLogits
@@ -46,6 +51,40 @@ def test_the_most_influential_features_come_first(small, trained, prompt, monkey
         torch.testing.assert_close(part.rows[1 + row], whole.rows[1 + at[node]])
     none = attribute(small, prompt, own, LogitDifference(3, 4), n_features=0, **QUIET)
     assert none.rows.shape[0] == 1
+
+
+def test_edges_in_a_file_are_the_same_to_the_bit(small, trained, prompt, monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(module, "_QUEUE", 3)
+    monkeypatch.setattr(graph_module, "_BLOCK", 1)
+    own, at = {"own": trained["transcoder"]}, (small, prompt)
+    inside, outside = (
+        attribute(*at, own, LogitDifference(3, 4), n_features=7, in_memory=budget, **QUIET)
+        for budget in (1 << 20, 0)
+    )
+    assert len(rows_module._FILES) == 1
+    assert not list(tmp_path.iterdir()), "the file has no name"
+    assert outside.rows.equal(inside.rows)
+    assert outside.row_nodes.equal(inside.row_nodes)
+    assert outside.influence().equal(inside.influence())
+    assert outside.scores() == inside.scores()
+    assert all(map(torch.equal, outside.pruned(), inside.pruned()))
+    outside.save(tmp_path / "graph")
+    assert CircuitGraph.load(tmp_path / "graph").rows.equal(inside.rows)
+
+
+@pytest.mark.parametrize(("limit", "size"), [("_PATTERNS", 9 * 9), ("_AT_ONCE", 9 * 16)])
+def test_a_backward_pass_is_as_large_as_memory_allows(
+    small, trained, prompt, monkeypatch, limit, size
+):
+    per_function = size * (small.cfg.n_heads if limit == "_PATTERNS" else 1)
+    with local_model(small, prompt, {"own": trained["transcoder"]}) as local:
+        assert local.run.final.shape == (9, 16)
+        whole = module._Expansion(local, TopLogits().functions(local), 5, 0)
+        assert whole._size == 64
+        for room, at_once in ((3 * per_function, 3), (3 * per_function - 1, 2), (1, 1)):
+            monkeypatch.setattr(module, limit, room)
+            assert module._Expansion(local, [], 5, 0)._size == at_once
 
 
 def test_a_cross_layer_transcoder_contributes_to_itself_in_later_layers(small, trained, prompt):
@@ -99,7 +138,9 @@ def test_what_does_not_fit_is_refused(small, trained, prompt, native):
     with pytest.raises(ProvenanceError, match="own"):
         attribute(native(seed=9).double(), prompt, own, progress=False)
     for options, told in (
-        ({"n_features": -1}, "at least 0"), ({"prompt": prompt[None]}, "one sequence"),
+        ({"n_features": -1}, "features of at least 0"),
+        ({"in_memory": -1}, "bytes in memory of at least 0"),
+        ({"prompt": prompt[None]}, "one sequence"),
         ({"prompt": "a text"}, "tokenizer"), ({"prompt": prompt[:0]}, "one sequence"),
     ):  # fmt: skip
         arguments = {"prompt": prompt, "target": LogitDifference(3, 4)} | options

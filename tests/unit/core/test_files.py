@@ -133,6 +133,15 @@ def test_tensors_round_trip_to_the_bit(tmp_path):
         assert read[name].dtype == tensor.dtype
 
 
+def test_tensors_that_share_memory_are_written_each_as_it_is(tmp_path):
+    x = torch.arange(12.0).view(3, 4)
+    tensors = {"whole": x, "again": x, "rows": x[1:], "turned": x.T, "empty": x[:0], "alone": x + 1}
+    write_tensors(tmp_path / "shared.safetensors", tensors, {})
+    found = read_tensors(tmp_path / "shared.safetensors")
+    assert found.keys() == tensors.keys()
+    assert all(found[name].equal(tensors[name]) for name in tensors)
+
+
 def test_absent_safetensors_is_named(tmp_path):
     with pytest.raises(CorruptFileError, match=r"absent\.safetensors"):
         read_tensors(tmp_path / "absent.safetensors")
