@@ -2,8 +2,9 @@
 
     python -m benchmarks.step [--threads 2] [--width 512] [--features 8192] [--batch 4096]
 
-A product and a step are timed in turn, so that a busy machine slows both. The last rows show
-where touching only active entries stops paying (`dictionaries.sae.SPARSE_BELOW`).
+A product and a step are timed in turn, so that a busy machine slows both; with one thread, the
+processor's time is taken, which other programs change less. The last rows show where touching only
+active entries stops paying (`ElementwiseRule.sparse_below`).
 """
 
 import argparse
@@ -18,10 +19,14 @@ from rich.table import Table
 from dictlearn.core.batches import Batch
 from dictlearn.core.kinds import GradientConfig
 from dictlearn.core.sites import Site, Sites
-from dictlearn.dictionaries import sae
 from dictlearn.dictionaries.batchtopk_sae import BatchTopKSAEConfig
 from dictlearn.dictionaries.codebook import CodebookConfig
+from dictlearn.dictionaries.elementwise import ElementwiseRule
+from dictlearn.dictionaries.gated_sae import GatedSAEConfig
+from dictlearn.dictionaries.jumprelu_sae import JumpReLUSAEConfig
+from dictlearn.dictionaries.jumprelu_transcoder import JumpReLUTranscoderConfig
 from dictlearn.dictionaries.linear import LinearDictionary
+from dictlearn.dictionaries.residual_codebook import ResidualCodebookConfig
 from dictlearn.dictionaries.sae import SAEConfig
 from dictlearn.dictionaries.topk_sae import TopKSAEConfig
 from dictlearn.dictionaries.transcoder import TranscoderConfig
@@ -32,10 +37,11 @@ from dictlearn.training.standardize import Standardization, Units
 
 
 def seconds(function: Callable[[], object]) -> float:
-    """The time of one call."""
-    start = time.perf_counter()
+    """The time of one call: with one thread the processor's, else that of the clock."""
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+    start = clock()
     function()
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def ratios(step: Callable[[], object], product: Callable[[], object], repeats: int) -> list[float]:
@@ -60,10 +66,12 @@ def at_l0(training: GradientLearner, x: torch.Tensor, l0: float) -> GradientLear
     """The same learner with a bias that leaves about `l0` features active in a row."""
     dictionary = training.dictionary
     assert isinstance(dictionary, LinearDictionary)
+    assert isinstance(dictionary.rule, ElementwiseRule)
+    bounds = dictionary.rule.bounds(dictionary)
     with torch.no_grad():
-        scores = dictionary.all_scores(x[:64]).flatten()
+        scores = dictionary.all_scores(x[:64]) - (0.0 if bounds is None else bounds)
         rank = int(scores.numel() * (1 - l0 / dictionary.n_features))
-        dictionary.b_enc -= scores.kthvalue(rank).values
+        dictionary.b_enc.sub_(scores.flatten().kthvalue(rank).values)
     return training
 
 
@@ -77,7 +85,9 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     x = torch.randn(args.batch, args.width, generator=torch.Generator().manual_seed(0))
     n = args.features
-    products = {m: torch.randn(args.width, m) for m in (n, 10_000)}
+    stages = ResidualCodebookConfig(n_codes=2048, n_stages=8)
+    n_of_stages = stages.n_codes * stages.n_stages
+    products = {m: torch.randn(args.width, m) for m in (n, 10_000, n_of_stages)}
     table = Table(
         "step", "products", "least to most", title=f"width {args.width}, batch {args.batch}"
     )
@@ -93,12 +103,17 @@ def main() -> None:
         measure(f"topk_sae k = 32{note}", learner(topk, x, int8_search=searched))
         measure(f"codebook k = 8 of 10,000{note}", learner(codes, x, int8_search=searched))
     measure("batchtopk_sae k = 32", learner(BatchTopKSAEConfig(n_features=n, k=32), x))
-    for kind in (SAEConfig(n_features=n), TranscoderConfig(n_features=n)):
+    measure("residual_codebook, 8 stages of 2,048, in products of all", learner(stages, x))
+    kinds = (SAEConfig, JumpReLUSAEConfig, GatedSAEConfig)
+    relu, jumprelu, gated = (kind(n_features=n) for kind in kinds)
+    skipping = JumpReLUTranscoderConfig(n_features=n, linear_skip=True)
+    for kind in (relu, TranscoderConfig(n_features=n), jumprelu, skipping, gated):
         measure(f"{kind.kind} at L0 50", at_l0(learner(kind, x), x, 50))
-    for l0 in (n // 20, n // 8, n // 4):
-        for way, below in (("entries", 1.1), ("dense", 0.0)):
-            sae.SPARSE_BELOW = below
-            measure(f"sae at L0 {l0}, {way}", at_l0(learner(SAEConfig(n_features=n), x), x, l0))
+    for kind in (relu, jumprelu, gated):
+        for l0 in (n // 20, n // 8, n // 4):
+            for way, below in (("entries", 1.1), ("dense", 0.0)):
+                ElementwiseRule.sparse_below = below
+                measure(f"{kind.kind} at L0 {l0}, {way}", at_l0(learner(kind, x), x, l0))
     Console().print(table)
 
 

@@ -19,9 +19,11 @@ class Encoding(NamedTuple):
     """Coefficients, and the scores that they were selected from."""
 
     acts: Float[Tensor, "n feature"] | SparseActs
-    """Dense where most features fire or any of them may; sparse where few do."""
-    pre: Float[Tensor, "n feature"] | None = None
-    """The features' scores before selection, for objectives that need them."""
+    """Dense where most features fire or any of them may; sparse where few do. An entry may be 0,
+    where an inactive feature has a gradient all the same."""
+    pre: Float[Tensor, "n feature"] | SparseActs | None = None
+    """The features' scores before selection, for objectives that need them; sparse where these
+    need no others."""
     written: Float[Tensor, "n d_out"] | None = None
     """The estimate without its bias, where it is computed with the coefficients to save memory."""
 
@@ -39,7 +41,7 @@ class FitPass:
     t: Float[Tensor, "n d_out"]
     """The standardized target; `t is z` for an autoencoder."""
     acts: Float[Tensor, "n feature"] | SparseActs
-    pre: Float[Tensor, "n feature"] | None
+    pre: Float[Tensor, "n feature"] | SparseActs | None
     t_hat: Float[Tensor, "n d_out"]
     dead: Bool[Tensor, " feature"]
     """Features that have not fired for a while, counted by the learner."""
@@ -59,7 +61,8 @@ class FitPass:
     def firing_counts(self) -> Int[Tensor, " feature"]:
         """The number of rows of the batch in which each feature is active."""
         if isinstance(self.acts, SparseActs):
-            return self.acts.firing_counts()
+            fired = self.acts.indices[self.acts.values != 0]
+            return torch.bincount(fired, minlength=self.acts.n_features)
         # A sum converts what it adds to 64 bits: in a few rows at a time, twice their own size.
         n_features = self.acts.shape[1]
         counts = torch.zeros(n_features, dtype=torch.long, device=self.acts.device)

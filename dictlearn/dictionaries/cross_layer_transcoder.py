@@ -85,7 +85,7 @@ class CrossLayerTranscoder(TrainableDictionary):
         """The decoder product, with the non-zero blocks only."""
         d_out = self.sites.target.d
         written = [
-            pad(decode(own, W) if isinstance(own, SparseActs) else own @ W, (d_out - W.shape[1], 0))
+            pad(decode(own, W), (d_out - W.shape[1], 0))
             for own, W in zip(self._by_layer(acts), self.W_dec, strict=True)
         ]
         return torch.stack(written).sum(dim=0)

@@ -12,13 +12,16 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from dictlearn.core.learning import FitPass
-from dictlearn.dictionaries.linear import LinearDictionary, Rule
-from dictlearn.dictionaries.objectives import squared_error
+from dictlearn.core.sparse_acts import SparseActs
+from dictlearn.dictionaries.elementwise import ElementwiseRule, Features
+from dictlearn.dictionaries.linear import LinearDictionary
+from dictlearn.dictionaries.objectives import entries, squared_error
 from dictlearn.dictionaries.sae import L1Config
+from dictlearn.kernels.decode import decode
 
 
 @dataclass(frozen=True)
-class Gated(Rule):
+class Gated(ElementwiseRule):
     """`acts = (gate > 0) * relu(magnitude)`, the two sharing `W_enc` up to a scale per feature.
 
     The gate is the score; `magnitude = exp(r_mag) * (gate - b_enc) + b_mag`.
@@ -30,12 +33,14 @@ class Gated(Rule):
         """The logarithm of each magnitude's scale, and its bias."""
         return {name: nn.Parameter(torch.zeros(n_features)) for name in ("r_mag", "b_mag")}
 
-    def coefficients(
-        self, dictionary: LinearDictionary, scores: Float[Tensor, "n feature"]
-    ) -> Float[Tensor, "n feature"]:
+    def entries(
+        self, dictionary: LinearDictionary, scores: Float[Tensor, "*n"], features: Features
+    ) -> Float[Tensor, "*n"]:
         """The magnitudes of features whose gate is open."""
-        r_mag, b_mag = map(dictionary.get_parameter, ("r_mag", "b_mag"))
-        return (scores > 0) * (r_mag.exp() * (scores - dictionary.b_enc) + b_mag).relu()
+        scale = dictionary.get_parameter("r_mag").exp()
+        offset = dictionary.get_parameter("b_mag") - scale * dictionary.b_enc
+        magnitudes = torch.addcmul(offset[features], scores, scale[features])
+        return magnitudes.masked_fill_(scores <= 0, 0.0).relu_()
 
 
 @dataclass(frozen=True)
@@ -52,13 +57,14 @@ class GatedLoss:
         dictionary = fit_pass.dictionary
         assert isinstance(dictionary, LinearDictionary)
         assert fit_pass.pre is not None
-        opened = fit_pass.pre.relu()
+        pre = fit_pass.pre
+        opened = pre if isinstance(pre, SparseActs) else pre.relu()  # entries are of open gates
         total = dictionary.feature_group.all_reduce_forward
-        estimate = total(opened @ dictionary.W_dec.detach()) + dictionary.b_dec.detach()
+        estimate = total(decode(opened, dictionary.W_dec.detach())) + dictionary.b_dec.detach()
         scale = self.coefficient * fit_pass.sparsity_scale
         return {
             "squared_error": squared_error(fit_pass),
-            "sparsity": scale * total(opened.sum(dim=1).mean()),
+            "sparsity": scale * total(entries(opened).sum()) / len(fit_pass.t),
             "gate_error": (fit_pass.t - estimate).pow(2).mean(),
         }
 

@@ -12,14 +12,17 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from dictlearn.core.learning import Encoding, FitPass
-from dictlearn.dictionaries.linear import LinearConfig, LinearDictionary, Rule
-from dictlearn.dictionaries.objectives import squared_error
+from dictlearn.core.learning import FitPass
+from dictlearn.core.sparse_acts import SparseActs
+from dictlearn.dictionaries.elementwise import EVERY, ElementwiseRule, Features
+from dictlearn.dictionaries.linear import LinearConfig, LinearDictionary
+from dictlearn.dictionaries.objectives import entries, squared_error
 
 
-def _kernel(pre: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
-    """The rectangle kernel around the threshold, divided by its width."""
-    return ((pre - threshold).abs() < bandwidth / 2).to(pre.dtype) / bandwidth
+def _kernel_sums(pre: Tensor, threshold: Tensor, bandwidth: float, gradient: Tensor) -> Tensor:
+    """For each threshold the sum of `gradient` times the rectangle kernel around the threshold."""
+    inside = (pre - threshold).abs_() < bandwidth / 2
+    return torch.where(inside, gradient, 0.0).sum_to_size(threshold.shape) / bandwidth
 
 
 class _Step(torch.autograd.Function):
@@ -35,8 +38,7 @@ class _Step(torch.autograd.Function):
     @once_differentiable  # a second derivative is an error, and not a wrong number
     def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor, None]:
         pre, threshold = ctx.saved_tensors
-        kernel = _kernel(pre, threshold, ctx.bandwidth)
-        return None, -(kernel * gradients[0]).sum(dim=0), None
+        return None, -_kernel_sums(pre, threshold, ctx.bandwidth, gradients[0]), None
 
 
 class _JumpReLU(torch.autograd.Function):
@@ -49,19 +51,19 @@ class _JumpReLU(torch.autograd.Function):
     def forward(ctx: Any, pre: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
         ctx.save_for_backward(pre, threshold)
         ctx.bandwidth = bandwidth
-        return pre * (pre > threshold)
+        return pre.masked_fill(pre <= threshold, 0.0)
 
     @staticmethod
     @once_differentiable  # a second derivative is an error, and not a wrong number
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
         pre, threshold = ctx.saved_tensors
-        kernel = _kernel(pre, threshold, ctx.bandwidth)
-        grad_threshold = -threshold * (kernel * gradients[0]).sum(dim=0)
-        return gradients[0] * (pre > threshold), grad_threshold, None
+        (gradient,) = gradients
+        sums = _kernel_sums(pre, threshold, ctx.bandwidth, gradient)
+        return gradient.masked_fill(pre <= threshold, 0.0), -threshold * sums, None
 
 
 @dataclass(frozen=True)
-class JumpReLU(Rule):
+class JumpReLU(ElementwiseRule):
     """`acts = scores * (scores > threshold)`, with a learned threshold above 0 per feature."""
 
     threshold: float = 0.5
@@ -76,26 +78,32 @@ class JumpReLU(Rule):
         """The logarithm of each feature's threshold."""
         return {"log_threshold": nn.Parameter(torch.full((n_features,), self.threshold).log())}
 
-    def coefficients(
-        self, dictionary: LinearDictionary, scores: Float[Tensor, "n feature"]
-    ) -> Float[Tensor, "n feature"]:
+    def entries(
+        self, dictionary: LinearDictionary, scores: Float[Tensor, "*n"], features: Features
+    ) -> Float[Tensor, "*n"]:
         """Scores above their threshold, zero elsewhere."""
-        return scores * (scores > self._thresholds(dictionary))
+        return scores.masked_fill(scores <= self.bounds(dictionary)[features], 0.0)
 
-    def train_encode(self, dictionary: LinearDictionary, z: Float[Tensor, "n d_in"]) -> Encoding:
+    def train_entries(
+        self, dictionary: LinearDictionary, scores: Float[Tensor, "*n"], features: Features
+    ) -> Float[Tensor, "*n"]:
         """The same coefficients, with the published gradient estimate for thresholds."""
-        scores = dictionary.all_scores(z)
-        thresholds = self._thresholds(dictionary)
-        return Encoding(_JumpReLU.apply(scores, thresholds, self.bandwidth), scores)
+        return _JumpReLU.apply(scores, self.bounds(dictionary)[features], self.bandwidth)
+
+    def bounds(self, dictionary: LinearDictionary) -> Float[Tensor, " feature"]:
+        """The thresholds."""
+        return dictionary.get_parameter("log_threshold").exp()
+
+    def train_bounds(self, dictionary: LinearDictionary) -> Float[Tensor, " feature"]:
+        """The lower ends of the kernels: up to there, no threshold has a gradient."""
+        return self.bounds(dictionary) - self.bandwidth / 2
 
     def active(
-        self, dictionary: LinearDictionary, scores: Float[Tensor, "n feature"]
-    ) -> Float[Tensor, "n feature"]:
-        """1.0 where a score is above its threshold, differentiable in the threshold."""
-        return _Step.apply(scores, self._thresholds(dictionary), self.bandwidth)
-
-    def _thresholds(self, dictionary: LinearDictionary) -> Float[Tensor, " feature"]:
-        return dictionary.get_parameter("log_threshold").exp()
+        self, dictionary: LinearDictionary, scores: Float[Tensor, "n feature"] | SparseActs
+    ) -> Float[Tensor, "..."]:
+        """1.0 for each score above its threshold, differentiable in the threshold; else 0.0."""
+        features = scores.indices if isinstance(scores, SparseActs) else EVERY
+        return _Step.apply(entries(scores), self.bounds(dictionary)[features], self.bandwidth)
 
 
 @dataclass(frozen=True)
@@ -111,7 +119,7 @@ class SparsityL0:
         assert isinstance(dictionary.rule, JumpReLU)
         assert fit_pass.pre is not None
         active = dictionary.rule.active(dictionary, fit_pass.pre)
-        l0 = dictionary.feature_group.all_reduce_forward(active.sum(dim=1).mean())
+        l0 = dictionary.feature_group.all_reduce_forward(active.sum()) / len(fit_pass.t)
         scale = self.coefficient * fit_pass.sparsity_scale
         return {"squared_error": squared_error(fit_pass), "sparsity": scale * l0}
 

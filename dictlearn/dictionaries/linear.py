@@ -159,7 +159,7 @@ class LinearDictionary(Searching, DistributedDictionary):
         return self.rule.train_encode(self, z)
 
     def _write(self, acts: Float[Tensor, "*b feature"] | SparseActs) -> Float[Tensor, "*b d_out"]:
-        return decode(acts, self.W_dec) if isinstance(acts, SparseActs) else acts @ self.W_dec
+        return decode(acts, self.W_dec)
 
     def _skip(self, z: Float[Tensor, "n d_in"]) -> Float[Tensor, "n d_out"] | None:
         return None if self.W_skip is None else z @ self.W_skip

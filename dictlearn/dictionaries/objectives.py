@@ -23,6 +23,11 @@ def squared_error(fit_pass: FitPass) -> Float[Tensor, ""]:
     return mse_loss(fit_pass.t_hat, fit_pass.t)
 
 
+def entries(acts: Float[Tensor, "n feature"] | SparseActs) -> Float[Tensor, "..."]:
+    """The numbers that are kept: all of a matrix, and those of sparse coefficients."""
+    return acts.values if isinstance(acts, SparseActs) else acts
+
+
 @dataclass(frozen=True)
 class SparsityL1:
     """Squared error + coefficient * sum of |acts|, averaged over rows (Bricken et al. 2023)."""
@@ -31,8 +36,7 @@ class SparsityL1:
 
     def __call__(self, fit_pass: FitPass) -> dict[str, Tensor]:
         """The loss terms of one pass."""
-        acts = fit_pass.acts
-        own = acts.values if isinstance(acts, SparseActs) else acts
+        own = entries(fit_pass.acts)
         if not fit_pass.dictionary.traits.nonnegative:
             own = own.abs()  # its gradient is a matrix, while that of a sum broadcasts
         own = own.sum()

@@ -12,41 +12,27 @@ from torch import Tensor
 
 from dictlearn.core.kinds import Resampling
 from dictlearn.core.learning import Encoding, Objective
-from dictlearn.core.sparse_acts import SparseActs
+from dictlearn.dictionaries.elementwise import ElementwiseRule, Features
 from dictlearn.dictionaries.linear import LinearConfig, LinearDictionary, Rule
 from dictlearn.dictionaries.objectives import SparsityL1
-from dictlearn.kernels.search import above, positive_if_sparse
-
-SPARSE_BELOW = 0.15
-"""Fraction of active entries below which a training step is sparse.
-
-`benchmarks/step.py` measures at which fraction the sparse and dense steps take equal time.
-"""
 
 
 @dataclass(frozen=True)
-class ReLU(Rule):
+class ReLU(ElementwiseRule):
     """`acts` = the positive scores."""
 
     is_homogeneous = True
 
-    def coefficients(
-        self, dictionary: LinearDictionary, scores: Float[Tensor, "n feature"]
-    ) -> Float[Tensor, "n feature"]:
+    def entries(
+        self, dictionary: LinearDictionary, scores: Float[Tensor, "*n"], features: Features
+    ) -> Float[Tensor, "*n"]:
         """`relu(scores)`."""
         return scores.relu()
 
-    def encode_sparse(self, dictionary: LinearDictionary, z: Float[Tensor, "n d_in"]) -> SparseActs:
-        """The positive scores, without a dense matrix."""
-        return dictionary.differentiable(z, above(z, dictionary.W_enc, dictionary.offset()))
-
-    def train_encode(self, dictionary: LinearDictionary, z: Float[Tensor, "n d_in"]) -> Encoding:
-        """The positive scores, sparse if few features are active."""
-        found = positive_if_sparse(z, dictionary.W_enc, dictionary.offset(), SPARSE_BELOW)
-        if found is None:
-            acts, written = dictionary.relu_estimate(z)
-            return Encoding(acts, written=written)
-        return Encoding(dictionary.differentiable(z, found))
+    def train_densely(self, dictionary: LinearDictionary, z: Float[Tensor, "n d_in"]) -> Encoding:
+        """The same in little memory: no objective needs the scores."""
+        acts, written = dictionary.relu_estimate(z)
+        return Encoding(acts, written=written)
 
 
 @dataclass(frozen=True, kw_only=True)

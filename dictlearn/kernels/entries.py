@@ -57,6 +57,17 @@ class EntriesByFeature:
         return dots, out
 
 
+def dots(
+    acts: SparseActs, x: Float[Tensor, "n d"], atoms: Float[Tensor, "feature d"]
+) -> Float[Tensor, " nnz"]:
+    """For each entry of `acts` its row of `x` times its atom."""
+    if not is_native(x, atoms):
+        return torch.linalg.vecdot(x[acts.rows()], atoms[acts.indices])
+    out = x.new_empty(len(acts.indices))
+    run(compiled.dots, acts.offsets, acts.indices, x.contiguous(), atoms.contiguous(), out)
+    return out
+
+
 def by_feature(acts: SparseActs) -> EntriesByFeature:
     """The entries of `acts` in order of their feature, those of one feature in order of row."""
     if is_native(acts.values):

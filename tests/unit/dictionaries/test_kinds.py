@@ -13,7 +13,6 @@ from dictlearn.core.errors import ConfigError, InputError
 from dictlearn.core.kinds import GradientConfig
 from dictlearn.core.mlp_weights import MLPWeights
 from dictlearn.core.sites import Site, Sites
-from dictlearn.core.sparse_acts import SparseActs
 from dictlearn.dictionaries.batchtopk_sae import BatchTopKSAEConfig
 from dictlearn.dictionaries.codebook import CodebookConfig
 from dictlearn.dictionaries.cross_layer_transcoder import CrossLayerTranscoderConfig
@@ -456,24 +455,6 @@ def test_sparse_gradients_equal_the_dense_ones(config, select):
     torch.testing.assert_close(loss, reference)
     for name, a, b in zip(dict(dictionary.named_parameters()), sparse, dense, strict=True):
         torch.testing.assert_close(a, b, msg=name)
-
-
-@pytest.mark.parametrize("kind", [SAEConfig, TranscoderConfig])
-def test_the_switch_from_dense_to_sparse_changes_no_gradient(kind, monkeypatch):
-    config = kind(n_features=12, l1_coefficient=0.1)
-    square = Sites(Site("x", 4), Site("y", 4))
-    dictionary = config.build(config.sites(square)).double()
-    x = rows(n=20, dtype=torch.float64)
-    found = []
-    for threshold in (0.0, 1.1):
-        monkeypatch.setattr("dictlearn.dictionaries.sae.SPARSE_BELOW", threshold)
-        fit_pass = dictionary.fit_pass(Batch(x, x))
-        assert isinstance(fit_pass.acts, SparseActs) == (threshold > 1)
-        losses = config.objective()(fit_pass)
-        gradients = torch.autograd.grad(sum(losses.values()), list(dictionary.parameters()))
-        found.append((losses["sparsity"].detach(), fit_pass.firing_counts(), *gradients))
-    for dense, sparse in zip(*found, strict=True):
-        torch.testing.assert_close(sparse, dense)
 
 
 def test_grouped_codes_are_written_group_by_group():

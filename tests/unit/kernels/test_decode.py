@@ -5,7 +5,7 @@ import torch
 
 from dictlearn.core.sparse_acts import SparseActs
 from dictlearn.kernels.decode import decode
-from dictlearn.kernels.entries import by_feature
+from dictlearn.kernels.entries import by_feature, dots
 
 
 def problem(dtype=torch.float64):
@@ -64,8 +64,15 @@ def test_entries_in_order_of_their_feature(dtype):
 def test_sums_and_dots_in_every_path(dtype):
     acts, dense, atoms = problem(dtype)
     x = few_bits(6, 5, torch.Generator().manual_seed(1)).to(dtype)
-    dots, sums = by_feature(acts).dots_and_weighted_sums(acts.values, x, atoms)
+    of_entries, sums = by_feature(acts).dots_and_weighted_sums(acts.values, x, atoms)
     allowed = 2e-2 if dtype == torch.bfloat16 else 0
     close = {"rtol": allowed, "atol": allowed}
     torch.testing.assert_close(sums, dense.T @ x, **close)
-    torch.testing.assert_close(dots, (x @ atoms.T)[acts.rows(), acts.indices], **close)
+    for found in (of_entries, dots(acts, x, atoms)):
+        torch.testing.assert_close(found, (x @ atoms.T)[acts.rows(), acts.indices], **close)
+
+
+def test_dense_coefficients_are_multiplied_as_they_are():
+    _, dense, atoms = problem()
+    assert torch.equal(decode(dense, atoms), dense @ atoms)
+    assert torch.equal(decode(dense[0], atoms), dense[0] @ atoms)
