@@ -28,7 +28,7 @@ class Encoding(NamedTuple):
     """The estimate without its bias, where it is computed with the coefficients to save memory."""
 
 
-_COUNTED = 1 << 21
+_COUNTED = 1 << 18
 """Coefficients in a tile of rows whose active features are counted at once."""
 
 
