@@ -160,7 +160,7 @@ with the largest cosine similarity. Searches have their turns within every round
 medians, with the range over rounds in brackets.
 
 * **dictlearn, exact**: the search of every codebook: group after group, a product in tiles, each
-  searched by a compiled loop. Where the processor has fast bfloat16 products, wide codes are
+  searched by a compiled loop. Where products in bfloat16 or int8 are faster, wide codes are
   compared with those first, and bounds of their errors keep the search exact.
 * **one product, then top-k**: a batched product over all groups, then `topk` (`max` at k = 1).
 * **FAISS**: `indexed(codebook, …)`, with the check that the codes are those of the index. IVF has

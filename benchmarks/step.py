@@ -30,7 +30,7 @@ from dictlearn.dictionaries.residual_codebook import ResidualCodebookConfig
 from dictlearn.dictionaries.sae import SAEConfig
 from dictlearn.dictionaries.topk_sae import TopKSAEConfig
 from dictlearn.dictionaries.transcoder import TranscoderConfig
-from dictlearn.kernels.processor import multiplies_int8
+from dictlearn.kernels import fastest
 from dictlearn.training.config import FitConfig
 from dictlearn.training.gradient import GradientLearner
 from dictlearn.training.standardize import Standardization, Units
@@ -98,7 +98,9 @@ def main() -> None:
         table.add_row(name, f"{median(found):.2f}", f"{min(found):.2f} to {max(found):.2f}")
 
     topk, codes = TopKSAEConfig(n_features=n, k=32), CodebookConfig(n_codes=10_000, k=8)
-    for searched in (False, True)[: 1 + multiplies_int8()]:  # where it is not refused
+    for searched in (False, True)[
+        : 1 + fastest.timings().int8_search_pays()
+    ]:  # where it is not refused
         note = ", int8 search" * searched
         measure(f"topk_sae k = 32{note}", learner(topk, x, int8_search=searched))
         measure(f"codebook k = 8 of 10,000{note}", learner(codes, x, int8_search=searched))

@@ -16,6 +16,8 @@ from typing import Any
 # tensors two are slower, far slower on a busy machine, and no outcome may depend on how many cores
 # a machine has (the sums of k-means do). Libraries read this when they are loaded.
 os.environ["OMP_NUM_THREADS"] = "1"
+# Timings of searches are kept for all tests, and not where those of the user are.
+os.environ["DICTLEARN_CACHE"] = str(Path(__file__).parents[1] / ".pytest_cache" / "dictlearn")
 
 import pytest
 import torch

@@ -3,9 +3,10 @@
 import os
 import platform
 from collections.abc import Mapping
-from pathlib import Path
 
 import torch
+
+from dictlearn.kernels import processor
 
 
 def head(libraries: Mapping[str, str], absent: Mapping[str, str]) -> str:
@@ -29,7 +30,7 @@ def described() -> str:
     """The machine, and how threads wait on it."""
     waiting = os.environ.get("OMP_WAIT_POLICY", "as by default").lower()
     return (
-        f"{cores()} cores of {processor()}, {memory()} of memory, {platform.system()} "
+        f"{cores()} cores of {processor.name()}, {memory()} of memory, {platform.system()} "
         f"{platform.machine()}; OpenMP threads wait {waiting}"
     )
 
@@ -42,15 +43,6 @@ def versions() -> str:
 def cores() -> int:
     """The processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def processor() -> str:
-    """The processor's name, as its maker gives it."""
-    info = Path("/proc/cpuinfo")
-    for line in info.read_text().splitlines() if info.exists() else ():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def memory() -> str:

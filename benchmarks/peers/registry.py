@@ -6,7 +6,7 @@ from importlib.metadata import version
 
 from benchmarks.peers.ours import OURS, OURS_INT8
 from benchmarks.peers.peer import Kind, Peer
-from dictlearn.kernels import processor
+from dictlearn.kernels import fastest
 
 _MODULES = (
     ("saelens", "SAELENS", "SAELENS_SPARSE"),
@@ -23,10 +23,11 @@ class Contenders:
     def __init__(self) -> None:
         self.peers: list[Peer] = [OURS]
         self.absent: dict[str, str] = {}
-        if processor.multiplies_int8():
+        timings = fastest.timings()
+        if timings.int8_search_pays():
             self.peers.append(OURS_INT8)
         else:
-            self.absent[OURS_INT8.name] = f"refused without {processor.INT8_NEEDS}"
+            self.absent[OURS_INT8.name] = f"refused: {timings.of_int8_search()}"
         for module, *names in _MODULES:
             try:
                 found = import_module(f"benchmarks.peers.{module}")

@@ -11,7 +11,7 @@ from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import ConfigError
 from dictlearn.core.sparse_acts import SparseActs
 from dictlearn.distributed.process_group import SINGLE, ProcessGroup
-from dictlearn.kernels import processor
+from dictlearn.kernels import fastest
 from dictlearn.kernels.search import Search, exact_top_k, int8_top_k
 
 
@@ -28,14 +28,17 @@ def largest_k(scores: Float[Tensor, "n feature"], k: int) -> Float[Tensor, "n fe
 
 
 def require_fast_int8(device: torch.device) -> None:
-    """Raise a `ConfigError` on a CPU without int8 instructions; a GPU searches exactly anyway."""
-    if device.type == "cpu" and not processor.multiplies_int8():
-        raise ConfigError(
-            f"FitConfig.int8_search on a CPU needs {processor.INT8_NEEDS}, without which a step "
-            "takes longer than with an exact search; here torch may use "
-            f"{processor.described()}. Leave it off (int8_search=False): an exact search costs "
-            "one product of rows and encoder a step, and misses nothing"
-        )
+    """Raise a `ConfigError` on a CPU where an int8 search is slower than an exact one.
+
+    On a GPU it is exact anyway.
+    """
+    if device.type != "cpu" or (found := fastest.timings()).int8_search_pays():
+        return
+    raise ConfigError(
+        "FitConfig.int8_search on a CPU needs one where it takes less time than an exact search; "
+        f"here ({found.machine}) {found.of_int8_search()}. Leave it off (int8_search=False): an "
+        "exact search misses nothing"
+    )
 
 
 class Searching(FeatureDictionary, ABC):

@@ -57,12 +57,13 @@ def kth_bound(row: np.ndarray, k: int, lanes: int) -> float:
     k different entries that do. Halving the range of those best entries, with a count at each
     halving, takes a few vector instructions where sorting them would take many branches.
     """
-    best = row[:lanes].copy()
+    best, better = row[:lanes].copy(), np.empty(lanes, row.dtype)
     n_full = len(row) // lanes
     for c in range(1, n_full):
         part = row[c * lanes : (c + 1) * lanes]
-        for j in range(lanes):
-            best[j] = max(best[j], part[j])
+        for j in range(lanes):  # in place, it would be stored under a mask, which takes longer
+            better[j] = part[j] if part[j] > best[j] else best[j]
+        best, better = better, best
     for j in range(len(row) - n_full * lanes):
         best[j] = max(best[j], row[n_full * lanes + j])
     low, high = best[0], best[0]
@@ -70,8 +71,9 @@ def kth_bound(row: np.ndarray, k: int, lanes: int) -> float:
         low, high = min(low, best[j]), max(high, best[j])
     if k == 1:  # the best entry of all lanes, with nothing to count
         return high
+    half = row.dtype.type(0.5)
     for _ in range(_HALVINGS):
-        middle = low + (high - low) / 2
+        middle = low + (high - low) * half
         reached = np.int32(0)
         for j in range(lanes):
             reached += np.int32(best[j] >= middle)
@@ -84,23 +86,26 @@ def kth_bound(row: np.ndarray, k: int, lanes: int) -> float:
 
 @loop()
 def collect(row: np.ndarray, bound: float, values: np.ndarray, places: np.ndarray) -> int:
-    """Write the entries of `row` that are at least `bound`, in order; how many there are."""
-    size = len(row)
+    """Write the entries of `row` that are at least `bound`, in order; how many there are.
+
+    `values` and `places` have room for the whole row. Comparisons come first, eight in one word; in
+    a word with a hit every entry is written, and the next one over it if it is none: a branch for
+    each, which nothing predicts, would take longer.
+    """
+    size, limit = len(row), row.dtype.type(bound)
+    hits = np.empty(size, np.uint8)
+    for j in range(size):
+        hits[j] = row[j] >= limit
+    words = hits[: size - size % 8].view(np.uint64)
     m = 0
-    for start in range(0, size - size % _BLOCK, _BLOCK):
-        part = row[start : start + _BLOCK]
-        hits = np.int32(0)
-        for j in range(_BLOCK):
-            hits += np.int32(part[j] >= bound)
-        if hits:
-            for j in range(_BLOCK):
-                if part[j] >= bound:
-                    values[m], places[m] = part[j], start + j
-                    m += 1
-    for j in range(size - size % _BLOCK, size):
-        if row[j] >= bound:
-            values[m], places[m] = row[j], j
-            m += 1
+    for w in range(len(words)):
+        if words[w]:
+            for j in range(8 * w, 8 * w + 8):
+                values[m], places[m] = row[j], j
+                m += hits[j]
+    for j in range(8 * len(words), size):
+        values[m], places[m] = row[j], j
+        m += hits[j]
     return m
 
 
@@ -128,18 +133,25 @@ def keep_largest(
         m += 1
 
 
+@loop()
+def _top_k_of_row(
+    row: np.ndarray, k: int, lanes: int, out_values: np.ndarray, out_places: np.ndarray
+) -> None:
+    values, places = np.empty(len(row), row.dtype), np.empty(len(row), np.int32)
+    size = collect(row, kth_bound(row, k, lanes), values, places)
+    keep_largest(values, places, size, k, out_values, out_places)
+
+
 @loop(parallel=True)
 def top_k(
     scores: np.ndarray, k: int, lanes: int, out_values: np.ndarray, out_places: np.ndarray
 ) -> None:
-    """Row by row the `k` largest scores and their places, in order of place."""
+    """Row by row the `k` largest scores and their places, in order of place.
+
+    A row is searched by a function of its own, which is compiled to faster code.
+    """
     for i in prange(len(scores)):
-        row = scores[i]
-        bound = kth_bound(row, k, lanes)
-        values = np.empty(len(row), row.dtype)
-        places = np.empty(len(row), np.int32)
-        size = collect(row, bound, values, places)
-        keep_largest(values, places, size, k, out_values[i], out_places[i])
+        _top_k_of_row(scores[i], k, lanes, out_values[i], out_places[i])
 
 
 @loop(parallel=True)
@@ -214,6 +226,22 @@ def weighted_sums(
             row, weight = x[rows[p]], weights[entries[p]]
             for j in range(len(total)):
                 total[j] += weight * row[j]
+
+
+@loop(parallel=True, fastmath=REASSOCIATED)
+def dots(
+    starts: np.ndarray, rows: np.ndarray, entries: np.ndarray,
+    x: np.ndarray, atoms: np.ndarray, out: np.ndarray,
+) -> None:  # fmt: skip
+    """For every entry its row of `x` times its feature's atom, which is read once for all."""
+    for f in prange(len(starts) - 1):
+        atom = atoms[f]
+        for p in range(starts[f], starts[f + 1]):
+            row = x[rows[p]]
+            dot = row[0] * atom[0]
+            for j in range(1, len(atom)):
+                dot += row[j] * atom[j]
+            out[entries[p]] = dot
 
 
 @loop(parallel=True, fastmath=REASSOCIATED)

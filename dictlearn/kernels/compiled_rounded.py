@@ -3,51 +3,46 @@
 As in `kernels.compiled`, every row belongs to one thread.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
-from numba import prange
+from numba import float32, prange
+from numba.extending import overload
 
 from dictlearn.kernels.compiled import REASSOCIATED, collect, keep_largest, kth_bound
 from dictlearn.kernels.native import loop
 
+_TO_WHOLE = np.float32(1.5 * 2**23)
+"""Numbers of this size have no fraction: adding it rounds to the nearest whole number."""
 
-@loop(parallel=True)
-def to_int8(x: np.ndarray, out: np.ndarray, scales: np.ndarray) -> None:
-    """Each row as int8 in units of its largest magnitude / 127, so that `x ~ scales * out`."""
-    for i in prange(len(x)):
-        row = x[i]
-        largest = abs(row[0])
-        for j in range(1, len(row)):
-            largest = max(largest, abs(row[j]))
-        scale = largest / 127 if largest > 0 else row.dtype.type(1)
-        scales[i] = scale
-        for j in range(len(row)):
-            out[i, j] = np.int8(np.rint(row[j] / scale))
+
+@loop()
+def _nearest(x: np.float32) -> np.float32:
+    """The nearest whole number; without the liberties that would take the two sums for nothing."""
+    return (x + _TO_WHOLE) - _TO_WHOLE
 
 
 @loop(parallel=True, fastmath=REASSOCIATED)
-def rescored_top_k(
-    products: np.ndarray, x_scales: np.ndarray, w_scales: np.ndarray,
-    x: np.ndarray, weights: np.ndarray, b: np.ndarray,
-    k: int, n_candidates: int, lanes: int, out_values: np.ndarray, out_places: np.ndarray,
+def to_int8(
+    x: np.ndarray, levels: int, scales: np.ndarray,
+    out: np.ndarray, errors: np.ndarray, norms: np.ndarray,
 ) -> None:  # fmt: skip
-    """`top_k` among the candidates that int8 `products` rank highest, by their exact scores."""
-    n_features = products.shape[1]
-    for i in prange(len(products)):
-        approximate = np.empty(n_features, x.dtype)
-        scale = x_scales[i]
-        for j in range(n_features):
-            approximate[j] = products[i, j] * (w_scales[j] * scale) + b[j]
-        bound = kth_bound(approximate, n_candidates, lanes)
-        values, places = np.empty(n_features, x.dtype), np.empty(n_features, np.int32)
-        size = collect(approximate, bound, values, places)
-        row = x[i]
-        for c in range(size):
-            weight = weights[places[c]]
-            total = row[0] * weight[0]
-            for j in range(1, len(row)):
-                total += row[j] * weight[j]
-            values[c] = total + b[places[c]]
-        keep_largest(values, places, size, k, out_values[i], out_places[i])
+    """Each row in whole units of `scales`, at most `levels` of them; norms as in `to_bfloat16`."""
+    most, none = np.float32(levels), np.float32(0)
+    for i in prange(len(x)):
+        row, scale = x[i], scales[i]
+        inverse = np.float32(1) / scale
+        error, norm = none, none
+        for j in range(len(row)):
+            units = _nearest(row[j] * inverse)
+            # Nor is NaN, which no byte can tell and which stays in the error.
+            units = units if abs(units) <= most else none
+            out[i, j] = np.int8(units)
+            rounded = units * scale
+            error += (row[j] - rounded) * (row[j] - rounded)
+            norm += rounded * rounded
+        errors[i], norms[i] = np.sqrt(error), np.sqrt(norm)
 
 
 @loop(parallel=True, fastmath=REASSOCIATED)
@@ -73,87 +68,121 @@ def to_bfloat16(x: np.ndarray, out: np.ndarray, errors: np.ndarray, norms: np.nd
 
 
 @loop()
-def _bounds(
-    products: np.ndarray, x_error: float, x_norm: float, w_errors: np.ndarray,
-    w_norms: np.ndarray, b: np.ndarray, lower: np.ndarray, upper: np.ndarray,
+def _leading_bits(bits: np.ndarray) -> np.ndarray:
+    """The float32 numbers of which bfloat16 `bits` are the leading half."""
+    out = np.empty(len(bits), np.uint32)
+    for j in range(len(bits)):
+        out[j] = np.uint32(bits[j]) << np.uint32(16)
+    return out.view(np.float32)
+
+
+def _in_float32(products: np.ndarray) -> np.ndarray:
+    """Products of a row: float32 as they are, and bfloat16, which is given as bits."""
+    return products if products.dtype == np.float32 else _leading_bits(products)
+
+
+@overload(_in_float32, strict=False)  # annotations differ
+def _compiled_in_float32(products: Any) -> Callable[[Any], Any]:
+    if products.dtype == float32:
+        return lambda products: products
+    return lambda products: _leading_bits(products)
+
+
+@loop()
+def _estimate(products: np.ndarray, x_scale: float, b: np.ndarray, out: np.ndarray) -> None:
+    """The scores of a row by rounded `products`."""
+    rounded = _in_float32(products)
+    for j in range(len(products)):
+        out[j] = rounded[j] * x_scale + b[j]
+
+
+@loop()
+def _raise(
+    scores: np.ndarray, precision: float, x_error: float, x_norm: float,
+    w_errors: np.ndarray, w_norms: np.ndarray, b: np.ndarray,
 ) -> None:  # fmt: skip
-    """Lower and upper bounds of the scores of a row, given rounded `products` (as bits).
+    """Turn estimates of the scores of a row into upper bounds; infinity where there is none.
 
     With roundings e of x and f of w, `x . w - (x - e) . (w - f) = e . w + (x - e) . f`, which is
-    at most `|e| |w| + |x - e| |f|`; and the product itself is rounded in its eighth bit.
+    at most `|e| |w| + |x - e| |f|`; products, and their sums with biases, are rounded as well.
     """
+    relative, none = np.float32(precision), np.float32(np.inf)
+    for j in range(len(scores)):
+        slack = x_error * w_norms[j] + x_norm * w_errors[j]
+        upper = scores[j] + (slack + relative * (abs(scores[j]) + abs(b[j])))
+        scores[j] = upper if upper < none else none
+
+
+@loop()
+def _best_of_row(
+    products: np.ndarray, x_scale: float, b: np.ndarray, k: int, lanes: int, places: np.ndarray
+) -> int:  # fmt: skip
+    """Write the places of the `k` largest estimates; how many there are, fewer if some are NaN."""
     size = len(products)
-    bits = np.empty(size, np.uint32)
-    for j in range(size):
-        bits[j] = np.uint32(products[j]) << np.uint32(16)
-    rounded = bits.view(np.float32)
-    last_place = np.float32(1 / 255)
-    for j in range(size):
-        score = rounded[j]
-        slack = x_error * w_norms[j] + x_norm * w_errors[j] + last_place * abs(score)
-        lower[j] = score + b[j] - slack
-        upper[j] = score + b[j] + slack
-
-
-@loop(fastmath=REASSOCIATED)
-def _rescore(
-    x: np.ndarray, weights: np.ndarray, b: np.ndarray, places: np.ndarray, values: np.ndarray
-) -> None:
-    """The exact scores of one row at `places`."""
-    for c in range(len(places)):
-        weight = weights[places[c]]
-        total = x[0] * weight[0]
-        for j in range(1, len(x)):
-            total += x[j] * weight[j]
-        values[c] = total + b[places[c]]
+    scores, found = np.empty(size, np.float32), np.empty(size, np.float32)
+    found_places, values = np.empty(size, np.int32), np.empty(k, np.float32)
+    _estimate(products, x_scale, b, scores)
+    n_found = collect(scores, kth_bound(scores, k, lanes), found, found_places)
+    keep_largest(found, found_places, n_found, k, values, places)
+    return min(n_found, k)
 
 
 @loop(parallel=True)
-def bounded_top_k(
-    products: np.ndarray, x_errors: np.ndarray, x_norms: np.ndarray, w_errors: np.ndarray,
-    w_norms: np.ndarray, x: np.ndarray, weights: np.ndarray, b: np.ndarray, k: int, lanes: int,
+def best_estimates(
+    products: np.ndarray, x_scales: np.ndarray, b: np.ndarray, k: int, lanes: int,
+    counts: np.ndarray, places: np.ndarray,
+) -> None:  # fmt: skip
+    """`_best_of_row` for every row; in a function of its own, it is compiled to faster code."""
+    for i in prange(len(products)):
+        counts[i] = _best_of_row(products[i], x_scales[i], b, k, lanes, places[i])
+
+
+@loop()
+def _reaching_of_row(
+    products: np.ndarray, x_scale: float, precision: float, x_error: float, x_norm: float,
+    w_errors: np.ndarray, w_norms: np.ndarray, b: np.ndarray, bound: float, places: np.ndarray,
+) -> int:  # fmt: skip
+    """Write the places of scores that may reach `bound` (see `_raise`); how many there are."""
+    scores, values = np.empty(len(products), np.float32), np.empty(len(products), np.float32)
+    _estimate(products, x_scale, b, scores)
+    _raise(scores, precision, x_error, x_norm, w_errors, w_norms, b)
+    return collect(scores, bound, values, places)
+
+
+@loop(parallel=True)
+def reaching(
+    products: np.ndarray, x_scales: np.ndarray, precision: float,
+    x_errors: np.ndarray, x_norms: np.ndarray, w_errors: np.ndarray, w_norms: np.ndarray,
+    b: np.ndarray, bounds: np.ndarray, counts: np.ndarray, places: np.ndarray,
+) -> None:  # fmt: skip
+    """`_reaching_of_row` for every row."""
+    for i in prange(len(products)):
+        counts[i] = _reaching_of_row(
+            products[i], x_scales[i], precision, x_errors[i], x_norms[i], w_errors, w_norms,
+            b, bounds[i], places[i],
+        )  # fmt: skip
+
+
+@loop(parallel=True)
+def pack(places: np.ndarray, offsets: np.ndarray, out: np.ndarray) -> None:
+    """The first entries of each row of `places`, one row's after the other's."""
+    for i in prange(len(places)):
+        for c in range(offsets[i + 1] - offsets[i]):
+            out[offsets[i] + c] = places[i, c]
+
+
+@loop(parallel=True)
+def top_k_of_candidates(
+    offsets: np.ndarray, places: np.ndarray, values: np.ndarray, k: int,
     out_values: np.ndarray, out_places: np.ndarray,
 ) -> None:  # fmt: skip
-    """`top_k` of the exact scores, of which only those that may be among the k are computed."""
-    size = products.shape[1]
-    for i in prange(len(products)):
-        lower, upper = np.empty(size, np.float32), np.empty(size, np.float32)
-        _bounds(products[i], x_errors[i], x_norms[i], w_errors, w_norms, b, lower, upper)
-        bound = kth_bound(lower, k, lanes)
-        values, places = lower, np.empty(size, np.int32)  # the lower bounds have served
-        found = collect(upper, bound, values, places)
-        _rescore(x[i], weights, b, places[:found], values[:found])
-        keep_largest(values, places, found, k, out_values[i], out_places[i])
-
-
-@loop(parallel=True)
-def bounded_count_above(
-    products: np.ndarray, x_errors: np.ndarray, x_norms: np.ndarray, w_errors: np.ndarray,
-    w_norms: np.ndarray, b: np.ndarray, bound: float, counts: np.ndarray,
-) -> None:  # fmt: skip
-    """The number of scores of each row that may reach `bound`."""
-    size, limit = products.shape[1], np.float32(bound)
-    for i in prange(len(products)):
-        lower, upper = np.empty(size, np.float32), np.empty(size, np.float32)
-        _bounds(products[i], x_errors[i], x_norms[i], w_errors, w_norms, b, lower, upper)
-        m = np.int32(0)
-        for j in range(size):
-            m += np.int32(upper[j] >= limit)
-        counts[i] = m
-
-
-@loop(parallel=True)
-def bounded_collect_above(
-    products: np.ndarray, x_errors: np.ndarray, x_norms: np.ndarray, w_errors: np.ndarray,
-    w_norms: np.ndarray, x: np.ndarray, weights: np.ndarray, b: np.ndarray, bound: float,
-    starts: np.ndarray, values: np.ndarray, places: np.ndarray,
-) -> None:  # fmt: skip
-    """The exact scores that may reach `bound`, row `i` from entry `starts[i]` on."""
-    size, limit = products.shape[1], np.float32(bound)
-    for i in prange(len(products)):
-        lower, upper = np.empty(size, np.float32), np.empty(size, np.float32)
-        _bounds(products[i], x_errors[i], x_norms[i], w_errors, w_norms, b, lower, upper)
-        start = starts[i]
-        found = collect(upper, limit, values[start:], places[start:])
-        end = start + found
-        _rescore(x[i], weights, b, places[start:end], values[start:end])
+    """`top_k` among some places of each row, in order, with their scores; NaN has no rank."""
+    for i in prange(len(offsets) - 1):
+        start, n = offsets[i], offsets[i + 1] - offsets[i]
+        numbers, their_places = np.empty(n, values.dtype), np.empty(n, places.dtype)
+        m = 0
+        for e in range(start, start + n):
+            if not np.isnan(values[e]):
+                numbers[m], their_places[m] = values[e], places[e]
+                m += 1
+        keep_largest(numbers, their_places, m, k, out_values[i], out_places[i])

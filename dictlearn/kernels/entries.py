@@ -39,6 +39,18 @@ class EntriesByFeature:
             x.contiguous(), out)  # fmt: skip
         return out
 
+    def dots(
+        self, x: Float[Tensor, "n d"], atoms: Float[Tensor, "feature d"]
+    ) -> Float[Tensor, " nnz"]:
+        """For each entry (in row order) its row of `x` times its atom."""
+        out = x.new_empty(len(self.entries))
+        if is_native(x, atoms):
+            run(compiled.dots, self.starts, self.rows, self.entries, x, atoms, out)
+            return out
+        features = torch.repeat_interleave(self.starts.diff())
+        out[self.entries] = torch.linalg.vecdot(x[self.rows], atoms[features])
+        return out
+
     def dots_and_weighted_sums(
         self,
         weights: Float[Tensor, " nnz"],
@@ -47,10 +59,7 @@ class EntriesByFeature:
     ) -> tuple[Float[Tensor, " nnz"], Float[Tensor, "feature d"]]:
         """`weighted_sums`, and for each entry (in row order) its row of `x` times its atom."""
         if not is_native(weights, x, atoms):
-            features = torch.repeat_interleave(self.starts.diff())
-            dots = torch.empty_like(weights)
-            dots[self.entries] = torch.linalg.vecdot(x[self.rows], atoms[features])
-            return dots, self.weighted_sums(weights, x)
+            return self.dots(x, atoms), self.weighted_sums(weights, x)
         dots, out = torch.empty_like(weights), torch.empty_like(atoms)
         run(compiled.dots_and_weighted_sums, self.starts, self.rows, self.entries, weights,
             x.contiguous(), atoms.contiguous(), dots, out)  # fmt: skip

@@ -1,12 +1,14 @@
-"""Low-precision products for which this processor has fast instructions.
+"""Low-precision products for which this processor has instructions.
 
-Decided by instructions, never by a stopwatch: what a run computes may not depend on how busy the
-machine was. Caps that a user sets, on torch (`ATEN_CPU_CAPABILITY`) or on oneDNN, which multiplies
-for it (`ONEDNN_MAX_CPU_ISA`), are kept to, so that they turn our own paths off as well.
+Which of them pay is another question, answered by `kernels.fastest`. Caps
+that a user sets, on torch (`ATEN_CPU_CAPABILITY`) or on oneDNN, which multiplies for it
+(`ONEDNN_MAX_CPU_ISA`), are kept to, so that they turn our own paths off as well.
 """
 
 import os
+import platform
 from functools import cache
+from pathlib import Path
 
 import torch
 
@@ -15,8 +17,6 @@ _ISAS = (
     "AVX512_CORE", "AVX512_CORE_VNNI", "AVX512_CORE_BF16",
 )  # fmt: skip
 """Caps on the instructions of oneDNN, in ascending order; all other names allow more."""
-INT8_NEEDS = "AVX512 with VNNI (Cascade Lake, Ice Lake, Zen 4 and later)"
-"""The processors on which `multiplies_int8` holds, in words."""
 
 
 def multiplies_bfloat16() -> bool:
@@ -25,20 +25,40 @@ def multiplies_bfloat16() -> bool:
     return has and _may_use("AVX512_CORE_BF16")
 
 
-def multiplies_int8() -> bool:
-    """Whether products in int8 have instructions here that torch uses.
+def has_int8() -> bool:
+    """Whether torch multiplies int8 matrices here by compiled loops, those of oneDNN for x86."""
+    x86 = platform.machine().lower() in ("x86_64", "amd64", "i686", "x86")
+    return x86 and bool(torch.backends.mkldnn.enabled and torch.backends.mkldnn.is_available())
 
-    Without AVX512's own (those of AVX2 do not count) `torch._int_mm` adds one product after the
-    other, which takes some twenty times as long as a product in float32; with oneDNN capped below
-    them, it adds pairs of products in 16 bits, which do not hold them.
+
+def int8_levels() -> int:
+    """The largest magnitude of factors of int8 products whose sums are exact.
+
+    Instructions for products of bytes that come without AVX512's VNNI add pairs of products in 16
+    bits, where `2 * 181 * 90` has room (one factor is made unsigned, from 1 to twice that and one);
+    those of VNNI add them in 32 bits.
     """
-    return torch.cpu._is_vnni_supported() and _may_use("AVX512_CORE_VNNI")
+    adds_in_32_bits = torch.cpu._is_vnni_supported() and _may_use("AVX512_CORE_VNNI")
+    return 127 if adds_in_32_bits else 90
 
 
 def described() -> str:
-    """The relevant settings, for messages: the capability of torch, and a cap on oneDNN if any."""
-    cap = _onednn_cap()
-    return torch.backends.cpu.get_cpu_capability() + (f", oneDNN capped to {cap}" if cap else "")
+    """The processor, torch on it, and caps on the instructions of libraries if there are any."""
+    caps = {"oneDNN": _onednn_cap(), "MKL": os.environ.get("MKL_ENABLE_INSTRUCTIONS", "").upper()}
+    capability = torch.backends.cpu.get_cpu_capability()
+    parts = [name(), f"torch {torch.__version__} with {capability}"]
+    parts += [] if torch.backends.mkldnn.enabled else ["oneDNN switched off"]
+    return ", ".join(parts + [f"{lib} capped to {cap}" for lib, cap in caps.items() if cap])
+
+
+@cache
+def name() -> str:
+    """The processor's name, as its maker gives it."""
+    info = Path("/proc/cpuinfo")
+    for line in info.read_text().splitlines() if info.exists() else ():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def _may_use(isa: str) -> bool:

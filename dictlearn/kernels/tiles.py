@@ -34,6 +34,9 @@ def tile_rows(x: Float[Tensor, "n d_in"], n_features: int) -> int:
     return min(len(x), max(_MIN_ROWS, size // n_features))
 
 
-def row_slices(n: int, size: int) -> Iterator[slice]:
-    """`n` rows in slices of `size`; one empty slice if there are none."""
-    return (slice(start, min(start + size, n)) for start in range(0, max(n, 1), max(size, 1)))
+def row_slices(n: int, size: int, first: int | None = None) -> Iterator[slice]:
+    """`n` rows in slices of `size`, the first of at most `first`; one, empty, of no rows."""
+    stop = min(n, size, first or size)
+    yield slice(0, stop)
+    for start in range(stop, n, max(size, 1)):
+        yield slice(start, min(start + size, n))

@@ -114,8 +114,8 @@ class FitConfig(RunConfig):
     """Whether kinds with a fixed number of active features look for them with an int8 product.
 
     Faster, and the features found are scored exactly, but a few may be missed: the log's `recall`
-    says how many of the right ones are found. Refused on CPUs without int8 instructions that torch
-    uses (AVX512 with VNNI), where it is slower; without effect on GPUs.
+    says how many of the right ones are found. Refused on CPUs where an exact search is as fast
+    (`dictlearn doctor` shows it); without effect on GPUs.
     """
     mixed_precision: bool = True
     """Whether CUDA runs in float32 multiply in bfloat16; elsewhere it has no effect."""

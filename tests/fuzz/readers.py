@@ -6,7 +6,7 @@ import lzma
 import shutil
 import warnings
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -27,11 +27,13 @@ from dictlearn.config_files import read_config_file
 from dictlearn.contract.subject import synthetic
 from dictlearn.core.errors import CorruptFileError
 from dictlearn.core.file_lists import read_list
+from dictlearn.core.files import write_json
 from dictlearn.core.own_files import OwnFiles
 from dictlearn.core.provenance import Provenance
 from dictlearn.dictionaries.registry import KINDS
 from dictlearn.distributed.process_group import ProcessGroup
 from dictlearn.interop.codebook_features import read_released
+from dictlearn.kernels import fastest
 from dictlearn.records.base import SavedRecords
 from dictlearn.studies.folder import begin, begun_in, name_of_run, origin
 from dictlearn.text.concepts import DEFAULT_CONCEPTS, Concept
@@ -242,6 +244,12 @@ def ids_reader() -> Reader:
     return Reader(make_ids, read)
 
 
+def make_timings(folder: Path) -> None:
+    (folder / "timings").mkdir()
+    timings = fastest.Timings("a processor", int8=0.8, int8_search=0.7)
+    write_json(folder / "timings" / "searches.json", asdict(timings))
+
+
 def make_patterns(folder: Path) -> None:
     """No file of patterns is read here; a user's own code may."""
     (folder / "patterns").mkdir()
@@ -433,6 +441,7 @@ _OWN = {
     **{kind.kind: records_reader(kind) for kind in RECORDS},
     "study": Reader(make_study, read_study),
     "circuit": Reader(lambda f: known_graph().save(f / "graph"), CircuitGraph.load),
+    "timings": Reader(make_timings, lambda folder: fastest.read(folder / "searches.json")),
     "file-list": Reader(make_list, read_own_list, reads_list=True),
 }
 READERS: dict[str, Reader] = {

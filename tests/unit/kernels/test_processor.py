@@ -1,6 +1,7 @@
 """Our own paths are on where the processor has the instructions and nobody forbids them."""
 
 import os
+import platform
 import subprocess
 import sys
 
@@ -24,7 +25,7 @@ def able(monkeypatch):
 
 
 def paths():
-    return processor.multiplies_bfloat16(), processor.multiplies_int8()
+    return processor.multiplies_bfloat16(), processor.int8_levels() == 127
 
 
 @pytest.mark.parametrize(
@@ -48,7 +49,7 @@ def test_a_cap_on_torch_is_kept_to(able):
     assert paths() == (True, True)
     able.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
     assert paths() == (False, False)
-    assert processor.described() == "AVX2"
+    assert processor.described().endswith("with AVX2")
 
 
 def test_a_processor_without_the_instructions_has_no_such_path(able):
@@ -61,13 +62,19 @@ def test_a_processor_without_the_instructions_has_no_such_path(able):
 def test_without_onednn_there_is_no_such_path(able):
     able.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     assert paths() == (False, False)
+    assert not processor.has_int8()
+
+
+def test_the_product_of_other_makers_processors_is_not_tried(able):
+    able.setattr(platform, "machine", lambda: "arm64")
+    assert not processor.has_int8()
 
 
 def test_the_environment_turns_our_own_paths_off():
     """In a process of its own: torch reads the cap once."""
     program = (
         "from dictlearn.kernels import processor as p;"
-        "assert not p.multiplies_bfloat16() and not p.multiplies_int8(), p.described()"
+        "assert not p.multiplies_bfloat16() and not p.int8_levels() == 127, p.described()"
     )
     caps = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
     for name, cap in caps.items():

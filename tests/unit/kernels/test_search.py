@@ -3,7 +3,10 @@
 import pytest
 import torch
 
-from dictlearn.kernels import compiled, processor, rounding, search, tiles
+from dictlearn.kernels import bounded, compiled, fastest, processor, rounding, search, tiles
+from dictlearn.kernels.bounded import bounded_top_k, dense_top_k
+from dictlearn.kernels.native import is_native
+from dictlearn.kernels.rounding import bfloat16_tiles, int8_tiles
 from dictlearn.kernels.search import (
     above,
     batch_top_k,
@@ -32,14 +35,25 @@ def assert_equal(a, b):
     torch.testing.assert_close(a, b, **({} if a.dtype == torch.bfloat16 else EXACTLY))
 
 
-@pytest.fixture(autouse=True, params=["plain", "rounded"])
+ROUNDED = {"bfloat16": bfloat16_tiles} | ({"int8": int8_tiles} if processor.has_int8() else {})
+
+
+@pytest.fixture(autouse=True, params=["plain", *ROUNDED])
 def _small_tiles(monkeypatch, request):
+    """Every way to search, computed correctly, if slowly, on every processor."""
     monkeypatch.setattr(tiles, "_TILE", 256)
     monkeypatch.setattr(tiles, "_MIN_ROWS", 5)
-    rounded = request.param == "rounded"  # computed correctly, if slowly, on every processor
-    monkeypatch.setattr(processor, "multiplies_bfloat16", lambda: rounded)
-    monkeypatch.setattr(rounding, "_ROUNDED_WIDTH", 1)
-    monkeypatch.setattr(rounding, "_MIN_ROWS", 1)
+    monkeypatch.setattr(rounding, "_FIRST_ROWS", 3)
+    monkeypatch.setattr(bounded, "_MOST_CANDIDATES", 1.0)
+    monkeypatch.setattr(
+        fastest,
+        "rounding",
+        lambda x, W: (
+            ROUNDED.get(request.param)
+            if is_native(x) and x.dtype == W.dtype == torch.float32 and len(x)
+            else None
+        ),
+    )
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -121,15 +135,11 @@ def test_ties_in_a_batch_are_cut_to_the_budget():
     assert found.values.tolist() == [1.0] * 12
 
 
-@pytest.mark.parametrize("fast", [True, False])
 @pytest.mark.parametrize(
     ("n", "n_features", "k"),
     [(0, 70, 3), (1, 70, 3), (37, 70, 60), (37, 600, 5)],
 )
-def test_int8_search_scores_what_it_finds_exactly(monkeypatch, n, n_features, k, fast):
-    if fast and not processor.multiplies_int8():
-        pytest.skip(f"needs {processor.INT8_NEEDS}, not capped; got {processor.described()}")
-    monkeypatch.setattr(processor, "multiplies_int8", lambda: fast)
+def test_int8_search_scores_what_it_finds_exactly(n, n_features, k):
     x, W, b = problem(n=n, n_features=n_features, d=16)
     top = int8_top_k(x, W, b, k)
     scores = torch.addmm(b, x, W)
@@ -156,3 +166,46 @@ def test_bounds_leave_nothing_out_however_close_the_scores(scale):
     over = above(x, W, b, 2.0 * scale).to_dense() != 0
     differs = over != (exact > 2.0 * scale)
     assert ((exact - 2.0 * scale).abs()[differs] <= rounding).all()
+
+
+def awkward():
+    """Rows and features of every awkward kind, as [n, d_in] and [feature, d_in]."""
+    make = torch.Generator().manual_seed(1)
+    x, weights = ((torch.randn(n, 130, generator=make) * 16).round() / 16 for n in (40, 300))
+    x[0] = 0
+    x[1] = 1e-40  # denormal
+    x[2] *= 2.0**-100  # squares vanish
+    x[3, 7] = 2.0**20  # one entry hides the others
+    x[4] = x[4, :1]
+    x[5:9] *= torch.tensor([2.0**60, 2.0**-60, -1.0, 0.5]).unsqueeze(1)
+    weights[0] = 0
+    weights[10:200] = weights[10]  # equal scores
+    weights[200] *= 2.0**-100
+    weights[201, 3] = 2.0**10
+    return x, weights
+
+
+def test_awkward_rows_and_features_are_found_like_all_others():
+    x, weights = awkward()
+    b = torch.zeros(300)
+    summed_exactly = [i not in (1, 3) for i in range(len(x))]
+    for k in (1, 7, 150):
+        found, plain = exact_top_k(x, weights.T, b, k), dense_top_k(x, weights.T, b, k)
+        assert torch.equal(found.features[summed_exactly], plain.features[summed_exactly])
+        torch.testing.assert_close(found.scores, plain.scores, rtol=1e-5, atol=1e-30)
+    over = above(x, weights.T, b, 1.0).to_dense() != 0
+    assert torch.equal(over, x @ weights.T > 1.0)
+
+
+@pytest.mark.parametrize("rounded", ROUNDED.values(), ids=ROUNDED)
+def test_a_score_that_is_no_number_hides_no_other(rounded):
+    x, W, b = problem(n=6, d=9)
+    W[0].clamp_(min=0.5)
+    W[2, 30] = torch.nan
+    x[4, 0], x[5, 0] = torch.nan, torch.inf
+    found = bounded_top_k(x, W, b, 5, rounded)
+    numbers = [j for j in range(70) if j != 30]
+    expected = torch.addmm(b, x, W)[:, numbers].topk(5, dim=1).values
+    rows = [0, 1, 2, 3, 5]
+    assert_equal(found.scores.sort(dim=1, descending=True).values[rows], expected[rows])
+    assert found.scores[4].tolist() == [0.0] * 5

@@ -25,7 +25,8 @@ from dictlearn.dictionaries.pca import PCAConfig
 from dictlearn.dictionaries.sae import SAEConfig
 from dictlearn.dictionaries.topk_sae import TopKSAEConfig
 from dictlearn.dictionaries.transcoder import TranscoderConfig
-from dictlearn.kernels import processor
+from dictlearn.kernels import fastest
+from dictlearn.kernels.fastest import Timings
 from dictlearn.kernels.search import exact_top_k
 from dictlearn.training.config import FitConfig
 from dictlearn.training.fit import fit
@@ -355,7 +356,7 @@ def test_schedules_rise_hold_and_fall():
 @pytest.fixture
 def fast_int8(monkeypatch):
     """A processor that is fast at int8, or taken for one: what is found does not depend on it."""
-    monkeypatch.setattr(processor, "multiplies_int8", lambda: True)
+    monkeypatch.setattr(fastest, "timings", lambda: Timings("this one", int8=0.8, int8_search=0.7))
 
 
 @pytest.mark.usefixtures("fast_int8")
@@ -392,9 +393,9 @@ def test_recall_is_the_share_of_the_right_features():
 
 
 def test_int8_search_is_refused_where_it_would_be_slower(monkeypatch, tmp_path):
-    monkeypatch.setattr(processor, "multiplies_int8", lambda: False)
+    monkeypatch.setattr(fastest, "timings", lambda: Timings("this one", int8=0.8, int8_search=1.2))
     run = FitConfig(steps=1, batch_size=8, standardize_rows=8, int8_search=True)
-    with pytest.raises(ConfigError, match=r"needs AVX512 with VNNI.*int8_search=False"):
+    with pytest.raises(ConfigError, match=r"this one\) it takes 1.50 times.*int8_search=False"):
         fit(TopKSAEConfig(n_features=8, k=2), torch.eye(8), run, out=tmp_path, progress=False)
     assert not list(tmp_path.iterdir()), "nothing has started"
 

@@ -1,0 +1,200 @@
+"""Searches by all scores, and by products of rounded factors, which take less time.
+
+A rounded product bounds every score (`kernels.rounding`), and only scores that the bounds do not
+exclude are computed. Where they exclude too few (of rows with a few very large entries, say, in
+whose units the others vanish), the first rows show it, and the rest is searched by all scores.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from dictlearn.core.sparse_acts import SparseActs
+from dictlearn.kernels import compiled, compiled_rounded
+from dictlearn.kernels.entries import by_feature
+from dictlearn.kernels.native import is_native, run
+from dictlearn.kernels.rounding import RoundedTile, Tiles, int8_tiles
+from dictlearn.kernels.tiles import score_tiles
+
+_MOST_CANDIDATES = 1 / 16
+"""The fraction of scores computed one by one beyond which a product of all takes less time."""
+
+
+class Top(NamedTuple):
+    """The `k` best features of each row, in no particular order."""
+
+    scores: Float[Tensor, "n k"]
+    features: Int[Tensor, "n k"]
+
+
+def dense_top_k(
+    x: Float[Tensor, "n d_in"],
+    W: Float[Tensor, "d_in feature"],
+    b: Float[Tensor, " feature"],
+    k: int,
+) -> Top:
+    """The `k` largest entries of each row of `x @ W + b`, of which all are computed."""
+    top = _empty_top(x, k)
+    for rows, scores in score_tiles(x, W, b):
+        if is_native(scores):
+            out = top.scores[rows], top.features[rows]
+            run(compiled.top_k, scores, k, _lanes(k, len(b)), *out)
+        else:
+            top.scores[rows], top.features[rows] = scores.topk(k, dim=1, sorted=False)
+    return top
+
+
+def bounded_top_k(
+    x: Float[Tensor, "n d_in"],
+    W: Float[Tensor, "d_in feature"],
+    b: Float[Tensor, " feature"],
+    k: int,
+    tiles: Tiles,
+) -> Top:
+    """The same by bounds from rounded products.
+
+    The k best by estimate are computed first: no score whose upper bound is below all of theirs is
+    among the k best.
+    """
+    top = _empty_top(x, k)
+    weights = W.T.contiguous()
+    for rows, tile in tiles(x, weights):
+        best = _rescored(_best_estimates(tile, b, k), x[rows], weights, b)
+        least = b.new_full((len(best),), math.inf)
+        least.scatter_reduce_(0, best.rows(), best.values, "amin")
+        bounds = torch.where((best.l0() == k) & ~least.isnan(), least, -math.inf)
+        candidates = _reaching(tile, b, bounds)
+        _top_k_of_(_rescored(candidates, x[rows], weights, b), top, rows)
+        if rows.start == 0 and not _exclude_enough(candidates):
+            rest = slice(rows.stop, None)
+            top.scores[rest], top.features[rest] = dense_top_k(x[rest], W, b, k)
+            break
+    return top
+
+
+def rescored_top_k(
+    x: Float[Tensor, "n d_in"],
+    W: Float[Tensor, "d_in feature"],
+    b: Float[Tensor, " feature"],
+    k: int,
+) -> Top:
+    """The same among twice as many features, those that an int8 product ranks highest."""
+    top = _empty_top(x, k)
+    weights, n_candidates = W.T.contiguous(), min(len(b), max(2 * k, k + 16))
+    for rows, tile in int8_tiles(x, weights):
+        _top_k_of_(
+            _rescored(_best_estimates(tile, b, n_candidates), x[rows], weights, b), top, rows
+        )
+    return top
+
+
+def dense_above(
+    x: Float[Tensor, "n d_in"],
+    W: Float[Tensor, "d_in feature"],
+    b: Float[Tensor, " feature"],
+    bound: float,
+) -> SparseActs:
+    """The entries of `x @ W + b` that are greater than `bound`; all are computed."""
+    parts = [_entries_above(scores, bound) for _, scores in score_tiles(x, W, b)]
+    return SparseActs.concatenated(parts, len(b))
+
+
+def bounded_above(
+    x: Float[Tensor, "n d_in"],
+    W: Float[Tensor, "d_in feature"],
+    b: Float[Tensor, " feature"],
+    bound: float,
+    tiles: Tiles,
+) -> SparseActs:
+    """The same by bounds from rounded products."""
+    weights, parts = W.T.contiguous(), []
+    for rows, tile in tiles(x, weights):
+        candidates = _reaching(tile, b, x.new_full((rows.stop - rows.start,), bound))
+        if rows.start == 0 and not _exclude_enough(candidates):
+            return dense_above(x, W, b, bound)
+        scored = _rescored(candidates, x[rows], weights, b)
+        parts.append(scored.where(scored.values > bound))
+    return SparseActs.concatenated(parts, len(b))
+
+
+def _entries_above(scores: Float[Tensor, "n feature"], bound: float) -> SparseActs:
+    n, n_features = scores.shape
+    if not is_native(scores):
+        rows, features = (scores > bound).nonzero(as_tuple=True)
+        counts = torch.bincount(rows, minlength=n)
+        return SparseActs.from_counts(counts, features, scores[rows, features], n_features)
+    counts = torch.empty(n, dtype=torch.long)
+    run(compiled.count_above, scores, bound, counts)
+    starts = counts.cumsum(0) - counts
+    total = int(counts.sum())
+    values, features = scores.new_empty(total), torch.empty(total, dtype=torch.long)
+    run(compiled.collect_above, scores, bound, starts, values, features)
+    return SparseActs.from_counts(counts, features, values, n_features)
+
+
+def _best_estimates(tile: RoundedTile, b: Float[Tensor, " feature"], k: int) -> SparseActs:
+    """The `k` features of each row that rank highest by estimate; their values are not set."""
+    counts = torch.empty(len(tile.products), dtype=torch.long)
+    places = torch.empty(len(counts), k, dtype=torch.int32)
+    out = counts, places
+    run(compiled_rounded.best_estimates, *tile[:2], b, k, _lanes(k, len(b)), *out)
+    return _packed(counts, places, b)
+
+
+def _reaching(
+    tile: RoundedTile, b: Float[Tensor, " feature"], bounds: Float[Tensor, " n"]
+) -> SparseActs:
+    """The features of each row whose scores may reach its bound; their values are not set."""
+    counts = torch.empty(len(bounds), dtype=torch.long)
+    places = torch.empty(len(bounds), len(b), dtype=torch.int32)
+    run(compiled_rounded.reaching, *tile, b, bounds, counts, places)
+    return _packed(counts, places, b)
+
+
+def _packed(
+    counts: Int[Tensor, " n"], places: Int[Tensor, "n most"], b: Float[Tensor, " feature"]
+) -> SparseActs:
+    """The first `counts` places of each row, without values."""
+    total = int(counts.sum())
+    features = torch.empty(total, dtype=torch.long)
+    packed = SparseActs.from_counts(counts, features, b.new_empty(total), len(b))
+    run(compiled_rounded.pack, places, packed.offsets, features)
+    return packed
+
+
+def _rescored(
+    candidates: SparseActs,
+    x: Float[Tensor, "n d_in"],
+    weights: Float[Tensor, "feature d_in"],
+    b: Float[Tensor, " feature"],
+) -> SparseActs:
+    """The candidates with their exact scores; feature by feature, so that each is read once."""
+    scores = by_feature(candidates).dots(x, weights)
+    return candidates.with_values(scores + b[candidates.indices])
+
+
+def _top_k_of_(candidates: SparseActs, top: Top, rows: slice) -> None:
+    """Write the best candidates of these rows."""
+    run(
+        compiled_rounded.top_k_of_candidates, candidates.offsets, candidates.indices,
+        candidates.values, top.scores.shape[1], top.scores[rows], top.features[rows],
+    )  # fmt: skip
+
+
+def _exclude_enough(candidates: SparseActs) -> bool:
+    """Whether so few candidates are left that computing them one by one pays."""
+    n_scores = len(candidates) * candidates.n_features
+    return len(candidates.indices) <= _MOST_CANDIDATES * n_scores
+
+
+def _lanes(k: int, n_features: int) -> int:
+    """The number of lanes that a row is divided into: see `compiled.kth_bound`."""
+    return min(n_features, max(128, 8 * k))
+
+
+def _empty_top(x: Float[Tensor, "n d_in"], k: int) -> Top:
+    shape = (len(x), k)
+    return Top(x.new_empty(shape), torch.empty(shape, dtype=torch.long, device=x.device))

@@ -1,0 +1,188 @@
+"""The search that takes least time on this processor: timed once, and kept in a file.
+
+All exact searches find the same, so a stopwatch may choose between them; but their scores differ in
+the last bits, by the order of sums. So a choice, once made, is kept for the machine: the same run
+gives the same bits whether the machine is busy or not. What is timed is processor time, of searches
+in turn, so that a busy machine slows all alike.
+"""
+
+import logging
+import os
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from functools import cache, partial
+from hashlib import sha256
+from pathlib import Path
+from statistics import median
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from dictlearn.core.errors import CorruptFileError, StorageError
+from dictlearn.core.files import entries_of, read_own_json, typed, write_json
+from dictlearn.core.shortcuts import shortcuts_allowed
+from dictlearn.kernels import processor
+from dictlearn.kernels.bounded import Top, bounded_top_k, dense_top_k, rescored_top_k
+from dictlearn.kernels.native import is_native
+from dictlearn.kernels.rounding import MOST_WIDE, Tiles, bfloat16_tiles, int8_tiles
+
+_logger = logging.getLogger(__name__)
+
+FOLDER = "DICTLEARN_CACHE"
+"""The environment variable that names the folder where timings are kept."""
+_PAYS = 0.95
+"""The time, over that of the plain search, below which another search is used."""
+_ROUNDED_WIDTH = 128
+"""Narrower inputs make a product too cheap for bounds to pay."""
+_MIN_ROWS = 64
+"""Fewer rows do not pay for rounding the weights."""
+_MIN_PRODUCTS = 1 << 26
+"""Fewer multiplications (a millisecond) are not worth a choice."""
+_TRIAL = (1024, 512, 2048)
+"""Rows, width and features of the searches that are timed."""
+_ROUNDS = 5
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Times of searches over that of the exact search by a float32 product of all scores.
+
+    None where this processor, or torch on it, does not have the product, or gives wrong sums.
+    """
+
+    machine: str
+    """Processor, version of torch, and caps on instructions."""
+    bfloat16: float | None = None
+    """Of the exact search by bounds from a bfloat16 product."""
+    int8: float | None = None
+    """Of the exact search by bounds from an int8 product."""
+    int8_search: float | None = None
+    """Of the search among candidates from an int8 product (`FitConfig.int8_search`)."""
+
+    def exact(self) -> Tiles | None:
+        """The rounded products by which an exact search takes least time; None for none."""
+        times = {bfloat16_tiles: self.bfloat16, int8_tiles: self.int8}
+        paying = {tiles: t for tiles, t in times.items() if t is not None and t < _PAYS}
+        return min(paying, key=lambda tiles: paying[tiles], default=None)
+
+    def int8_search_pays(self) -> bool:
+        """Whether the int8 search takes less time than the exact search that is used."""
+        return self.int8_search is not None and self.int8_search < self._least_exact()
+
+    def of_int8_search(self) -> str:
+        """The time of the int8 search beside that of an exact one, as a clause."""
+        if self.int8_search is None:
+            return "torch has no int8 product"
+        ratio = self.int8_search / self._least_exact()
+        return f"it takes {ratio:.2f} times as long as an exact search"
+
+    def _least_exact(self) -> float:
+        return min(t for t in (self.bfloat16, self.int8, 1.0) if t is not None)
+
+
+def rounding(x: Float[Tensor, "n d_in"], W: Float[Tensor, "d_in feature"]) -> Tiles | None:
+    """The rounded products whose bounds make an exact search faster, if any do."""
+    if not (
+        shortcuts_allowed()
+        and is_native(x, W)
+        and x.dtype == W.dtype == torch.float32
+        and _ROUNDED_WIDTH <= x.shape[1] <= MOST_WIDE
+        and len(x) >= _MIN_ROWS
+        and len(x) * W.numel() >= _MIN_PRODUCTS
+    ):
+        return None
+    return timings().exact()
+
+
+@cache
+def timings() -> Timings:
+    """The timings of this machine: those kept in `path()`, or new ones, which are then kept."""
+    file = path()
+    found = _kept(file)
+    if found is None:
+        found = measure()
+        _logger.info("timed searches on this processor: %s; kept in %s", found, file)
+        with suppress(StorageError, OSError):  # no such folder: every process times for itself
+            file.parent.mkdir(parents=True, exist_ok=True)
+            if _kept(file) is None:  # another process was first: all follow it
+                write_json(file, asdict(found))
+            found = _kept(file) or found
+    return found
+
+
+def read(file: Path) -> Timings:
+    """The timings in a file.
+
+    Raises:
+        CorruptFileError: the file is absent, of another format, or altered since it was written.
+    """
+    data = read_own_json(file, "timings", "delete it, and searches will be timed again")
+    with entries_of(file):
+        return typed({name: value for name, value in data.items() if name != "format"}, Timings)
+
+
+def forget() -> None:
+    """Remove the timings that are kept, so that the next search that asks for them times again."""
+    path().unlink(missing_ok=True)
+    timings.cache_clear()
+
+
+def path() -> Path:
+    """The file with the timings of this machine, in the user's folder for caches."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    folder = Path(os.environ.get(FOLDER) or Path(base) / "dictlearn")
+    return folder / f"searches-{sha256(processor.described().encode()).hexdigest()[:12]}.json"
+
+
+def measure() -> Timings:
+    """Time the searches in turn, on random rows; about a second."""
+    make = torch.Generator().manual_seed(0)
+    n, d, n_features = _TRIAL
+    x, W = torch.randn(n, d, generator=make), torch.randn(n_features, d, generator=make).T
+    b, k = torch.zeros(n_features), 8
+    searches: dict[str, Callable[[Tensor, Tensor, Tensor, int], Top]] = {}
+    if processor.multiplies_bfloat16():
+        searches["bfloat16"] = partial(bounded_top_k, tiles=bfloat16_tiles)
+    if processor.has_int8() and _sums_exactly():
+        searches |= {
+            "int8": partial(bounded_top_k, tiles=int8_tiles),
+            "int8_search": rescored_top_k,
+        }
+    ratios: dict[str, list[float]] = {name: [] for name in searches}
+    for turn in range(_ROUNDS if searches else 0):
+        plain = _seconds(partial(dense_top_k, x, W, b, k))
+        for name, search in searches.items():
+            took = _seconds(partial(search, x, W, b, k))
+            if turn:  # the first compiles
+                ratios[name].append(took / plain)
+    return Timings(processor.described(), **{n: round(median(r), 3) for n, r in ratios.items()})
+
+
+def _seconds(search: Callable[[], object]) -> float:
+    """The processor time of one call."""
+    start = time.process_time()
+    search()
+    return time.process_time() - start
+
+
+def _sums_exactly() -> bool:
+    """Whether int8 products are right where 16 bits could not hold the sums of two of them."""
+    make = torch.Generator().manual_seed(0)
+    signs = torch.ones(128, _ROUNDED_WIDTH)
+    signs[2:] -= 2 * torch.randint(2, signs[2:].shape, generator=make)
+    signs[1] = -1
+    products = [tile.products for _, tile in int8_tiles(signs, signs)]
+    levels = processor.int8_levels()  # every entry is its row's largest
+    return torch.equal((torch.cat(products) * levels).round(), levels**2 * signs @ signs.T)
+
+
+def _kept(file: Path) -> Timings | None:
+    """The timings in a file; None if there is none, or one that is of no use, which is logged."""
+    try:
+        return read(file) if file.exists() else None
+    except CorruptFileError as error:
+        _logger.warning("timings of searches are not used: %s", error)
+        return None
