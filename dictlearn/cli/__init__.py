@@ -12,6 +12,7 @@ from rich.markup import escape
 
 from dictlearn.cli.blind import blind
 from dictlearn.cli.circuits import attribute
+from dictlearn.cli.doctor import doctor
 from dictlearn.cli.folders import export, import_, info, show
 from dictlearn.cli.lists import kinds, models
 from dictlearn.cli.measuring import compare, evaluate
@@ -54,6 +55,7 @@ def _common(
 app.command()(demo)
 app.command()(models)
 app.command()(kinds)
+app.command()(doctor)
 app.command()(harvest)
 app.command(
     context_settings=_OTHER_OPTIONS,

@@ -1,0 +1,45 @@
+"""The command that says which fast paths this machine takes."""
+
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from dictlearn.cli.terminal import console, say
+
+
+def doctor(
+    again: Annotated[bool, typer.Option("--again", help="Time the searches once more.")] = False,
+) -> None:
+    """Show which searches for active features are fastest on this processor, and which are used."""
+    from dictlearn.core.shortcuts import SWITCH, shortcuts_allowed
+    from dictlearn.kernels import fastest
+    from dictlearn.kernels.rounding import bfloat16_tiles, int8_tiles
+
+    if again:
+        fastest.forget()
+    with console.status("timing searches on this processor, once"):
+        found = fastest.timings()
+    used = found.exact() if shortcuts_allowed() else None
+    table = Table("search", "time", "used", box=None, pad_edge=False)
+    rows = (
+        ("exact, by all scores in float32", 1.0, used is None),
+        ("exact, by bounds from bfloat16 products", found.bfloat16, used is bfloat16_tiles),
+        ("exact, by bounds from int8 products", found.int8, used is int8_tiles),
+        ("int8_search=True: candidates from int8 products", found.int8_search, None),
+    )
+    for name, time, is_used in rows:
+        told = "not on this processor" if time is None else f"{time:.2f}"
+        if is_used is None:
+            verdict = (
+                "on request" if found.int8_search_pays() else "refused: " + found.of_int8_search()
+            )
+        else:
+            verdict = "yes" if is_used else "no"
+        table.add_row(*map(escape, (name, told, verdict)))
+    say(found.machine)
+    console.print(table)
+    say(f"Times are in units of the first. They are kept in {fastest.path()}")
+    if not shortcuts_allowed():
+        say(f"Shortcuts are switched off by {SWITCH}")
