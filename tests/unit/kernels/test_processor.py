@@ -49,7 +49,7 @@ def test_a_cap_on_torch_is_kept_to(able):
     assert paths() == (True, True)
     able.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
     assert paths() == (False, False)
-    assert processor.described().endswith("with AVX2")
+    assert "with AVX2" in processor.described()
 
 
 def test_a_processor_without_the_instructions_has_no_such_path(able):
