@@ -261,18 +261,3 @@ def dots_and_weighted_sums(
                 dot += row[j] * atom[j]
                 total[j] += weight * row[j]
             out_dots[entries[p]] = dot
-
-
-@loop(parallel=True, fastmath=REASSOCIATED)
-def dots(
-    offsets: np.ndarray, indices: np.ndarray, x: np.ndarray, atoms: np.ndarray, out: np.ndarray
-) -> None:
-    """For every entry its row of `x` times its feature's atom."""
-    for i in prange(len(offsets) - 1):
-        row = x[i]
-        for e in range(offsets[i], offsets[i + 1]):
-            atom = atoms[indices[e]]
-            dot = row[0] * atom[0]
-            for j in range(1, len(row)):
-                dot += row[j] * atom[j]
-            out[e] = dot

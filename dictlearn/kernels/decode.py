@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from dictlearn.core.sparse_acts import SparseActs
-from dictlearn.kernels.entries import by_feature, dots
+from dictlearn.kernels.entries import by_feature
 
 
 class _Decode(torch.autograd.Function):
@@ -28,11 +28,10 @@ class _Decode(torch.autograd.Function):
         """The gradients in values and atoms."""
         values, atoms, offsets, indices = ctx.saved_tensors
         gradient = gradients[0].contiguous()
-        acts = SparseActs(offsets, indices, values, len(atoms))
+        entries = by_feature(SparseActs(offsets, indices, values, len(atoms)))
         needs_values, needs_atoms = ctx.needs_input_grad[:2]
         if not needs_atoms:
-            return dots(acts, gradient, atoms), None, None, None
-        entries = by_feature(acts)
+            return entries.dots(gradient, atoms), None, None, None
         if not needs_values:
             return None, entries.weighted_sums(values, gradient), None, None
         grad_values, grad_atoms = entries.dots_and_weighted_sums(values, gradient, atoms)

@@ -45,7 +45,8 @@ class EntriesByFeature:
         """For each entry (in row order) its row of `x` times its atom."""
         out = x.new_empty(len(self.entries))
         if is_native(x, atoms):
-            run(compiled.dots, self.starts, self.rows, self.entries, x, atoms, out)
+            run(compiled.dots, self.starts, self.rows, self.entries,
+                x.contiguous(), atoms.contiguous(), out)  # fmt: skip
             return out
         features = torch.repeat_interleave(self.starts.diff())
         out[self.entries] = torch.linalg.vecdot(x[self.rows], atoms[features])
@@ -64,17 +65,6 @@ class EntriesByFeature:
         run(compiled.dots_and_weighted_sums, self.starts, self.rows, self.entries, weights,
             x.contiguous(), atoms.contiguous(), dots, out)  # fmt: skip
         return dots, out
-
-
-def dots(
-    acts: SparseActs, x: Float[Tensor, "n d"], atoms: Float[Tensor, "feature d"]
-) -> Float[Tensor, " nnz"]:
-    """For each entry of `acts` its row of `x` times its atom."""
-    if not is_native(x, atoms):
-        return torch.linalg.vecdot(x[acts.rows()], atoms[acts.indices])
-    out = x.new_empty(len(acts.indices))
-    run(compiled.dots, acts.offsets, acts.indices, x.contiguous(), atoms.contiguous(), out)
-    return out
 
 
 def by_feature(acts: SparseActs) -> EntriesByFeature:
