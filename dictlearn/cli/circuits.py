@@ -41,6 +41,8 @@ def attribute(
     ] = None,
     model: options.ModelName = "builtin:stories",
     check_model: options.CheckModel = True,
+    device: options.Device = None,
+    model_dtype: options.ModelDtype = "float32",
 ) -> None:
     """Find which features, tokens and errors make the model expect the next token of a prompt.
 
@@ -49,15 +51,16 @@ def attribute(
     """
     from dictlearn.circuits.attribute import attribute as attributed
     from dictlearn.circuits.storage import GRAPH_FILE, TENSORS_FILE
+    from dictlearn.cli.models import beside, loaded
     from dictlearn.core.own_files import OwnFiles
     from dictlearn.dictionaries.files import load_all
-    from dictlearn.lm.loading import load_model
 
     explained = _target(target, minus, feature)
     if out is not None:
         OwnFiles.of(out, "circuit graph").require(GRAPH_FILE, TENSORS_FILE, PAGE)
-    loaded, subject = load_all(dictionaries), load_model(model, check=check_model)
-    graph = attributed(subject, prompt, loaded, explained, n_features=n_features)
+    own = load_all(dictionaries)
+    subject = loaded(model, check=check_model, device=device, dtype=model_dtype)
+    graph = attributed(subject, prompt, beside(subject, own), explained, n_features=n_features)
     _show(graph, n_shown)
     if out is not None:
         graph.save(out)

@@ -16,6 +16,8 @@ def evaluate(
     out: Annotated[Path, typer.Option(help="Output folder for results.json and report.html.")],
     model: options.ModelName = "builtin:stories",
     check_model: options.CheckModel = True,
+    device: options.Device = None,
+    model_dtype: options.ModelDtype = "float32",
     text: options.TextSource = "builtin:stories",
     column: options.Column = "text",
     ids_column: options.IdsColumn = None,
@@ -40,12 +42,13 @@ def evaluate(
     ] = False,
 ) -> None:
     """Evaluate dictionaries on the same held-out tokens."""
+    from dictlearn.cli.models import beside
+    from dictlearn.cli.models import loaded as loaded_model
     from dictlearn.comparison.report.html import REPORT_FILE, report_html
     from dictlearn.comparison.tables.joint import joint_table
     from dictlearn.dictionaries.files import load_all
     from dictlearn.evaluation.faithfulness.evaluate import evaluate as run
     from dictlearn.evaluation.joint.evaluate_together import evaluate_together, require_sets
-    from dictlearn.lm.loading import load_model
     from dictlearn.records.joint import JointRecords
     from dictlearn.records.results import RESULTS_FILE, SUMS_FILE
     from dictlearn.text.tokens import load_tokens
@@ -55,7 +58,8 @@ def evaluate(
 
     own = OwnFiles.of(out)
     own.require(RESULTS_FILE, SUMS_FILE, REPORT_FILE, *([JointRecords.file] if together else []))
-    subject = load_model(model, check=check_model)
+    subject = loaded_model(model, check=check_model, device=device, dtype=model_dtype)
+    loaded = beside(subject, loaded)
     if together:
         require_sets(subject, loaded)
     blocks = load_tokens(

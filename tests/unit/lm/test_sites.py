@@ -36,6 +36,14 @@ def test_unknown_hook(native) -> None:
         hook_sites(native(), "blocks.0.hook_mlp_outt")
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_half_precision_on_the_cpu_is_said_to_be_slow(native, dtype, caplog):
+    ids = torch.randint(40, (3, 12))
+    require_readable(native().to(dtype), Tokens(ids, ids >= 0, source="", split="", hash=""))
+    assert len(caplog.records) == (dtype != torch.float32)
+    assert caplog.text == "" or f"computes in {str(dtype)[6:]} on the CPU" in caplog.text
+
+
 @pytest.mark.untyped
 def test_tokens_that_a_model_cannot_read_are_refused(native):
     model = native()
