@@ -111,12 +111,23 @@ def require_readable(model: LanguageModel, tokens: Tokens) -> None:
             f"{tokens.ids.shape[1]}; pass context={n_ctx} to load_tokens"
         )
     parameter = next(iter(model.parameters()))
-    if parameter.device.type == "cpu" and parameter.dtype in (torch.bfloat16, torch.float16):
+    if parameter.device.type == "cpu" and not _is_multiplied(parameter.dtype):
         logger.warning(
-            "the model computes in %s on the CPU, which takes several times as long as float32: "
-            "load it in float32 (its fingerprint is the same)",
+            "the model computes in %s, for which this CPU has no instructions: it takes several "
+            "times as long as float32; load it in float32 (its fingerprint is the same)",
             str(parameter.dtype).removeprefix("torch."),
         )
+
+
+def _is_multiplied(dtype: torch.dtype) -> bool:
+    """Whether the CPU has instructions for this precision, as far as torch can tell."""
+    capabilities = getattr(torch.cpu, "get_capabilities", None)  # not in the oldest versions
+    names = {torch.bfloat16: ("avx512_bf16", "amx_bf16", "bf16"),
+             torch.float16: ("avx512_fp16", "amx_fp16", "fp16")}  # fmt: skip
+    if capabilities is None or dtype not in names:
+        return True
+    has = capabilities()
+    return any(has.get(name, False) for name in names[dtype])
 
 
 def require_deterministic(model: LanguageModel) -> None:
