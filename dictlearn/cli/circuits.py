@@ -51,7 +51,7 @@ def attribute(
     """
     from dictlearn.circuits.attribute import attribute as attributed
     from dictlearn.circuits.storage import GRAPH_FILE, TENSORS_FILE
-    from dictlearn.cli.models import beside, loaded
+    from dictlearn.cli.subject import beside, loaded
     from dictlearn.core.own_files import OwnFiles
     from dictlearn.dictionaries.files import load_all
 

@@ -42,8 +42,8 @@ def evaluate(
     ] = False,
 ) -> None:
     """Evaluate dictionaries on the same held-out tokens."""
-    from dictlearn.cli.models import beside
-    from dictlearn.cli.models import loaded as loaded_model
+    from dictlearn.cli.subject import beside
+    from dictlearn.cli.subject import loaded as loaded_model
     from dictlearn.comparison.report.html import REPORT_FILE, report_html
     from dictlearn.comparison.tables.joint import joint_table
     from dictlearn.dictionaries.files import load_all

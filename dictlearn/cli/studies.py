@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from dictlearn.cli import options
-from dictlearn.cli.models import use_device
+from dictlearn.cli.subject import use_device
 from dictlearn.cli.terminal import console, leftover_fields, say, show
 from dictlearn.core.config import in_words, matches
 from dictlearn.core.errors import InputError, nearest

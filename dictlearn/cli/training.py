@@ -49,7 +49,7 @@ def harvest(
     Several are read in one pass: --mlp 0 --mlp 1.
     """
     from dictlearn.activations.store import require_no_store
-    from dictlearn.cli.models import loaded
+    from dictlearn.cli.subject import loaded
     from dictlearn.harvesting import harvest as run
     from dictlearn.text.tokens import load_tokens
 

@@ -91,14 +91,14 @@ def load_weights(name: str | Path, weights: Mapping[str, torch.Tensor]) -> Langu
     return model.eval().requires_grad_(False)
 
 
-def _boot_builtin(name: str, device: torch.device, dtype: torch.dtype) -> LanguageModel:
+def _boot_builtin(name: str, device: str | torch.device, dtype: torch.dtype) -> LanguageModel:
     if name not in BUILTIN_MODELS:
         raise InputError(f"no built-in model {name!r}; {nearest(name, BUILTIN_MODELS)}")
     with as_file(files("dictlearn.assets") / name.removeprefix("builtin:")) as folder:
         return boot_native_folder(folder, name, device, dtype)
 
 
-def _boot_saved(folder: Path, device: torch.device, dtype: torch.dtype) -> LanguageModel:
+def _boot_saved(folder: Path, device: str | torch.device, dtype: torch.dtype) -> LanguageModel:
     """The model that `save_model` wrote to `folder`."""
     from transformer_lens.model_bridge import TransformerBridge
 
@@ -142,7 +142,7 @@ def _tokenizer(folder: Path, special: Mapping[str, str]) -> Any:
 
 
 def boot_native_folder(
-    folder: Path, name: str, device: torch.device, dtype: torch.dtype
+    folder: Path, name: str, device: str | torch.device, dtype: torch.dtype
 ) -> LanguageModel:
     """The TransformerLens native model saved in `folder`, known as `name`.
 
@@ -207,7 +207,7 @@ def _resolved(name: str | Path) -> str:
 
 
 def _boot_transformers(
-    name: str, device: torch.device, dtype: torch.dtype, *, check: bool = True,
+    name: str, device: str | torch.device, dtype: torch.dtype, *, check: bool = True,
     weights: Mapping[str, torch.Tensor] | None = None,
 ) -> LanguageModel:  # fmt: skip
     from transformer_lens.model_bridge import TransformerBridge

@@ -5,7 +5,7 @@ import os
 import pytest
 import torch
 
-from dictlearn.cli.models import beside, loaded, use_device
+from dictlearn.cli.subject import beside, loaded, use_device
 from dictlearn.core.devices import DEVICE
 from dictlearn.core.errors import InputError
 from dictlearn.dictionaries.random import RandomConfig
