@@ -23,15 +23,13 @@ from dictlearn.core.sites import Sites
 from dictlearn.core.tokens import Tokens
 from dictlearn.distributed.launching import join
 from dictlearn.distributed.process_group import ProcessGroup
-from dictlearn.lm.forward import default_batch_size, fusable_attention, reading
+from dictlearn.lm.attention import fusable_attention
+from dictlearn.lm.forward import default_batch_size, reading
 from dictlearn.lm.hooks import LanguageModel
 from dictlearn.lm.identity import model_provenance
 from dictlearn.lm.mlps import mlp_weights
 from dictlearn.lm.sites import is_same_site, require_readable, require_sites
 from dictlearn.progress import progress as progress_bar
-
-_TRIED = 1 << 10
-"""Number of tokens on which shortcuts are tested."""
 
 
 def harvest(
@@ -165,9 +163,7 @@ class _Reader:
     ) -> None:
         self._model, self._ids, self._counted = model, ids, counted
         self.hooks = tuple(dict.fromkeys(hook for s in sites for hook in s.hooks))
-        # On the same tokens whatever the batch size, so that a run that continues runs as it began.
-        tried = ids[: max(1, _TRIED // ids.shape[1])]
-        self._attention = fusable_attention(model, tried, self.hooks)
+        self._attention = fusable_attention(model)
 
     def read(self, parts: Sequence[Int[Tensor, " b"]]) -> list[Rows]:
         """The rows of each of `parts`, in order, from a forward pass each."""

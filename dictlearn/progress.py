@@ -1,6 +1,7 @@
-"""A progress bar that appears on standard error only where work takes longer than a moment."""
+"""Signs of work on standard error, only where it takes longer than a moment."""
 
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,7 +10,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 PATIENCE = 2.0
-"""Seconds before the bar appears."""
+"""Seconds before they appear."""
 
 
 @contextmanager
@@ -31,3 +32,16 @@ def progress(
         yield done
     finally:
         bar.stop()
+
+
+@contextmanager
+def announced(text: str) -> Iterator[None]:
+    """A context of work that cannot tell how far it is: the text says what it is."""
+    shown = threading.Timer(PATIENCE, Console(stderr=True).print, [text], {"highlight": False})
+    shown.daemon = True
+    if sys.stderr.isatty():
+        shown.start()
+    try:
+        yield
+    finally:
+        shown.cancel()

@@ -77,6 +77,7 @@ def show(
     from dictlearn.blind.case import CASE_FILE, REVEALED_FILE, RUN
     from dictlearn.blind.show import blind_case
     from dictlearn.cli.origins import origin
+    from dictlearn.cli.subject import beside
     from dictlearn.core.own_files import OwnFiles
     from dictlearn.dictionaries.files import load_all
     from dictlearn.lm.loading import load_model
@@ -92,6 +93,7 @@ def show(
         "held_out": held_out,
     }  # fmt: skip
     subject = load_model(model, check=check_model)
+    loaded = beside(subject, loaded)
     some = load_tokens(text, subject, n_tokens=tokens, context=context, column=column)
     case = blind_case(
         subject, loaded, some, wanted, n_prompts=n_prompts, iterations=iterations, width=width,
@@ -138,6 +140,7 @@ def reveal(
     from dictlearn.blind.case import REVEALED_FILE, RUN
     from dictlearn.blind.guess import sealed_guess
     from dictlearn.blind.reveal import reveal_case
+    from dictlearn.cli.subject import beside
     from dictlearn.core.own_files import OwnFiles
     from dictlearn.dictionaries.files import load_all
     from dictlearn.lm.loading import load_model
@@ -147,7 +150,7 @@ def reveal(
     OwnFiles.of(run, RUN).require(REVEALED_FILE)
     made = _settings(case, run)
     subject = load_model(made["model"], check=made["check_model"])
-    loaded = load_all([Path(folder) for folder in made["dictionaries"]])
+    loaded = beside(subject, load_all([Path(folder) for folder in made["dictionaries"]]))
     held_out = load_tokens(
         made["text"], subject, split="held_out", n_tokens=made["held_out"],
         context=made["context"], column=made["column"],

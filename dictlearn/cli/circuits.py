@@ -57,6 +57,8 @@ def attribute(
     ] = None,
     model: options.ModelOfDictionaries = None,
     check_model: options.CheckModel = True,
+    device: options.Device = None,
+    model_dtype: options.ModelDtype = "float32",
 ) -> None:
     """Find which features, tokens and errors make the model expect the next token of a prompt.
 
@@ -67,17 +69,18 @@ def attribute(
     from dictlearn.circuits.attribute import attribute as attributed
     from dictlearn.circuits.attribute import attribute_all
     from dictlearn.cli.origins import model_of
+    from dictlearn.cli.subject import beside, loaded
     from dictlearn.dictionaries.files import load_all
-    from dictlearn.lm.loading import load_model
 
     texts, explained = _texts(prompt, prompts), _target(target, minus, feature)
     owns = None if out is None else _own(out, len(texts))
-    loaded = load_all(dictionaries)
-    subject = load_model(model_of(loaded, model), check=check_model)
+    named = load_all(dictionaries)
+    subject = loaded(model_of(named, model), check=check_model, device=device, dtype=model_dtype)
+    own = beside(subject, named)
     if len(texts) == 1:
-        graphs = iter([attributed(subject, texts[0], loaded, explained, n_features=n_features)])
+        graphs = iter([attributed(subject, texts[0], own, explained, n_features=n_features)])
     else:
-        graphs = attribute_all(subject, texts, loaded, explained, n_features=n_features)
+        graphs = attribute_all(subject, texts, own, explained, n_features=n_features)
     if owns is not None:
         graphs = _written(graphs, owns, texts)
     if len(texts) == 1:
@@ -88,8 +91,8 @@ def attribute(
         if out is not None:
             _write_aggregate(found, out)
     if owns is not None:
-        for own in owns:
-            say(f"graph: {own.path / PAGE}")
+        for folder in owns:
+            say(f"graph: {folder.path / PAGE}")
 
 
 def _texts(prompt: list[str] | None, prompts: Path | None) -> list[str]:

@@ -97,6 +97,8 @@ def show(
     split: options.Split = "held_out",
     model: options.ModelOfDictionaries = None,
     check_model: options.CheckModel = True,
+    device: options.Device = None,
+    model_dtype: options.ModelDtype = "float32",
     text: options.TextOfDictionaries = None,
     context: options.Context = None,
 ) -> None:
@@ -107,25 +109,28 @@ def show(
     """
     from dictlearn.active_features import activating
     from dictlearn.cli.origins import model_of, origin
+    from dictlearn.cli.subject import beside
+    from dictlearn.cli.subject import loaded as loaded_model
     from dictlearn.comparison.report.cards import cards_page
     from dictlearn.core.own_files import OwnFiles
     from dictlearn.dictionaries.files import load_all
     from dictlearn.feature_cards import show as cards
-    from dictlearn.lm.loading import load_model
     from dictlearn.records.features import FEATURES_FILE
     from dictlearn.text.tokens import load_tokens
 
     if (features is None) == (prompt is None) or (prompt is not None and out is not None):
         raise InputError("required either --features, with or without --out, or --prompt")
     chosen, loaded = feature_numbers(features or "0"), load_all(dictionaries)
-    if prompt is not None:
-        subject = load_model(model_of(loaded, model), check=check_model)
-        say(repr(activating(loaded, subject, prompt, n_features=n_features)))
-        return
     if out is not None:
         OwnFiles.of(out).require(FEATURES_FILE, CARDS_PAGE)
-    found = origin(loaded, model, text, context)
-    subject = load_model(found.model, check=check_model)
+    # A prompt needs no text, which the dictionaries may not know.
+    name = model_of(loaded, model)
+    found = None if prompt is not None else origin(loaded, model, text, context)
+    subject = loaded_model(name, check=check_model, device=device, dtype=model_dtype)
+    loaded = beside(subject, loaded)
+    if found is None:
+        say(repr(activating(loaded, subject, prompt or "", n_features=n_features)))
+        return
     blocks = load_tokens(found.text, subject, split=split, n_tokens=tokens, context=found.context)
     shown = cards(loaded, chosen, subject, blocks)
     say(repr(shown))

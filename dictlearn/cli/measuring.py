@@ -16,6 +16,8 @@ def evaluate(
     out: Annotated[Path, typer.Option(help="Output folder for results.json and report.html.")],
     model: options.ModelOfDictionaries = None,
     check_model: options.CheckModel = True,
+    device: options.Device = None,
+    model_dtype: options.ModelDtype = "float32",
     text: options.TextOfDictionaries = None,
     column: options.Column = "text",
     ids_column: options.IdsColumn = None,
@@ -44,13 +46,14 @@ def evaluate(
     Model, text and context are those of the training, unless others are given.
     """
     from dictlearn.cli.origins import origin
+    from dictlearn.cli.subject import beside
+    from dictlearn.cli.subject import loaded as loaded_model
     from dictlearn.comparison.report.html import REPORT_FILE, report_html
     from dictlearn.comparison.tables.joint import joint_table
     from dictlearn.core.own_files import OwnFiles
     from dictlearn.dictionaries.files import load_all
     from dictlearn.evaluation.faithfulness.evaluate import evaluate as run
     from dictlearn.evaluation.joint.evaluate_together import evaluate_together, require_sets
-    from dictlearn.lm.loading import load_model
     from dictlearn.records.joint import JointRecords
     from dictlearn.records.results import RESULTS_FILE, SUMS_FILE
     from dictlearn.text.tokens import load_tokens
@@ -59,7 +62,8 @@ def evaluate(
     model, text, context = origin(loaded, model, text, context)
     own = OwnFiles.of(out)
     own.require(RESULTS_FILE, SUMS_FILE, REPORT_FILE, *([JointRecords.file] if together else []))
-    subject = load_model(model, check=check_model)
+    subject = loaded_model(model, check=check_model, device=device, dtype=model_dtype)
+    loaded = beside(subject, loaded)
     if together:
         require_sets(subject, loaded)
     blocks = load_tokens(

@@ -58,4 +58,10 @@ Context = Annotated[
 ]
 Split = Annotated[str, typer.Option(help="Split of the text: train or held_out.")]
 IncludeSpecial = Annotated[bool, typer.Option(help="Include special tokens (BOS, EOS, padding).")]
+Device = Annotated[
+    str | None, typer.Option(help="cpu, cuda, cuda:1, …; by default the GPU if there is one.")
+]
+ModelDtype = Annotated[
+    str, typer.Option(help="Precision of the model: float32, bfloat16 or float16.")
+]
 Seed = Annotated[int, typer.Option(help="Random seed of the data order and of the dictionaries.")]

@@ -84,6 +84,7 @@ def _opened(
     """The model and the dictionaries, of a folder that `finetune` wrote, of a published codebook
     model, or each from its own; and whether to keep the error by default."""
     from dictlearn.cli.origins import model_of
+    from dictlearn.cli.subject import beside
     from dictlearn.dictionaries.files import load_all
     from dictlearn.finetuning.finetuned import DICTIONARIES, Finetuned
     from dictlearn.interop.codebook_features import is_released
@@ -93,4 +94,5 @@ def _opened(
     if len(dictionaries) == 1 and ((folder / DICTIONARIES).is_dir() or is_released(folder)):
         return Finetuned.load(folder, model, check=check_model), False
     loaded = load_all(dictionaries)
-    return Finetuned(load_model(model_of(loaded, model), check=check_model), loaded), True
+    subject = load_model(model_of(loaded, model), check=check_model)
+    return Finetuned(subject, beside(subject, loaded)), True

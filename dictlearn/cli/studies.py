@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from dictlearn.cli import options
+from dictlearn.cli.subject import use_device
 from dictlearn.cli.terminal import console, leftover_fields, say, show
 from dictlearn.core.config import in_words, matches
 from dictlearn.core.errors import InputError, nearest
@@ -25,15 +26,16 @@ def demo(
     out: Annotated[Path, typer.Option(help="Output folder.")] = Path("runs/demo"),
     layer: Annotated[int, typer.Option(help="Layer of the MLP in the built-in model.")] = 0,
     seed: options.Seed = 0,
+    device: options.Device = None,
 ) -> None:
     """Train and evaluate four kinds of dictionary and baselines on the built-in model (minutes)."""
     from dictlearn.demo import demo_study
     from dictlearn.studies.folder import name_of_run
 
+    use_device(device)
     study = demo_study(layer=layer, seed=seed)
-    command = "dictlearn demo" + "".join(
-        f" --{name} {value}" for name, value in {"layer": layer, "seed": seed}.items() if value
-    )
+    given = {"layer": layer, "seed": seed, "device": device}
+    command = "dictlearn demo" + "".join(f" --{name} {v}" for name, v in given.items() if v)
     _run(study, out, command, overwrite=name_of_run(out) == study.name)
 
 
@@ -61,6 +63,7 @@ def bench(
             "and one in all on a GPU or with --studies."
         ),
     ] = None,
+    device: options.Device = None,
     describe: Annotated[bool, typer.Option(help="Describe the study without running it.")] = False,
     overwrite: options.Overwrite = False,
 ) -> None:
@@ -88,6 +91,8 @@ def bench(
     flags = "".join(f" --{key.replace('_', '-')} {value}" for key, value in given.items())
     flags += f" --images {images}" if images else ""
     flags += f" --nproc {nproc}" if nproc else ""
+    flags += f" --device {device}" if device else ""
+    use_device(device)
     nproc = nproc or (1 if studies is not None else _n_processes())
     command = f"dictlearn bench {name}{flags}"
     out = out or Path("runs") / name
@@ -96,11 +101,10 @@ def bench(
 
 def _n_processes() -> int:
     """One process for each core; one alone on a GPU."""
-    import torch
-
+    from dictlearn.core.devices import default_device
     from dictlearn.distributed.launching import n_cores
 
-    return 1 if torch.cuda.is_available() else n_cores()
+    return n_cores() if default_device() == "cpu" else 1
 
 
 def _studies(path: Path | None) -> Mapping[str, Callable[..., "Study | Experiment"]]:

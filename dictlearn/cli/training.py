@@ -25,6 +25,8 @@ def harvest(
     out: Annotated[Path, typer.Option(help="Output folder for the activations.")],
     model: options.ModelName = "builtin:stories",
     check_model: options.CheckModel = True,
+    device: options.Device = None,
+    model_dtype: options.ModelDtype = "float32",
     text: options.TextSource = "builtin:stories",
     column: options.Column = "text",
     ids_column: options.IdsColumn = None,
@@ -50,20 +52,20 @@ def harvest(
     Several are read in one pass: --mlp 0 --mlp 1.
     """
     from dictlearn.activations.store import require_no_store
+    from dictlearn.cli.subject import loaded
     from dictlearn.harvesting import harvest as run
-    from dictlearn.lm.loading import load_model
     from dictlearn.text.tokens import load_tokens
 
     require_no_store(out, overwrite=overwrite)  # before the model is loaded
-    loaded = load_model(model, check=check_model)
-    sites = _sites(loaded, hook or (), mlp or ())
+    subject = loaded(model, check=check_model, device=device, dtype=model_dtype)
+    sites = _sites(subject, hook or (), mlp or ())
     blocks = load_tokens(
-        text, loaded, split=split, n_tokens=tokens, context=context,
+        text, subject, split=split, n_tokens=tokens, context=context,
         whole_documents=whole_documents, column=column, ids_column=ids_column,
         dataset_split=dataset_split, control_tokens=control_tokens, separator=separator,
     )  # fmt: skip
     store = run(
-        loaded, blocks, sites, out, dtype=dtype, exclude_special=not include_special,
+        subject, blocks, sites, out, dtype=dtype, exclude_special=not include_special,
         overwrite=overwrite,
     )  # fmt: skip
     say(f"{store.n_rows:,} rows at {', '.join(map(str, sites))} in {out}")
@@ -107,7 +109,7 @@ def train(
             "in 0,1,2, each in a folder of its own."
         ),
     ] = "0",
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …")] = "cpu",
+    device: options.Device = None,
     nproc: Annotated[int, typer.Option(help="Processes that each batch is split over.")] = 1,
     shard_features: Annotated[bool, typer.Option(help="Split features instead.")] = False,
     overwrite: options.Overwrite = False,

@@ -48,8 +48,16 @@ class Rows:
         return Rows({hook: x[part].contiguous() for hook, x in self.at.items()})
 
     def to(self, device: torch.device, dtype: torch.dtype) -> "Rows":
-        """The same rows on `device` as `dtype`."""
-        return Rows({hook: x.to(device, dtype, non_blocking=True) for hook, x in self.at.items()})
+        """The same rows on `device` as `dtype`; main memory is pinned on the way to a GPU, so that
+        the copy does not hold up what runs there."""
+        if device.type == "cuda":
+            return Rows({hook: _pinned(x).to(device, non_blocking=True).to(dtype)
+                         for hook, x in self.at.items()})  # fmt: skip
+        return Rows({hook: x.to(device, dtype) for hook, x in self.at.items()})
+
+
+def _pinned(x: Tensor) -> Tensor:
+    return x.pin_memory() if x.device.type == "cpu" else x
 
 
 Read: TypeAlias = Callable[[Sequence[Int[Tensor, " block"]]], list[Rows]]

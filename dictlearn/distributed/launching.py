@@ -124,7 +124,7 @@ def own_device(device: str, ranks: ProcessGroup) -> str:
     if torch.device(device).index is not None or local >= n_devices:
         raise ConfigError(
             f"required device='cuda' and a GPU for each process, got {device!r} and {n_devices} "
-            f"for process {local} (from 0); start fewer processes"
+            f"for process {local} (from 0); start fewer processes, or set device='cpu'"
         )
     torch.cuda.set_device(local)
     return f"cuda:{local}"

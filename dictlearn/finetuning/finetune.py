@@ -27,8 +27,8 @@ from dictlearn.finetuning.finetuned import Finetuned, with_origin
 from dictlearn.finetuning.learner import FinetuneLearner
 from dictlearn.finetuning.place import LearningPlace
 from dictlearn.finetuning.run import LEARNER, FinetuneRun
-from dictlearn.lm.attention import fused_attention
-from dictlearn.lm.forward import fusable_attention, reading
+from dictlearn.lm.attention import fusable_attention
+from dictlearn.lm.forward import reading
 from dictlearn.lm.hooks import LanguageModel
 from dictlearn.lm.identity import model_provenance
 from dictlearn.lm.in_place import InPlace, functions_of
@@ -112,7 +112,7 @@ def finetune(
         group.all_succeed(lambda: run.write(result))
         return result
 
-    with _advising(learner), _learning(model, learner, run):
+    with _advising(learner), _learning(model, learner):
         return carried_out(run, finish, overwrite=overwrite, show=progress)
 
 
@@ -185,7 +185,7 @@ def _made(
             f"{name!r}, got {given!r:.80}"
         )
     assert isinstance(dictionary, TrainableDictionary)
-    return dictionary.to(config.device).train().requires_grad_(True)
+    return dictionary.to(config.torch_device).train().requires_grad_(True)
 
 
 def _places(
@@ -248,18 +248,16 @@ def _advising(learner: FinetuneLearner) -> Iterator[None]:
 
 
 @contextmanager
-def _learning(model: LanguageModel, learner: FinetuneLearner, run: FinetuneRun) -> Iterator[None]:
+def _learning(model: LanguageModel, learner: FinetuneLearner) -> Iterator[None]:
     """A context in which passes of `model` run through the dictionaries that learn.
 
     The model's parameters have gradients within if they are trained. Attention is fused where it
-    agrees on the first batch.
+    may be.
     """
     needed = [parameter.requires_grad for parameter in model.parameters()]
-    hooks = [hook for place in learner.places.values() for hook in place.dictionary.sites.hooks]
-    fused = fusable_attention(model, run.blocks.ids(0), hooks) if hooks else {}
     placed = [InPlace(p.dictionary.sites, p.replace) for p in learner.places.values()]
     with ExitStack() as stack:
-        stack.enter_context(fused_attention(fused))
+        stack.enter_context(fusable_attention(model).running())
         stack.enter_context(patched(model, functions_of(placed, model)))
         model.requires_grad_(learner.trains_model)
         try:

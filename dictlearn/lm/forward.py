@@ -1,6 +1,5 @@
 """Forward passes that read activations at hooks."""
 
-import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import TypeAlias
@@ -10,10 +9,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from dictlearn.core.errors import InputError
-from dictlearn.core.shortcuts import shortcuts_allowed
-from dictlearn.lm.attention import FusedAttention, fused_attention, trying_fused_attention
+from dictlearn.lm.attention import FusedAttention
 from dictlearn.lm.hooks import HookFunction, LanguageModel, hooked, placed
-from dictlearn.lm.shadows import nearly_equal
 
 _TOKENS_ON_CPU = 1 << 10
 """The attention of more tokens at once leaves the cache: a small model then reads half as fast."""
@@ -41,8 +38,7 @@ def default_batch_size(model: LanguageModel, context: int) -> int:
 Read: TypeAlias = Callable[[Int[Tensor, "b pos"]], dict[str, Float[Tensor, "b pos _"]]]
 """The activations at some hooks, head axes flattened, from a pass over some ids."""
 
-_NONE: FusedAttention = {}
-logger = logging.getLogger(__name__)
+_NONE = FusedAttention()
 
 
 class _AllRead(Exception):  # noqa: N818 - a signal, not an error
@@ -57,7 +53,7 @@ def reading(
 
     The hooks are found and set once: in a small model that takes a good part of a pass. Until
     the end, every pass of `model` ends at the last of them, whoever runs it. The modules of
-    `attention` run fused.
+    `attention` run fused where they may.
 
     Raises:
         InputError: a hook does not exist; in a pass, it never fires or is not of shape
@@ -72,50 +68,8 @@ def reading(
             model(placed(ids, model))
         return rows_read(at, hooks, ids)
 
-    with hooked(model, readers(at, hooks, stop=True)), fused_attention(attention):
+    with hooked(model, readers(at, hooks, stop=True)), attention.running():
         yield read
-
-
-def varied(ids: Int[Tensor, "b pos"], model: LanguageModel) -> Int[Tensor, "b_2 pos"]:
-    """`ids` and two sequences of random tokens, of the same length.
-
-    For trials: what a shortcut would change does not show where all tokens of a sequence are equal.
-    """
-    generator = torch.Generator().manual_seed(0)
-    random = torch.randint(model.cfg.d_vocab, (2, ids.shape[1]), generator=generator)
-    return torch.cat([ids, random.to(ids)])
-
-
-@torch.no_grad()
-def fusable_attention(
-    model: LanguageModel, ids: Int[Tensor, "b pos"], hooks: Sequence[str]
-) -> FusedAttention:
-    """The attention modules that `reading` at these hooks may run fused, tested on `ids`.
-
-    Give real tokens, in blocks of the length that will be read; random ones are added, since real
-    ones may all be alike. Each module is tried alone (`trying_fused_attention`) and then all
-    together, by the activations at the hooks; where these differ, none runs fused, and a line in
-    the log says so.
-    """
-    if not shortcuts_allowed():
-        return {}
-    ids = varied(ids, model)
-    with trying_fused_attention(model) as attention, reading(model, hooks) as read:
-        expected = read(ids)
-    if not attention:
-        return {}
-    with reading(model, hooks, attention) as read:
-        found = read(ids)
-    different = [
-        hook for hook in hooks if not nearly_equal(found[hook], expected[hook], len(attention))
-    ]
-    if different:
-        logger.warning(
-            "fused attention changes the activations at %s and is not used",
-            ", ".join(different),
-        )
-        return {}
-    return attention
 
 
 def activations_at(

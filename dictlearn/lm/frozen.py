@@ -21,7 +21,14 @@ from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import InputError
 from dictlearn.lm.forward import readers
 from dictlearn.lm.frozen_tensors import FrozenPass
-from dictlearn.lm.hooks import HookFunction, LanguageModel, hook_names, hooked, placed
+from dictlearn.lm.hooks import (
+    HookFunction,
+    LanguageModel,
+    hook_names,
+    hook_points,
+    hooked,
+    placed,
+)
 from dictlearn.lm.in_place import require_order, shared_target
 from dictlearn.lm.mlps import mlp_sites
 from dictlearn.lm.patching import Patch, patched
@@ -102,7 +109,7 @@ def _patches(
 ) -> dict[str, list[Patch]]:
     """The functions at every hook: outputs of MLPs are read and heads cut, then dictionaries write,
     then others read, and inputs of MLPs and value vectors come last."""
-    points = model.hook_dict
+    points = hook_points(model)
     first: dict[int, str] = {}
     found: dict[str, list[Patch]] = defaultdict(list)
 
@@ -163,7 +170,7 @@ def _parameters_behind(block: nn.Module, source: str) -> Iterator[nn.Parameter]:
 
 def firing(model: LanguageModel, hooks: Sequence[str]) -> list[str]:
     """Those of `hooks` that fire, one name of each."""
-    points = model.hook_dict
+    points = hook_points(model)
     named = {id(points[hook]): hook for hook in hooks if hook in points}
     at: dict[str, Tensor] = {}
     with torch.no_grad(), hooked(model, readers(at, list(named.values()), stop=False)):

@@ -13,7 +13,7 @@ from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import InputError
 from dictlearn.core.sites import Site, Sites
 from dictlearn.lm.forward import firing_order
-from dictlearn.lm.hooks import LanguageModel, is_same_hook
+from dictlearn.lm.hooks import LanguageModel, hook_points, is_same_hook
 from dictlearn.lm.patching import Patch
 from dictlearn.lm.sites import require_sites
 
@@ -89,7 +89,7 @@ def functions_of(placed: Iterable[InPlace], model: LanguageModel) -> dict[str, l
 
     They are for checked sites (`require_order`). Several names of one hook become one.
     """
-    placed, points = list(placed), model.hook_dict
+    placed, points = list(placed), hook_points(model)
     name_of: dict[int, str] = {}
     functions: dict[str, list[Patch]] = defaultdict(list)
     for own in (*(p.writers() for p in placed), *(p.readers() for p in placed)):
@@ -136,7 +136,7 @@ def shared_target(
     model: LanguageModel, dictionaries: Mapping[str, FeatureDictionary]
 ) -> tuple[str, str, str] | None:
     """A hook that two dictionaries replace, by whatever names, and their names; None if none."""
-    points, owner = model.hook_dict, dict[int, str]()
+    points, owner = hook_points(model), dict[int, str]()
     for name, dictionary in dictionaries.items():
         for hook in dictionary.sites.target.hooks:
             other = owner.setdefault(id(points[hook]), name)

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from dictlearn.core.devices import usable_device
 from dictlearn.core.errors import CorruptFileError, InputError, nearest
 from dictlearn.core.files import entries_of, read_json, read_own_json, read_tensors, typed
 from dictlearn.lm.hooks import LanguageModel, require_hooks
@@ -21,6 +22,7 @@ from dictlearn.lm.saving import (
     TOKENIZER_FILE,
     WEIGHTS_FILE,
 )
+from dictlearn.progress import announced
 
 BUILTIN_MODELS = MappingProxyType(
     {"builtin:stories": "a small GPT trained on short children's stories; needs no network"}
@@ -47,7 +49,7 @@ def load_model(
         name: a key of `BUILTIN_MODELS`, a local folder in the Hugging Face layout or written by
             `save_model`, a Hugging Face id, or a loaded `TransformerBridge` or `HookedTransformer`,
             which is returned as it is.
-        device: the GPU if there is one, unless given.
+        device: the GPU if there is one, unless given (`core.devices`).
         dtype: float32 unless given.
         check: compare with the original. Without, the provenance of activations says so.
 
@@ -59,14 +61,15 @@ def load_model(
     if not isinstance(name, str | Path):
         require_hooks(name)
         return name
-    device = _usable(device)
+    device = usable_device(device)
     dtype = dtype or torch.float32
     if str(name).startswith("builtin:"):
         model = _boot_builtin(str(name), device, dtype)
     elif (Path(name) / SAVED_FILE).is_file():
         model = _boot_saved(Path(name), device, dtype)
     else:
-        model = _boot_transformers(_resolved(name), device, dtype, check=check)
+        with announced(f"loading {name} …"):
+            model = _boot_transformers(_resolved(name), device, dtype, check=check)
     return model.eval().requires_grad_(False)
 
 
@@ -84,21 +87,8 @@ def load_weights(name: str | Path, weights: Mapping[str, torch.Tensor]) -> Langu
             f"required a Hugging Face id or a folder with a config.json, got {str(name)!r}; name "
             "the model that the weights belong to, or that they were trained from"
         )
-    model = _boot_transformers(_resolved(name), _usable(None), torch.float32, weights=weights)
+    model = _boot_transformers(_resolved(name), usable_device(), torch.float32, weights=weights)
     return model.eval().requires_grad_(False)
-
-
-def _usable(device: str | torch.device | None) -> str | torch.device:
-    """The device, or the GPU if there is one and else the CPU."""
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
-        raise InputError(
-            f"the device {str(device)!r} cannot be used ({str(error).splitlines()[0]}); use 'cpu', "
-            "or leave it out for the best there is"
-        ) from error
-    return device
 
 
 def _boot_builtin(name: str, device: str | torch.device, dtype: torch.dtype) -> LanguageModel:

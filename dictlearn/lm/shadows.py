@@ -27,6 +27,19 @@ def shadowed(forwards: dict[nn.Module, Callable[..., Any]]) -> Iterator[None]:
                 vars(module)["forward"] = shadow
 
 
+@contextmanager
+def silenced(module: nn.Module) -> Iterator[None]:
+    """A context in which no function is called at a hook inside `module`."""
+    attached = [(m, m._forward_hooks) for m in module.modules() if m._forward_hooks]
+    try:
+        for inner, hooks in attached:
+            inner._forward_hooks = type(hooks)()
+        yield
+    finally:
+        for inner, hooks in attached:
+            inner._forward_hooks = hooks
+
+
 def nearly_equal(
     found: Tensor, expected: Tensor, n_steps: int = 1, like: Tensor | None = None
 ) -> bool:

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from dictlearn.lm.attention import FusedAttention
-from dictlearn.lm.hooks import HookFunction, LanguageModel, hooked, placed
+from dictlearn.lm.hooks import HookFunction, LanguageModel, hook_points, hooked, placed
 from dictlearn.lm.shadows import shadowed
 
 Route: TypeAlias = dict[nn.Module, nn.Module]
@@ -56,8 +56,8 @@ class Head:
 class Shortcuts:
     """The shortcuts of a pass, which leave its results unchanged; none by default."""
 
-    attention: FusedAttention = field(default_factory=dict)
-    """Attention modules that run fused."""
+    attention: FusedAttention = field(default_factory=FusedAttention)
+    """Attention modules that run fused where they may."""
     head: Head | None = None
     """The unembedding, if it is applied only to rows whose predictions are needed."""
     routes: Mapping[tuple[str, ...], Route] = field(default_factory=dict)
@@ -65,9 +65,9 @@ class Shortcuts:
 
     @property
     def names(self) -> list[str]:
-        """The shortcuts that are on, by the names that records use."""
+        """The shortcuts that were taken so far, by the names that records use."""
         on = {
-            "fused attention": bool(self.attention),
+            "fused attention": bool(self.attention.used),
             "unembedding of counted rows": self.head is not None,
             "remembered outputs": any(self.routes.values()),
         }
@@ -93,7 +93,7 @@ def routes_to(
     One answer does for all blocks before: that of the last of them, whose input is not used.
     """
     hooks = dict.fromkeys(hook for target in targets for hook in target)
-    points = set(model.hook_dict.values())
+    points = set(hook_points(model).values())
     modules = [module for module in model.modules() if module not in points]
     calls = dict.fromkeys(modules, 0)
     done: list[list[nn.Module]] = [[]]  # in the pass, and in each module that is under way

@@ -1,5 +1,6 @@
 """Sites of a language model: widths found by a forward pass over two tokens."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 
@@ -11,6 +12,8 @@ from dictlearn.core.sites import Site, Sites
 from dictlearn.core.tokens import Tokens
 from dictlearn.lm.forward import reading
 from dictlearn.lm.hooks import LanguageModel, hook_names, is_same_hook, require_hooks
+
+logger = logging.getLogger(__name__)
 
 
 def hook_sites(model: LanguageModel, hook: str | Sequence[str]) -> Sites:
@@ -82,7 +85,7 @@ def require_sites(model: LanguageModel, users: Mapping[str, Sites]) -> None:
 
 
 def require_readable(model: LanguageModel, tokens: Tokens) -> None:
-    """Check that `model` can read `tokens`.
+    """Check that `model` can read `tokens`; a line in the log if it will be slow.
 
     Raises:
         InputError: one of them is something else, there are no tokens, one is not in the
@@ -107,6 +110,24 @@ def require_readable(model: LanguageModel, tokens: Tokens) -> None:
             f"required sequences of at most {n_ctx} tokens, the context of this model, got "
             f"{tokens.ids.shape[1]}; pass context={n_ctx} to load_tokens"
         )
+    parameter = next(iter(model.parameters()))
+    if parameter.device.type == "cpu" and not _is_multiplied(parameter.dtype):
+        logger.warning(
+            "the model computes in %s, for which this CPU has no instructions: it takes several "
+            "times as long as float32; load it in float32 (its fingerprint is the same)",
+            str(parameter.dtype).removeprefix("torch."),
+        )
+
+
+def _is_multiplied(dtype: torch.dtype) -> bool:
+    """Whether the CPU has instructions for this precision, as far as torch can tell."""
+    capabilities = getattr(torch.cpu, "get_capabilities", None)  # not in the oldest versions
+    names = {torch.bfloat16: ("avx512_bf16", "amx_bf16", "bf16"),
+             torch.float16: ("avx512_fp16", "amx_fp16", "fp16")}  # fmt: skip
+    if capabilities is None or dtype not in names:
+        return True
+    has = capabilities()
+    return any(has.get(name, False) for name in names[dtype])
 
 
 def require_deterministic(model: LanguageModel) -> None:

@@ -9,7 +9,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from dictlearn.lm.attention import fused_attention
 from dictlearn.lm.forward import readers, require_fired, rows_read
 from dictlearn.lm.hooks import HookFunction, LanguageModel, hooked, placed
 from dictlearn.lm.patching import Patch, as_hook, splice
@@ -88,7 +87,7 @@ class Splicer:
         memory: dict[nn.Module, Any] = {}
         routes = self.shortcuts.routes.values()
         sources = {source for route in routes for source in route.values()}
-        with fused_attention(self.shortcuts.attention), remembering(sources, memory):
+        with self.shortcuts.attention.running(), remembering(sources, memory):
             rows = self._run(ids, index, dict(readers(at, self._hooks, stop=False)))
         return CleanPass(ids, index, rows_read(at, self._hooks, ids), rows, memory)
 
@@ -108,7 +107,7 @@ class Splicer:
         functions = {hook: as_hook(hook, some, positions_at) for hook, some in patches.items()}
         routes = self.shortcuts.routes.items()
         route = next((route for hooks, route in routes if {*hooks} == patches.keys()), {})
-        with fused_attention(self.shortcuts.attention), answering(route, clean.memory):
+        with self.shortcuts.attention.running(), answering(route, clean.memory):
             rows = self._run(clean.ids, clean.index, functions)
         require_fired(patches, fired)
         return rows

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from dictlearn.core.errors import InputError
 from dictlearn.core.shortcuts import shortcuts_allowed
-from dictlearn.lm.attention import FusedAttention, fused_attention, trying_fused_attention
-from dictlearn.lm.forward import logits_and_activations, varied
+from dictlearn.lm.attention import FusedAttention, fusable_attention
+from dictlearn.lm.forward import logits_and_activations
 from dictlearn.lm.hooks import LanguageModel, placed
 from dictlearn.lm.patching import patched, splice
 from dictlearn.lm.shadows import nearly_equal
@@ -24,6 +24,8 @@ Target: TypeAlias = tuple[str, ...]
 
 logger = logging.getLogger(__name__)
 
+_TRIED = (2, 16)
+"""Most sequences on which shortcuts are tried, and most of their tokens."""
 _KL = 1e-6
 """Nats by which the identity may change the predictions in float32: rounding, where sums are
 reordered, as TransformerLens does in a normalisation that someone writes into."""
@@ -36,7 +38,7 @@ def splicer_with_shortcuts(
     targets: Sequence[tuple[str, ...]],
     ids: Int[Tensor, "b pos"],
 ) -> Splicer:
-    """A `Splicer` with all shortcuts that pass a trial on `ids`, the first tokens it will run on.
+    """A `Splicer` with all shortcuts that pass a trial on the first few tokens of `ids`.
 
     It reads `hooks`, and patches the hooks of one of the `targets` at a time, all together.
 
@@ -44,7 +46,9 @@ def splicer_with_shortcuts(
     give: at every hook and in the logits, clean and with zeros at each target; and the clean
     activation in its own place must change nothing. Where they do not, the shortcuts are added
     one after another, each kept if it agrees beside those before; a line in the log names those
-    that do not. None is used where shortcuts are switched off (`core.shortcuts`).
+    that do not. None is used where shortcuts are switched off (`core.shortcuts`). Whether attention
+    may run fused depends on the length of sequences, so that is tried again at that of `ids`, in
+    the first pass over them (`FusedAttention`).
 
     Raises:
         InputError: a hook does not exist, never fires, or has no vector for every token; or a
@@ -54,6 +58,7 @@ def splicer_with_shortcuts(
     hooks = list(dict.fromkeys([*hooks, *(hook for target in targets for hook in target)]))
     splicer = Splicer(model, hooks)
     splicer.shortcuts = _Trial(model, splicer, hooks, ids).find(targets)
+    splicer.shortcuts.attention.used.clear()
     return splicer
 
 
@@ -63,11 +68,10 @@ class _Trial:
     def __init__(
         self, model: LanguageModel, splicer: Splicer, hooks: list[str], ids: Int[Tensor, "b pos"]
     ) -> None:
-        ids = varied(ids, model)
+        ids = _varied(ids[: _TRIED[0], : _TRIED[1]], model)
         self._model, self._splicer, self._hooks, self._ids = model, splicer, hooks, ids
         self._everywhere = torch.ones_like(ids, dtype=torch.bool)
-        with trying_fused_attention(model) as self._attention:
-            self._logits, self._at = logits_and_activations(model, ids, hooks)
+        self._logits, self._at = logits_and_activations(model, ids, hooks)
         self._most_kl = max(_KL, 8 * torch.finfo(self._logits.dtype).eps ** 2)
 
     def find(self, targets: list[Target]) -> Shortcuts:
@@ -75,13 +79,13 @@ class _Trial:
         if not shortcuts_allowed():
             self._require_identities(targets)
             return Shortcuts()
-        head = head_of(self._model)
-        every = Shortcuts(self._attention, head, self._routes(targets, self._attention))
+        head, attention = head_of(self._model), fusable_attention(self._model)
+        every = Shortcuts(attention, head, self._routes(targets, attention))
         if self._holds(every, targets):
             return every
         self._require_identities(targets)
         kept = Shortcuts()
-        kept = self._extended(kept, targets, "fused attention", attention=self._attention)
+        kept = self._extended(kept, targets, "fused attention", attention=attention)
         kept = self._extended(kept, targets, "an unembedding of some rows only", head=head)
         for target, route in self._routes(targets, kept.attention).items():
             routes = {**kept.routes, target: route}
@@ -105,7 +109,7 @@ class _Trial:
         return kept
 
     def _routes(self, targets: list[Target], attention: FusedAttention) -> dict[Target, Route]:
-        with self._splicer, fused_attention(attention):
+        with self._splicer, attention.running():
             return routes_to(self._model, self._ids, targets)
 
     def _holds(self, shortcuts: Shortcuts, targets: Iterable[Target]) -> bool:
@@ -172,3 +176,13 @@ class _Trial:
 
     def _logits_of(self, rows: Float[Tensor, "m d_row"]) -> Float[Tensor, "m vocab"]:
         return self._splicer.logits(rows, slice(0, self._model.cfg.d_vocab))
+
+
+def _varied(ids: Int[Tensor, "b pos"], model: LanguageModel) -> Int[Tensor, "b_2 pos"]:
+    """`ids` and two sequences of random tokens, of the same length.
+
+    For trials: what a shortcut would change does not show where all tokens of a sequence are equal.
+    """
+    generator = torch.Generator().manual_seed(0)
+    random = torch.randint(model.cfg.d_vocab, (2, ids.shape[1]), generator=generator)
+    return torch.cat([ids, random.to(ids)])

@@ -174,7 +174,7 @@ class Study:
         if self.search is None:  # a setting that earlier versions did not have
             del described["search"]
         return described | {
-            "fit": self.fit.to_dict(),
+            "fit": self.fit.to_dict() | {"device": str(self.fit.torch_device)},
             "seeds": list(self.seeds),
             "inspected": list(self.inspected),
             "places": [str(place) for place in self.places],

@@ -80,7 +80,7 @@ class RunBatches:
                     f"NaN or infinity in the activations at {hook!r}, {where}; training stopped "
                     f"at step {step + 1}. Harvest again, or drop that row"
                 )
-        return rows.to(torch.device(config.device), config.torch_dtype)
+        return rows.to(config.torch_device, config.torch_dtype)
 
     def at(self, sites: Sites, step: int) -> Batch:
         """The rows of a step at the sites of one dictionary."""

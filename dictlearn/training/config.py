@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from dictlearn.core.config import Config
+from dictlearn.core.devices import default_device
 from dictlearn.core.errors import ConfigError
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -41,9 +42,9 @@ class RunConfig(Config):
     """Steps between two lines of the log."""
     checkpoint_every: int = 1000
     """Steps between two checkpoints (only with an output folder)."""
-    device: str = "cpu"
-    """Device of training: "cpu", "cuda", "cuda:1", …. With several processes on one machine, "cuda"
-    assigns a GPU to each."""
+    device: str | None = None
+    """Device of training: "cpu", "cuda", "cuda:1", …; unless set, the GPU if there is one
+    (`core.devices`). With several processes on one machine, "cuda" assigns a GPU to each."""
     dtype: str = "float32"
     """Dtype in which dictionaries are trained and saved: "float32", or "float64" to test that two
     computations are equal. It is independent of the dtype of activations."""
@@ -68,10 +69,11 @@ class RunConfig(Config):
 
     def _require_device(self) -> None:
         try:
-            device = torch.device(self.device)
+            device = self.torch_device
         except RuntimeError as error:
             raise ConfigError(
-                f"{type(self).__name__}.device must name a device, got {self.device!r}"
+                f"{type(self).__name__}.device must name a device, got "
+                f"{self.device or default_device()!r}"
             ) from error
         found = torch.accelerator.current_accelerator(check_available=True)
         n = torch.accelerator.device_count()
@@ -81,8 +83,13 @@ class RunConfig(Config):
             here = f"cpu and {n} of {found.type}" if found else "cpu"
             raise ConfigError(
                 f"{type(self).__name__}.device must be a device that torch can use here ({here}), "
-                f"got {self.device!r}; set device='cpu'"
+                f"got {str(device)!r}; set device='cpu'"
             )
+
+    @property
+    def torch_device(self) -> torch.device:
+        """The device of training, the default one unless `device` is set."""
+        return torch.device(self.device or default_device())
 
     @property
     def torch_dtype(self) -> torch.dtype:

@@ -110,7 +110,7 @@ def set_up(
             f"FitConfig.batch_size, the rows of all processes together, must be divisible by their "
             f"number ({group.world_size}), got {fit_config.batch_size}"
         )
-    placed = replace(fit_config, device=own_device(fit_config.device, group))
+    placed = replace(fit_config, device=own_device(str(fit_config.torch_device), group))
     sites = _chosen(configs, activations, given)
     batches = RunBatches(activations, placed, group)
     complete = {name: c.given(activations.mlp_weights(sites[name])) for name, c in configs.items()}
@@ -213,7 +213,7 @@ def _describe(
 
     Without the number of processes and their division, which only affect rounding.
     """
-    settings = fit_config.to_dict()
+    settings = fit_config.to_dict() | {"device": str(fit_config.torch_device)}
     del settings["shard_features"]
     if settings["max_norm_ratio"] is None:  # a setting that earlier versions did not have
         del settings["max_norm_ratio"]

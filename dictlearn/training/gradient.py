@@ -56,12 +56,12 @@ class GradientLearner(Learner):
         dictionary = self._build()
         assert isinstance(dictionary, TrainableDictionary)
         if fit_config.int8_search:
-            require_fast_int8(torch.device(fit_config.device))
+            require_fast_int8(fit_config.torch_device)
             _require_searching(config, dictionary).search_inexactly_()
         divide_(dictionary, features)
         if fit_config.dtype == "float64":  # kinds are made in float32
             dictionary.double()
-        self.dictionary = dictionary.to(fit_config.device)
+        self.dictionary = dictionary.to(fit_config.torch_device)
         self._config = fit_config
         self._batch_at = batch_at
         self.upkeep = Upkeep(self.dictionary, config, fit_config, self.group)
@@ -89,7 +89,7 @@ class GradientLearner(Learner):
         Where processes divide a batch between them, all of them take the step of the whole batch.
         """
         config = self._config
-        cuda = torch.device(config.device).type == "cuda"
+        cuda = config.torch_device.type == "cuda"
         mixed = cuda and config.mixed_precision and config.dtype == "float32"
         with self.upkeep.sharing_the_batch():
             with torch.autocast("cuda" if cuda else "cpu", torch.bfloat16, enabled=mixed):
@@ -133,7 +133,7 @@ class GradientLearner(Learner):
         features = feature_group_of(self.dictionary)
         state = {key: part(t, self._axis(key), features) for key, t in state.items()}
         load_moments_(self._optimizer, self.dictionary.named_parameters(), state)
-        self.upkeep.idle = state["idle"].to(self._config.device)
+        self.upkeep.idle = state["idle"].to(self._config.torch_device)
         self._step = int(state["step"])
 
     def _load_dictionary(self, state: Mapping[str, Tensor]) -> None:

@@ -5,8 +5,6 @@ from contextlib import ExitStack, nullcontext
 from functools import partial
 from typing import TypeVar
 
-import torch
-
 from dictlearn.core.errors import InputError, NonFiniteError
 from dictlearn.distributed.interruption import Interrupted, Interruption, interruptible
 from dictlearn.training.ahead import reading_ahead
@@ -69,7 +67,7 @@ def _train(run: Run, start: Checkpoint, interruption: Interruption, *, show: boo
     """
     config, group, stopped = run.config, run.group, dict(start.stopped)
     log = TrainingLog(run.written, start.step)
-    device, together = torch.device(config.device), run.reads_together
+    device, together = config.torch_device, run.reads_together
     with (
         LiveView(run.learners, config.steps, start.step, show=show and group.is_main) as view,
         reading_ahead(run.read, run.tensors, config.steps, device, together=together) as read,

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float
@@ -10,6 +11,7 @@ from torch import Tensor
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import InputError
 from dictlearn.core.numbers import significant
+from dictlearn.core.sites import Site
 from dictlearn.core.tokens import Tokens
 from dictlearn.evaluation.cards.nearest_atoms import neighbors
 from dictlearn.evaluation.cards.top_contexts import TopContexts
@@ -89,7 +91,7 @@ class CardMaker:
         none = [(None, None)] * len(features)
         target = dictionary.sites.target
         for part in target.parts:
-            if reason := why_not_in_stream(self.model, part.hook, part.d):
+            if reason := self._why_not_in_stream(part):
                 return none, reason
         try:
             logits = logit_map(self.model)
@@ -103,6 +105,16 @@ class CardMaker:
             for weights in self._largest(logits, -atoms)
         ]
         return list(zip(largest, smallest, strict=True)), ""
+
+    def _why_not_in_stream(self, part: Site) -> str:
+        """`why_not_in_stream`, tried once for each hook, however many dictionaries write there."""
+        if part.hook not in self._tried:
+            self._tried[part.hook] = why_not_in_stream(self.model, part.hook, part.d)
+        return self._tried[part.hook]
+
+    @cached_property
+    def _tried(self) -> dict[str, str]:
+        return {}
 
     def _largest(self, logits: LogitMap, atoms: Float[Tensor, "k d"]) -> list[list[TokenWeight]]:
         """The tokens with the largest logit weights of each atom."""

@@ -21,8 +21,6 @@ from dictlearn.lm.trials import splicer_with_shortcuts
 _ON_CPU = (1 << 11, 1 << 23)
 """Most tokens in a batch, and most numbers in its unembedding inputs (32 MB in float32)."""
 _ELSEWHERE = (1 << 14, 1 << 28)
-_TRIED = (1 << 11, 1 << 27)
-"""Most tokens on which shortcuts are tried, and most numbers in their logits."""
 
 
 @dataclass(frozen=True)
@@ -114,8 +112,7 @@ class CleanPasses:
         }
         patched = [site.hooks for site in self.targets]
         patched += [s.hooks for s in sites if s in self._runs]
-        tried = ids[: max(1, min(_TRIED[0], _TRIED[1] // model.cfg.d_vocab) // ids.shape[1])]
-        self.splicer = splicer_with_shortcuts(model, hooks, patched, tried)
+        self.splicer = splicer_with_shortcuts(model, hooks, patched, ids)
         attention = self.splicer.shortcuts.attention
         batch_size = batch_size or self._default_batch_size()
         written = [hook for site in self.targets for hook in site.hooks]

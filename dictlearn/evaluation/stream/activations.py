@@ -19,8 +19,8 @@ from dictlearn.core.batches import require_finite
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.sites import Site
 from dictlearn.core.sparse_acts import SparseActs
-from dictlearn.lm.attention import FusedAttention
-from dictlearn.lm.forward import fusable_attention, reading
+from dictlearn.lm.attention import FusedAttention, fusable_attention
+from dictlearn.lm.forward import reading
 from dictlearn.lm.hooks import LanguageModel
 
 
@@ -80,9 +80,7 @@ class ActivationBatch:
 class ActivationStream:
     """Activations of `model` at `hooks` over all sequences, in batches, as often as asked for.
 
-    Attention runs fused where that gave the same activations on the first batch, at the same
-    hooks. Of a single batch there is no trial, which would cost more than it saves. The modules
-    that may run fused can also be given, where they are known from another trial.
+    Attention runs fused where it may (`FusedAttention`), in all modules unless some are given.
     """
 
     def __init__(
@@ -95,7 +93,8 @@ class ActivationStream:
         attention: FusedAttention | None = None,
     ) -> None:
         self.ids, self.hooks = ids, list(dict.fromkeys(hooks))
-        self._model, self._counted, self._known = model, counted, attention
+        self._model, self._counted = model, counted
+        self._attention = fusable_attention(model) if attention is None else attention
         n = len(ids)
         self.parts = [slice(i, min(i + batch_size, n)) for i in range(0, n, batch_size)]
 
@@ -112,13 +111,6 @@ class ActivationStream:
         """The activations of these sequences, in a pass of their own."""
         with reading(self._model, self.hooks, self._attention) as read:
             return read(self.ids[sequences.cpu()])
-
-    @cached_property
-    def _attention(self) -> FusedAttention:
-        """The attention modules that run fused."""
-        if self._known is not None or len(self.parts) < 2:
-            return self._known or {}
-        return fusable_attention(self._model, self.ids[self.parts[0]], self.hooks)
 
 
 def on_cpu(acts: SparseActs) -> SparseActs:

@@ -36,6 +36,17 @@ def test_unknown_hook(native) -> None:
         hook_sites(native(), "blocks.0.hook_mlp_outt")
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("has", [{}, {"avx512_bf16": True, "avx512_fp16": False}])
+def test_a_precision_that_the_cpu_lacks_is_said_to_be_slow(native, dtype, has, caplog, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has)
+    ids = torch.randint(40, (3, 12))
+    require_readable(native().to(dtype), Tokens(ids, ids >= 0, source="", split="", hash=""))
+    slow = dtype == torch.float16 or (dtype == torch.bfloat16 and not has)
+    assert len(caplog.records) == slow
+    assert not slow or f"computes in {str(dtype)[6:]}, for which this CPU has no" in caplog.text
+
+
 @pytest.mark.untyped
 def test_tokens_that_a_model_cannot_read_are_refused(native):
     model = native()

@@ -1,11 +1,15 @@
 """Shortcuts are taken where they hold, left out with a line in the log where they do not."""
 
+from collections import Counter
+
 import pytest
+import torch
 
 from dictlearn.core.errors import InputError
 from dictlearn.core.shortcuts import SWITCH, without_shortcuts
 from dictlearn.lm import trials
-from dictlearn.lm.forward import activations_at, fusable_attention
+from dictlearn.lm.attention import _AGREES, _Fused, fusable_attention
+from dictlearn.lm.forward import activations_at
 from dictlearn.lm.trials import splicer_with_shortcuts
 
 MLP = "blocks.0.hook_mlp_out"
@@ -18,9 +22,12 @@ def model(native):
 
 
 def taken(model, ids, targets=(MLP,)):
-    return splicer_with_shortcuts(
-        model, list(targets), [(hook,) for hook in targets], ids
-    ).shortcuts.names
+    """The shortcuts that a pass over the ids takes."""
+    splicer = splicer_with_shortcuts(model, list(targets), [(hook,) for hook in targets], ids)
+    assert "fused attention" not in splicer.shortcuts.names, "a trial is no use"
+    with splicer:
+        splicer.clean(ids, ids >= 0)
+    return splicer.shortcuts.names
 
 
 def test_all_are_taken_where_all_hold(model, ids, caplog):
@@ -31,7 +38,7 @@ def test_all_are_taken_where_all_hold(model, ids, caplog):
 def test_one_switch_turns_all_off(model, ids, monkeypatch):
     with without_shortcuts():
         assert taken(model, ids) == []
-        assert fusable_attention(model, ids, [MLP]) == {}
+        assert len(fusable_attention(model)) == 0
     assert taken(model, ids) == ALL
     monkeypatch.setenv(SWITCH, "off")
     assert taken(model, ids) == []
@@ -61,21 +68,29 @@ def test_a_head_that_is_not_the_last_is_not_split_off(model, ids, monkeypatch, c
 def test_attention_that_only_fails_in_company_is_not_fused(model, ids, monkeypatch, caplog):
     """A module may give the same alone and not in a pass: here, wrong the second time it runs."""
 
-    def fused(module, n_heads):
-        run, runs = module.forward, []
+    output, runs = _Fused.output, Counter()
 
-        def forward(*args, **kwargs):
-            runs.append(1)
-            output, pattern = run(*args, **kwargs)
-            return output if len(runs) == 1 else 2 * output, pattern
+    def second(self, q, k, v):
+        runs[self.module] += 1
+        found = output(self, q, k, v)
+        return found if runs[self.module] == 1 else 2 * found
 
-        return forward
-
-    monkeypatch.setattr("dictlearn.lm.attention._fused", fused)
+    monkeypatch.setattr(_Fused, "output", second)
     assert taken(model, ids) == ALL[1:]
     assert "fused attention" in caplog.text
-    assert fusable_attention(model, ids, ["blocks.1.hook_mlp_out"]) == {}
-    assert "and is not used" in caplog.text
+
+
+def test_a_trial_takes_few_tokens_however_many_there_are(native):
+    """Whether attention may be fused is then seen at the length of the sequences themselves."""
+    model, lengths = native(n_ctx=40), []
+    model.blocks[0].mlp.register_forward_pre_hook(
+        lambda module, args: lengths.append(tuple(args[0].shape[:2]))
+    )
+    ids = torch.arange(9 * 40).view(9, 40) % 40
+    assert taken(model, ids) == ALL
+    assert lengths.pop() == (9, 40), "the clean pass"
+    assert set(lengths) == {(4, 16)}
+    assert {case[0] for case in _AGREES[model.blocks[0].attn]} == {16, 40}
 
 
 def test_a_hook_that_is_not_alone_is_refused(model, ids):

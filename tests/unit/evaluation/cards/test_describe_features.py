@@ -15,6 +15,7 @@ from dictlearn.core.sparse_acts import SparseActs
 from dictlearn.core.tokens import Tokens
 from dictlearn.dictionaries.mean import MeanConfig
 from dictlearn.evaluation.cards import describe_features as describing
+from dictlearn.evaluation.cards import feature_card
 from dictlearn.evaluation.cards.describe_features import describe_features
 from dictlearn.evaluation.cards.nearest_atoms import nearest_atoms
 from dictlearn.evaluation.cards.top_contexts import TopContexts, Windows
@@ -194,6 +195,25 @@ def test_contexts_of_equal_strength_do_not_depend_on_batches():
 
 
 # Logit weights
+
+
+def test_a_hook_is_tried_once_for_all_dictionaries_there(model, tokens, sites, monkeypatch):
+    """And the bridge is asked for its hooks once for all functions at all of them."""
+    tried, asked = [], []
+    why_not, whole = feature_card.why_not_in_stream, type(model).hook_dict
+    monkeypatch.setattr(
+        feature_card, "why_not_in_stream", lambda *place: tried.append(place[1]) or why_not(*place)
+    )
+    monkeypatch.setattr(
+        type(model), "hook_dict", property(lambda self: asked.append(1) or whole.fget(self))
+    )
+    weight = model.embed.W_E.detach()
+    places = {"a": sites, "b": sites, "c": hook_sites(model, "blocks.0.hook_mlp_out")}
+    found = {name: Lookup(at, weight) for name, at in places.items()}
+    cards = look(found, model, tokens, {name: [3] for name in found}).cards
+    assert [card.no_logits for card in cards] == [""] * 3
+    assert tried == [sites.target.hook, "blocks.0.hook_mlp_out"]
+    assert len(asked) <= 1
 
 
 def test_an_atom_that_is_an_unembedding_column_promotes_its_token_first(model, tokens, sites):

@@ -8,8 +8,8 @@ import torch
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import NonFiniteError
 from dictlearn.core.shortcuts import without_shortcuts
-from dictlearn.evaluation.stream import activations
 from dictlearn.evaluation.stream.activations import ActivationStream, on_cpu
+from dictlearn.lm.attention import FusedAttention
 from dictlearn.lm.forward import activations_at
 from dictlearn.lm.sites import hook_sites
 
@@ -75,26 +75,16 @@ def test_no_function_stays_at_a_hook_when_a_pass_is_abandoned(model, ids):
     assert functions_left(model) == before
 
 
-def test_attention_is_tried_once_on_the_first_of_several_batches(model, ids, monkeypatch):
-    tried = []
-    plain = activations.fusable_attention
-
-    def counting(model, some, hooks):
-        tried.append((len(some), tuple(hooks)))
-        return plain(model, some, hooks)
-
-    monkeypatch.setattr(activations, "fusable_attention", counting)
-    stream = ActivationStream(model, ids, ids > 0, HOOKS, 2)
-    for _ in range(2):
+def test_attention_runs_fused_unless_none_is_given(model, ids):
+    for batch_size in (2, 7):
+        stream = ActivationStream(model, ids, ids > 0, HOOKS, batch_size)
         with stream.batches() as batches:
             next(batches)
-    assert tried == [(2, tuple(HOOKS))]
-    known = ActivationStream(model, ids, ids > 0, HOOKS, 2, attention={})
-    single = ActivationStream(model, ids, ids > 0, HOOKS, 7)
-    for stream in (known, single):
-        with stream.batches() as batches:
-            next(batches)
-    assert len(tried) == 1
+        assert len(stream._attention.used) == 2
+    with ActivationStream(model, ids, ids > 0, HOOKS, 7, FusedAttention()).batches() as batches:
+        found = next(batches).at
+    expected = activations_at(model, ids, HOOKS)
+    assert all(torch.equal(found[hook], expected[hook]) for hook in HOOKS)
 
 
 def test_shortcuts_can_be_switched_off(model, ids):
