@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dictlearn.core.errors import InputError
 from dictlearn.lm.frozen import EMBEDDING, attention_hooks, firing, mlp_hooks
-from dictlearn.lm.hooks import LanguageModel, hook_names, hooked, placed
+from dictlearn.lm.hooks import LanguageModel, hook_names, hook_points, hooked, placed
 from dictlearn.lm.patching import Patch, patched
 
 _AT_ONCE = 512
@@ -56,7 +56,7 @@ def unit_pass(model: LanguageModel, sources: Sequence[str], at: Sequence[str]) -
     """
     attention, run = attention_hooks(model), UnitPass()
     require_heads(attention, model.cfg.n_layers)
-    points, first = model.hook_dict, dict[int, str]()
+    points, first = hook_points(model), dict[int, str]()
     patches: dict[str, list[Patch]] = defaultdict(list)
 
     def add(hook: str, patch: Patch) -> None:
