@@ -121,6 +121,7 @@ def train(
     interrupted run from its last checkpoint, repeat the command.
     """  # fmt: skip
     from dictlearn.activations.store import ActivationStore
+    from dictlearn.dictionaries.files import CONFIG_FILE
     from dictlearn.distributed.launching import launch
     from dictlearn.formats import load
     from dictlearn.training.config import FitConfig
@@ -150,7 +151,8 @@ def train(
             sites=sites, init=dict.fromkeys(configs, start) if start else None, out=folder,
             overwrite=overwrite,
         )  # fmt: skip
-    show_dictionaries(list(folders.values()))
+    written = [folder / name for folder in folders.values() for name in configs]
+    show_dictionaries([path for path in written if (path / CONFIG_FILE).exists()])
     say(f"log: {', '.join(str(folder / LOG_FILE) for folder in folders.values())}")
 
 

@@ -149,8 +149,8 @@ def _numbers(lines: Sequence[str]) -> dict[str, dict[str, float]]:
     for line in reversed(lines):
         found: dict[str, dict[str, float]] = {}
         for key, value in plain_data(line).items():
-            name, _, metric = key.rpartition("/")
-            if name and value is not None:
+            name, _, metric = key.partition("/")  # a metric may be "loss/l1"
+            if metric and value is not None:
                 found.setdefault(name, {})[metric] = value
         if found:
             return found

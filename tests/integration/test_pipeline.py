@@ -225,7 +225,7 @@ def test_mistakes_on_the_command_line_are_explained(monkeypatch, capsys, tmp_pat
     )
     assert "manifest" in failing(monkeypatch, capsys, "train", tmp_path, "--kind", "sae",
                                  "--n-features", 8, *out)  # fmt: skip
-    assert "did you mean 'n_features'" in failing(
+    assert "did you mean '--n-features'" in failing(
         monkeypatch, capsys, "train", tmp_path, "--kind", "sae", "--n-feature", 8, *out
     )
     assert "did you mean 'topk_sae'" in failing(

@@ -201,10 +201,11 @@ def test_a_run_that_is_killed_while_it_writes_its_dictionaries_goes_on(tmp_path)
     resumed = dl.fit(CONFIGS, X, short, out=tmp_path, progress=False)
     assert all(same(resumed[name], whole[name]) for name in CONFIGS)
     assert [line["step"] for line in log_of(tmp_path)] == [5, 10]
-    for name in CONFIGS:
+    for name in ("sae", "topk"):
         final = dl.load(tmp_path / name).provenance.training["final"]
         assert final == whole[name].provenance.training["final"]
         assert final["l0"] == log_of(tmp_path)[-1][f"{name}/l0"]
+        assert "loss/squared_error" in final
 
 
 def test_the_rows_that_a_kind_keeps_survive_a_kill(tmp_path):
