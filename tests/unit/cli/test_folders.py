@@ -112,6 +112,7 @@ def test_cards_on_the_text_of_the_training(folder, tmp_path, capsys):
     ]  # fmt: skip
 
 
+@pytest.mark.untyped  # typer passes a context of its own kind
 @pytest.mark.parametrize(
     ("words", "told"),
     [

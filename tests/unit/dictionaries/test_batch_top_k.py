@@ -9,6 +9,8 @@ from dictlearn.dictionaries.matryoshka_sae import MatryoshkaSAEConfig
 from dictlearn.training.config import FitConfig
 from dictlearn.training.fit import fit
 
+pytestmark = pytest.mark.untyped  # long, and of types that other tests pass
+
 K, N_ATOMS, D = 5, 128, 64
 KINDS = {"batchtopk": BatchTopKSAEConfig, "matryoshka": MatryoshkaSAEConfig}
 

@@ -11,6 +11,8 @@ from scipy.stats import t as student
 from dictlearn.metrics.intervals import Jackknifed, proportion_ends, student_quantile
 from dictlearn.metrics.precision import jackknifed_average_precision, jackknifed_ratio
 
+pytestmark = pytest.mark.untyped  # long, and of types that other tests pass
+
 COVERED = {4: (0.94, 0.99), 8: (0.93, 0.985), 32: (0.93, 0.975), 158: (0.93, 0.975)}
 """The part of 95 % intervals that contains the truth, by number of sequences: least and most."""
 LEAST, MOST = 0.93, 0.97

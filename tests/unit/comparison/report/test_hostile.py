@@ -31,6 +31,8 @@ from dictlearn.records.features import (
 from dictlearn.records.results import Records
 from dictlearn.studies.page import write_page
 
+pytestmark = pytest.mark.untyped  # long, and of types that other tests pass
+
 PAYLOADS = {
     "image": "<img src=x onerror=window.hit=1>",
     "script": "</script><script>window.hit=1</script>",

@@ -14,6 +14,8 @@ from dictlearn.comparison.statistics.intervals import (
 )
 from dictlearn.comparison.statistics.matched import Family
 
+pytestmark = pytest.mark.untyped  # long, and of types that other tests pass
+
 COVERED = {4: 0.92, 8: 0.93, 32: 0.93}
 """The least part of 95 % intervals that has to contain the truth, by number of sequences."""
 N_RUNS = 3000

@@ -7,6 +7,8 @@ from dictlearn.comparison.statistics.intervals import difference, interval, pool
 from dictlearn.core.sparse_acts import SparseActs
 from dictlearn.metrics.bits import bits_unseen, level_code, numbers_active, support_code
 
+pytestmark = pytest.mark.untyped  # long, and of types that other tests pass
+
 COVERED = {4: 0.92, 8: 0.93, 32: 0.93}
 """The least part of 95 % intervals that has to contain the truth, by number of sequences."""
 N_PARTS = 16

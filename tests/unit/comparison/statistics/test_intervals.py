@@ -21,6 +21,8 @@ from dictlearn.metrics.bits import REPORTED
 from dictlearn.metrics.intervals import Interval, student_quantile
 from dictlearn.metrics.pooled import METRICS, PooledMetric
 
+pytestmark = pytest.mark.untyped  # long, and of types that other tests pass
+
 FVU = next(m for m in METRICS if m.name == "fraction_variance_unexplained")
 
 

@@ -22,6 +22,8 @@ from dictlearn.evaluation.concepts.random_features import RandomFeatures
 from dictlearn.evaluation.concepts.split_halves import Half
 from dictlearn.records.concepts import ConceptRecords, Family
 
+pytestmark = pytest.mark.untyped  # long, and of types that other tests pass
+
 N, D, N_CONCEPTS, N_SEQUENCES = 1500, 24, 20, 50
 HERE = Site("here", D)
 

@@ -43,7 +43,10 @@ ARCHITECTURES = {
 }
 
 # TransformerLens computes a normalisation in another order as soon as someone writes inside it.
-pytestmark = pytest.mark.filterwarnings("ignore:A forward hook edited hook_scale:UserWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:A forward hook edited hook_scale:UserWarning"),
+    pytest.mark.untyped,  # long, and of types that other tests pass
+]
 
 
 @pytest.fixture(scope="module", params=["native", *ARCHITECTURES])
