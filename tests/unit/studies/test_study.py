@@ -81,7 +81,7 @@ def test_impossible_searches_are_refused():
     search = RateSearch(learning_rates=(1e-3, 1e-2, 1e-1, 1.0))
     assert search.around(1e-3) == (1e-3, 1e-2)
     assert search.around(1e-2) == (1e-3, 1e-2, 1e-1)
-    assert search.around(1) == (1e-1, 1)
+    assert search.around(1.0) == (1e-1, 1.0)
     with pytest.raises(ConfigError, match="ascending, got"):
         RateSearch(learning_rates=(1e-2, 1e-3))
     with pytest.raises(ConfigError, match="needs learning rates"):
