@@ -233,5 +233,7 @@ class _Row:
     ) -> Float[Tensor, "m node"]:
         constants = tensor.new_zeros(len(seeds)).detach()
         rows = self._local.shares(self._local.run.gradients([(tensor, seeds)]), constants)
-        require_complete(rows, torch.einsum("mpd,pd->m", seeds, tensor.detach()).tolist())
+        require_complete(
+            self._local, rows, torch.einsum("mpd,pd->m", seeds, tensor.detach()).tolist()
+        )
         return rows

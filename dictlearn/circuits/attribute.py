@@ -15,9 +15,10 @@ from dictlearn.circuits.local_model import LocalModel, local_model
 from dictlearn.circuits.measures import influence
 from dictlearn.circuits.nodes import NodeKind, Nodes
 from dictlearn.circuits.rows import Rows
-from dictlearn.circuits.targets import Explained, Function, Target, TopLogits
+from dictlearn.circuits.targets import Explained, Function, Target, functions_of
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import InputError
+from dictlearn.core.numbers import whole
 from dictlearn.lm.hooks import LanguageModel
 from dictlearn.lm.identity import require_same_model
 from dictlearn.progress import progress as progress_bar
@@ -132,8 +133,9 @@ def _given(
 ) -> list[tuple[Int[Tensor, " _"], dict[str, Any]]]:
     """The ids of each prompt, and the origin of its graph; errors are those of `attribute`."""
     for name, number in (("features", n_features), ("bytes in memory", in_memory)):
-        if number < 0:
-            raise InputError(f"required a number of {name} of at least 0, got {number}")
+        n = whole(number)
+        if n is None or n < 0:
+            raise InputError(f"required a number of {name} of at least 0, got {number!r:.80}")
     ids = [ids_of(model, prompt) for prompt in prompts]
     if not allow_other_model:
         require_same_model(model, dictionaries)
@@ -158,7 +160,7 @@ def _graph(
 ) -> CircuitGraph:
     ids, about = given
     with local_model(model, ids, dictionaries) as local:
-        explained = (target or TopLogits()).functions(local)
+        explained = functions_of(target, local)
         graph = _Expansion(local, explained, n_features, in_memory).run(show=show)
     return replace(graph, about=about)
 
@@ -210,7 +212,7 @@ class _Expansion:
         for start in range(0, len(functions), self._size):
             some = functions[start : start + self._size]
             rows = self._local.contributions(some)
-            require_complete(rows, [self._local.value(function) for function in some])
+            require_complete(self._local, rows, [self._local.value(function) for function in some])
             self._rows.write(first + start, rows)
 
     def _graph(self, nodes: Int[Tensor, " expanded"]) -> CircuitGraph:

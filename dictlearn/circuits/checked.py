@@ -14,6 +14,8 @@ from dictlearn.lm.hooks import LanguageModel, require_hooks
 from dictlearn.lm.identity import require_same_model
 from dictlearn.text.prompts import prompt_ids
 
+_WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+
 
 @contextmanager
 def checked_model(
@@ -42,23 +44,36 @@ def ids_of(model: LanguageModel, prompt: str | Int[Tensor, " pos"]) -> Int[Tenso
     """The ids of a prompt.
 
     Raises:
-        InputError: the model has no hooks, or the prompt is no sequence.
+        InputError: the model has no hooks, the prompt is no sequence, it is longer than the model
+            can read, or an id is not in its vocabulary.
     """
     require_hooks(model)
     ids = prompt_ids(model.tokenizer, prompt)[0] if isinstance(prompt, str) else prompt
-    if ids.ndim != 1 or not len(ids):
-        raise InputError(f"required one sequence of ids, got shape {tuple(ids.shape)}")
-    return ids
+    if not isinstance(ids, Tensor) or ids.ndim != 1 or ids.dtype not in _WHOLE or not len(ids):
+        got = f"{ids.dtype} of shape {tuple(ids.shape)}" if isinstance(ids, Tensor) else ids
+        raise InputError(f"required a text or one sequence of ids as a tensor, got {got!s:.80}")
+    n_vocabulary, n_ctx = model.cfg.d_vocab, getattr(model.cfg, "n_ctx", None)
+    if n_ctx and len(ids) > n_ctx:
+        raise InputError(
+            f"required a prompt of at most {n_ctx} tokens, the context of this model, got "
+            f"{len(ids)}; shorten it"
+        )
+    if bool(((ids < 0) | (ids >= n_vocabulary)).any()):
+        raise InputError(
+            f"required ids from 0 to {n_vocabulary - 1}, got some from {int(ids.min())} to "
+            f"{int(ids.max())}"
+        )
+    return ids.long()
 
 
-def require_complete(rows: Float[Tensor, "m node"], values: list[float]) -> None:
-    """Raise an `InputError` unless rows add up to values, up to rounding in their dtype."""
+def require_complete(local: LocalModel, rows: Float[Tensor, "m node"], values: list[float]) -> None:
+    """Raise an `InputError` unless rows add up to values, up to rounding."""
     sums, sizes = rows.double().sum(dim=1), rows.double().abs().sum(dim=1)
     wanted = torch.tensor(values, dtype=torch.float64)
     gap = (sums.cpu() - wanted).abs() / torch.maximum(sizes.cpu(), wanted.abs()).clamp_min(1e-30)
-    if not float(gap.max()) <= torch.finfo(rows.dtype).eps ** 0.5:
+    if not float(gap.max()) <= local.rounding**0.5:
         raise InputError(
             "required a model that is linear where attention patterns, the scales of norms and "
-            f"MLPs are held, got one of which {float(gap.max()):.1%} is missing from the sum of "
+            f"MLPs are held, got one of which {float(gap.max()):.1g} is missing from the sum of "
             "contributions: it has a part that is not known; use another model"
         )

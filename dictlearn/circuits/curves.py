@@ -17,7 +17,7 @@ from dictlearn.circuits.changed import (
 from dictlearn.circuits.graph import CircuitGraph
 from dictlearn.circuits.local_model import LocalModel
 from dictlearn.circuits.nodes import NodeKind
-from dictlearn.circuits.targets import Target
+from dictlearn.circuits.targets import Target, functions_of
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import InputError
 from dictlearn.lm.hooks import LanguageModel
@@ -136,7 +136,7 @@ def _measured(
     others = [features[~torch.isin(features, circuit)] for circuit in circuits]
     kept = [*circuits, *others, features[:0], features]
     with model_of_graph(model, graph, dictionaries) as local:
-        functions = target.functions(local)
+        functions = functions_of(target, local)
         weights = torch.tensor([one.weight for one in functions], dtype=torch.float64)
         parts = []
         for start in range(0, len(kept), AT_ONCE):

@@ -19,7 +19,7 @@ from dictlearn.circuits.changed import model_of_graph
 from dictlearn.circuits.graph import CircuitGraph
 from dictlearn.circuits.local_model import LocalModel
 from dictlearn.circuits.nodes import NodeKind
-from dictlearn.circuits.targets import Function, Target
+from dictlearn.circuits.targets import Function, Target, functions_of
 from dictlearn.circuits.unit_pass import require_heads
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import InputError, nearest
@@ -151,7 +151,7 @@ def _functions(
     Raises:
         InputError: the target is not that of the graph.
     """
-    explained = target.functions(local)
+    explained = functions_of(target, local)
     if [one.label for one in explained] != list(graph.labels):
         raise InputError(
             f"required the target of the graph, {', '.join(map(repr, graph.labels))}, got "

@@ -17,6 +17,7 @@ from dictlearn.circuits.nodes import NodeKind, Nodes
 from dictlearn.circuits.targets import Function
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import InputError
+from dictlearn.core.numbers import whole
 from dictlearn.core.sites import Site
 from dictlearn.core.sparse_acts import SparseActs
 from dictlearn.lm.frozen import EMBEDDING, POSITIONS, frozen_pass
@@ -76,9 +77,16 @@ class LocalModel:
             InputError: the prompt does not have it.
         """
         n = len(self.run.ids)
-        if not -n <= position < n:
-            raise InputError(f"required a position from {-n} to {n - 1}, got {position}")
-        return position % n
+        at = whole(position)
+        if at is None or not -n <= at < n:
+            raise InputError(f"required a position from {-n} to {n - 1}, got {position!r:.80}")
+        return at % n
+
+    @property
+    def rounding(self) -> float:
+        """The distance of 1 to the next number, in the coarsest dtype of model and dictionaries."""
+        dtypes = {d.x_mean.dtype for d in self.dictionaries.values()} | {self.run.final.dtype}
+        return max(torch.finfo(dtype).eps for dtype in dtypes)
 
     # Functions
 

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dictlearn.core.errors import InputError, nearest
+from dictlearn.core.numbers import finite, whole
 from dictlearn.text.prompts import single_token
 
 if TYPE_CHECKING:
@@ -100,6 +101,14 @@ class TopLogits(Target):
     probability: float = 0.95
     position: int = -1
 
+    def __post_init__(self) -> None:
+        n, p = whole(self.n), finite(self.probability)
+        if n is None or n < 1 or p is None or not 0 < p <= 1:
+            raise InputError(
+                "required at least 1 token, and a probability above 0 and up to 1, got "
+                f"n={self.n!r:.80} and probability={self.probability!r:.80}"
+            )
+
     def functions(self, local: "LocalModel") -> list[Explained]:
         """The logit of each of these tokens."""
         p = local.probabilities(self.position)
@@ -128,9 +137,15 @@ class FeatureTarget(Target):
             raise InputError(
                 f"no dictionary {self.dictionary!r}; {nearest(self.dictionary, local.dictionaries)}"
             )
+        n, feature = local.dictionaries[self.dictionary].n_features, whole(self.feature)
+        if feature is None or not 0 <= feature < n:
+            raise InputError(
+                f"required a feature of {self.dictionary!r} from 0 to {n - 1}, got "
+                f"{self.feature!r:.80}"
+            )
         position = local.position(self.position)
-        (function,) = local.readings(self.dictionary, [position], [self.feature])
-        label = f"{self.dictionary} {self.feature} @ {position}"
+        (function,) = local.readings(self.dictionary, [position], [feature])
+        label = f"{self.dictionary} {feature} @ {position}"
         return [Explained(function, 1.0, label)]
 
 
@@ -145,10 +160,30 @@ class Several(Target):
         return [one for target in self.targets for one in target.functions(local)]
 
 
+def functions_of(target: Target | None, local: "LocalModel") -> list[Explained]:
+    """The functions of a target; those of the most probable next tokens if it is None.
+
+    Raises:
+        InputError: it is no target, it has no function, or the model or the prompt does not have
+            what it names.
+    """
+    target = TopLogits() if target is None else target
+    if not isinstance(target, Target):
+        raise InputError(
+            "required a target, such as LogitDifference(' She', ' He'), got "
+            f"{type(target).__name__} {target!r:.80}"
+        )
+    found = target.functions(local)
+    if not found:
+        raise InputError(f"required a target with a function to explain, got {target!r:.80}")
+    return found
+
+
 def _token(token: str | int, local: Any) -> int:
     """The id of a token, given as its text or as an id."""
     if isinstance(token, str):
         return single_token(local.tokenizer, token)
-    if not 0 <= token < local.n_vocabulary:
-        raise InputError(f"required a token from 0 to {local.n_vocabulary - 1}, got {token}")
-    return int(token)
+    found = whole(token)
+    if found is None or not 0 <= found < local.n_vocabulary:
+        raise InputError(f"required a token from 0 to {local.n_vocabulary - 1}, got {token!r:.80}")
+    return found

@@ -17,7 +17,7 @@ from dictlearn.circuits.changed import (
 from dictlearn.circuits.graph import CircuitGraph
 from dictlearn.circuits.local_model import LocalModel
 from dictlearn.circuits.nodes import NodeKind
-from dictlearn.circuits.targets import Target
+from dictlearn.circuits.targets import Target, functions_of
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.lm.hooks import LanguageModel
 
@@ -52,7 +52,7 @@ def removal_effects(
     """
     require_features(graph, [node for group in groups for node in group])
     with model_of_graph(model, graph, dictionaries) as local:
-        functions = target.functions(local)
+        functions = functions_of(target, local)
 
         def values(some: Sequence[Sequence[int]]) -> Float[Tensor, "group function"]:
             change = _removal(local, some, graph)

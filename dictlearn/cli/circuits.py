@@ -180,9 +180,7 @@ def _show(graph: "CircuitGraph", n: int) -> None:
     ):
         targets.add_row(escape(repr(label)), f"{value:.3f}", f"{p:.3f}" if p == p else "–")
     nodes = graph.nodes_to_pandas()
-    nodes["direct"] = (
-        graph.weights.to(graph.rows.dtype) @ graph.rows[: len(graph.weights)]
-    ).numpy()
+    nodes["direct"] = (graph.weights @ graph.rows[: len(graph.weights)].double()).numpy()
     strongest = terminal_table(
         "Most influential nodes",
         "influence: the part of all paths to the targets that lead through the node; direct: what "

@@ -200,12 +200,16 @@ class FeatureDictionary(nn.Module, ABC):
 
         Raises:
             InputError: `x` is not a matrix as wide as the source site, or `features` is no vector
-                of one feature for each row.
+                of one feature for each row, from 0 to the number of features.
         """
         if x.ndim != 2 or not isinstance(features, Tensor) or features.shape != x.shape[:1]:
             raise InputError(
                 "reading needs a matrix of rows and one feature for each, got shape "
                 f"{tuple(x.shape)} and {features!r:.80}"
+            )
+        if bool(((features < 0) | (features >= self.n_features)).any()):
+            raise InputError(
+                f"required features from 0 to {self.n_features - 1}, got {features!r:.80}"
             )
         return tangents(self, self._checked(x), features)
 

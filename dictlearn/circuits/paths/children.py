@@ -78,7 +78,7 @@ class Children:
     ) -> tuple[list[Path], list[_Candidate]]:
         functions = [one.function for one in opened if one.function is not None]
         rows, gradients = self._local.hop(functions)
-        require_complete(rows, [one.path.attribution for one in opened])
+        require_complete(self._local, rows, [one.path.attribution for one in opened])
         paths, found = list[Path](), list[_Candidate]()
         for i, (one, row) in enumerate(zip(opened, rows.cpu(), strict=True)):
             ends = self._steps(row, self._ends)

@@ -15,7 +15,7 @@ from torch import Tensor
 from dictlearn.circuits.checked import checked_model
 from dictlearn.circuits.paths.children import Children, Open
 from dictlearn.circuits.paths.path import NodePredicate, Path
-from dictlearn.circuits.targets import Target, TopLogits
+from dictlearn.circuits.targets import Target, functions_of
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import InputError
 from dictlearn.lm.hooks import LanguageModel
@@ -63,7 +63,7 @@ def greedy_paths(
     )
     with opened as local:
         children, found = Children(local, filters), list[Path]()
-        for explained in (target or TopLogits()).functions(local):
+        for explained in functions_of(target, local):
             last = [children.root(explained)]
             for _ in range(iterations):
                 paths, last = children.of(last, width)
@@ -94,7 +94,7 @@ def exhaustive_paths(
     )
     with opened as local:
         children = Children(local, filters)
-        for explained in (target or TopLogits()).functions(local):
+        for explained in functions_of(target, local):
             yield from _below(children, children.root(explained), depth)
 
 

@@ -139,6 +139,7 @@ def test_what_does_not_fit_is_refused(small, trained, prompt, native):
         attribute(native(seed=9).double(), prompt, own, progress=False)
     for options, told in (
         ({"n_features": -1}, "features of at least 0"),
+        ({"n_features": 2.5}, "features of at least 0"),
         ({"in_memory": -1}, "bytes in memory of at least 0"),
         ({"prompt": prompt[None]}, "one sequence"),
         ({"prompt": "a text"}, "tokenizer"), ({"prompt": prompt[:0]}, "one sequence"),
@@ -157,3 +158,45 @@ def test_a_model_with_an_unknown_part_is_refused(small, trained, prompt):
             attribute(small, prompt, {}, LogitDifference(3, 4), **QUIET)
     finally:
         hook.remove_hooks()
+
+
+@pytest.mark.untyped
+@pytest.mark.parametrize("prompt", [
+    [3, 4], torch.tensor([3.0]), torch.tensor([True]), torch.tensor([3, -1]),
+    torch.tensor([3, 10**6]), torch.ones(10_000, dtype=torch.long),
+], ids=["a list", "real", "truths", "negative", "beyond the vocabulary", "long"])  # fmt: skip
+def test_ids_that_the_model_cannot_read_are_refused(small, prompt):
+    with pytest.raises(InputError, match="required"):
+        attribute(small, prompt, {}, LogitDifference(3, 4), **QUIET)
+
+
+def test_ids_of_fewer_bits_are_the_same_prompt(small, prompt):
+    long = attribute(small, prompt, {}, LogitDifference(3, 4), **QUIET)
+    short = attribute(small, prompt.to(torch.uint8), {}, LogitDifference(3, 4), **QUIET)
+    assert torch.equal(long.rows, short.rows)
+
+
+@pytest.mark.untyped
+@pytest.mark.parametrize(("target", "told"), [
+    (lambda: TopLogits(n=0), "at least 1"), (lambda: TopLogits(n=-2), "at least 1"),
+    (lambda: TopLogits(probability=0.0), "above 0"),
+    (lambda: TopLogits(probability=float("nan")), "above 0"),
+    (lambda: TopLogits(probability=7.0), "up to 1"), (lambda: Several([]), "a function"),
+    (lambda: FeatureTarget("own", -1), "feature of 'own' from 0"),
+    (lambda: FeatureTarget("own", 10**9), "feature of 'own' from 0"),
+    (lambda: FeatureTarget("own", 3.5), "feature of 'own' from 0"),
+    (lambda: FeatureTarget("own", 3, 1.5), "position"),
+    (lambda: LogitDifference(3, 4.5), "token from 0"), (lambda: " She", "required a target"),
+])  # fmt: skip
+def test_targets_that_explain_nothing_are_refused(small, trained, prompt, target, told):
+    with pytest.raises(InputError, match=told):
+        attribute(small, prompt, {"own": trained["sae"]}, target(), **QUIET)
+
+
+def test_dictionaries_may_be_coarser_than_the_model(small, prompt):
+    """Rounding of the dictionary is no missing part of the model."""
+    sites = hook_sites(small, "blocks.0.hook_resid_post")
+    coarse = TopKSAEConfig(n_features=16, k=4).build(sites).float()
+    graph = attribute(small, prompt, {"coarse": coarse}, LogitDifference(3, 4), **QUIET)
+    sums = graph.row_sums()[: len(graph.targets)]
+    torch.testing.assert_close(sums, graph.targets.values, rtol=1e-4, atol=1e-5)
