@@ -1,7 +1,10 @@
 """Model, text and context of a command: as given, or else those that its dictionaries have."""
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+from rich.console import Console
 
 from dictlearn.core.errors import InputError
 
@@ -36,6 +39,11 @@ def origin(
     """
     chosen = model_of(dictionaries, model)
     found = text or _common(dictionaries, "text", lambda own: own.text)
+    if not text and found and not (found.startswith(("builtin:", "hf:")) or Path(found).exists()):
+        raise InputError(
+            f"these dictionaries were trained on the text {found!r}, of which only the name is kept: "
+            "name its file or folder with --text"
+        )
     if not found and chosen != BUILTIN:
         raise InputError(
             f"these dictionaries do not know the text that they were trained on, and the model is "
@@ -48,7 +56,15 @@ def origin(
 
 def model_of(dictionaries: "Mapping[str, FeatureDictionary]", model: str | None) -> str:
     """The model: as given, or else the one that the dictionaries were trained on."""
-    return model or _common(dictionaries, "model", lambda own: own.model) or BUILTIN
+    if model:
+        return model
+    found = _common(dictionaries, "model", lambda own: own.model) or BUILTIN
+    if not found.startswith("builtin:") and not Path(found).exists():
+        Console(stderr=True).print(
+            f"loading {found}, the dictionaries' model; if it is a local folder, name its path with "
+            "--model", highlight=False, markup=False,
+        )  # fmt: skip
+    return found
 
 
 def _common(

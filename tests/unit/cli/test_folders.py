@@ -81,10 +81,13 @@ def named(**settings):
 
 
 def test_model_and_text_are_those_of_the_training_unless_given():
-    both = {"a": named(model="m", text="t", context=8), "b": named(model="m", text="t", context=8)}
-    assert origin(both) == ("m", "t", 8)
+    own = {"model": "m", "text": "hf:t", "context": 8}
+    both = {"a": named(**own), "b": named(**own)}
+    assert origin(both) == ("m", "hf:t", 8)
     assert origin(both, text="other") == ("m", "other", None)
-    assert origin(both, "other", context=4) == ("other", "t", 4)
+    assert origin(both, "other", context=4) == ("other", "hf:t", 4)
+    with pytest.raises(InputError, match="text 'notes', of which only the name is kept"):
+        origin({"a": named(model="m", text="notes")})
     assert origin({"a": named()}) == ("builtin:stories", "builtin:stories", None)
     with pytest.raises(InputError, match=r"differ in their model: 'm' \(a\), 'n' \(b\).*--model"):
         origin({"a": named(model="m"), "b": named(model="n")})
