@@ -41,8 +41,8 @@ def origin(
     found = text or _common(dictionaries, "text", lambda own: own.text)
     if not text and found and not (found.startswith(("builtin:", "hf:")) or Path(found).exists()):
         raise InputError(
-            f"these dictionaries were trained on the text {found!r}, of which only the name is kept: "
-            "name its file or folder with --text"
+            f"these dictionaries were trained on the text {found!r}, of which only the name is "
+            "kept: name its file or folder with --text"
         )
     if not found and chosen != BUILTIN:
         raise InputError(
@@ -61,8 +61,8 @@ def model_of(dictionaries: "Mapping[str, FeatureDictionary]", model: str | None)
     found = _common(dictionaries, "model", lambda own: own.model) or BUILTIN
     if not found.startswith("builtin:") and not Path(found).exists():
         Console(stderr=True).print(
-            f"loading {found}, the dictionaries' model; if it is a local folder, name its path with "
-            "--model", highlight=False, markup=False,
+            f"loading {found}, the dictionaries' model; of a local folder, name the path with --model",
+            highlight=False, markup=False,
         )  # fmt: skip
     return found
 
