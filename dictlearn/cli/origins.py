@@ -61,7 +61,7 @@ def model_of(dictionaries: "Mapping[str, FeatureDictionary]", model: str | None)
     found = _common(dictionaries, "model", lambda own: own.model) or BUILTIN
     if not found.startswith("builtin:") and not Path(found).exists():
         Console(stderr=True).print(
-            f"loading {found}, the dictionaries' model; of a local folder, name the path with --model",
+            f"loading {found}, the dictionaries' model; of a local folder, name the path (--model)",
             highlight=False, markup=False,
         )  # fmt: skip
     return found
