@@ -20,6 +20,7 @@ from dictlearn.circuits.local_model import LocalModel
 from dictlearn.circuits.nodes import Nodes
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import InputError
+from dictlearn.core.numbers import whole
 from dictlearn.lm.attention import score_cap
 from dictlearn.lm.hooks import LanguageModel
 
@@ -122,11 +123,16 @@ def explain_attention(
     with checked_model(
         model, prompt, dictionaries, scores_of=layer, allow_other_model=allow_other_model
     ) as local:
-        if not 0 <= head < local.n_heads:
-            raise InputError(f"required a head from 0 to {local.n_heads - 1}, got {head}")
-        row = _Row(local, head, local.position(query), score_cap(model))
+        chosen = whole(head)
+        if chosen is None or not 0 <= chosen < local.n_heads:
+            raise InputError(f"required a head from 0 to {local.n_heads - 1}, got {head!r:.80}")
+        if isinstance(minus, str) and minus != "mean":
+            raise InputError(f"required minus as a position, 'mean' or None, got {minus!r:.80}")
+        row = _Row(local, chosen, local.position(query), score_cap(model))
         at = int(row.scores.argmax()) if key is None else local.position(key)
-        weights = row.weights(at, minus if minus in (None, "mean") else local.position(int(minus)))
+        weights = row.weights(
+            at, minus if minus is None or isinstance(minus, str) else local.position(minus)
+        )
         value, readers = row.form(weights, at)
         query_side, key_side = row.sides(readers)
         told = local.describe()

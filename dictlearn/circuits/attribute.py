@@ -104,8 +104,9 @@ def attribute_all(
         InputError: there is no prompt, or not a target for each; and as of `attribute`.
         ProvenanceError: a dictionary was trained on another model, and `allow_other_model` is off.
     """
-    if not prompts:
-        raise InputError("required at least one prompt, got none")
+    if isinstance(prompts, str | Tensor) or not prompts:
+        got = "one alone" if len(prompts) else "none"
+        raise InputError(f"required a list of at least one prompt, got {got}")
     targets = list(target) if isinstance(target, Sequence) else [target] * len(prompts)
     if len(targets) != len(prompts):
         raise InputError(

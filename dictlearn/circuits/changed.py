@@ -14,6 +14,7 @@ from dictlearn.circuits.nodes import NodeKind
 from dictlearn.circuits.targets import Explained
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import InputError
+from dictlearn.core.numbers import whole
 from dictlearn.lm.hooks import HookFunction, LanguageModel, hooked
 from dictlearn.lm.in_place import InPlace, Replace, functions_of
 from dictlearn.lm.patching import patched
@@ -42,6 +43,12 @@ def model_of_graph(
             f"required the dictionaries of the graph ({', '.join(graph.dictionaries)}), got "
             f"{', '.join(dictionaries) or 'none'}"
         )
+    for (name, dictionary), n in zip(dictionaries.items(), graph.n_features, strict=True):
+        if dictionary.n_features != n:
+            raise InputError(
+                f"required the dictionaries of the graph, whose {name!r} has {n} features, got one "
+                f"with {dictionary.n_features}"
+            )
     with local_model(model, graph.ids, dictionaries, cut_heads=cut_heads) as local:
         yield local
 
@@ -49,8 +56,12 @@ def model_of_graph(
 def require_features(graph: CircuitGraph, nodes: Sequence[int]) -> None:
     """Raise an `InputError` unless all are places of feature nodes in `graph.nodes`."""
     for node in nodes:
-        if not 0 <= node < len(graph.nodes) or graph.nodes.kinds[node] != NodeKind.FEATURE:
-            raise InputError(f"required places of feature nodes, got {node}")
+        at = whole(node)
+        if (
+            at is None or not 0 <= at < len(graph.nodes)
+            or graph.nodes.kinds[at] != NodeKind.FEATURE
+        ):  # fmt: skip
+            raise InputError(f"required places of feature nodes, got {node!r:.80}")
 
 
 @torch.no_grad()

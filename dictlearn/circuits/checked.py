@@ -71,9 +71,15 @@ def require_complete(local: LocalModel, rows: Float[Tensor, "m node"], values: l
     sums, sizes = rows.double().sum(dim=1), rows.double().abs().sum(dim=1)
     wanted = torch.tensor(values, dtype=torch.float64)
     gap = (sums.cpu() - wanted).abs() / torch.maximum(sizes.cpu(), wanted.abs()).clamp_min(1e-30)
-    if not float(gap.max()) <= local.rounding**0.5:
+    if not float(gap.max()) <= _rounding(local) ** 0.5:
         raise InputError(
             "required a model that is linear where attention patterns, the scales of norms and "
             f"MLPs are held, got one of which {float(gap.max()):.1g} is missing from the sum of "
             "contributions: it has a part that is not known; use another model"
         )
+
+
+def _rounding(local: LocalModel) -> float:
+    """The distance of 1 to the next number, in the coarsest dtype of model and dictionaries."""
+    dtypes = {d.x_mean.dtype for d in local.dictionaries.values()} | {local.run.final.dtype}
+    return max(torch.finfo(dtype).eps for dtype in dtypes)

@@ -20,6 +20,7 @@ from dictlearn.circuits.nodes import NodeKind
 from dictlearn.circuits.targets import Target, functions_of
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import InputError
+from dictlearn.core.numbers import whole
 from dictlearn.lm.hooks import LanguageModel
 
 if TYPE_CHECKING:
@@ -117,10 +118,11 @@ def _require_fitting(sizes: Sequence[int], order: Int[Tensor, " m"], n_random: i
     if len(order.unique()) < len(order):
         raise InputError("required an order with each node once, got one that is repeated")
     for size in sizes:
-        if not 0 <= size <= len(order):
-            raise InputError(f"required sizes from 0 to {len(order)}, the nodes, got {size}")
-    if n_random < 0:
-        raise InputError(f"required a number of random orders of at least 0, got {n_random}")
+        n = whole(size)
+        if n is None or not 0 <= n <= len(order):
+            raise InputError(f"required sizes from 0 to {len(order)}, the nodes, got {size!r:.80}")
+    if (draws := whole(n_random)) is None or draws < 0:
+        raise InputError(f"required a number of random orders of at least 0, got {n_random!r:.80}")
 
 
 def _measured(
@@ -144,7 +146,7 @@ def _measured(
             change = _ablation(local, graph, some)
             parts.append(changed_values(model, local, functions, change, len(some), hold=hold))
     m = torch.cat(parts).cpu() @ (weights / weights.sum())
-    only, without = m[:-2].split(len(circuits))
+    only, without = m[: len(circuits)], m[len(circuits) : -2]
     return only, without, float(m[-2]), float(m[-1])
 
 

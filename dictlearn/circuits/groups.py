@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dictlearn.core.errors import InputError, nearest
 from dictlearn.core.files import entries_of, read_json, typed
+from dictlearn.core.numbers import whole
 
 if TYPE_CHECKING:
     from dictlearn.circuits.graph import CircuitGraph
@@ -95,8 +96,8 @@ def _places(nodes: Sequence[int | str], places: Mapping[str, int]) -> list[int]:
     """Nodes by their numbers, each once."""
     found = dict[int, None]()
     for node in nodes:
-        place = places.get(node, -1) if isinstance(node, str) else node
-        if not 0 <= place < len(places):
+        place = places.get(node, -1) if isinstance(node, str) else whole(node)
+        if place is None or not 0 <= place < len(places):
             near = f": {nearest(node, list(places))}" if isinstance(node, str) else ""
             raise InputError(
                 f"required names of nodes, or numbers below {len(places)}, got {node!r}{near}"

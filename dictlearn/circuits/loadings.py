@@ -23,6 +23,7 @@ from dictlearn.circuits.targets import Function, Target, functions_of
 from dictlearn.circuits.unit_pass import require_heads
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import InputError, nearest
+from dictlearn.core.numbers import whole
 from dictlearn.lm.hooks import LanguageModel
 from dictlearn.progress import progress as progress_bar
 
@@ -196,6 +197,7 @@ def _place(one: int | str, names: list[str], what: str) -> int:
         if one not in names:
             raise InputError(f"the graph has no {what} {one!r}; {nearest(one, names)}")
         return names.index(one)
-    if not 0 <= one < len(names):
-        raise InputError(f"required a {what} from 0 to {len(names) - 1}, got {one}")
-    return one
+    place = whole(one)
+    if place is None or not 0 <= place < len(names):
+        raise InputError(f"required a {what} from 0 to {len(names) - 1}, got {one!r:.80}")
+    return place

@@ -77,16 +77,9 @@ class LocalModel:
             InputError: the prompt does not have it.
         """
         n = len(self.run.ids)
-        at = whole(position)
-        if at is None or not -n <= at < n:
+        if (at := whole(position)) is None or not -n <= at < n:
             raise InputError(f"required a position from {-n} to {n - 1}, got {position!r:.80}")
         return at % n
-
-    @property
-    def rounding(self) -> float:
-        """The distance of 1 to the next number, in the coarsest dtype of model and dictionaries."""
-        dtypes = {d.x_mean.dtype for d in self.dictionaries.values()} | {self.run.final.dtype}
-        return max(torch.finfo(dtype).eps for dtype in dtypes)
 
     # Functions
 

@@ -19,6 +19,8 @@ from dictlearn.circuits.local_model import LocalModel
 from dictlearn.circuits.nodes import NodeKind
 from dictlearn.circuits.targets import Target, functions_of
 from dictlearn.core.dictionary import FeatureDictionary
+from dictlearn.core.errors import InputError
+from dictlearn.core.numbers import whole
 from dictlearn.lm.hooks import LanguageModel
 
 if TYPE_CHECKING:
@@ -75,12 +77,19 @@ def compare_effects(
     Columns: `name`; `direct` and `predicted`, the direct and the total effect of a removal in the
     graph; `held`, that in the model with attention patterns and norms held; `actual`, that in the
     model itself. Effects are those on the first function of the target.
+
+    Raises:
+        InputError: `n` is no number from 0 on; or as `removal_effects`.
     """
     import pandas as pd
 
+    most = whole(n)
+    if most is None or most < 0:
+        raise InputError(f"required a number of nodes of at least 0, got {n!r:.80}")
+
     predicted = -graph.total_effects()[0]
     features = graph.nodes.of_kind(NodeKind.FEATURE).nonzero()[:, 0]
-    order = predicted[features].abs().argsort(descending=True)[:n]
+    order = predicted[features].abs().argsort(descending=True)[:most]
     nodes = features[order].tolist()
     groups = [[node] for node in nodes]
     return pd.DataFrame({

@@ -18,6 +18,7 @@ from dictlearn.circuits.paths.path import NodePredicate, Path
 from dictlearn.circuits.targets import Target, functions_of
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import InputError
+from dictlearn.core.numbers import whole
 from dictlearn.lm.hooks import LanguageModel
 
 
@@ -53,10 +54,11 @@ def greedy_paths(
             part that is not linear when attention patterns, norms and MLPs are held.
         ProvenanceError: a dictionary was trained on another model, and `allow_other_model` is off.
     """
-    if iterations < 0 or width < 1:
+    hops, n = whole(iterations), whole(width)
+    if hops is None or hops < 0 or n is None or n < 1:
         raise InputError(
             "required at least 0 iterations and a width of at least 1, got "
-            f"{iterations} and {width}"
+            f"{iterations!r:.80} and {width!r:.80}"
         )
     opened = checked_model(
         model, prompt, dictionaries, cut_heads=True, allow_other_model=allow_other_model
@@ -65,8 +67,10 @@ def greedy_paths(
         children, found = Children(local, filters), list[Path]()
         for explained in functions_of(target, local):
             last = [children.root(explained)]
-            for _ in range(iterations):
-                paths, last = children.of(last, width)
+            for _ in range(hops):
+                if not last:
+                    break
+                paths, last = children.of(last, n)
                 found += paths
             found += [one.path for one in last]
     return found
@@ -87,15 +91,16 @@ def exhaustive_paths(
     Arguments and errors are those of `greedy_paths`; errors are raised at the first path. Until the
     last path, or `close`, parameters of the model keep other `requires_grad` flags.
     """
-    if depth < 0:
-        raise InputError(f"required a depth of at least 0, got {depth}")
+    hops = whole(depth)
+    if hops is None or hops < 0:
+        raise InputError(f"required a depth of at least 0, got {depth!r:.80}")
     opened = checked_model(
         model, prompt, dictionaries, cut_heads=True, allow_other_model=allow_other_model
     )
     with opened as local:
         children = Children(local, filters)
         for explained in functions_of(target, local):
-            yield from _below(children, children.root(explained), depth)
+            yield from _below(children, children.root(explained), hops)
 
 
 def _below(children: Children, one: Open, depth: int) -> Iterator[Path]:

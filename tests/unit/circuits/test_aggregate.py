@@ -163,7 +163,8 @@ def test_graphs_are_those_of_single_prompts(small, trained, prompts, monkeypatch
 def test_what_does_not_fit_is_refused_before_any_work(small, trained, prompts, native):
     own = {"own": trained["sae"]}
     for options, told in (
-        ({"prompts": []}, "at least one prompt"), ({"target": [TARGET]}, "of 3 prompts, got 1"),
+        ({"prompts": []}, "at least one prompt"), ({"prompts": "text"}, "got one alone"),
+        ({"prompts": prompts[0]}, "got one alone"), ({"target": [TARGET]}, "of 3 prompts, got 1"),
         ({"n_features": -1}, "at least 0"), ({"prompts": [prompts[0], "text"]}, "tokenizer"),
         ({"prompts": [prompts[0], prompts[0][:0]]}, "one sequence"),
     ):  # fmt: skip

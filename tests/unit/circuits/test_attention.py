@@ -200,6 +200,7 @@ def test_what_does_not_fit_is_refused(small, prompt):
         ({"head": 2}, "head from 0 to 1"), ({"layer": 7}, "got 7 of a model with 2 layers"),
         ({"query": 9}, "position from -9 to 8"), ({"key": 7}, "that token 6 sees"),
         ({"key": 2, "minus": 2}, "different keys"), ({"query": 0, "minus": "mean"}, "only itself"),
+        ({"head": 0.5}, "head from 0 to 1"), ({"minus": "men"}, "'mean' or None, got 'men'"),
     ):  # fmt: skip
         with pytest.raises(InputError, match=told):
             explain_attention(small, prompt, {}, **(AT | changes))

@@ -138,6 +138,15 @@ def test_a_target_that_no_feature_reaches_has_no_faithfulness(small, trained, pr
     assert table["only"][0] == table["without"][0]
 
 
+def test_without_features_or_sizes_there_is_no_circuit(small, trained, prompt):
+    graph = attribute(small, prompt, {}, TARGET, **QUIET)
+    assert len(circuit_curves(small, graph, {}, TARGET)) == 0
+    own = {"own": trained["sae"]}
+    graph = attribute(small, prompt, own, TARGET, **QUIET)
+    assert len(circuit_curves(small, graph, own, TARGET, [])) == 0
+
+
+@pytest.mark.untyped
 def test_what_does_not_fit_is_refused(small, trained, prompt):
     own = {"own": trained["sae"]}
     graph = attribute(small, prompt, own, TARGET, **QUIET)
@@ -147,6 +156,7 @@ def test_what_does_not_fit_is_refused(small, trained, prompt):
         ({"sizes": [-1]}, "got -1"),
         ({"order": [0, 0]}, "each node once"),
         ({"order": [bias]}, "places of feature nodes"),
+        ({"sizes": [1.5]}, "got 1.5"),
         ({"n_random": -1}, "at least 0, got -1"),
     ):
         with pytest.raises(InputError, match=told):

@@ -19,10 +19,12 @@ def test_nodes_are_given_by_name_or_number():
     assert graph.grouped() is graph
 
 
+@pytest.mark.untyped
 @pytest.mark.parametrize(("groups", "message"), [
     ({"a": ["c 0 @ 2"]}, "'c 0 @ 2': did you mean 'c 0 @ 1'"),
     ({"a": [16]}, "numbers below 16, got 16"),
     ({"a": [-1]}, "got -1"),
+    ({"a": [1.5]}, "got 1.5"),
     ({"a": []}, "got none in 'a'"),
     ({"a": [0], "b": [1, 0]}, "got 'a 2 @ 0' in 'a' and in 'b'"),
 ])  # fmt: skip

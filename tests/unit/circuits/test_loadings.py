@@ -232,6 +232,7 @@ def test_what_does_not_fit_is_refused(small, prompt, made, native):
     for arguments, told in (
         (([(len(graph.nodes), 0)],), f"node from 0 to {len(graph.nodes) - 1}"),
         (([(0, -1)],), "row from 0 to 6, got -1"),
+        (([(0, 1.5)],), "row from 0 to 6, got 1.5"),
         (([("mlp0 99 @ 3", 0)],), "no node 'mlp0 99 @ 3'; did you mean"),
         (([(0, "<3> - <5>")],), "no row '<3> - <5>'; did you mean '<3> - <4>'"),
         ((None, LogitDifference(3, 5)), "target of the graph, '<3> - <4>', got '<3> - <5>'"),

@@ -86,13 +86,19 @@ def test_predicted_effects_agree_with_removals(model, mixes, prompt, graph):
     assert table["predicted"].tolist() == pytest.approx((-total[strongest(graph, 6)]).tolist())
 
 
+@pytest.mark.untyped
 def test_what_does_not_fit_is_refused(small, trained, prompt):
     own = {"own": trained["sae"]}
     graph = attribute(small, prompt, own, TARGET, **QUIET)
     with pytest.raises(InputError, match=r"dictionaries of the graph \(own\), got other"):
         removal_effects(small, graph, {"other": trained["sae"]}, TARGET, [[0]])
     bias = len(graph.nodes) - 1
-    for node in (bias, -1, 10**6):
+    with pytest.raises(InputError, match=r"whose 'own' has \d+ features, got one with"):
+        removal_effects(small, graph, {"own": trained["identity"]}, TARGET, [[0]])
+    for n in (-1, 2.5):
+        with pytest.raises(InputError, match="number of nodes of at least 0"):
+            compare_effects(small, graph, own, TARGET, n)
+    for node in (bias, -1, 10**6, 0.5):
         with pytest.raises(InputError, match="places of feature nodes"):
             removal_effects(small, graph, own, TARGET, [[node]])
     assert removal_effects(small, graph, own, TARGET, []).shape == (0, 1)

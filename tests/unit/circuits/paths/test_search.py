@@ -205,7 +205,7 @@ def test_every_kind_and_target(small, trained, prompt):
 
 @pytest.mark.untyped
 def test_what_does_not_fit_is_refused(biased, trained, transcoders, prompt):
-    for settings in ({"width": 0}, {"iterations": -1}):
+    for settings in ({"width": 0}, {"iterations": -1}, {"iterations": 1.5}):
         with pytest.raises(InputError, match=r"at least 0 iterations and a width of at least 1"):
             greedy_paths(biased, prompt, {}, TARGET, **settings)
     with pytest.raises(InputError, match="depth of at least 0, got -1"):
@@ -217,6 +217,12 @@ def test_what_does_not_fit_is_refused(biased, trained, transcoders, prompt):
     for search in (greedy_paths, exhaustive_paths):
         own = {"sae": trained["sae"]}
         assert next(iter(search(biased, prompt, own, TARGET, allow_other_model=True)))
+
+
+def test_a_search_ends_where_all_paths_end(biased, prompt):
+    """Iterations without a path to continue would otherwise run on."""
+    some = greedy_paths(biased, prompt, {}, TARGET, iterations=9, width=2)
+    assert greedy_paths(biased, prompt, {}, TARGET, iterations=1 << 60, width=2) == some
 
 
 def test_a_search_that_is_closed_leaves_nothing(biased, transcoders, prompt):
