@@ -14,7 +14,7 @@ from dictlearn.lm.hooks import LanguageModel, require_hooks
 from dictlearn.lm.identity import require_same_model
 from dictlearn.text.prompts import prompt_ids
 
-_WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+_WHOLE = (torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 @contextmanager

@@ -76,8 +76,8 @@ class LocalModel:
         Raises:
             InputError: the prompt does not have it.
         """
-        n = len(self.run.ids)
-        if (at := whole(position)) is None or not -n <= at < n:
+        n, at = len(self.run.ids), whole(position)
+        if at is None or not -n <= at < n:
             raise InputError(f"required a position from {-n} to {n - 1}, got {position!r:.80}")
         return at % n
 
@@ -161,12 +161,11 @@ class LocalModel:
     ) -> Float[Tensor, "m node"]:
         """The contributions of each node to functions with these gradients and constants."""
         leaves, mlps, biases, _ = gradients
-        m, n = len(constants), len(self.run.ids)
-        zero = torch.zeros(m, n, device=self.run.final.device, dtype=self.run.final.dtype)
+        m, zero = len(constants), self.run.final.new_zeros(len(constants), len(self.run.ids))
         parts: list[Tensor] = []
         for name, dictionary in self.dictionaries.items():
             parts_of = dictionary.sites.target.parts
-            at = torch.cat([leaves.get(part.hook, zero.new_zeros(m, n, part.d))
+            at = torch.cat([leaves.get(part.hook, zero.new_zeros(*zero.shape, part.d))
                             for part in parts_of], dim=2)  # fmt: skip
             parts.append(_products(at, self.written[name], self.acts[name]))
             constants = constants + at.sum(dim=1) @ self._constants[name].to(at)

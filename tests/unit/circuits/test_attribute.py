@@ -172,7 +172,7 @@ def test_ids_that_the_model_cannot_read_are_refused(small, prompt):
 
 def test_ids_of_fewer_bits_are_the_same_prompt(small, prompt):
     long = attribute(small, prompt, {}, LogitDifference(3, 4), **QUIET)
-    short = attribute(small, prompt.to(torch.uint8), {}, LogitDifference(3, 4), **QUIET)
+    short = attribute(small, prompt.to(torch.int8), {}, LogitDifference(3, 4), **QUIET)
     assert torch.equal(long.rows, short.rows)
 
 

@@ -19,6 +19,8 @@ pytestmark = pytest.mark.untyped
         (lambda d: d.encode_sparse(torch.zeros(1, 2, 4)), r"a matrix of rows, got shape"),
         (lambda d: d.scores(torch.zeros(4), torch.tensor([0])), r"a matrix of rows, got shape"),
         (lambda d: d.reading(torch.zeros(2, 4), torch.tensor([0])), "one feature for each"),
+        (lambda d: d.reading(torch.zeros(1, 4), torch.tensor([-1])), "features from 0"),
+        (lambda d: d.reading(torch.zeros(1, 4), torch.tensor([10**9])), "features from 0"),
         (lambda d: d.decode(torch.zeros(2, 7)), "required 8 coefficients per row, got 7"),
     ],
 )
