@@ -1,5 +1,6 @@
 """What tests of several rooms share: tiny random language models, real ones, and a browser."""
 
+import contextlib
 import json
 import os
 import re
@@ -174,21 +175,29 @@ def looked_at() -> Callable[[Path, int, Path], dict[str, Any]]:
     return _look
 
 
+def _dumped(arguments: list[str], folder: Path) -> str:
+    """The document that Chromium dumps; on a busy machine it stands still now and then for good."""
+    assert CHROMIUM
+    for attempt in range(3):
+        profile = f"--user-data-dir={folder / f'profile-{attempt}'}"
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return subprocess.run(
+                [CHROMIUM, *_FLAGS, profile, *arguments],
+                capture_output=True, text=True, timeout=120, check=True,
+            ).stdout  # fmt: skip
+    raise TimeoutError("Chromium did not end within two minutes, three times")
+
+
 def _look(page: Path, width: int, folder: Path) -> dict[str, Any]:
     """Errors, plots, how many are drawn and answer a pointer, and the width of the page.
 
     Also what the page's policy forbade, the texts of hover boxes, and whether a script from data
     set `window.hit`, when every plot was pointed at and every button clicked.
     """
-    assert CHROMIUM
     probed = folder / f"probed-{width}.html"
     source = page.read_text(encoding="utf-8")
     probed.write_text(source.replace("<head>", f"<head>{_PROBE}", 1), encoding="utf-8")
-    dom = subprocess.run(
-        [CHROMIUM, *_FLAGS, f"--user-data-dir={folder / 'profile'}",
-         f"--window-size={width},2000", "--dump-dom", probed.as_uri()],
-        capture_output=True, text=True, timeout=600, check=True,
-    ).stdout  # fmt: skip
+    dom = _dumped([f"--window-size={width},2000", "--dump-dom", probed.as_uri()], folder)
     match = re.search(r'<pre id="found">(.*?)</pre>', dom, re.S)
     assert match, "the page did not load to its end"
     return json.loads(unescape(match.group(1)))
