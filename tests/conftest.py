@@ -178,14 +178,14 @@ def looked_at() -> Callable[[Path, int, Path], dict[str, Any]]:
 def _dumped(arguments: list[str], folder: Path) -> str:
     """The document that Chromium dumps; on a busy machine it stands still now and then for good."""
     assert CHROMIUM
-    for attempt in range(3):
+    for attempt in range(4):
         profile = f"--user-data-dir={folder / f'profile-{attempt}'}"
         with contextlib.suppress(subprocess.TimeoutExpired):
             return subprocess.run(
                 [CHROMIUM, *_FLAGS, profile, *arguments],
-                capture_output=True, text=True, timeout=120, check=True,
+                capture_output=True, text=True, timeout=60, check=True,
             ).stdout  # fmt: skip
-    raise TimeoutError("Chromium did not end within two minutes, three times")
+    raise TimeoutError("Chromium did not end within a minute, four times")
 
 
 def _look(page: Path, width: int, folder: Path) -> dict[str, Any]:
