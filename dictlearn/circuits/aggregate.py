@@ -55,7 +55,7 @@ def aggregate_graphs(
     node_share: float = 0.8,
     edge_share: float = 0.98,
 ) -> GraphAggregate:
-    """What is common to the graphs of several prompts.
+    """Means over the graphs of several prompts, of nodes and edges that they share.
 
     Each graph is read once and can be forgotten then, as those of `attribute_all`.
 

@@ -7,7 +7,7 @@ import typer
 from rich.markup import escape
 
 from dictlearn.cli import options
-from dictlearn.cli.terminal import console, feature_numbers, say
+from dictlearn.cli.terminal import console, numbers, say
 from dictlearn.core.errors import InputError
 
 CARDS_PAGE = "features.html"
@@ -108,9 +108,8 @@ def show(
     similar features. Model, text and context are those of the training, unless others are given.
     """
     from dictlearn.active_features import activating
-    from dictlearn.cli.origins import model_of, origin
-    from dictlearn.cli.subject import beside
-    from dictlearn.cli.subject import loaded as loaded_model
+    from dictlearn.cli.origins import Origin, model_of, origin
+    from dictlearn.cli.subject import beside, loaded
     from dictlearn.comparison.report.cards import cards_page
     from dictlearn.core.own_files import OwnFiles
     from dictlearn.dictionaries.files import load_all
@@ -120,19 +119,21 @@ def show(
 
     if (features is None) == (prompt is None) or (prompt is not None and out is not None):
         raise InputError("required either --features, with or without --out, or --prompt")
-    chosen, loaded = feature_numbers(features or "0"), load_all(dictionaries)
+    chosen = [] if features is None else numbers(features, "--features")
+    named = load_all(dictionaries)
     if out is not None:
         OwnFiles.of(out).require(FEATURES_FILE, CARDS_PAGE)
-    # A prompt needs no text, which the dictionaries may not know.
-    name = model_of(loaded, model)
-    found = None if prompt is not None else origin(loaded, model, text, context)
-    subject = loaded_model(name, check=check_model, device=device, dtype=model_dtype)
-    loaded = beside(subject, loaded)
-    if found is None:
-        say(repr(activating(loaded, subject, prompt or "", n_features=n_features)))
+    if prompt is None:
+        found = origin(named, model, text, context)
+    else:  # it needs no text, which the dictionaries may not know
+        found = Origin(model_of(named, model), "", None)
+    subject = loaded(found.model, check=check_model, device=device, dtype=model_dtype)
+    own = beside(subject, named)
+    if prompt is not None:
+        say(repr(activating(own, subject, prompt, n_features=n_features)))
         return
     blocks = load_tokens(found.text, subject, split=split, n_tokens=tokens, context=found.context)
-    shown = cards(loaded, chosen, subject, blocks)
+    shown = cards(own, chosen, subject, blocks)
     say(repr(shown))
     if out is not None:
         shown.records.save(out)

@@ -1,6 +1,11 @@
 """Commands that list models, hook points, kinds and hyperparameters."""
 
+import ast
 import dataclasses
+import inspect
+import re
+import textwrap
+from itertools import pairwise
 from typing import Annotated, get_type_hints
 
 import typer
@@ -8,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from dictlearn.cli.terminal import console
-from dictlearn.core.config import Config, in_words, meanings
+from dictlearn.core.config import Config, in_words
 
 
 def models(
@@ -54,7 +59,7 @@ def kinds(
 
 def _fields(config: type[Config]) -> Table:
     """The settings of a config as options."""
-    hints, told = get_type_hints(config), meanings(config)
+    hints, told = get_type_hints(config), _meanings(config)
     table = Table("option", "type", "default", "meaning", box=None, pad_edge=False)
     for field in dataclasses.fields(config):
         if field.repr:  # weights are no setting
@@ -71,3 +76,24 @@ def _as_option(value: object) -> str:
     if isinstance(value, tuple):
         return ",".join(map(str, value)) or "none"
     return str(value).lower() if isinstance(value, bool) or value is None else str(value)
+
+
+def _meanings(cls: type[Config]) -> dict[str, str]:
+    """The first sentence of the docstring of each field, where it has one."""
+    found: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        if "__annotations__" not in vars(base) or base.__module__ == "builtins":
+            continue
+        try:
+            (body,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
+        except (OSError, TypeError):  # made where there is no file, in a notebook for instance
+            continue
+        assert isinstance(body, ast.ClassDef)
+        for field, text in pairwise(body.body):
+            match field, text:
+                case (
+                    ast.AnnAssign(target=ast.Name(id=name)),
+                    ast.Expr(value=ast.Constant(value=str(words))),
+                ):
+                    found[name] = re.split(r"(?<=\.)\s", " ".join(words.split()), maxsplit=1)[0]
+    return found

@@ -17,7 +17,7 @@ BUILTIN = "builtin:stories"
 
 
 class Origin(NamedTuple):
-    """What dictionaries are used with."""
+    """Model, text and context that dictionaries are used with."""
 
     model: str
     text: str

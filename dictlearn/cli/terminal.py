@@ -38,18 +38,20 @@ def named_feature(text: str) -> tuple[str, int] | None:
     return (name, int(number)) if name and number.isdecimal() else None
 
 
-def feature_numbers(text: str) -> list[int]:
-    """The features in a list with commas.
+def numbers(text: str, option: str) -> list[int]:
+    """The whole numbers in a list with commas, which is the value of an option.
 
     Raises:
-        InputError: it is of another form.
+        InputError: it is of another form, or a number is repeated.
 
-    >>> feature_numbers("3,17")
+    >>> numbers("3,17", "--features")
     [3, 17]
     """
     words = text.replace(" ", "").split(",")
-    if not all(word.isdecimal() for word in words):
-        raise InputError(f"required numbers of features, such as 3,17, got {text!r}")
+    if not all(word.isdecimal() for word in words) or len(set(words)) < len(words):
+        raise InputError(
+            f"required {option} as a number or different ones, as in 0,1,2; got {text!r}"
+        )
     return list(map(int, words))
 
 

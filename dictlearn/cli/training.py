@@ -10,7 +10,7 @@ import typer
 
 from dictlearn.cli import options
 from dictlearn.cli.folders import show_dictionaries
-from dictlearn.cli.terminal import leftover_fields, say
+from dictlearn.cli.terminal import leftover_fields, numbers, say
 from dictlearn.core.errors import ConfigError, InputError, nearest
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def train(
 
     # A path, or "saelens:PATH" and the like; with a config file, it is refused below.
     start = load(init) if init is not None and config is None else None
-    seeds = _seeds(seed)
+    seeds = numbers(seed, "--seed")
     if config is None:
         settings, fields = _of_training(leftover_fields(context.args), kind)
         fit_config = FitConfig(
@@ -178,13 +178,6 @@ def _of_one_kind(
         raise InputError(_EITHER)
     configs = swept(config_class(kind), fields)
     return ConfigFile(configs, dict.fromkeys(configs, at), fit_config)
-
-
-def _seeds(text: str) -> list[int]:
-    words = text.replace(" ", "").split(",")
-    if not all(word.isdecimal() for word in words) or len(set(words)) < len(words):
-        raise InputError(f"required --seed as a number or different ones, as in 0,1,2; got {text}")
-    return list(map(int, words))
 
 
 def _of_training(fields: dict[str, Any], kind: str | None) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -1,14 +1,9 @@
 """Configurations: frozen fields, whose names and values are checked on construction."""
 
-import ast
-import inspect
 import math
-import re
-import textwrap
 from abc import ABCMeta
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
-from itertools import pairwise
 from types import NoneType, UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -111,27 +106,6 @@ def matches(value: object, hint: Any) -> bool:
     if hint in (int, float) and isinstance(value, bool):
         return False
     return isinstance(value, int | float if hint is float else hint)
-
-
-def meanings(cls: type[Config]) -> dict[str, str]:
-    """The first sentence of the docstring of each field, where it has one."""
-    found: dict[str, str] = {}
-    for base in reversed(cls.__mro__):
-        if "__annotations__" not in vars(base) or base.__module__ == "builtins":
-            continue
-        try:
-            (body,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
-        except (OSError, TypeError):  # made where there is no file, in a notebook for instance
-            continue
-        assert isinstance(body, ast.ClassDef)
-        for field, text in pairwise(body.body):
-            match field, text:
-                case (
-                    ast.AnnAssign(target=ast.Name(id=name)),
-                    ast.Expr(value=ast.Constant(value=str(words))),
-                ):
-                    found[name] = re.split(r"(?<=\.)\s", " ".join(words.split()), maxsplit=1)[0]
-    return found
 
 
 def _as_declared(value: object, hint: Any) -> object:

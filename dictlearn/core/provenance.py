@@ -76,7 +76,7 @@ class Provenance:
     exclude_special: bool = True
     """Whether special tokens were left out of rows and metrics."""
     text: str = field(default="", compare=False)
-    """Source of the tokens, as it was named."""
+    """Source of the tokens; of a local file or folder, only its name."""
     context: int | None = field(default=None, compare=False)
     """Tokens per block."""
     seed: int | None = None

@@ -63,8 +63,8 @@ def int8_top_k(
     Rows and features are rounded to about 8 bits in units of their own largest entry. Twice as many
     features as asked for become candidates, so that one of the k best is missed only where
     rounding moves it below all of those: a training run logs how often (`recall`). Whether that
-    takes less time than an exact search depends on the processor: `fastest.int8_pays`. On devices
-    and in dtypes without such a product, the search is exact.
+    takes less time than an exact search depends on the processor (`Timings.int8_search_pays`). On
+    devices and in dtypes without such a product, the search is exact.
     """
     in_float32 = is_native(x) and x.dtype == W.dtype == torch.float32
     has_product = processor.has_int8() and x.shape[1] <= MOST_WIDE

@@ -56,7 +56,7 @@ class MultiHopStudy(Experiment):
                       "l1_coefficients", "some numbers of at least 0")  # fmt: skip
 
     def parts(self) -> Mapping[str, Part]:
-        """What is written by hand, and the dictionaries of each seed."""
+        """The dictionaries written by hand, and those trained with each seed."""
         trained = {f"trained-{i}": Part(partial(self._trained, i)) for i in range(self.n_seeds)}
         return {"planted": Part(self._planted)} | trained
 
