@@ -25,7 +25,7 @@ _N_ROWS = 16
 
 _Forward: TypeAlias = Callable[..., Any]
 _AGREES: WeakKeyDictionary[nn.Module, dict[tuple[Any, ...], bool]] = WeakKeyDictionary()
-"""What trials of attention modules have found, by length of the sequences, dtype and device."""
+"""Results of trials of attention modules, by length of the sequences, dtype and device."""
 
 
 class FusedAttention:
