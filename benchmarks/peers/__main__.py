@@ -2,6 +2,7 @@
 
 make peers                         # everything, into docs/results/speed.md
 make peers ARGS="--only steps"     # one section measured again, the others kept
+make peers-avx2                    # without the instructions that newer processors have
 make peers ARGS="--quick"          # seconds: shows that everything runs, writes nothing
 """
 
@@ -65,7 +66,8 @@ def main() -> None:
     warnings.filterwarnings("ignore")  # of other libraries
     torch.set_num_threads(args.threads)
     contenders = Contenders()
-    command = " ".join(["make peers", *_without_paths(args)])
+    target = "peers-avx2" if machine.instructions() == "AVX2" else "peers"
+    command = " ".join(["make", target, *_without_paths(args)])
     out = args.out or (None if args.quick else PAGE)
     for name in args.only:
         section = measured(PARTS[name], args, contenders, command)
@@ -109,9 +111,11 @@ def measured(part: Part, args: argparse.Namespace, contenders: Contenders, comma
         revision = code_revision()  # of the code that is measured, before others change it
         return part.section(
             run,
+            machine.instructions(),
             lambda: (
                 f"Measured by `{command}` with {args.threads} threads, in "
-                f"{(time.monotonic() - began) / 60:.1f} minutes, at revision {revision}."
+                f"{(time.monotonic() - began) / 60:.1f} minutes, at revision {revision}, on "
+                f"{machine.described()}."
             ),
         )
 

@@ -58,12 +58,21 @@ def _standard(plan: Plan, first: Batch) -> Trainee:
     return _trainee(trainer)
 
 
+@torch.no_grad()
 def _jumprelu(plan: Plan, first: Batch) -> Trainee:
-    return _trainee(JumpReluTrainer(sparsity_warmup_steps=None, **_common(plan)))
+    trainer = JumpReluTrainer(sparsity_warmup_steps=None, **_common(plan))
+    ae = trainer.ae
+    aim_at_l0_(ae.b_enc, first.x[:64] @ ae.W_enc + ae.b_enc - ae.threshold, plan.k)
+    return _trainee(trainer)
 
 
+@torch.no_grad()
 def _gated(plan: Plan, first: Batch) -> Trainee:
-    return _trainee(GatedSAETrainer(sparsity_warmup_steps=None, **_common(plan)))
+    trainer = GatedSAETrainer(sparsity_warmup_steps=None, **_common(plan))
+    ae = trainer.ae
+    scores = ae.encoder(first.x[:64] - ae.decoder_bias) + ae.gate_bias
+    aim_at_l0_(ae.gate_bias, scores, plan.k)
+    return _trainee(trainer)
 
 
 DICTIONARY_LEARNING = Peer(

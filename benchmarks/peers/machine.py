@@ -17,9 +17,9 @@ def head(libraries: Mapping[str, str], absent: Mapping[str, str]) -> str:
         "Written by `make peers` (`benchmarks/peers/`), which installs all libraries into one "
         "virtual environment and times them in turn in one run. A number in brackets is the "
         "range over rounds, or over seeds where it says so. A section can be measured again by "
-        "itself (`--only`); the command stands under each.",
+        "itself (`--only`), and on each kind of processor; the command and the machine stand under "
+        "each.",
         "",
-        f"* machine: {described()}",
         f"* versions: {', '.join([versions(), *map(' '.join, libraries.items())])}",
     ]
     lines += [f"* left out: {name} ({why})" for name, why in absent.items()]
@@ -30,9 +30,16 @@ def described() -> str:
     """The machine, and how threads wait on it."""
     waiting = os.environ.get("OMP_WAIT_POLICY", "as by default").lower()
     return (
-        f"{cores()} cores of {processor.name()}, {memory()} of memory, {platform.system()} "
+        f"{cores()} cores of {processor.described()}; {memory()} of memory, {platform.system()} "
         f"{platform.machine()}; OpenMP threads wait {waiting}"
     )
+
+
+def instructions() -> str:
+    """The widest instructions that products may use here, by name."""
+    if processor.multiplies_bfloat16():
+        return "AVX512-BF16"
+    return torch.backends.cpu.get_cpu_capability()
 
 
 def versions() -> str:

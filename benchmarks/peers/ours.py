@@ -10,8 +10,10 @@ from dictlearn.core.kinds import GradientConfig
 from dictlearn.core.sites import Site, Sites
 from dictlearn.dictionaries.batchtopk_sae import BatchTopKSAEConfig
 from dictlearn.dictionaries.codebook import CodebookConfig
+from dictlearn.dictionaries.elementwise import ElementwiseRule
 from dictlearn.dictionaries.gated_sae import GatedSAEConfig
 from dictlearn.dictionaries.jumprelu_sae import JumpReLUSAEConfig
+from dictlearn.dictionaries.jumprelu_transcoder import JumpReLUTranscoderConfig
 from dictlearn.dictionaries.linear import LinearDictionary
 from dictlearn.dictionaries.residual_codebook import ResidualCodebookConfig
 from dictlearn.dictionaries.sae import SAEConfig
@@ -53,15 +55,17 @@ def _maker(config: Callable[[Plan], GradientConfig], *, int8: bool = False) -> M
     return lambda plan, first: _trainee(_learner(config(plan), plan, first, int8=int8))
 
 
-def _relu(config: Callable[[Plan], GradientConfig]) -> Maker:
+def _at_l0(config: Callable[[Plan], GradientConfig]) -> Maker:
     """As `_maker`, with a bias that starts at the wanted L0."""
 
     def make(plan: Plan, first: Batch) -> Trainee:
         learner = _learner(config(plan), plan, first)
         dictionary = learner.dictionary
         assert isinstance(dictionary, LinearDictionary)
+        assert isinstance(dictionary.rule, ElementwiseRule)
         z = (first.x[:64] - dictionary.x_mean) / dictionary.x_scale
-        scores = dictionary.all_scores(z)
+        thresholds = dictionary.rule.bounds(dictionary)
+        scores = dictionary.all_scores(z) - (0.0 if thresholds is None else thresholds)
         aim_at_l0_(dictionary.b_enc, scores.detach(), plan.k)
         return _trainee(learner)
 
@@ -86,11 +90,14 @@ OURS = Peer(
     {
         Kind.TOPK_SAE: _maker(_topk),
         Kind.BATCHTOPK_SAE: _maker(lambda p: BatchTopKSAEConfig(n_features=p.n_features, k=p.k)),
-        Kind.RELU_SAE: _relu(lambda p: SAEConfig(n_features=p.n_features)),
-        Kind.JUMPRELU_SAE: _maker(lambda p: JumpReLUSAEConfig(n_features=p.n_features)),
-        Kind.GATED_SAE: _maker(lambda p: GatedSAEConfig(n_features=p.n_features)),
+        Kind.RELU_SAE: _at_l0(lambda p: SAEConfig(n_features=p.n_features)),
+        Kind.JUMPRELU_SAE: _at_l0(lambda p: JumpReLUSAEConfig(n_features=p.n_features)),
+        Kind.GATED_SAE: _at_l0(lambda p: GatedSAEConfig(n_features=p.n_features)),
         Kind.TOPK_TRANSCODER: _maker(_topk_transcoder),
-        Kind.RELU_TRANSCODER: _relu(lambda p: TranscoderConfig(n_features=p.n_features)),
+        Kind.RELU_TRANSCODER: _at_l0(lambda p: TranscoderConfig(n_features=p.n_features)),
+        Kind.JUMPRELU_TRANSCODER: _at_l0(
+            lambda p: JumpReLUTranscoderConfig(n_features=p.n_features, linear_skip=True)
+        ),
         Kind.CODEBOOK: _maker(_codebook),
         Kind.ONE_CODE: _maker(
             lambda p: CodebookConfig(n_codes=p.n_features, k=1, similarity="euclidean")

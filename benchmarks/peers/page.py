@@ -58,9 +58,10 @@ def sections_of(text: str) -> list[Section]:
 
 
 def with_new(old: Iterable[Section], new: Iterable[Section], order: Sequence[str]) -> list[Section]:
-    """The sections of `new`, and those of `old` that were not measured again, in `order`."""
+    """The sections of `new`, and those of `old` that were not measured again, in `order`, which
+    gives the beginnings of titles."""
     latest = {section.title: section for section in [*old, *new]}
-    return [latest[title] for title in order if title in latest]
+    return [latest[title] for start in order for title in sorted(latest) if title.startswith(start)]
 
 
 def _line(cells: Iterable[str]) -> str:

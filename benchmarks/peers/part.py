@@ -32,7 +32,12 @@ class Part:
     introduction: str
     measure: Callable[[Run], list[Table]]
 
-    def section(self, run: Run, foot: Callable[[], str]) -> Section:
+    def titled(self, instructions: str) -> str:
+        """The title of the section that was measured with these instructions of the processor."""
+        return f"{self.title}, with {instructions}"
+
+    def section(self, run: Run, instructions: str, foot: Callable[[], str]) -> Section:
         """The section, measured; `foot` is asked afterwards for its last line."""
         tables = [table.markdown() for table in self.measure(run)]
-        return Section(self.title, "\n\n".join([self.introduction, *tables, foot()]))
+        body = "\n\n".join([self.introduction, *tables, foot()])
+        return Section(self.titled(instructions), body)

@@ -20,6 +20,7 @@ class Kind(Enum):
     GATED_SAE = "gated SAE"
     TOPK_TRANSCODER = "top-k transcoder"
     RELU_TRANSCODER = "ReLU-L1 transcoder"
+    JUMPRELU_TRANSCODER = "JumpReLU transcoder with skip"
     CODEBOOK = "codebook, k codes"
     ONE_CODE = "codebook, one code"
     RESIDUAL_CODEBOOK = "residual codebook, k stages"
@@ -33,7 +34,8 @@ class Plan:
     n_features: int
     """Features, or codes (of each stage)."""
     k: int
-    """Active features in a row; for ReLU kinds the number that the bias starts with."""
+    """Active features in a row; for kinds that do not fix it, the number that the bias starts
+    with."""
     steps: int = 100_000
     learning_rate: float = 1e-9
     """So small by default that the dictionary stays as it is, and every step costs the same."""
@@ -82,7 +84,7 @@ def held_by(module: torch.nn.Module, optimizer: torch.optim.Optimizer | None) ->
 
 
 @torch.no_grad()
-def aim_at_l0_(b_enc: Tensor, scores: Tensor, l0: int) -> None:
-    """Lower the encoder's bias until about `l0` of a row's `scores` are positive."""
+def aim_at_l0_(bias: Tensor, scores: Tensor, l0: int) -> None:
+    """Lower the bias of `scores`, less their thresholds, until about `l0` of a row are positive."""
     rank = int(scores.numel() * (1 - l0 / scores.shape[1]))
-    b_enc -= scores.flatten().kthvalue(rank).values
+    bias -= scores.flatten().kthvalue(rank).values

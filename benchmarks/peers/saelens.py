@@ -64,6 +64,24 @@ def _standard(plan: Plan, first: Batch) -> Trainee:
     return _trainee(sae, plan, first)
 
 
+@torch.no_grad()
+def _jumprelu(plan: Plan, first: Batch) -> Trainee:
+    torch.manual_seed(plan.seed)
+    config = JumpReLUTrainingSAEConfig(d_in=plan.width, d_sae=plan.n_features)
+    sae = JumpReLUTrainingSAE(config)
+    scores = (first.x[:64] - sae.b_dec) @ sae.W_enc + sae.b_enc
+    aim_at_l0_(sae.b_enc, scores - sae.threshold, plan.k)
+    return _trainee(sae, plan, first)
+
+
+@torch.no_grad()
+def _gated(plan: Plan, first: Batch) -> Trainee:
+    torch.manual_seed(plan.seed)
+    sae = GatedTrainingSAE(GatedTrainingSAEConfig(d_in=plan.width, d_sae=plan.n_features))
+    aim_at_l0_(sae.b_gate, (first.x[:64] - sae.b_dec) @ sae.W_enc + sae.b_gate, plan.k)
+    return _trainee(sae, plan, first)
+
+
 def _topk(sparse: bool) -> Maker:
     return _maker(
         lambda p: TopKTrainingSAE(
@@ -85,14 +103,8 @@ SAELENS = Peer(
             )
         ),
         Kind.RELU_SAE: _standard,
-        Kind.JUMPRELU_SAE: _maker(
-            lambda p: JumpReLUTrainingSAE(
-                JumpReLUTrainingSAEConfig(d_in=p.width, d_sae=p.n_features)
-            )
-        ),
-        Kind.GATED_SAE: _maker(
-            lambda p: GatedTrainingSAE(GatedTrainingSAEConfig(d_in=p.width, d_sae=p.n_features))
-        ),
+        Kind.JUMPRELU_SAE: _jumprelu,
+        Kind.GATED_SAE: _gated,
     },
 )
 SAELENS_SPARSE = Peer(

@@ -17,7 +17,11 @@ from dictlearn.core.batches import Batch
 
 MAIN_KINDS = (Kind.TOPK_SAE, Kind.RELU_SAE, Kind.CODEBOOK)
 """The kinds measured with the most rounds."""
-TRANSCODERS = (Kind.TOPK_TRANSCODER, Kind.RELU_TRANSCODER)
+TRANSCODERS = (Kind.TOPK_TRANSCODER, Kind.RELU_TRANSCODER, Kind.JUMPRELU_TRANSCODER)
+STARTING_AT_L0 = (
+    Kind.RELU_SAE, Kind.JUMPRELU_SAE, Kind.GATED_SAE, Kind.RELU_TRANSCODER, Kind.JUMPRELU_TRANSCODER
+)  # fmt: skip
+"""The kinds that do not fix their L0, each library's with a bias that starts at the same."""
 
 
 @dataclass(frozen=True)
@@ -76,13 +80,8 @@ def _steps(run: Run) -> list[Table]:
 
 
 def _step_table(kind: Kind, plan: Plan, batch_size: int, turns: Turns) -> Table:
-    active = {
-        Kind.RELU_SAE: f"about {plan.k} active",
-        Kind.RELU_TRANSCODER: f"about {plan.k} active",
-        Kind.JUMPRELU_SAE: "as initialised",
-        Kind.GATED_SAE: "as initialised",
-        Kind.ONE_CODE: "1 chosen",
-    }.get(kind, f"k = {plan.k}")
+    about = f"about {plan.k} active" if kind in STARTING_AT_L0 else f"k = {plan.k}"
+    active = "1 chosen" if kind is Kind.ONE_CODE else about
     table = Table(
         f"{kind.value}: {plan.n_features:,} of width {plan.width}, {active}, batch {batch_size:,}",
         ("library", "products", "ms", "time / dictlearn's"),

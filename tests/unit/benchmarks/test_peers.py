@@ -1,9 +1,15 @@
 """The parts of the side-by-side harness that need no other library."""
 
 import pytest
+import torch
 
 from benchmarks.peers.measure import Spread, Timing, digits, in_turn, seconds
+from benchmarks.peers.ours import OURS
 from benchmarks.peers.page import Section, Table, page, sections_of, with_new
+from benchmarks.peers.part import Part
+from benchmarks.peers.peer import Plan
+from benchmarks.peers.steps import STARTING_AT_L0, TRANSCODERS
+from dictlearn.core.batches import Batch
 
 
 class FakeTime:
@@ -122,3 +128,21 @@ def test_a_section_is_replaced_and_the_order_kept():
     old = [Section("A", "old a"), Section("C", "old c"), Section("gone", "renamed since")]
     new = [Section("B", "new b"), Section("A", "new a")]
     assert with_new(old, new, ["A", "B", "C"]) == [new[1], new[0], old[1]]
+
+
+def test_each_kind_of_processor_has_its_own_section():
+    part = Part("A", "what it is", lambda run: [])
+    old = [Section("A, with AVX2", "1"), Section("A, with AVX512", "2"), Section("B", "3")]
+    new = part.section(None, "AVX2", lambda: "on this machine")
+    assert new == Section("A, with AVX2", "what it is\n\non this machine")
+    assert with_new(old, [new], ["B", "A"]) == [old[2], new, old[1]]
+
+
+@pytest.mark.parametrize("kind", STARTING_AT_L0)
+def test_kinds_that_do_not_fix_their_l0_start_at_the_wanted_one(kind):
+    x = torch.randn(64, 32, generator=torch.Generator().manual_seed(0))
+    y = torch.randn(64, 32, generator=torch.Generator().manual_seed(1))
+    batch = Batch(x, y if kind in TRANSCODERS else x)
+    trainee = OURS.makers[kind](Plan(width=32, n_features=256, k=10), batch)
+    active = trainee.estimate.__wrapped__.encode_sparse(x).values.numel()
+    assert active / len(x) == pytest.approx(10, rel=0.02)
