@@ -1,12 +1,9 @@
 """What reading a model costs beside its own forward passes, fixed costs included.
 
     python -m benchmarks.harvest [--lengths 128 512 1024] [--tokens 2000 16000] [--parts harvest]
+    python -m benchmarks.harvest --memory [--lengths 2048 8192] [--parts harvest evaluate]
 
-A Llama of 135M parameters with random weights (30 layers, grouped queries, a vocabulary of 49,152)
-is read at the MLP of one layer. Each row is CPU time on one thread over that of the bare passes,
-which end at that layer where nothing behind it is needed, and compute attention as the model does;
-the two are measured in turn, once, with no trial of a shortcut before. `--memory` shows
-the peak of memory above that of the loaded model instead, each length in a process of its own.
+Written to docs/results/harvest.md, unless `--quick` shows that everything runs.
 """
 
 import argparse
@@ -22,8 +19,12 @@ from typing import Any
 import torch
 import transformers
 from rich.console import Console
-from rich.table import Table
+from rich.markdown import Markdown
 
+from benchmarks.peers import machine
+from benchmarks.peers.measure import digits
+from benchmarks.peers.page import Section, Table, renew
+from dictlearn.core.provenance import code_revision
 from dictlearn.core.tokens import Tokens
 from dictlearn.dictionaries.random import RandomConfig
 from dictlearn.evaluation.cards.describe_features import describe_features
@@ -39,6 +40,20 @@ N_FEATURES, N_CARDS = 1024, 20
 N_KNOWN = 4096
 """Ids below this have a text: the tokenizer is that of the built-in model."""
 PARTS = ("harvest", "evaluate", "cards")
+PAGE = Path("docs/results/harvest.md")
+TIMES, MEMORY = "Time", "Memory"
+HEAD = """# What reading a model costs
+
+Written by `python -m benchmarks.harvest` and, for memory, `python -m benchmarks.harvest --memory`.
+A Llama of 135 million parameters with random weights (30 layers, grouped queries, a vocabulary of
+49,152) is read at the MLP of layer 14, in blocks of random tokens."""
+ON_TIMES = """CPU time on one thread, over that of the bare passes that the part needs, which end at
+layer 14 where nothing behind it is needed and compute attention as the model does. The two are
+measured in turn, once; nothing was tried or remembered before, so fixed costs are included.
+`harvest` writes rows to disk; `evaluate` scores one dictionary of 1,024 features (two passes to the
+layer, one whole, four from the layer to the end); `cards` describes 20 features."""
+ON_MEMORY = """The highest resident memory above that of the loaded model, of one block, each in a
+process of its own."""
 
 
 def llama(folder: Path) -> Any:
@@ -120,7 +135,7 @@ def passes(part: str, to_layer: float, whole: float) -> float:
 
 def ratios(subject: Subject, lengths: list[int], n_tokens: list[int], parts: list[str]) -> Table:
     """Each part over the passes that it needs."""
-    table = Table("block", "tokens", "what", "CPU s", "passes, CPU s", "ratio", box=None)
+    table = Table("One thread", ("block", "tokens", "what", "CPU s", "passes, CPU s", "ratio"))
     for length in lengths:
         for n in n_tokens:
             tokens = tokens_of(n, length)
@@ -131,8 +146,8 @@ def ratios(subject: Subject, lengths: list[int], n_tokens: list[int], parts: lis
                 to_layer = cpu_seconds(subject.to_layer, tokens)
                 whole = cpu_seconds(subject.whole, tokens) if part == "evaluate" else 0.0
                 bare = passes(part, to_layer, whole)
-                row = (f"{taken:.1f}", f"{bare:.1f}", f"{taken / bare:.2f}")
-                table.add_row(str(length), f"{tokens.ids.numel():,}", part, *row)
+                figures = map(digits, (taken, bare, taken / bare))
+                table.add(f"{length:,}", f"{tokens.ids.numel():,}", part, *figures)
     return table
 
 
@@ -145,37 +160,59 @@ def memory(name: str) -> int:
 
 def peaks(lengths: list[int], parts: list[str]) -> Table:
     """The peak of memory of each part on one block, above that of the loaded model."""
-    table = Table("block", "what", "MB", box=None)
+    table = Table("One block", ("tokens", "what", "MB above the model"))
     for length in lengths:
         for part in parts:
             run = [sys.executable, "-m", "benchmarks.harvest", "--one", part, str(length)]
             said = subprocess.run(run, check=True, capture_output=True, text=True).stdout
-            table.add_row(str(length), part, f"{int(said.split()[-1]) / 1e6:,.0f}")
+            table.add(f"{length:,}", part, f"{int(said.split()[-1]) / 1e6:,.0f}")
     return table
 
 
+def peak(part: str, length: int, folder: Path) -> int:
+    """The peak of memory of a part on one block, above that of the loaded model, in bytes."""
+    subject, tokens = Subject(folder), tokens_of(length, length)
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # forget the loading
+    before = memory("VmRSS")
+    getattr(subject, part)(tokens)
+    return memory("VmHWM") - before
+
+
+def measured(args: argparse.Namespace, folder: Path) -> Section:
+    """The section that the arguments ask for."""
+    began, revision = time.monotonic(), code_revision()
+    if args.memory:
+        title, text, table = MEMORY, ON_MEMORY, peaks(args.lengths, args.parts)
+    else:
+        subject = Subject(folder)
+        title, text = TIMES, ON_TIMES
+        table = ratios(subject, args.lengths, args.tokens, args.parts)
+    foot = (
+        f"Measured in {(time.monotonic() - began) / 60:.1f} minutes, at revision {revision}, on "
+        f"{machine.described()}."
+    )
+    return Section(title, "\n\n".join([text, table.markdown(), foot]))
+
+
 def main() -> None:
-    """Print the table."""
+    """Measure, print, write."""
     torch.set_num_threads(1)
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--lengths", type=int, nargs="+", default=[128, 512, 1024])
     parser.add_argument("--tokens", type=int, nargs="+", default=[2000, 16_000])
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--memory", action="store_true")
-    parser.add_argument("--one", nargs=2, metavar=("PART", "LENGTH"))
+    parser.add_argument("--quick", action="store_true", help="write no page")
+    parser.add_argument("--one", nargs=2, metavar=("PART", "LENGTH"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     with TemporaryDirectory() as folder:
         if args.one:
-            length = int(args.one[1])
-            subject, tokens = Subject(Path(folder)), tokens_of(length, length)
-            Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # forget the loading
-            before = memory("VmRSS")
-            getattr(subject, args.one[0])(tokens)
-            print(memory("VmHWM") - before)
-        elif args.memory:
-            Console().print(peaks(args.lengths, args.parts))
-        else:
-            Console().print(ratios(Subject(Path(folder)), args.lengths, args.tokens, args.parts))
+            print(peak(args.one[0], int(args.one[1]), Path(folder)))
+            return
+        section = measured(args, Path(folder))
+    Console().print(Markdown(section.markdown()))
+    if not args.quick:
+        renew(PAGE, HEAD, section, [TIMES, MEMORY])
 
 
 if __name__ == "__main__":

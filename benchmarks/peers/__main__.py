@@ -23,7 +23,7 @@ from benchmarks.peers.evaluations import EVALUATION
 from benchmarks.peers.harvests import HARVEST
 from benchmarks.peers.losses import LOSSES
 from benchmarks.peers.memory import MEMORY
-from benchmarks.peers.page import Section, page, sections_of, with_new
+from benchmarks.peers.page import Section, renew
 from benchmarks.peers.part import Part, Run
 from benchmarks.peers.registry import Contenders
 from benchmarks.peers.runs import RUNS, SECOND
@@ -73,16 +73,8 @@ def main() -> None:
         section = measured(PARTS[name], args, contenders, command)
         Console().print(Markdown(section.markdown()))
         if out is not None:  # at once: a run that is stopped keeps what it has measured
-            write(out, section, contenders)
-
-
-def write(out: Path, section: Section, contenders: Contenders) -> None:
-    """Put a section into the page in the place of the one that it renews."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    old = sections_of(out.read_text("utf-8")) if out.exists() else []
-    latest = with_new(old, [section], [part.title for part in PARTS.values()])
-    head = machine.head(contenders.versions(), contenders.absent)
-    out.write_text(page(head, latest), encoding="utf-8")
+            head = machine.head(contenders.versions(), contenders.absent)
+            renew(out, head, section, [part.title for part in PARTS.values()])
 
 
 def _without_paths(args: argparse.Namespace) -> list[str]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 _HEADING = "## "
 
@@ -62,6 +63,13 @@ def with_new(old: Iterable[Section], new: Iterable[Section], order: Sequence[str
     gives the beginnings of titles."""
     latest = {section.title: section for section in [*old, *new]}
     return [latest[title] for start in order for title in sorted(latest) if title.startswith(start)]
+
+
+def renew(path: Path, head: str, section: Section, order: Sequence[str]) -> None:
+    """Write the section to the page at `path`, in the place of the one that it renews."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    old = sections_of(path.read_text("utf-8")) if path.exists() else []
+    path.write_text(page(head, with_new(old, [section], order)), encoding="utf-8")
 
 
 def _line(cells: Iterable[str]) -> str:
