@@ -1,6 +1,5 @@
 """Features that are active on a text of one's own, of several dictionaries side by side."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,8 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import InputError
+from dictlearn.core.named import Dictionaries, by_name
 from dictlearn.core.sparse_acts import SparseActs
 from dictlearn.evaluation.stream.activations import ActivationStream
 from dictlearn.lm.hooks import LanguageModel
@@ -72,7 +71,7 @@ class ActiveFeatures:
 
 @torch.no_grad()
 def activating(
-    dictionaries: FeatureDictionary | Mapping[str, FeatureDictionary],
+    dictionaries: Dictionaries,
     model: LanguageModel,
     text: str,
     *,
@@ -95,8 +94,7 @@ def activating(
         InputError: there is no dictionary, or the text is empty or too long.
         ProvenanceError: a dictionary was trained on another model.
     """
-    if isinstance(dictionaries, FeatureDictionary):
-        dictionaries = {dictionaries.kind: dictionaries}
+    dictionaries = by_name(dictionaries)
     if not dictionaries or n_features < 1:
         raise InputError("required a dictionary, and n_features of 1 or more")
     if not allow_other_model:

@@ -1,11 +1,11 @@
 """Cards of single features: top activating contexts, logit weights and similar features."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import InputError
+from dictlearn.core.named import Dictionaries, by_name
 from dictlearn.core.tokens import Tokens
 from dictlearn.evaluation.cards.describe_features import describe_features
 from dictlearn.lm.hooks import LanguageModel
@@ -28,7 +28,7 @@ class Shown:
 
 
 def show(
-    dictionary: FeatureDictionary | Mapping[str, FeatureDictionary],
+    dictionary: Dictionaries,
     features: int | Sequence[int],
     model: LanguageModel,
     tokens: Tokens,
@@ -49,9 +49,7 @@ def show(
     Raises:
         InputError: a feature does not exist, or `describe_features` rejects an argument.
     """
-    if isinstance(dictionary, FeatureDictionary):
-        kind = dictionary.kind
-        dictionary = {kind: dictionary}
+    dictionary = by_name(dictionary)
     if not dictionary:
         raise InputError("required a dictionary, got none")
     chosen = features if isinstance(features, Iterable) else [features]

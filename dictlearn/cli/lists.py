@@ -6,7 +6,7 @@ import inspect
 import re
 import textwrap
 from itertools import pairwise
-from typing import Annotated, get_type_hints
+from typing import TYPE_CHECKING, Annotated, get_type_hints
 
 import typer
 from rich.markup import escape
@@ -15,17 +15,18 @@ from rich.table import Table
 from dictlearn.cli.terminal import console
 from dictlearn.core.config import Config, in_words
 
+if TYPE_CHECKING:
+    from dictlearn.lm.hooks import LanguageModel
+
 
 def models(
     model: Annotated[str | None, typer.Argument(help="Model whose hook points are listed.")] = None,
 ) -> None:
     """List the built-in models, or the hook points of a model."""
-    from dictlearn.lm.hooks import hook_names
     from dictlearn.lm.loading import BUILTIN_MODELS, load_model
 
     if model is not None:
-        for hook in hook_names(load_model(model, check=False)):
-            console.print(hook, highlight=False, markup=False)
+        _show_hooks(load_model(model, check=False))
         return
     table = Table("model", "description", box=None, pad_edge=False)
     for name, description in BUILTIN_MODELS.items():
@@ -34,6 +35,25 @@ def models(
     console.print(
         "\nAlso any Hugging Face id or local folder that TransformerLens' TransformerBridge loads."
         "\nTo list the hook points of a model: dictlearn models NAME"
+    )
+
+
+def _show_hooks(model: "LanguageModel") -> None:
+    """Print the hook points of a model, those of its blocks together."""
+    from dictlearn.lm.hook_rows import hook_rows
+
+    rows = hook_rows(model)
+    table = Table("hook", "width", "blocks (N)", "other names", box=None, pad_edge=False)
+    for row in rows:
+        if row.width is not None:
+            blocks = f"{row.blocks[0]} to {row.blocks[-1]}" if row.blocks else ""
+            table.add_row(row.names[0], str(row.width), blocks, ", ".join(row.names[1:]))
+    console.print(table, highlight=False, markup=False)
+    others = ", ".join(row.names[0] for row in rows if row.width is None)
+    console.print(
+        f"\nWithout a vector for every token, or switched off: {others}",
+        highlight=False,
+        markup=False,
     )
 
 

@@ -90,6 +90,12 @@ class Activations(ABC):
     """Rows in one epoch."""
     provenance: Provenance
 
+    def __repr__(self) -> str:
+        """Their class, number, sites and model."""
+        of = f" of {self.provenance.model}" if self.provenance.model else ""
+        sites = "; ".join(map(str, self.sites))
+        return f"{type(self).__name__}({self.n_rows:,} rows at {sites}{of})"
+
     @abstractmethod
     def rows(self, seed: int, step: int, n: int) -> Rows:
         """The `n` shuffled rows of step `step`: the same for the same arguments, always."""

@@ -37,6 +37,12 @@ class Tokens:
     def __len__(self) -> int:
         return self.ids.shape[0]
 
+    def __repr__(self) -> str:
+        """Their number, and where they are from."""
+        number, length = self.ids.shape
+        origin = f", {self.split} split of {self.source}" if self.source else ""
+        return f"Tokens({self.n_tokens:,} in {number:,} sequences of {length:,}{origin})"
+
     @property
     def n_tokens(self) -> int:
         """The number of non-special tokens in all blocks."""

@@ -4,25 +4,31 @@ from collections.abc import Mapping
 
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import InputError
+from dictlearn.core.named import Dictionaries, by_name
 from dictlearn.core.provenance import Provenance
 from dictlearn.lm.hooks import LanguageModel
 from dictlearn.lm.identity import model_provenance
 from dictlearn.lm.sites import require_sites
 
 
-def require_dictionaries(caller: str, dictionaries: object, at_least: int = 1) -> None:
-    """Raise an `InputError` unless `caller` was given a dict of so many dictionaries by name."""
-    if not isinstance(dictionaries, Mapping) or len(dictionaries) < at_least:
-        number = "one" if at_least == 1 else "two"
-        raise InputError(
-            f"{caller} needs a dict of dictionaries by name, at least {number}, got "
-            f"{dictionaries!r:.80}"
-        )
-    for name, dictionary in dictionaries.items():
+def required_dictionaries(
+    caller: str, dictionaries: Dictionaries, at_least: int = 1
+) -> Mapping[str, FeatureDictionary]:
+    """The dictionaries that `caller` was given, by name.
+
+    Raises:
+        InputError: there are fewer than `at_least`, or something else was given.
+    """
+    found = by_name(dictionaries)
+    if not isinstance(found, Mapping) or len(found) < at_least:
+        required = "a dictionary, or several" if at_least == 1 else "two or more dictionaries"
+        raise InputError(f"{caller} needs {required} in a dict by name, got {dictionaries!r:.80}")
+    for name, dictionary in found.items():
         if not isinstance(dictionary, FeatureDictionary):
             raise InputError(
                 f"{name!r}: required a FeatureDictionary, got {type(dictionary).__name__}"
             )
+    return found
 
 
 def require_fitting(

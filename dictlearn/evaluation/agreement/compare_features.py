@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import InputError
+from dictlearn.core.named import Dictionaries
 from dictlearn.core.provenance import Provenance
 from dictlearn.core.tokens import Tokens
 from dictlearn.evaluation.agreement.controls import controls
@@ -21,7 +22,7 @@ from dictlearn.evaluation.agreement.feature_statistics import (
     feature_summary,
     known_densities,
 )
-from dictlearn.evaluation.origins import require_dictionaries, require_fitting
+from dictlearn.evaluation.origins import require_fitting, required_dictionaries
 from dictlearn.lm.hooks import LanguageModel
 from dictlearn.metrics.agreement import matched_cosine_similarity, max_cosine_similarity
 from dictlearn.progress import progress as progress_bar
@@ -36,7 +37,7 @@ _SAME = 0.9
 
 
 def compare_features(
-    dictionaries: Mapping[str, FeatureDictionary],
+    dictionaries: Dictionaries,
     model: LanguageModel | None = None,
     tokens: Tokens | None = None,
     *,
@@ -83,7 +84,7 @@ def compare_features(
         ProvenanceError: a dictionary was trained on another model, and `allow_other_model` is off.
         NonFiniteError: activations hold NaN or infinity.
     """
-    require_dictionaries("compare_features", dictionaries, at_least=2)
+    dictionaries = required_dictionaries("compare_features", dictionaries, at_least=2)
     if (model is None) != (tokens is None):
         raise InputError("required both a model and tokens, or neither; got only one of them")
     found, origin, described = None, Provenance(), dict[str, Any]()

@@ -7,10 +7,11 @@ import torch
 
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import InputError, nearest
+from dictlearn.core.named import Dictionaries
 from dictlearn.core.tokens import Tokens
 from dictlearn.evaluation.cards.feature_card import CardMaker
 from dictlearn.evaluation.cards.top_contexts import TopContexts, Windows
-from dictlearn.evaluation.origins import require_dictionaries, require_fitting
+from dictlearn.evaluation.origins import require_fitting, required_dictionaries
 from dictlearn.evaluation.stream.activations import ActivationStream
 from dictlearn.lm.hooks import LanguageModel
 from dictlearn.progress import progress as progress_bar
@@ -24,7 +25,7 @@ _RULE = (
 
 
 def describe_features(
-    dictionaries: Mapping[str, FeatureDictionary],
+    dictionaries: Dictionaries,
     model: LanguageModel,
     tokens: Tokens,
     features: Mapping[str, Sequence[int]] | int = 12,
@@ -49,7 +50,7 @@ def describe_features(
     the same target.
 
     Args:
-        dictionaries: by name, all of `model`.
+        dictionaries: one, or several by name, all of `model`.
         model: the language model; its tokenizer gives the text.
         tokens: normally of the held-out split.
         features: the features to describe, by dictionary; dictionaries not named have no cards,
@@ -69,7 +70,7 @@ def describe_features(
         ProvenanceError: a dictionary was trained on another model, and `allow_other_model` is off.
         NonFiniteError: activations hold NaN or infinity.
     """
-    require_dictionaries("describe_features", dictionaries)
+    dictionaries = required_dictionaries("describe_features", dictionaries)
     if getattr(model, "tokenizer", None) is None:
         raise InputError("required a model with a tokenizer, got none; set model.tokenizer")
     origin, transfer = require_fitting(dictionaries, model, allow_other_model=allow_other_model)

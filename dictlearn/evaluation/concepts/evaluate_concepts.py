@@ -13,10 +13,11 @@ from torch import Tensor
 
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import InputError
+from dictlearn.core.named import Dictionaries
 from dictlearn.core.tokens import Tokens
 from dictlearn.evaluation.concepts.compare_families import compare_families, without_interval
 from dictlearn.evaluation.concepts.split_halves import halves
-from dictlearn.evaluation.origins import require_dictionaries, require_fitting
+from dictlearn.evaluation.origins import require_fitting, required_dictionaries
 from dictlearn.lm.hooks import LanguageModel
 from dictlearn.progress import progress as progress_bar
 from dictlearn.records.concepts import ConceptRecords, ConceptScore, Family
@@ -24,7 +25,7 @@ from dictlearn.text.concepts import DEFAULT_CONCEPTS, Concept, concept_labels
 
 
 def evaluate_concepts(
-    dictionaries: Mapping[str, FeatureDictionary],
+    dictionaries: Dictionaries,
     model: LanguageModel,
     tokens: Tokens,
     concepts: Sequence[Concept] = DEFAULT_CONCEPTS,
@@ -56,7 +57,7 @@ def evaluate_concepts(
     unless it is longer than a block. Special tokens are left out.
 
     Args:
-        dictionaries: by name, all of `model`.
+        dictionaries: one, or several by name, all of `model`.
         model: the language model; its tokenizer gives the text.
         tokens: normally of the held-out split.
         concepts: the concepts, each defined by a pattern.
@@ -71,6 +72,7 @@ def evaluate_concepts(
         ProvenanceError: a dictionary was trained on another model, and `allow_other_model` is off.
         NonFiniteError: activations hold NaN or infinity.
     """
+    dictionaries = required_dictionaries("evaluate_concepts", dictionaries)
     _require_enough(dictionaries, tokens)
     origin, transfer = require_fitting(dictionaries, model, allow_other_model=allow_other_model)
     empty = {
@@ -105,7 +107,6 @@ def evaluate_concepts(
 
 
 def _require_enough(dictionaries: Mapping[str, FeatureDictionary], tokens: Tokens) -> None:
-    require_dictionaries("evaluate_concepts", dictionaries)
     if not any(dictionary.n_features for dictionary in dictionaries.values()):
         raise InputError(
             f"evaluate_concepts needs a dictionary with features, got {dictionaries!r:.80}"

@@ -5,20 +5,21 @@ from collections.abc import Collection, Mapping
 
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import InputError
+from dictlearn.core.named import Dictionaries
 from dictlearn.core.tokens import Tokens
 from dictlearn.evaluation.faithfulness.ablations import ABLATIONS
 from dictlearn.evaluation.faithfulness.clean_passes import CleanPasses
 from dictlearn.evaluation.faithfulness.coefficient_bits import coefficient_messages
 from dictlearn.evaluation.faithfulness.dictionary_sums import DictionarySums
 from dictlearn.evaluation.faithfulness.estimate_sums import named_targets
-from dictlearn.evaluation.origins import require_dictionaries, require_fitting
+from dictlearn.evaluation.origins import require_fitting, required_dictionaries
 from dictlearn.lm.hooks import LanguageModel
 from dictlearn.lm.sites import require_readable
 from dictlearn.records.results import Records
 
 
 def evaluate(
-    dictionaries: Mapping[str, FeatureDictionary],
+    dictionaries: Dictionaries,
     model: LanguageModel,
     tokens: Tokens,
     *,
@@ -66,7 +67,7 @@ def evaluate(
         NonFiniteError: activations or an estimate hold NaN or infinity.
     """
     require_readable(model, tokens)
-    require_dictionaries("evaluate", dictionaries)
+    dictionaries = required_dictionaries("evaluate", dictionaries)
     _require_distinct_rows(dictionaries)
     origin, transfer = require_fitting(dictionaries, model, allow_other_model=allow_other_model)
     for name, dictionary in dictionaries.items():

@@ -8,12 +8,13 @@ from torch import Tensor
 
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import InputError, nearest
+from dictlearn.core.named import Dictionaries
 from dictlearn.core.numbers import whole
 from dictlearn.core.sites import Site
 from dictlearn.core.tokens import Tokens
 from dictlearn.evaluation.faithfulness.clean_passes import CleanBatch, CleanPasses
 from dictlearn.evaluation.faithfulness.sequence_sums import SequenceSums
-from dictlearn.evaluation.origins import require_dictionaries, require_fitting
+from dictlearn.evaluation.origins import require_fitting, required_dictionaries
 from dictlearn.lm.hooks import LanguageModel
 from dictlearn.lm.in_place import require_order, shared_target
 from dictlearn.lm.sites import require_readable
@@ -29,7 +30,7 @@ _METRICS = ("cross_entropy_clean", "cross_entropy_spliced", "kl", "loss_recovere
 
 
 def evaluate_together(
-    dictionaries: Mapping[str, FeatureDictionary],
+    dictionaries: Dictionaries,
     model: LanguageModel,
     tokens: Tokens,
     *,
@@ -56,7 +57,7 @@ def evaluate_together(
         ProvenanceError: a dictionary was trained on another model, and `allow_other_model` is off.
     """
     require_readable(model, tokens)
-    require_dictionaries("evaluate_together", dictionaries)
+    dictionaries = required_dictionaries("evaluate_together", dictionaries)
     origin, transfer = require_fitting(dictionaries, model, allow_other_model=allow_other_model)
     chosen = require_sets(model, dictionaries, sets or {})
     if batch_size is not None and (whole(batch_size) or 0) < 1:

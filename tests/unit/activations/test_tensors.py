@@ -95,3 +95,8 @@ def test_a_row_that_is_not_finite_is_named():
     y[6, 1] = float("nan")
     with pytest.raises(NonFiniteError, match=r"y: .* row 6"):
         TensorActivations(X, y)
+
+
+def test_activations_say_how_many_rows_they_have_and_where():
+    activations = TensorActivations(X, Y)
+    assert repr(activations) == f"TensorActivations(10 rows at {activations.sites[0]})"

@@ -17,8 +17,13 @@ def listed(*arguments: str) -> str:
     return done.output
 
 
-def test_the_hook_points_of_a_model_are_listed_one_a_line():
-    assert "blocks.0.hook_resid_post" in listed("models", "builtin:stories").splitlines()
+def test_the_hook_points_of_a_model_are_listed_by_block_with_widths_and_other_names():
+    lines = [line.split() for line in listed("models", "builtin:stories").splitlines()]
+    names = "blocks.N.hook_mlp_out", "blocks.N.mlp.hook_out"
+    assert [names[0], "128", "0", "to", "3", names[1]] in lines
+    assert ["ln_final.hook_out", "128"] in lines
+    without = listed("models", "builtin:stories").partition("Without a vector for every token")[2]
+    assert "blocks.N.attn.hook_pattern," in without
     assert "builtin:stories" in listed("models")
 
 

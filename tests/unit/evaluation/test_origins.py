@@ -12,7 +12,7 @@ from dictlearn.comparison.report.html import report_html
 from dictlearn.comparison.report.markdown import results_page
 from dictlearn.comparison.runs import combine
 from dictlearn.comparison.tables.terminal import results_table
-from dictlearn.core.errors import ProvenanceError
+from dictlearn.core.errors import InputError, ProvenanceError
 from dictlearn.core.tokens import Tokens
 from dictlearn.dictionaries.identity import IdentityConfig
 from dictlearn.evaluation.agreement.compare_features import compare_features
@@ -79,6 +79,25 @@ def test_a_transfer_is_refused_unless_named_and_then_recorded(
     assert list(others) == ["a", "b"]
     assert others["a"].startswith("'base' (weights ")
     assert records.provenance.model == "native"
+
+
+@pytest.mark.parametrize("measure", [evaluate, describe_features, evaluate_concepts])
+def test_one_dictionary_alone_has_the_name_of_its_kind(
+    measure, dictionaries, sibling, tokens
+) -> None:
+    own, options = _own(dictionaries["a"], sibling), {"progress": False}
+    if measure is evaluate_concepts:
+        options |= {"concepts": [Concept("e", "e")], "min_matches": 1}
+    alone = measure(own, sibling, tokens, **options)
+    named = measure({own.kind: own}, sibling, tokens, **options)
+    assert repr(alone) == repr(named), "NaN is not equal to itself"
+
+
+@pytest.mark.parametrize("given", [{}, None, [1], {"a": 1}])
+def test_what_is_no_dictionary_is_refused(given, sibling, tokens) -> None:
+    for measure in (evaluate, describe_features, evaluate_concepts, compare_features):
+        with pytest.raises(InputError, match=r"required a FeatureDictionary|needs"):
+            measure(given, sibling, tokens)
 
 
 def test_the_switch_changes_nothing_on_the_same_model(dictionaries, native, tokens) -> None:

@@ -278,7 +278,7 @@ def test_records_survive_their_file(model, tokens, sites, tmp_path):
 
 def test_wrong_inputs_are_refused(model, tokens, sites):
     a = Fixed(atoms(5), sites)
-    with pytest.raises(InputError, match="at least two"):
+    with pytest.raises(InputError, match="two or more"):
         compare_features({"a": a})
     with pytest.raises(InputError, match="only one of them"):
         compare_features({"a": a, "b": a}, model)

@@ -319,7 +319,7 @@ def test_what_does_not_exist_is_refused(model, tokens, lookup):
     for features, options, message in cases:
         with pytest.raises(InputError, match=message):
             look({"lookup": lookup}, model, tokens, features, **options)
-    with pytest.raises(InputError, match="at least one"):
+    with pytest.raises(InputError, match="a dictionary, or several"):
         look({}, model, tokens)
     with pytest.raises(InputError, match="at least 1 sequence"):
         look({"lookup": lookup}, model, as_tokens(tokens.ids[:0]))

@@ -256,7 +256,7 @@ def test_the_seed_decides_the_halves(records, model, tokens):
 
 def test_what_cannot_be_evaluated_is_refused(model, tokens):
     neurons = neurons_of(model, 1)
-    with pytest.raises(InputError, match="at least one"):
+    with pytest.raises(InputError, match="a dictionary, or several"):
         evaluate_concepts({}, model, tokens, CONCEPTS)
     with pytest.raises(InputError, match="at least 100 matches"):
         evaluate_concepts({"n": neurons}, model, tokens, CONCEPTS[:1], min_matches=100)

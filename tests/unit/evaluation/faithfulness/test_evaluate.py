@@ -280,7 +280,7 @@ def test_a_transcoder_reads_the_source_and_writes_the_target(model, tokens, site
 
 
 def test_wrong_dictionaries_are_refused_before_work_starts(model, tokens, sites):
-    with pytest.raises(InputError, match="at least one"):
+    with pytest.raises(InputError, match="a dictionary, or several"):
         evaluate({}, model, tokens)
     misspelt = Affine(Sites(Site("blocks.1.mlp.hook_ou", 16), Site("blocks.1.mlp.hook_ou", 16)))
     with pytest.raises(InputError, match=r"did you mean 'blocks\.1\.mlp\.hook_out'"):
