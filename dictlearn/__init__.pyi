@@ -75,6 +75,7 @@ from .lm.sites import hook_sites
 from .records.agreement import AgreementRecords
 from .records.joint import JointRecords
 from .records.results import Records
+from .reporting import Report, report
 from .text.concepts import Concept
 from .text.tokens import load_tokens
 from .training.config import FitConfig
@@ -133,6 +134,7 @@ __all__ = [
     "Push",
     "RandomConfig",
     "Records",
+    "Report",
     "ResidualCodebookConfig",
     "SAEConfig",
     "Scale",
@@ -184,6 +186,7 @@ __all__ = [
     "pullback",
     "read_edits",
     "removal_effects",
+    "report",
     "reveal_case",
     "save",
     "save_model",

@@ -31,7 +31,7 @@ ROOMS: dict[str, set[str]] = {
 }
 JOINTS = (  # where rooms meet; each may import those before it
     "contract", "formats", "config_files", "active_features", "feature_cards",
-    "harvesting", "finetuning", "blind",
+    "harvesting", "finetuning", "blind", "findings", "reporting",
     "studies", "experiments", "demo", "builtin_studies", "cli",
 )  # fmt: skip
 MODULES: dict[str, set[str]] = {

@@ -16,6 +16,7 @@ from dictlearn.cli.doctor import doctor
 from dictlearn.cli.folders import export, import_, info, show
 from dictlearn.cli.lists import kinds, models
 from dictlearn.cli.measuring import compare, evaluate
+from dictlearn.cli.reporting import report
 from dictlearn.cli.steering import steer
 from dictlearn.cli.studies import bench, demo
 from dictlearn.cli.terminal import say
@@ -62,6 +63,7 @@ app.command(
     epilog="All other options are hyperparameters of the kind; `dictlearn kinds KIND` lists them.",
 )(train)
 app.command()(evaluate)
+app.command()(report)
 app.command()(compare)
 app.command()(info)
 app.command()(show)

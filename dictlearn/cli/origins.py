@@ -2,18 +2,25 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from rich.console import Console
 
 from dictlearn.core.errors import InputError
 
 if TYPE_CHECKING:
-    from dictlearn.core.dictionary import FeatureDictionary
     from dictlearn.core.provenance import Provenance
 
 T = TypeVar("T")
 BUILTIN = "builtin:stories"
+
+
+class Trained(Protocol):
+    """A dictionary, or its description without weights (`dictionaries.files.described`)."""
+
+    @property
+    def provenance(self) -> "Provenance":
+        """The origin of the activations that it was trained on."""
 
 
 class Origin(NamedTuple):
@@ -25,7 +32,7 @@ class Origin(NamedTuple):
 
 
 def origin(
-    dictionaries: "Mapping[str, FeatureDictionary]",
+    dictionaries: "Mapping[str, Trained]",
     model: str | None = None,
     text: str | None = None,
     context: int | None = None,
@@ -49,12 +56,12 @@ def origin(
             f"these dictionaries do not know the text that they were trained on, and the model is "
             f"{chosen!r}: name a text with --text"
         )
-    if context is None and text is None and model is None:
+    if context is None and _is_theirs(dictionaries, model, text):
         context = _common(dictionaries, "context", lambda own: own.context)
     return Origin(chosen, found or BUILTIN, context)
 
 
-def model_of(dictionaries: "Mapping[str, FeatureDictionary]", model: str | None) -> str:
+def model_of(dictionaries: "Mapping[str, Trained]", model: str | None) -> str:
     """The model: as given, or else the one that the dictionaries were trained on."""
     if model:
         return model
@@ -67,8 +74,20 @@ def model_of(dictionaries: "Mapping[str, FeatureDictionary]", model: str | None)
     return found
 
 
+def _is_theirs(dictionaries: "Mapping[str, Trained]", model: str | None, text: str | None) -> bool:
+    """Whether model and text are not given, or are paths to those of the training.
+
+    Of local files and folders, dictionaries know the names without their paths.
+    """
+    known = [one.provenance for one in dictionaries.values()]
+    return all(
+        given is None or all(Path(given).name == Path(own).name for own in owned)
+        for given, owned in ((model, [o.model for o in known]), (text, [o.text for o in known]))
+    )
+
+
 def _common(
-    dictionaries: "Mapping[str, FeatureDictionary]", name: str, read: "Callable[[Provenance], T]"
+    dictionaries: "Mapping[str, Trained]", name: str, read: "Callable[[Provenance], T]"
 ) -> T | None:
     """The value that all dictionaries have which have one."""
     found: dict[Any, str] = {}

@@ -1,11 +1,15 @@
-"""A table of the dictionaries in folders and of their training; weights are not read."""
+"""A table of dictionaries and of their training; of those in folders, weights are not read."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dictlearn.core.config import Config
+from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.kinds import GradientConfig
-from dictlearn.dictionaries.files import Description, described, folders_of
+from dictlearn.core.provenance import Provenance
+from dictlearn.core.sites import Sites
+from dictlearn.dictionaries.files import described, folders_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -13,11 +17,14 @@ if TYPE_CHECKING:
 _LOGGED = ("l0", "fvu", "dead")
 
 
-def overview(paths: Sequence[str | Path] | str | Path) -> "pd.DataFrame":
-    """One row for each dictionary in `paths`: kind, settings, hooks, model and training.
+def overview(
+    dictionaries: "Mapping[str, FeatureDictionary] | Sequence[str | Path] | str | Path",
+) -> "pd.DataFrame":
+    """One row for each dictionary: kind, settings, hooks, model and training.
 
-    `l0`, `fvu` and `dead` are the last of the training log, on its last batch; a setting that is
-    not known is missing, as for dictionaries of other libraries.
+    They are given by name, or as folders of dictionaries, or of such folders. `l0`, `fvu` and
+    `dead` are the last of the training log, on its last batch; a setting that is not known is
+    missing, as for dictionaries of other libraries.
 
     Raises:
         InputError: a path holds no dictionary.
@@ -25,24 +32,31 @@ def overview(paths: Sequence[str | Path] | str | Path) -> "pd.DataFrame":
     """
     import pandas as pd
 
-    given = [paths] if isinstance(paths, str | Path) else paths
-    rows = {
-        name: _row(described(folder)) for name, folder in folders_of(list(map(Path, given))).items()
-    }
+    if isinstance(dictionaries, Mapping):
+        rows = {
+            name: _row(d.kind, d.config, d.sites, d.provenance) for name, d in dictionaries.items()
+        }
+    else:
+        given = [dictionaries] if isinstance(dictionaries, str | Path) else dictionaries
+        found = {name: described(at) for name, at in folders_of(list(map(Path, given))).items()}
+        rows = {
+            name: _row(one.config.kind, one.config, one.sites, one.provenance)
+            for name, one in found.items()
+        }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("dictionary")
 
 
-def _row(one: Description) -> dict[str, Any]:
-    origin, training = one.provenance, one.provenance.training
+def _row(kind: str, config: Config | None, sites: Sites, origin: Provenance) -> dict[str, Any]:
+    training = origin.training
     run = training.get("fit_config") or training.get("finetune_config") or {}
     final = training.get("final", {})
     rate = run.get("learning_rate")
-    if rate is None and run and isinstance(one.config, GradientConfig):
-        rate = one.config.default_learning_rate
+    if rate is None and run and isinstance(config, GradientConfig):
+        rate = config.default_learning_rate
     return {
-        "kind": one.config.kind,
-        "settings": ", ".join(f"{k}={v}" for k, v in one.config.changed().items()),
-        "hooks": str(one.sites),
+        "kind": kind,
+        "settings": ", ".join(f"{k}={v}" for k, v in (config.changed() if config else {}).items()),
+        "hooks": str(sites),
         **{key: final.get(key) for key in _LOGGED},
         "steps": run.get("steps"),
         "batch_size": run.get("batch_size"),

@@ -20,9 +20,10 @@ from dictlearn.core.own_files import OwnFiles
 from dictlearn.core.provenance import code_revision, library_versions
 from dictlearn.distributed.tasks import Task, run_tasks
 from dictlearn.experiments.page import Page
+from dictlearn.findings import PAGE_FILE
 from dictlearn.metrics.intervals import student_quantile
 from dictlearn.progress import progress
-from dictlearn.studies.folder import IMAGES, PAGE_FILE
+from dictlearn.studies.folder import IMAGES
 from dictlearn.training.checkpoints import differences
 
 EXPERIMENT_FILE, PARTS, RESULT_FILE = "experiment.json", "parts", "result.json"

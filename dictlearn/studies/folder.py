@@ -12,17 +12,12 @@ from dictlearn.comparison.statistics.lengths import Lengths
 from dictlearn.core.errors import InputError
 from dictlearn.core.files import entries_of, read_own_json, typed
 from dictlearn.core.own_files import OwnFiles
-from dictlearn.core.provenance import code_revision, library_versions
-from dictlearn.records.agreement import AGREEMENT_FILE
-from dictlearn.records.concepts import CONCEPTS_FILE
-from dictlearn.records.features import FEATURES_FILE
-from dictlearn.records.results import RESULTS_FILE, SUMS_FILE, Records
-from dictlearn.training.checkpoints import differences
+from dictlearn.findings import PAGE_FILE, RECORD_FILES, code, continued, require_same
+from dictlearn.records.results import RESULTS_FILE, Records
 
 STUDY = "a study"
 """The kind of run, in lists of files."""
 STUDY_FILE = "study.json"
-PAGE_FILE = "report.md"
 IMAGES = "images"
 SEARCH, LENGTHS = "search", "lengths"
 """Folders with a folder for each number of steps: of the search for learning rates, and of results
@@ -71,7 +66,7 @@ def begin(
         _go_on(own, described, source)
         return
     _require_room(own, described, overwrite=overwrite)
-    begun = {"study": described, **source(), **_code()}
+    begun = {"study": described, **source(), **code()}
     if overwrite:
         own.clear()
     own.write_json(STUDY_FILE, begun)
@@ -86,8 +81,8 @@ def name_of_run(folder: str | Path) -> str | None:
 def origin(begun: Mapping[str, Any]) -> str:
     """One line with the seeds and the version of the code of a run."""
     run = typed(begun, _Begun)
-    code = "; continued with ".join(map(_code_text, (run, *run.continued)))
-    return f"Seeds {run.study.seeds}; {code}."
+    told = "; continued with ".join(map(_code_text, (run, *run.continued)))
+    return f"Seeds {run.study.seeds}; {told}."
 
 
 def _code_text(part: _Code) -> str:
@@ -127,16 +122,16 @@ def _go_on(
 ) -> None:
     """Check that the folder holds a run of this study, and record that it is continued."""
     begun = begun_in(own.path)
-    _require_same(own.path, "study", begun["study"], described)
+    require_same(own, "study", begun["study"], described)
     unfinished = not all((own.path / part).exists() for part in (RESULTS_FILE, REPORT_FILE))
     if unfinished:
         for name, now in source().items():
-            _require_same(own.path, name, begun.get(name, {}), now)
+            require_same(own, name, begun.get(name, {}), now)
     if not own.lists(STUDY_FILE):
         _adopt(own, begun)
     own.require(STUDY_FILE, REPORT_FILE)
     if unfinished:
-        own.write_json(STUDY_FILE, _continued(begun, _code()))
+        own.write_json(STUDY_FILE, continued(begun, code()))
 
 
 def _adopt(own: OwnFiles, begun: Mapping[str, Any]) -> None:
@@ -147,30 +142,6 @@ def _adopt(own: OwnFiles, begun: Mapping[str, Any]) -> None:
         path = own.path / name
         if path.is_file() and mark in path.read_text(encoding="utf-8", errors="replace"):
             own.adopt(name)
-
-
-def _code() -> dict[str, Any]:
-    """The versions of the libraries and the revision of the code."""
-    return {"versions": library_versions(), "revision": code_revision()}
-
-
-def _continued(begun: dict[str, Any], code: dict[str, Any]) -> dict[str, Any]:
-    """The description with `code` added to the versions that continued it, if it is new."""
-    later = begun.get("continued", [])
-    if code in [{key: begun.get(key) for key in code}, *later]:
-        return begun
-    return {**begun, "continued": [*later, code]}
-
-
-def _require_same(
-    folder: Path, what: str, begun: Mapping[str, Any], now: Mapping[str, Any]
-) -> None:
-    if changed := differences(begun, now):
-        raise InputError(
-            f"{folder} holds a run of another study: its {what} differs in {', '.join(changed)}; "
-            "choose another folder, or overwrite that run (overwrite=True, --overwrite) once what "
-            "you have edited there is moved away"
-        )
 
 
 def _require_room(own: OwnFiles, described: Mapping[str, Any], *, overwrite: bool) -> None:
@@ -189,6 +160,5 @@ def _require_room(own: OwnFiles, described: Mapping[str, Any], *, overwrite: boo
 
 def _parts(described: Mapping[str, Any]) -> list[str]:
     """The names of all files and folders that the study writes, `study.json` last."""
-    files = [RESULTS_FILE, SUMS_FILE, CONCEPTS_FILE, AGREEMENT_FILE, FEATURES_FILE, REPORT_FILE]
-    files += [PAGE_FILE, IMAGES, SEARCH, LENGTHS]
+    files = [*RECORD_FILES, REPORT_FILE, PAGE_FILE, IMAGES, SEARCH, LENGTHS]
     return [*files, "dictionaries", "baselines", "activations", *described["places"], STUDY_FILE]

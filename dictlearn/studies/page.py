@@ -4,12 +4,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from dictlearn.comparison.figures.images import main_figures, write_images
-from dictlearn.comparison.report.markdown import results_page
 from dictlearn.core.own_files import OwnFiles
-from dictlearn.records.agreement import AGREEMENT_FILE, AgreementRecords
-from dictlearn.records.concepts import CONCEPTS_FILE, ConceptRecords
-from dictlearn.records.results import Records
-from dictlearn.studies.folder import IMAGES, PAGE_FILE, STUDY, begun_in, lengths_in, origin
+from dictlearn.findings import PAGE_FILE, Findings
+from dictlearn.studies.folder import IMAGES, STUDY, begun_in, lengths_in, origin
 
 
 def write_page(
@@ -27,22 +24,18 @@ def write_page(
     folder = Path(folder)
     study, own = begun_in(folder), OwnFiles(folder, STUDY)
     own.require(PAGE_FILE)
-    records = Records.load(folder)
-    concepts = ConceptRecords.load(folder) if (folder / CONCEPTS_FILE).exists() else None
-    agreement = AgreementRecords.load(folder) if (folder / AGREEMENT_FILE).exists() else None
-    lengths, links = lengths_in(folder), {}
+    found, lengths, links = Findings.of(folder), lengths_in(folder), {}
     if image_format is not None:
         drawn = write_images(
-            main_figures(records, concepts, agreement, lengths), own.folder(IMAGES), image_format
+            main_figures(found.metrics, found.concepts, found.agreement, lengths),
+            own.folder(IMAGES),
+            image_format,
         )
         links = {name: f"{IMAGES}/{path.name}" for name, path in drawn.items()}
-    page = results_page(
-        records,
+    page = found.markdown(
         study["study"].get("question", ""),
         about=about,
         origin=origin(study),
-        concepts=concepts,
-        agreement=agreement,
         lengths=lengths,
         images=links,
     )

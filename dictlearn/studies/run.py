@@ -1,12 +1,10 @@
 """Running a study: harvesting, training, evaluation and the report."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TypeVar
 
-from dictlearn.comparison.report.html import REPORT_FILE, report_html
+from dictlearn.comparison.report.html import REPORT_FILE
 from dictlearn.comparison.statistics.lengths import Lengths
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.own_files import OwnFiles
@@ -14,16 +12,15 @@ from dictlearn.evaluation.agreement.compare_features import compare_features
 from dictlearn.evaluation.cards.describe_features import describe_features
 from dictlearn.evaluation.concepts.evaluate_concepts import evaluate_concepts
 from dictlearn.evaluation.faithfulness.evaluate import evaluate
-from dictlearn.records.agreement import AGREEMENT_FILE, AgreementRecords
-from dictlearn.records.concepts import CONCEPTS_FILE, ConceptRecords
-from dictlearn.records.features import FEATURES_FILE, FeatureRecords
-from dictlearn.records.results import RESULTS_FILE, Records
+from dictlearn.findings import Findings, kept
+from dictlearn.records.agreement import AgreementRecords
+from dictlearn.records.concepts import ConceptRecords
+from dictlearn.records.features import FeatureRecords
+from dictlearn.records.results import Records
 from dictlearn.studies.folder import LENGTHS, STUDY, begin, lengths_in
 from dictlearn.studies.inputs import Inputs
 from dictlearn.studies.study import Study
 from dictlearn.studies.training import Training
-
-R = TypeVar("R", Records, ConceptRecords, AgreementRecords, FeatureRecords)
 
 
 def run_study(study: Study, out: str | Path, *, overwrite: bool = False, nproc: int = 1) -> Records:
@@ -43,18 +40,15 @@ def run_study(study: Study, out: str | Path, *, overwrite: bool = False, nproc: 
     run = _Run(study, OwnFiles.of(out, STUDY), nproc)
     with run.own.locked():
         run.begin(overwrite=overwrite)
-        records = run.results()
-        report = report_html(
-            records,
-            title=study.question,
-            training_log=run.training.logs(),
-            lengths=run.lengths(),
+        found = Findings(
+            metrics=run.metrics(),
             concepts=run.concepts(),
             agreement=run.agreement(),
-            features=run.features(),
+            cards=run.cards(),
         )
-        run.own.write_text(REPORT_FILE, report)
-    return records
+        page = found.html(study.question, run.training.logs(), lengths=run.lengths())
+        run.own.write_text(REPORT_FILE, page)
+    return found.metrics
 
 
 @dataclass(frozen=True)
@@ -79,10 +73,10 @@ class _Run:
         """Write `study.json`, or check that it describes the same study."""
         begin(self.own, self.study.to_dict(), self.inputs.source, overwrite=overwrite)
 
-    def results(self) -> Records:
+    def metrics(self) -> Records:
         """The metrics of every dictionary, on the same held-out tokens."""
-        return self._kept(
-            RESULTS_FILE,
+        return kept(
+            self.own,
             Records,
             lambda: evaluate(
                 self.training.dictionaries,
@@ -96,8 +90,8 @@ class _Run:
         """The precision of the inspected dictionaries of the first seed at detecting concepts."""
         if not self._inspected(1):
             return None
-        return self._kept(
-            CONCEPTS_FILE,
+        return kept(
+            self.own,
             ConceptRecords,
             lambda: evaluate_concepts(self._inspected(1), self.inputs.model, self.inputs.documents),
         )
@@ -106,18 +100,18 @@ class _Run:
         """The similarity of the inspected dictionaries of two seeds; None if there is only one."""
         if len(self._inspected(2)) < 2:
             return None
-        return self._kept(
-            AGREEMENT_FILE,
+        return kept(
+            self.own,
             AgreementRecords,
             lambda: compare_features(self._inspected(2), self.inputs.model, self.inputs.held_out),
         )
 
-    def features(self) -> FeatureRecords | None:
+    def cards(self) -> FeatureRecords | None:
         """Cards of some features of the inspected dictionaries of the first seed."""
         if not self._inspected(1) or not self.study.n_cards:
             return None
-        return self._kept(
-            FEATURES_FILE,
+        return kept(
+            self.own,
             FeatureRecords,
             lambda: describe_features(
                 self._inspected(1), self.inputs.model, self.inputs.held_out, self.study.n_cards
@@ -127,25 +121,12 @@ class _Run:
     def lengths(self) -> Lengths | None:
         """The search for learning rates, and results after each length of training."""
         for steps in self.study.lengths[:-1]:
-            self._kept(
-                RESULTS_FILE,
-                Records,
-                partial(self._after, steps),
-                self.own.folder(LENGTHS, str(steps)),
-            )
+            own = self.own.folder(LENGTHS, str(steps))
+            kept(own, Records, partial(self._after, steps))
         return lengths_in(self.own.path)
 
     def _after(self, steps: int) -> Records:
         return evaluate(self.training.after(steps), self.inputs.model, self.inputs.held_out)
-
-    def _kept(
-        self, file: str, kind: type[R], make: Callable[[], R], own: OwnFiles | None = None
-    ) -> R:
-        """The content of `file`, which is computed first if it does not exist."""
-        own = own or self.own
-        if not (own.path / file).exists():
-            make().save(own)
-        return kind.load(own.path)
 
     def _inspected(self, n_seeds: int) -> dict[str, FeatureDictionary]:
         """The inspected dictionaries of the first place and seeds, if they did not diverge."""

@@ -43,6 +43,7 @@ COMMANDS = {  # every command with --out: a small run of it, in which words in {
     "harvest": "--mlp 0 --tokens 2000",
     "train": "{store} --kind topk_sae --n-features 16 --k 2 --steps 3 --batch-size 64",
     "evaluate": "{one} --tokens 1000",
+    "report": "{one} --parts cards --cards 1 --tokens 1000",
     "compare": "{results}",
     "show": "{one} --features 3 --tokens 1000",
     "export": "{one} --format saelens",

@@ -1,6 +1,6 @@
 """The report of a comparison as one HTML file."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import isfinite, isnan, nan
 from pathlib import Path
 from typing import Any
@@ -94,13 +94,14 @@ def report_html(
     records: Records,
     *,
     title: str = DEFAULT_TITLE,
+    about: Iterable[str] = (),
     training_log: str | Path | Mapping[str, str | Path] | None = None,
     concepts: ConceptRecords | None = None,
     agreement: AgreementRecords | None = None,
     features: FeatureRecords | None = None,
     lengths: Lengths | None = None,
 ) -> str:
-    """The document that `write_report` writes.
+    """The document that `write_report` writes; `about` are lines on how the numbers were made.
 
     Raises:
         CorruptFileError: the training log cannot be read.
@@ -111,6 +112,7 @@ def report_html(
     return render(
         "report.html.jinja",
         title=title,
+        about=list(about),
         records=records,
         trained=trained(records),
         baselines=baselines(records),

@@ -86,6 +86,8 @@ def test_model_and_text_are_those_of_the_training_unless_given():
     assert origin(both) == ("m", "hf:t", 8)
     assert origin(both, text="other") == ("m", "other", None)
     assert origin(both, "other", context=4) == ("other", "hf:t", 4)
+    assert origin(both, "other") == ("other", "hf:t", None)
+    assert origin(both, "path/m", "hf:t").context == 8, "the path of a model whose name they know"
     with pytest.raises(InputError, match="text 'notes', of which only the name is kept"):
         origin({"a": named(model="m", text="notes")})
     assert origin({"a": named()}) == ("builtin:stories", "builtin:stories", None)

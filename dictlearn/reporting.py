@@ -1,0 +1,321 @@
+"""A report on trained dictionaries: all records of them, and pages about these, in one folder."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from dictlearn.comparison.report.html import DEFAULT_TITLE, REPORT_FILE
+from dictlearn.core.dictionary import FeatureDictionary
+from dictlearn.core.errors import InputError, nearest
+from dictlearn.core.files import read_own_json
+from dictlearn.core.own_files import OwnFiles
+from dictlearn.core.tokens import Tokens
+from dictlearn.dictionaries.files import folders_of, load
+from dictlearn.dictionaries.overview import overview
+from dictlearn.evaluation.agreement.compare_features import compare_features
+from dictlearn.evaluation.cards.describe_features import describe_features
+from dictlearn.evaluation.concepts.evaluate_concepts import evaluate_concepts
+from dictlearn.evaluation.faithfulness.evaluate import evaluate
+from dictlearn.evaluation.origins import require_dictionaries, require_fitting
+from dictlearn.findings import (
+    PAGE_FILE,
+    RECORD_FILES,
+    Findings,
+    code,
+    continued,
+    kept,
+    remade,
+    require_same,
+    there,
+)
+from dictlearn.lm.hooks import LanguageModel
+from dictlearn.records.agreement import AgreementRecords
+from dictlearn.records.concepts import ConceptRecords
+from dictlearn.records.features import FeatureRecords
+from dictlearn.records.results import Records
+from dictlearn.training.initial import weights_hash
+from dictlearn.training.progress import LOG_FILE
+
+DESCRIPTION_FILE = "report.json"
+"""What the records of a report are of: dictionaries, model, tokens and settings."""
+
+
+class Part(StrEnum):
+    """A part of a report."""
+
+    METRICS = "metrics"
+    """Reconstruction, sparsity and predictions (`evaluate`), which every report has."""
+    BITS = "bits"
+    """Bits per token of the coefficients as well."""
+    CONCEPTS = "concepts"
+    """Features as detectors of concepts (`evaluate_concepts`)."""
+    AGREEMENT = "agreement"
+    """Similarity of the features of every two dictionaries (`compare_features`)."""
+    CARDS = "cards"
+    """Cards of some features of each dictionary (`describe_features`)."""
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Report(Findings):
+    """The records of a report, and its page."""
+
+    path: Path
+    """The page, report.html."""
+    left_out: Mapping[Part, str] = field(default_factory=dict)
+    """Parts asked for that these dictionaries or tokens do not allow, each with the reason."""
+
+    def __repr__(self) -> str:
+        return f"Report({str(self.path)!r})"
+
+    def _repr_html_(self) -> str:
+        return self.metrics._repr_html_()
+
+
+def report(
+    dictionaries: Mapping[str, FeatureDictionary] | Sequence[str | Path] | str | Path,
+    model: LanguageModel,
+    tokens: Tokens,
+    *,
+    out: str | Path,
+    parts: Iterable[str] = tuple(Part),
+    documents: Tokens | None = None,
+    n_cards: int = 6,
+    title: str = DEFAULT_TITLE,
+    exclude_special: bool = True,
+    allow_other_model: bool = False,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> Report:
+    """All that can be measured of dictionaries, as records and as pages in the folder `out`.
+
+    Each part is saved when it is done, so a report that was interrupted goes on where it was, and a
+    later call with more parts adds these; the pages show all parts that are there. Bits are
+    measured with the metrics: added later, they take the passes of the metrics again.
+
+    A part that these dictionaries or tokens do not allow, such as agreement of a single
+    dictionary, is left out, and the report has the reason.
+
+    Args:
+        dictionaries: by name, or folders of dictionaries or of such folders (`load`, `fit`), whose
+            training curves are shown too.
+        model: the language model that all were trained on.
+        tokens: normally of the held-out split.
+        out: the folder for `report.html`, `report.md` and the records.
+        parts: names of `Part`; by default all.
+        documents: tokens for the concepts, best in whole documents (`load_tokens`); by default
+            `tokens`.
+        n_cards: number of feature cards for each dictionary.
+        title: the title of the pages.
+        exclude_special: leave out special tokens (BOS, EOS, padding).
+        allow_other_model: also take dictionaries of another model; the records name them.
+        overwrite: remove the files of an earlier report in the folder, and no others.
+        progress: show progress bars.
+
+    Raises:
+        InputError: an argument is out of range, a dictionary does not fit the model, or the folder
+            holds a report of other dictionaries, tokens or settings, or conflicting files.
+        ProvenanceError: a dictionary was trained on another model, and `allow_other_model` is off.
+        StorageError: the folder cannot be written.
+    """
+    chosen = parts_named(parts)
+    if n_cards < 1:
+        raise InputError(f"required n_cards of at least 1, got {n_cards}")
+    loaded, logs = _loaded(dictionaries, model)
+    require_dictionaries("report", loaded)
+    own = own_files(out)
+    run = _Run(own, loaded, model, tokens, documents or tokens, n_cards, exclude_special,
+               allow_other_model, progress)  # fmt: skip
+    with own.locked():
+        run.begin(chosen, overwrite=overwrite)
+        left_out = run.make(chosen)
+        found = Findings.of(own.path)
+        about = [*_how_trained(overview(loaded)), *_reasons(left_out)]
+        own.write_text(REPORT_FILE, found.html(title, logs, about=about))
+        own.write_text(PAGE_FILE, found.markdown(title, about=about))
+    return Report(**vars(found), path=own.path / REPORT_FILE, left_out=left_out)
+
+
+def parts_named(names: Iterable[str], argument: str = "parts") -> set[Part]:
+    """The parts of these names, and the metrics.
+
+    Raises:
+        InputError: there is no such part; the message names the argument.
+    """
+    names = names.replace(" ", "").split(",") if isinstance(names, str) else list(names)
+    known = [part.value for part in Part]
+    for name in names:
+        if name not in known:
+            raise InputError(f"{argument}: there is no part {name!r}; {nearest(name, known)}")
+    return {Part.METRICS, *map(Part, names)}
+
+
+def own_files(out: str | Path) -> OwnFiles:
+    """The files of a report in a folder, after checking that it may write there.
+
+    Raises:
+        InputError: there are files of these names that no report wrote, or that were changed.
+    """
+    own = OwnFiles.of(out, "a report")
+    own.require(DESCRIPTION_FILE, *RECORD_FILES, REPORT_FILE, PAGE_FILE)
+    return own
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What is measured, and the folder for it."""
+
+    own: OwnFiles
+    dictionaries: Mapping[str, FeatureDictionary]
+    model: LanguageModel
+    tokens: Tokens
+    documents: Tokens
+    n_cards: int
+    exclude_special: bool
+    allow_other_model: bool
+    progress: bool
+
+    def begin(self, parts: set[Part], *, overwrite: bool) -> None:
+        """Write the description of the report, or check that it fits the one that is there."""
+        origin, _ = require_fitting(
+            self.dictionaries, self.model, allow_other_model=self.allow_other_model
+        )
+        now: dict[str, Any] = {
+            "dictionaries": {name: _described(d) for name, d in self.dictionaries.items()},
+            "model": {
+                "fingerprint": origin.fingerprint,
+                "dtype": origin.dtype,
+                "weight_processing": origin.weight_processing,
+            },
+            "tokens": self.tokens.describe() | {"exclude_special": self.exclude_special},
+        }
+        settings = self._settings(parts)
+        if overwrite:
+            self.own.clear()
+        if not (self.own.path / DESCRIPTION_FILE).exists():
+            self.own.write_json(DESCRIPTION_FILE, now | {"parts": settings} | code())
+            return
+        begun = read_own_json(self.own.path / DESCRIPTION_FILE, "report", "choose another folder")
+        for what, described in now.items():
+            require_same(self.own, what, begun.get(what, {}), described)
+        before = begun.get("parts", {})
+        require_same(self.own, "setting", {k: before.get(k, new) for k, new in settings.items()},
+                     settings)  # fmt: skip
+        begun["parts"] = before | settings
+        self.own.write_json(DESCRIPTION_FILE, continued(begun, code()))
+
+    def _settings(self, parts: set[Part]) -> dict[str, Any]:
+        """The settings of parts on which no other part depends."""
+        own = {
+            Part.CONCEPTS: {"documents": self.documents.describe()},
+            Part.CARDS: {"n_cards": self.n_cards},
+        }
+        return {part.value: settings for part, settings in own.items() if part in parts}
+
+    def make(self, parts: set[Part]) -> dict[Part, str]:
+        """Measure and save those parts that the folder lacks; reasons why others are left out."""
+        measure = remade if Part.BITS in parts and not self._has_bits() else kept
+        measure(self.own, Records, lambda: self._metrics(bits=Part.BITS in parts))
+        left_out: dict[Part, str] = {}
+        others: dict[Part, Callable[[], Any]] = {
+            Part.CONCEPTS: lambda: kept(self.own, ConceptRecords, self._concepts),
+            Part.AGREEMENT: lambda: kept(self.own, AgreementRecords, self._agreement),
+            Part.CARDS: lambda: kept(self.own, FeatureRecords, self._cards),
+        }
+        for part, measured in others.items():
+            if part in parts:
+                try:
+                    measured()
+                except InputError as error:
+                    left_out[part] = str(error)
+        return left_out
+
+    def _has_bits(self) -> bool:
+        """Whether the metrics in the folder have the bits of every sequence."""
+        found = there(self.own.path, Records)
+        return found is not None and all(
+            "support_bits" in record.sums for record in found.dictionaries.values()
+        )
+
+    def _metrics(self, *, bits: bool) -> Records:
+        return evaluate(
+            self.dictionaries, self.model, self.tokens, bits=bits,
+            exclude_special=self.exclude_special, allow_other_model=self.allow_other_model,
+            progress=self.progress,
+        )  # fmt: skip
+
+    def _concepts(self) -> ConceptRecords:
+        return evaluate_concepts(
+            self.dictionaries, self.model, self.documents,
+            allow_other_model=self.allow_other_model, progress=self.progress,
+        )  # fmt: skip
+
+    def _agreement(self) -> AgreementRecords:
+        if len(self.dictionaries) < 2:
+            raise InputError("it compares dictionaries, and there is only one")
+        return compare_features(
+            self.dictionaries, self.model, self.tokens, exclude_special=self.exclude_special,
+            allow_other_model=self.allow_other_model, progress=self.progress,
+        )  # fmt: skip
+
+    def _cards(self) -> FeatureRecords:
+        return describe_features(
+            self.dictionaries, self.model, self.tokens, self.n_cards,
+            exclude_special=self.exclude_special, allow_other_model=self.allow_other_model,
+            progress=self.progress,
+        )  # fmt: skip
+
+
+def _described(dictionary: FeatureDictionary) -> dict[str, Any]:
+    """The identity of a dictionary: equal for equal coefficients and estimates."""
+    return {
+        "kind": dictionary.kind,
+        "config": {} if dictionary.config is None else dictionary.config.to_dict(),
+        "sites": dictionary.sites.to_dict(),
+        "weights_sha256": weights_hash(dictionary),
+    }
+
+
+def _loaded(
+    given: Mapping[str, FeatureDictionary] | Sequence[str | Path] | str | Path,
+    model: LanguageModel,
+) -> tuple[Mapping[str, FeatureDictionary], dict[str, Path]]:
+    """The dictionaries, on the device of the model if they are read, and their training logs."""
+    if isinstance(given, Mapping):
+        return given, {}
+    paths = [given] if isinstance(given, str | Path) else given
+    folders = folders_of(list(map(Path, paths)))
+    device = next(iter(model.parameters())).device
+    return {name: load(path).to(device) for name, path in folders.items()}, _logs(folders)
+
+
+def _logs(folders: Mapping[str, Path]) -> dict[str, Path]:
+    """The training logs in the folders of dictionaries or beside these, by folder."""
+    around = [place for folder in folders.values() for place in (folder, folder.resolve().parent)]
+    found = dict.fromkeys(place for place in around if (place / LOG_FILE).exists())
+    names = [place.resolve().name for place in found]
+    if len(set(names)) < len(names):
+        names = [str(place) for place in found]
+    return {name: place / LOG_FILE for name, place in zip(names, found, strict=True)}
+
+
+def _how_trained(frame: pd.DataFrame) -> list[str]:
+    """One line for each dictionary: its settings, its training, and the end of its log."""
+    lines = []
+    for name, row in frame.astype(object).where(frame.notna(), None).iterrows():
+        made = f"{name}: {row.kind}" + (f" ({row.settings})" if row.settings else "")
+        told = {
+            "steps": row.steps, "rows in a batch": row.batch_size,
+            "peak learning rate": row.learning_rate, "seed": row.seed,
+            "L0 at the end": row.l0, "FVU": row.fvu, "dead": row.dead,
+        }  # fmt: skip
+        known = [f"{label} {value:.4g}" for label, value in told.items() if value is not None]
+        lines.append(f"{made}; {', '.join(known)}." if known else f"{made}.")
+    return lines
+
+
+def _reasons(left_out: Mapping[Part, str]) -> list[str]:
+    return [f"Left out, {part.value}: {reason}" for part, reason in left_out.items()]
