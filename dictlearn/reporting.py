@@ -12,6 +12,7 @@ from dictlearn.comparison.report.html import DEFAULT_TITLE, REPORT_FILE
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import InputError, nearest
 from dictlearn.core.files import read_own_json
+from dictlearn.core.named import Dictionaries
 from dictlearn.core.own_files import OwnFiles
 from dictlearn.core.tokens import Tokens
 from dictlearn.dictionaries.files import folders_of, load
@@ -20,7 +21,7 @@ from dictlearn.evaluation.agreement.compare_features import compare_features
 from dictlearn.evaluation.cards.describe_features import describe_features
 from dictlearn.evaluation.concepts.evaluate_concepts import evaluate_concepts
 from dictlearn.evaluation.faithfulness.evaluate import evaluate
-from dictlearn.evaluation.origins import require_dictionaries, require_fitting
+from dictlearn.evaluation.origins import require_fitting, required_dictionaries
 from dictlearn.findings import (
     PAGE_FILE,
     RECORD_FILES,
@@ -76,7 +77,7 @@ class Report(Findings):
 
 
 def report(
-    dictionaries: Mapping[str, FeatureDictionary] | Sequence[str | Path] | str | Path,
+    dictionaries: Dictionaries | Sequence[str | Path] | str | Path,
     model: LanguageModel,
     tokens: Tokens,
     *,
@@ -100,7 +101,7 @@ def report(
     dictionary, is left out, and the report has the reason.
 
     Args:
-        dictionaries: by name, or folders of dictionaries or of such folders (`load`, `fit`), whose
+        dictionaries: one, several by name, or folders that hold them (`load`, `fit`), whose
             training curves are shown too.
         model: the language model that all were trained on.
         tokens: normally of the held-out split.
@@ -124,8 +125,8 @@ def report(
     chosen = parts_named(parts)
     if n_cards < 1:
         raise InputError(f"required n_cards of at least 1, got {n_cards}")
-    loaded, logs = _loaded(dictionaries, model)
-    require_dictionaries("report", loaded)
+    given, logs = _loaded(dictionaries, model)
+    loaded = required_dictionaries("report", given)
     own = own_files(out)
     run = _Run(own, loaded, model, tokens, documents or tokens, n_cards, exclude_special,
                allow_other_model, progress)  # fmt: skip
@@ -280,11 +281,10 @@ def _described(dictionary: FeatureDictionary) -> dict[str, Any]:
 
 
 def _loaded(
-    given: Mapping[str, FeatureDictionary] | Sequence[str | Path] | str | Path,
-    model: LanguageModel,
-) -> tuple[Mapping[str, FeatureDictionary], dict[str, Path]]:
+    given: Dictionaries | Sequence[str | Path] | str | Path, model: LanguageModel
+) -> tuple[Dictionaries, dict[str, Path]]:
     """The dictionaries, on the device of the model if they are read, and their training logs."""
-    if isinstance(given, Mapping):
+    if isinstance(given, FeatureDictionary | Mapping):
         return given, {}
     paths = [given] if isinstance(given, str | Path) else given
     folders = folders_of(list(map(Path, paths)))

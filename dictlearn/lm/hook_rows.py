@@ -64,7 +64,10 @@ def _shapes(model: LanguageModel, names: list[str], ids: Tensor) -> Mapping[str,
     found: dict[str, tuple[int, ...]] = {}
 
     def noted(name: str) -> HookFunction:
-        return lambda activation, hook: found.setdefault(name, tuple(activation.shape)) and None
+        def note(activation: Tensor, hook: object) -> None:
+            found.setdefault(name, tuple(activation.shape))
+
+        return note
 
     with hooked(model, [(name, noted(name)) for name in names]):
         model(placed(ids, model))

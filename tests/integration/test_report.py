@@ -210,7 +210,7 @@ def test_a_report_is_refused_before_work_starts(subject, tmp_path):
     for change, told in (
         ({"parts": ["card"]}, "parts: there is no part 'card'; did you mean 'cards'"),
         ({"n_cards": 0}, "n_cards of at least 1, got 0"),
-        ({"dictionaries": {}}, "report needs a dict of dictionaries"),
+        ({"dictionaries": {}}, "report needs a dictionary, or several"),
         ({"dictionaries": tmp_path}, "required a dictionary's folder"),
     ):
         arguments = {"dictionaries": both, "model": model, "tokens": tokens, **change}
