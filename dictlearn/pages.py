@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,8 +39,19 @@ def environment(folder: Path, **options: Any) -> Environment:
         loader=FileSystemLoader([folder, _SHARED]), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True, **options,
     )  # fmt: skip
-    made.filters |= {"pieces": pieces, "sha256": _sha256}
+    made.filters |= {"card_id": card_id, "pieces": pieces, "sha256": _sha256}
     return made
+
+
+def card_id(dictionary: str, feature: int) -> str:
+    """The anchor of a feature's card on a page; a hash stands for a name of unusual characters.
+
+    >>> card_id("topk_sae", 12)
+    'card-topk_sae-12'
+    """
+    is_plain = re.fullmatch(r"[A-Za-z0-9_.-]+", dictionary)
+    name = dictionary if is_plain else hashlib.sha256(dictionary.encode()).hexdigest()[:12]
+    return f"card-{name}-{feature}"
 
 
 def pieces(token: str, alone: bool = False) -> list[tuple[str, bool]]:

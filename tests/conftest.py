@@ -95,7 +95,8 @@ window.addEventListener("load", () => setTimeout(async () => {
   }
   await pause(500);
   const found = {errors, plots: plots.length, drawn: drawn.length, hovers, texts, violations,
-                 hit: typeof window.hit, links: document.querySelectorAll("a").length,
+                 hit: typeof window.hit,
+                 links: document.querySelectorAll("a:not([href^='#'])").length,
                  width, window: window.innerWidth};
   document.body.insertAdjacentHTML("beforeend", "<pre id='found'></pre>");
   document.getElementById("found").textContent = JSON.stringify(found);

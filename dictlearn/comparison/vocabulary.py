@@ -28,17 +28,30 @@ KEY_METRICS = (
 
 MISSING = "\N{EN DASH}"
 
+ROUNDING = 1e-6
+"""Numbers smaller than this come from rounding: models compute in float32 or less."""
+
 _SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def trained(records: Records) -> dict[str, DictionaryRecord]:
-    """The dictionaries that are not baselines, in the order of the records."""
-    return {name: r for name, r in records.dictionaries.items() if not r.baseline}
+    """The dictionaries that are not baselines, in the order of L0."""
+    return _by_l0({name: r for name, r in records.dictionaries.items() if not r.baseline})
 
 
 def baselines(records: Records) -> dict[str, DictionaryRecord]:
-    """The baselines, in the order of the records."""
-    return {name: r for name, r in records.dictionaries.items() if r.baseline}
+    """The baselines, in the order of L0."""
+    return _by_l0({name: r for name, r in records.dictionaries.items() if r.baseline})
+
+
+def _by_l0(group: Mapping[str, DictionaryRecord]) -> dict[str, DictionaryRecord]:
+    """The dictionaries with the smallest L0 first; an undefined one last."""
+
+    def l0(entry: tuple[str, DictionaryRecord]) -> float:
+        value = value_of(entry[1], "l0")
+        return math.inf if math.isnan(value) else value
+
+    return dict(sorted(group.items(), key=l0))
 
 
 def by_target(records: Records) -> dict[str, Records]:
@@ -64,8 +77,12 @@ def require_metric(metric: str) -> None:
 def formatted(metric: str, value: float) -> str:
     """The value with the usual number of digits for `metric`; an en dash for `nan`.
 
+    Numbers below `ROUNDING` in size are not told from 0.
+
     >>> formatted("l0", 31.94), formatted("dead_fraction", 0.0125), formatted("kl", 0.00002)
     ('31.9', '1.2%', '2.0e-05')
+    >>> formatted("kl", -1.4e-13)
+    '0.000'
     """
     if not math.isfinite(value):
         return MISSING
@@ -77,7 +94,14 @@ def formatted(metric: str, value: float) -> str:
         return f"{value:,.0f}"
     if metric in ("l0", "l1"):
         return f"{value:.1f}"
-    return f"{value:.3f}" if value == 0 or abs(value) >= 5e-4 else f"{value:.1e}"
+    if abs(value) < ROUNDING:
+        return "0.000"
+    return f"{value:.3f}" if abs(value) >= 5e-4 else f"{value:.1e}"
+
+
+def number(value: float, digits: str) -> str:
+    """The value in this format; a dash for one that is not finite."""
+    return format(value, digits) if math.isfinite(value) else MISSING
 
 
 def with_interval(metric: str, found: Interval) -> str:
@@ -85,13 +109,19 @@ def with_interval(metric: str, found: Interval) -> str:
 
     >>> with_interval("kl", Interval(0.912, 0.905, 0.917))
     '0.912 ±0.006'
+    >>> with_interval("kl", Interval(0.912, 0.912, 0.912))
+    '0.912 ±<0.001'
     """
     half = abs(found.high - found.low) / 2
     value = formatted(metric, found.value)
     if not math.isfinite(half):
         return value
+    if "e" in value:
+        return f"{value} ±{formatted(metric, half)}"
     digits = len(value.partition(".")[2])
-    return f"{value} ±{formatted(metric, half) if 'e' in value else f'{half:.{digits}f}'}"
+    smallest = 10.0**-digits
+    margin = f"<{smallest:.{digits}f}" if half < smallest / 2 else f"{half:.{digits}f}"
+    return f"{value} ±{margin}"
 
 
 @dataclass

@@ -88,6 +88,15 @@ class ConceptRecords(SavedRecords):
     without_interval: dict[str, str]
     """Concepts whose scores have no intervals, each with the reason."""
 
+    def best_features(self) -> dict[str, list[int]]:
+        """The features that detect some concept best, by dictionary, without repetition."""
+        found: dict[str, list[int]] = {}
+        for score in self.scores:
+            mine = found.setdefault(score.dictionary, [])
+            if score.family is Family.FEATURES and score.candidate not in mine:
+                mine.append(score.candidate)
+        return found
+
     def to_pandas(self) -> "pd.DataFrame":
         """A table with one row for each concept, dictionary and family."""
         import pandas as pd

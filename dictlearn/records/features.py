@@ -39,14 +39,31 @@ class Context:
         """The activation at the peak."""
         return self.activations[self.peak]
 
+    def joined(self) -> list[tuple[str, float, bool]]:
+        """Text, activation and whether it is the peak, of each token or run of byte fragments.
+
+        A token that ends within a character has no text. It is joined to the token that completes
+        the character, with the activation that is largest in size.
+
+        >>> Context([" a", "", "é"], [0.0, 2.0, 1.0], peak=1, sequence=0).joined()
+        [(' a', 0.0, False), ('é', 2.0, True)]
+        """
+        found: list[tuple[str, float, bool]] = []
+        act, peak = 0.0, False
+        for i, text in enumerate(self.tokens):
+            act, peak = max(act, self.activations[i], key=abs), peak or i == self.peak
+            if text or i + 1 == len(self.tokens):
+                found.append((text, act, peak))
+                act, peak = 0.0, False
+        return found
+
     def marked(self) -> str:
         """The text with the peak in brackets.
 
         >>> Context([" a", " cat", " sat"], [0.0, 2.0, 0.5], peak=1, sequence=0).marked()
         ' a[ cat] sat'
         """
-        shown = (f"[{t}]" if i == self.peak else t for i, t in enumerate(self.tokens))
-        return "".join(shown)
+        return "".join(f"[{text}]" if peak else text for text, _, peak in self.joined())
 
 
 @dataclass(frozen=True)
@@ -89,6 +106,12 @@ class FeatureCard:
     def strength(self) -> float:
         """The largest activation, or 0 without a context."""
         return self.contexts[0].strength if self.contexts else 0.0
+
+    @property
+    def is_binary(self) -> bool:
+        """Whether every activation on the card is 0 or 1, as those of codes are."""
+        found = {act for context in self.contexts for act in context.activations}
+        return bool(found) and found <= {0.0, 1.0}
 
 
 @dataclass(frozen=True, repr=False)

@@ -107,14 +107,22 @@ class _Run:
         )
 
     def cards(self) -> FeatureRecords | None:
-        """Cards of some features of the inspected dictionaries of the first seed."""
+        """Cards of some features of the inspected dictionaries of the first seed.
+
+        Among them are those that detect a concept best.
+        """
         if not self._inspected(1) or not self.study.n_cards:
             return None
+        concepts = self.concepts()
         return kept(
             self.own,
             FeatureRecords,
             lambda: describe_features(
-                self._inspected(1), self.inputs.model, self.inputs.held_out, self.study.n_cards
+                self._inspected(1),
+                self.inputs.model,
+                self.inputs.held_out,
+                self.study.n_cards,
+                also=None if concepts is None else concepts.best_features(),
             ),
         )
 

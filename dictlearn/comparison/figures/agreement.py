@@ -1,13 +1,20 @@
 """Heatmaps and histograms of the similarity between the features of dictionaries."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import plotly.graph_objects as go
 
-from dictlearn.comparison.figures.style import BASELINE_COLOUR, COLOURS, plain, stacked, styled
+from dictlearn.comparison.figures.style import (
+    BASELINE_COLOUR,
+    COLOURS,
+    Look,
+    plain,
+    stacked,
+    styled,
+)
 from dictlearn.core.errors import InputError
-from dictlearn.records.agreement import AgreementRecords, FeatureSummary, PairAgreement
+from dictlearn.records.agreement import AgreementRecords, PairAgreement
 
 MEASURE_LABELS = {
     "mmcs": "mean max cosine similarity",
@@ -19,7 +26,9 @@ MEASURE_LABELS = {
 """Measures of similarity, with their titles."""
 QUANTITIES = {"cosine": "mmcs", "correlation": "correlation"}
 """Quantities that have histograms, with the measure that is their mean."""
-_LONGEST_NAME = 16
+_CHANCE = ("random directions", "random")
+"""Kinds of dictionaries whose similarity with others is chance."""
+_LONGEST_NAME = 24
 _CELL, _SMALL = 46, 6
 """Pixels per cell, and the number of dictionaries that fit a small screen."""
 _MAP_COLOURS = ((0, "#eef4f9"), (0.5, "#8fbfdd"), (1, "#00568a"))
@@ -51,8 +60,8 @@ def agreement_figure(records: AgreementRecords, measure: str = "mmcs") -> go.Fig
     size = _CELL * len(names) + margin
     figure = styled(figure, height=size + 14)
     ticks = {"tickvals": list(range(len(names))), "ticktext": labels, "showgrid": False}
-    figure.update_xaxes(title="… and the most similar features of", tickangle=-90, **ticks)
-    figure.update_yaxes(title="features of …", autorange="reversed", **ticks)
+    figure.update_xaxes(title="… are found in", tickangle=-90, automargin=True, **ticks)
+    figure.update_yaxes(title="features of …", autorange="reversed", automargin=True, **ticks)
     figure.update_layout(margin={"l": margin, "b": margin})
     return figure.update_layout(width=size + 14) if len(names) > _SMALL else figure
 
@@ -61,12 +70,14 @@ def similarity_histogram(
     records: AgreementRecords,
     pairs: Sequence[tuple[str, str]] | None = None,
     quantity: str = "cosine",
+    style: Mapping[str, Look] | None = None,
 ) -> go.Figure:
     """Histograms, one per pair, of the maximum similarity of each feature with the other's.
 
     `quantity` is "cosine" or "correlation". A bimodal histogram shows that some features are
     shared and others are not. By default all ordered pairs are shown; pairs without values are
-    left out. Heights are scaled to the highest bar of each histogram.
+    left out. Heights are scaled to the highest bar of each histogram, and the axis begins at the
+    first one that holds a feature. `style` sets the colours of dictionaries.
 
     Raises:
         InputError: there is no such pair or quantity.
@@ -74,13 +85,27 @@ def similarity_histogram(
     if quantity not in QUANTITIES:
         raise InputError(f"required the quantity 'cosine' or 'correlation', got {quantity!r}")
     chosen = records.pairs if pairs is None else [records.pair(*pair) for pair in pairs]
+    colours = {name: BASELINE_COLOUR if s.baseline else COLOURS[0]
+               for name, s in records.dictionaries.items()}  # fmt: skip
+    colours |= {name: look.colour for name, look in (style or {}).items()}
     bars = [
-        (_heading(pair, quantity), _bars(counts, quantity, records.dictionaries[pair.first]))
+        (_heading(records, pair, quantity), _bars(counts, quantity, colours[pair.first]))
         for pair in chosen
         if (counts := getattr(pair, f"{quantity}_counts"))
     ]
     x_title = f"maximum {quantity} of a feature"
-    return stacked(bars, x_title, each=84, range=(-1.02, 1.02), dtick=0.5)
+    first = min((x for _, bar in bars for x, y in zip(bar.x, bar.y, strict=True) if y), default=-1)
+    return stacked(bars, x_title, each=84, range=(max(first - 0.1, -1.02), 1.02), dtick=0.1)
+
+
+def chance(records: AgreementRecords, name: str, measure: str) -> float:
+    """The similarity of the features of `name` with random directions; `nan` if not measured."""
+    found = (
+        pair.value(measure)
+        for pair in records.pairs
+        if pair.first == name and records.dictionaries[pair.second].kind in _CHANCE
+    )
+    return max((value for value in found if math.isfinite(value)), default=math.nan)
 
 
 def ordered(records: AgreementRecords) -> list[str]:
@@ -93,11 +118,11 @@ def ordered(records: AgreementRecords) -> list[str]:
     return [name for name, _ in entries]
 
 
-def _bars(counts: list[int], quantity: str, summary: FeatureSummary) -> go.Bar:
+def _bars(counts: list[int], quantity: str, colour: str) -> go.Bar:
     width = 2 / len(counts)
     return go.Bar(
         x=[-1 + width * (i + 0.5) for i in range(len(counts))], y=counts, width=0.92 * width,
-        marker={"color": BASELINE_COLOUR if summary.baseline else COLOURS[0], "line": {"width": 0}},
+        marker={"color": colour, "line": {"width": 0}},
         hovertemplate=f"%{{y:,}} features near {quantity} %{{x:.2f}}<extra></extra>",
     )  # fmt: skip
 
@@ -118,16 +143,18 @@ def _hover(records: AgreementRecords, row: str, column: str, measure: str) -> st
     return head + plain(next((reason for reason in reasons if reason), "undefined"))
 
 
-def _heading(pair: PairAgreement, quantity: str) -> str:
-    value = pair.value(QUANTITIES[quantity])
+def _heading(records: AgreementRecords, pair: PairAgreement, quantity: str) -> str:
+    measure = QUANTITIES[quantity]
+    level = chance(records, pair.first, measure)
     names = f"{_short(pair.first)} in {_short(pair.second)}"
-    return f"{plain(names)}: mean {value:.2f}"
+    beside = f", chance level {level:.2f}" if math.isfinite(level) else ""
+    return f"{plain(names)}: mean {pair.value(measure):.2f}{beside}"
 
 
 def _short(name: str) -> str:
     """The name, with the middle of long ones left out.
 
-    >>> _short("topk-transcoder-seed-1")
-    'topk-tran…seed-1'
+    >>> _short("topk-transcoder-layer-3-seed-1")
+    'topk-transcod…er-3-seed-1'
     """
-    return name if len(name) <= _LONGEST_NAME else f"{name[:9]}…{name[-6:]}"
+    return name if len(name) <= _LONGEST_NAME else f"{name[:13]}…{name[-10:]}"

@@ -1,6 +1,7 @@
 """Scatter plot of the average precision of features against that of baselines."""
 
 import math
+from collections.abc import Mapping
 
 import plotly.graph_objects as go
 
@@ -11,14 +12,17 @@ from dictlearn.records.concepts import ConceptRecords, ConceptScore, Family
 _Points = list[tuple[ConceptScore, ConceptScore]]
 
 
-def precision_figure(records: ConceptRecords) -> go.Figure:
+def precision_figure(records: ConceptRecords, style: Mapping[str, Look] | None = None) -> go.Figure:
     """Average precision of the feature against that of the baseline, one mark per concept.
 
     Above the diagonal, the feature is better. Filled marks: the 95 % interval of the difference
     excludes 0. The baseline is the best of as many random features, or the best of the first
-    family in the records; other families can be shown by clicking in the legend.
+    family in the records; other families can be shown by clicking in the legend. `style` sets the
+    colours and shapes of dictionaries, to match other figures.
     """
-    style = default_looks(dict.fromkeys(score.dictionary for score in records.scores))
+    names = dict.fromkeys(score.dictionary for score in records.scores)
+    known = style or {}
+    style = {name: known.get(name, look) for name, look in default_looks(names).items()}
     families = families_of(records)
     figure = go.Figure()
     ends = {"x0": 0, "y0": 0, "x1": 1, "y1": 1, "layer": "below"}
@@ -26,7 +30,7 @@ def precision_figure(records: ConceptRecords) -> go.Figure:
     for name in style:
         points = _points(records, families[:1], name)
         if points:
-            figure.add_traces(_marks(records, points, plain(name), style))
+            figure.add_traces(_marks(records, points, plain(name), style, style[name].symbol))
     for family in families[1:]:
         points = _points(records, [family], None)
         if points:
@@ -54,7 +58,7 @@ def _marks(
     points: _Points,
     label: str,
     style: dict[str, Look],
-    shape: str = "circle",
+    shape: str,
 ) -> tuple[go.Scatter, go.Scatter]:
     """The entry in the legend, a filled mark without a place, and the marks of all concepts."""
     significant = [b.advantage_low > 0 or b.advantage_high < 0 for _, b in points]

@@ -1,9 +1,9 @@
 """Training curves from JSONL logs."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
@@ -12,7 +12,9 @@ from dictlearn.comparison.figures.style import Look, default_looks, log_axis, pl
 from dictlearn.core.errors import CorruptFileError
 from dictlearn.core.files import plain_data
 
-QUANTITIES: Mapping[str, str] = {"loss": "loss", "fvu": "FVU", "l0": "L0", "dead": "dead"}
+T = TypeVar("T")
+
+QUANTITIES: Mapping[str, str] = {"fvu": "FVU", "l0": "L0", "dead": "dead", "loss": "loss"}
 """Quantities that have a panel each, with their axis titles."""
 
 
@@ -45,21 +47,30 @@ def read_training_log(path: str | Path) -> list[dict[str, Any]]:
 
 
 def training_figure(
-    logs: Mapping[str, list[dict[str, Any]]], style: Mapping[str, Look] | None = None
+    logs: Mapping[str, list[dict[str, Any]]],
+    style: Mapping[str, Look] | None = None,
+    kinds: Mapping[str, str] | None = None,
 ) -> go.Figure:
-    """Loss, FVU, L0 and dead features against the training step, one curve per dictionary.
+    """FVU, L0, dead features and loss against the training step, one curve per dictionary.
 
     A row of a log has `step`, and `NAME/loss` and so on for each dictionary. With several logs,
     dictionaries are named `log/NAME`. Clicking in the legend hides or shows a dictionary in all
-    panels. `style` sets the colours, to match other figures.
+    panels. `style` sets the colours, to match other figures. Objectives of different `kinds` have
+    different terms and units, so there is a panel for the loss of each.
     """
     curves = _curves(logs)
     names = list(dict.fromkeys(name for name, _ in curves))
-    known = default_looks(names) | dict(style or {})
-    panels = [q for q in QUANTITIES if any(quantity == q for _, quantity in curves)]
+    known = default_looks(names) | _of_logged(names, logs, style or {})
+    kind_of = _of_logged(names, logs, kinds or {})
+
+    def panel_of(name: str, quantity: str) -> tuple[str, str]:
+        return quantity, kind_of.get(name, "") if quantity == "loss" else ""
+
+    found = dict.fromkeys(panel_of(*curve) for curve in curves)
+    panels = [panel for quantity in QUANTITIES for panel in found if panel[0] == quantity]
     if not panels:
         return styled(go.Figure(), height=120)
-    figure = make_subplots(rows=len(panels), cols=1, shared_xaxes=True, vertical_spacing=0.05)
+    figure = make_subplots(rows=len(panels), cols=1, shared_xaxes=True, vertical_spacing=0.16 / max(len(panels), 3))
     in_legend = set()
     for (name, quantity), points in curves.items():
         look = known[name]
@@ -68,16 +79,40 @@ def training_figure(
             legendgroup=plain(name), showlegend=name not in in_legend,
             line={"color": look.colour, "dash": look.dash, "width": 1.6},
             hovertemplate="%{fullData.name}: %{y:.4g} at step %{x:,}<extra></extra>",
-            row=panels.index(quantity) + 1, col=1,
+            row=panels.index(panel_of(name, quantity)) + 1, col=1,
         )  # fmt: skip
         in_legend.add(name)
-    for row, quantity in enumerate(panels, start=1):
-        values = [v for (_, q), points in curves.items() if q == quantity for v in points.values()]
+    several = sum(quantity == "loss" for quantity, _ in panels) > 1
+    for row, (quantity, kind) in enumerate(panels, start=1):
+        values = [
+            v
+            for curve, points in curves.items()
+            if panel_of(*curve) == (quantity, kind)
+            for v in points.values()
+        ]
         log = quantity in ("loss", "l0") and min(values) > 0
+        title = QUANTITIES[quantity] + f"<br>{plain(kind)}" * (several and bool(kind))
         axis = log_axis(values) if log else {"rangemode": "tozero"}
-        figure.update_yaxes(title=QUANTITIES[quantity], row=row, **axis)
+        figure.update_yaxes(title=title, row=row, **axis)
     figure.update_xaxes(title="training step", row=len(panels))
     return styled(figure, height=170 * len(panels) + 110)
+
+
+def _of_logged(
+    names: Iterable[str], logs: Mapping[str, list[dict[str, Any]]], found: Mapping[str, T]
+) -> dict[str, T]:
+    """The entry of `found` for each name in the logs that has one.
+
+    Names of results may lack that of the log, and end in a place or a seed.
+    """
+    entries = {}
+    for name in names:
+        bare = next((name[len(log) + 1 :] for log in logs if name.startswith(f"{log}/")), name)
+        alike = [entry for entry in found if entry.startswith(f"{bare} ")]
+        key = next((n for n in (name, bare, *alike) if n in found), None)
+        if key is not None:
+            entries[name] = found[key]
+    return entries
 
 
 def divergences(logs: Mapping[str, list[dict[str, Any]]]) -> list[str]:

@@ -1,15 +1,18 @@
 """The similarity of dictionaries as a report shows it: heatmaps, histograms and a table."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from dictlearn.comparison.figures.agreement import (
     MEASURE_LABELS,
     QUANTITIES,
     agreement_figure,
+    chance,
     ordered,
     similarity_histogram,
 )
+from dictlearn.comparison.figures.style import Look
 from dictlearn.comparison.vocabulary import Footnotes
 from dictlearn.core.metric import Metric
 from dictlearn.records.agreement import AgreementRecords, FeatureSummary
@@ -18,8 +21,10 @@ _MOST = 12
 """Largest number of histograms in the section."""
 
 
-def agreement_data(records: AgreementRecords) -> dict[str, Any]:
-    """The data of the section.
+def agreement_data(
+    records: AgreementRecords, style: Mapping[str, Look] | None = None
+) -> dict[str, Any]:
+    """The data of the section; `style` sets the colours of dictionaries.
 
     There is one histogram per dictionary, with the dictionary that it is most similar to, for the
     first dozen.
@@ -28,12 +33,16 @@ def agreement_data(records: AgreementRecords) -> dict[str, Any]:
     footnotes = Footnotes()
     return {
         "maps": {
-            measure: (MEASURE_LABELS[measure], agreement_figure(records, measure))
+            measure: (
+                MEASURE_LABELS[measure],
+                agreement_figure(records, measure),
+                _chance(records, measure),
+            )
             for measure in ("mmcs", "matched", "correlation")
             if any(math.isfinite(pair.value(measure)) for pair in records.pairs)
         },
         "histograms": {
-            quantity: (similarity_histogram(records, pairs[:_MOST], quantity), len(pairs))
+            quantity: (similarity_histogram(records, pairs[:_MOST], quantity, style), len(pairs))
             for quantity, pairs in nearest.items()
             if pairs
         },
@@ -47,6 +56,18 @@ def agreement_data(records: AgreementRecords) -> dict[str, Any]:
         "alike": _shared_initialization(records),
         "footnotes": footnotes.lines(),
     }
+
+
+def _chance(records: AgreementRecords, measure: str) -> str:
+    """The chance level of a measure in words; empty if there are no random directions."""
+    learned = (name for name, summary in records.dictionaries.items() if not summary.baseline)
+    levels = [chance(records, name, measure) for name in learned]
+    levels = [level for level in levels if math.isfinite(level)]
+    if not levels:
+        return ""
+    low, high = (f"{end:.2f}" for end in (min(levels), max(levels)))
+    found = low if low == high else f"{low} to {high}"
+    return f"Chance level: {found} of learned features with as many random directions."
 
 
 def _cells(summary: FeatureSummary, footnotes: Footnotes) -> list[str]:

@@ -5,8 +5,8 @@ from math import isfinite, sqrt
 
 import pandas as pd
 
-from dictlearn.comparison.report.templates import number
 from dictlearn.comparison.statistics.precision import BASELINES
+from dictlearn.comparison.vocabulary import number
 from dictlearn.records.concepts import Family
 
 CONCEPTS_CAPTION = (

@@ -5,11 +5,13 @@ from math import isfinite, isnan, nan
 from pathlib import Path
 from typing import Any
 
+import plotly.graph_objects as go
+
 from dictlearn.comparison.cautions import cautions
 from dictlearn.comparison.figures.density import density_figure
 from dictlearn.comparison.figures.precision import precision_figure
 from dictlearn.comparison.figures.rates import rate_distortion_figures
-from dictlearn.comparison.figures.style import looks
+from dictlearn.comparison.figures.style import Look, looks
 from dictlearn.comparison.figures.training import divergences, read_training_log, training_figure
 from dictlearn.comparison.report.agreement import agreement_data
 from dictlearn.comparison.report.concepts import (
@@ -24,7 +26,9 @@ from dictlearn.comparison.statistics.families import at_rate
 from dictlearn.comparison.statistics.intervals import intervals_of
 from dictlearn.comparison.statistics.lengths import Lengths
 from dictlearn.comparison.statistics.precision import precision_frame
+from dictlearn.comparison.tables.concepts import concept_tables
 from dictlearn.comparison.tables.matched import matched_tables
+from dictlearn.comparison.tables.training import training_table
 from dictlearn.comparison.vocabulary import (
     LABELS,
     Footnotes,
@@ -39,6 +43,7 @@ from dictlearn.core.metric import Metric
 from dictlearn.core.own_files import OwnFiles
 from dictlearn.metrics.bits import REPORTED
 from dictlearn.metrics.intervals import Interval
+from dictlearn.pages import card_id
 from dictlearn.records.agreement import AgreementRecords
 from dictlearn.records.concepts import ConceptRecords
 from dictlearn.records.features import FeatureRecords
@@ -47,6 +52,11 @@ from dictlearn.records.results import Records
 REPORT_FILE = "report.html"
 """The usual name of the report, next to `results.json`."""
 DEFAULT_TITLE = "Dictionaries compared"
+MAIN = (
+    "l0", "bits", "fraction_variance_unexplained", "loss_recovered_zero", "kl", "dead_fraction"
+)  # fmt: skip
+"""Metrics in the first columns, which a page shows without scrolling."""
+_METRICS = {metric.name: metric for metric in REPORTED}
 WITH_INTERVAL = frozenset({"bits", "fraction_variance_unexplained", "loss_recovered_zero"})
 """Metrics whose cells show the interval; for others it is shown on hover."""
 
@@ -108,58 +118,104 @@ def report_html(
     """
     paths = training_log if isinstance(training_log, Mapping) else {"": training_log}
     logs = {run: read_training_log(path) for run, path in paths.items() if path is not None}
-    columns = _columns(records)
+    columns, style = _columns(records), looks(records)
+    matched = matched_tables(records)
+    curves = {
+        rate: (_one_legend(found), _without(records, rate))
+        for rate, found in rate_distortion_figures(records).items()
+    }
+    trained_alike = training_table(records)
+    parts = {
+        "equal": matched,
+        "results": records,
+        "lengths": lengths,
+        "concepts": concepts,
+        "agreement": agreement,
+        "density": records,
+        "training": logs or trained_alike,
+        "features": features,
+    }
     return render(
         "report.html.jinja",
         title=title,
         about=list(about),
         records=records,
+        sections=[*curves, *(anchor for anchor, part in parts.items() if part)],
         trained=trained(records),
         baselines=baselines(records),
         losses=reference_losses(records),
         cautions=cautions(records),
         verdict=verdict(records),
-        curves={
-            rate: (found, _without(records, rate))
-            for rate, found in rate_distortion_figures(records).items()
-        },
-        matched=matched_tables(records),
-        reported=[metric for metric in REPORTED if metric.name in columns],
+        curves=curves,
+        matched=matched,
+        reported=[_METRICS[name] for name in columns],
         **_results(records, columns),
-        concepts=None if concepts is None else precision_data(concepts),
-        agreement=None if agreement is None else agreement_data(agreement),
+        concepts=None if concepts is None else precision_data(concepts, features, style),
+        agreement=None if agreement is None else agreement_data(agreement, style),
         density=density_figure(records),
-        training=training_figure(logs, looks(records)) if logs else None,
+        training=training_figure(logs, style, _kinds(records)) if logs else None,
+        settings=trained_alike,
         diverged=divergences(logs),
         features=features,
         lengths=lengths_data(lengths) if lengths else None,
     )
 
 
-def _without(records: Records, rate: str) -> list[str]:
-    """The dictionaries without a value of the rate."""
+def _one_legend(figures: dict[str, go.Figure]) -> dict[str, go.Figure]:
+    """The figures, of which the first alone has a legend; a click there acts on all."""
+    for figure in [*figures.values()][1:]:
+        figure.update_layout(showlegend=False)
+    return figures
+
+
+def _kinds(records: Records) -> dict[str, str]:
+    return {name: record.kind for name, record in records.dictionaries.items()}
+
+
+def _without(records: Records, rate: str) -> dict[str, str]:
+    """The dictionaries without a value of the rate, each with the reason."""
     group = at_rate(records, rate).dictionaries
-    return [name for name, record in group.items() if isnan(value_of(record, rate))]
+    found = {name: record.metrics.get(rate, Metric(nan)) for name, record in group.items()}
+    return {name: m.reason or "undefined" for name, m in found.items() if isnan(m.value)}
 
 
-def precision_data(records: ConceptRecords) -> dict[str, Any]:
-    """The data of the section on concepts."""
+def precision_data(
+    records: ConceptRecords,
+    features: FeatureRecords | None = None,
+    style: Mapping[str, Look] | None = None,
+) -> dict[str, Any]:
+    """The data of the section on concepts.
+
+    Features with a card among `features` lead to it; `style` sets the colours of dictionaries.
+    """
     frame = precision_frame(records)
+    cards = features.cards if features else []
     return {
         "records": records,
         "frame": frame,
         "caption": CONCEPTS_CAPTION,
         "columns": CONCEPT_COLUMNS,
         "verdicts": concept_verdicts(frame),
-        "figure": precision_figure(records),
+        "figure": precision_figure(records, style),
+        "tables": concept_tables(records, {card_id(c.dictionary, c.feature) for c in cards}),
     }
 
 
 def _columns(records: Records) -> list[str]:
-    """The metrics in the table of all: those of massive rows only where there are any."""
-    has_massive = any(value_of(r, "massive_fraction") > 0 for r in records.dictionaries.values())
+    """The metrics in the table of all, the main ones first.
+
+    Those of massive rows are shown only where there are any, and others only if some dictionary has
+    a value.
+    """
+    group = records.dictionaries.values()
+    has_massive = any(value_of(r, "massive_fraction") > 0 for r in group)
     special = () if has_massive else ("massive_fraction", "fraction_variance_unexplained_typical")
-    return [name for name in LABELS if name not in special]
+    ordered = [*MAIN, *(name for name in LABELS if name not in MAIN)]
+    return [
+        name
+        for name in ordered
+        if name not in special and (name == "l0" or any(isfinite(value_of(r, name)) for r in group))
+    ]
 
 
 def _results(records: Records, columns: Sequence[str]) -> dict[str, Any]:

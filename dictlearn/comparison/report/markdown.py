@@ -14,7 +14,7 @@ from dictlearn.comparison.report.concepts import (
     concept_verdicts,
 )
 from dictlearn.comparison.report.lengths import lengths_data
-from dictlearn.comparison.report.templates import number, render
+from dictlearn.comparison.report.templates import render
 from dictlearn.comparison.report.verdict import verdict
 from dictlearn.comparison.statistics.lengths import Lengths
 from dictlearn.comparison.statistics.precision import precision_frame
@@ -24,6 +24,7 @@ from dictlearn.comparison.vocabulary import (
     MISSING,
     baselines,
     formatted,
+    number,
     trained,
     value_of,
 )

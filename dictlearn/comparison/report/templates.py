@@ -1,6 +1,5 @@
 """Pages from the templates of this package, in which all inserted text is escaped."""
 
-import math
 import re
 from functools import cache
 from pathlib import Path
@@ -11,8 +10,8 @@ from jinja2 import pass_context
 from jinja2.runtime import Context
 from plotly.offline import get_plotlyjs
 
-from dictlearn.comparison.vocabulary import MISSING, formatted
-from dictlearn.pages import environment
+from dictlearn.comparison.vocabulary import formatted, number
+from dictlearn.pages import card_id, environment
 
 _FOLDER = Path(__file__).parents[1] / "templates"
 _MARKDOWN = re.compile(
@@ -36,11 +35,6 @@ def escaped_markdown(text: str) -> str:
     return re.sub(r"^( ?\d+)([.)])(?=\s|$)", r"\1\\\2", line)
 
 
-def number(value: float, digits: str) -> str:
-    """The value in this format; a dash for one that is not finite."""
-    return format(value, digits) if math.isfinite(value) else MISSING
-
-
 @cache
 def _scripts() -> tuple[str, str]:
     """The scripts of a page: plotly and our own."""
@@ -62,6 +56,7 @@ _ENVIRONMENT.policies |= {
 }
 _ENVIRONMENT.globals["scripts"] = _scripts
 _ENVIRONMENT.filters |= {
+    "card_of": lambda card: card_id(card.dictionary, card.feature),
     "formatted": lambda value, metric: formatted(metric, value),
     "number": number,
 }

@@ -79,7 +79,7 @@ def _budget(group: dict[str, DictionaryRecord]) -> str:
 
 
 def _at_equal_rates(records: Records) -> str:
-    """The best family at each rate, trained or baseline; empty if no two families overlap."""
+    """The best family at each rate, trained or baseline, or that no two families overlap."""
     if not can_resample(records):
         return ""
     found: list[str] = []
@@ -90,7 +90,16 @@ def _at_equal_rates(records: Records) -> str:
             found.append(f"At {equal}, {_winner(list(tied))}.")
     if found and len({record.seed for record in trained(records).values()}) == 1:
         found.append("Each has one training seed, so the variation over seeds is not known.")
+    if not found and len({record.kind for record in trained(records).values()}) > 1:
+        found.append("No two families overlap in L0 or bits, so none is compared at equal rates.")
     return " ".join(found)
+
+
+def _described(best: str, group: dict[str, DictionaryRecord]) -> str:
+    """The name, after "the densest" if no other dictionary has a larger L0."""
+    others = [value_of(record, "l0") for name, record in group.items() if name != best]
+    densest = all(value_of(group[best], "l0") > l0 for l0 in others)
+    return f"the densest, {best}," if densest else best
 
 
 def _winner(rows: list[MatchedRow]) -> str:
@@ -130,7 +139,8 @@ def _recovered(hook: str, records: Records) -> str:
     if len(defined) == 1:
         return f"At {hook}, {best} recovers {at_l0(best)}."
     text = (
-        f"Of {len(group)} trained dictionaries at {hook}, {best} recovers the largest part of "
+        f"Of {len(group)} trained dictionaries at {hook}, {_described(best, group)} recovers the "
+        "largest part of "
         f"the loss that zero ablation costs: {at_l0(best)}."
     )
     if sparsest == best:

@@ -19,6 +19,8 @@ _NOT_KEPT = "the quality at these bits was not kept by this version; evaluate ag
 
 Curve: TypeAlias = tuple[str, ...]
 """Names of dictionaries, ordered by rate."""
+_Key: TypeAlias = tuple[str, str, tuple[str, ...]]
+"""Kind, sites and training of a family."""
 
 
 def require_rate(rate: str) -> None:
@@ -53,20 +55,49 @@ def _quantized(record: DictionaryRecord) -> DictionaryRecord:
 def families(records: Records, rate: str) -> dict[str, list[Curve]]:
     """The curves of every family, by label.
 
-    A family is all dictionaries of one kind at one pair of sites; all other settings may vary
-    along a curve. There is one curve per training seed that has at least two rates; if no seed
+    A family is all dictionaries of one kind at one pair of sites that were trained alike: for as
+    many steps of as many rows of one text, at one learning rate. All other settings may vary along
+    a curve. There is one curve per training seed that has at least two rates; if no seed
     has, all dictionaries form one curve. Dictionaries with rate 0 or undefined are left out. The
-    label is the kind, followed by the sites if the kind occurs at several.
+    label is the kind, followed by what differs between the families of the kind.
     """
-    members: dict[tuple[str, str], list[str]] = {}
+    members: dict[_Key, list[str]] = {}
     for name, record in records.dictionaries.items():
         if value_of(record, rate) > 0 and math.isfinite(value_of(record, rate)):
-            members.setdefault((record.kind, str(record.sites)), []).append(name)
-    kinds = [kind for kind, _ in members]
+            key = record.kind, str(record.sites), _training(record)
+            members.setdefault(key, []).append(name)
     return {
-        kind if kinds.count(kind) == 1 else f"{kind} at {sites}": _curves(records, names, rate)
-        for (kind, sites), names in members.items()
+        _label(key, [other for other in members if other[0] == key[0]]): _curves(
+            records, names, rate
+        )
+        for key, names in members.items()
     }
+
+
+def _training(record: DictionaryRecord) -> tuple[str, ...]:
+    """Steps, rows, learning rate and text of a training run; empty for baselines."""
+    run = record.provenance.training.get("fit_config", {})
+    if record.baseline or not run:
+        return ("",) * 4
+    rate = run.get("learning_rate")
+    return (
+        f"{run.get('steps')} steps",
+        f"{run.get('batch_size')} rows per step",
+        "default rate" if rate is None else f"rate {rate}",
+        f"text {record.provenance.text_hash[:8]}",
+    )
+
+
+def _label(key: _Key, alike: list[_Key]) -> str:
+    """The kind, with the sites and the settings in which the families of the kind differ."""
+    kind, sites, training = key
+    label = f"{kind} at {sites}" if len({other[1] for other in alike}) > 1 else kind
+    apart = [
+        setting
+        for i, setting in enumerate(training)
+        if setting and len({other[2][i] for other in alike}) > 1
+    ]
+    return ", ".join([label, *apart])
 
 
 def _curves(records: Records, names: Iterable[str], rate: str) -> list[Curve]:

@@ -29,6 +29,8 @@ class Cell:
 
     text: str
     hover: str = ""
+    link: str = ""
+    """The anchor on a page that the text leads to."""
 
 
 @dataclass(frozen=True)

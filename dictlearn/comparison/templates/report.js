@@ -19,3 +19,28 @@ for (const source of document.querySelectorAll(".plot > script")) {
   const config = { responsive: true, displayModeBar: false };
   Plotly.newPlot(source.previousElementSibling, data, layout, config);
 }
+// Figures side by side share the legend of the first, and their upper edges are level.
+for (const pair of document.querySelectorAll(".legend-of-first")) {
+  const [first, ...others] = pair.querySelectorAll(".js-plotly-plot");
+  const key = trace => `${trace.mode} ${trace.name}`;
+  const follow = () => {
+    const visible = Object.fromEntries(first.data.map(trace => [key(trace), trace.visible ?? true]));
+    const top = first._fullLayout._size.t;
+    for (const plot of others) {
+      Plotly.restyle(plot, { visible: plot.data.map(trace => visible[key(trace)] ?? true) });
+      if (plot._fullLayout.margin.t !== top) Plotly.relayout(plot, { "margin.t": top });
+    }
+  };
+  first.on("plotly_afterplot", follow);
+  follow();
+}
+// A link to a card opens the list that holds it.
+const unfold = () => {
+  const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+  for (let box = target?.closest("details"); box; box = box.parentElement.closest("details")) {
+    box.open = true;
+  }
+  if (target?.closest("details")) target.scrollIntoView();
+};
+window.addEventListener("hashchange", unfold);
+unfold();

@@ -30,6 +30,7 @@ def describe_features(
     tokens: Tokens,
     features: Mapping[str, Sequence[int]] | int = 12,
     *,
+    also: Mapping[str, Sequence[int]] | None = None,
     n_contexts: int = 8,
     window: tuple[int, int] = (12, 6),
     exclude_special: bool = True,
@@ -57,6 +58,7 @@ def describe_features(
             and only serve as other dictionaries. Or a number: then as many features of each
             dictionary are drawn at random, one from each of as many equal groups of its active
             features in the order of density, so that rare features are seen beside common ones.
+        also: further features of these dictionaries, described after those drawn.
         n_contexts: largest number of contexts of a card.
         window: number of tokens shown before and after the strongest.
         exclude_special: leave out special tokens (BOS, EOS, padding); they also end a window.
@@ -74,8 +76,10 @@ def describe_features(
     if getattr(model, "tokenizer", None) is None:
         raise InputError("required a model with a tokenizer, got none; set model.tokenizer")
     origin, transfer = require_fitting(dictionaries, model, allow_other_model=allow_other_model)
+    further = _joined({}, also or {})
+    _require_features(dictionaries, further)
     if isinstance(features, Mapping):
-        named = {name: list(dict.fromkeys(map(index, some))) for name, some in features.items()}
+        named = _joined(features, further)
         _require_features(dictionaries, named)
         names, rule = list(named), "by name"
     elif features >= 1:
@@ -92,7 +96,8 @@ def describe_features(
     hooks = [hook for name in names for hook in dictionaries[name].sites.source.hooks]
     stream = ActivationStream(model, tokens.ids.cpu(), counted.cpu(), hooks, at_once)
     _collect_(tops, dictionaries, stream, window, show=progress)
-    chosen = named if isinstance(features, Mapping) else _samples(tops, features, seed)
+    drawn = named if isinstance(features, Mapping) else _samples(tops, features, seed)
+    chosen = _joined(drawn, further)
     maker = CardMaker(dictionaries, model, tokens, counted, window)
     cards = [card for name in tops for card in maker.cards(name, tops[name], chosen[name])]
     described = tokens.describe() | {"exclude_special": exclude_special, "seed": seed} | transfer
@@ -122,6 +127,16 @@ def _collect_(
             for name, top in tops.items():
                 top.add_(batch.encode(dictionaries[name]), windows)
             done(batch.part.stop)
+
+
+def _joined(
+    first: Mapping[str, Sequence[int]], more: Mapping[str, Sequence[int]]
+) -> dict[str, list[int]]:
+    """The features of both by dictionary, each once."""
+    return {
+        name: list(dict.fromkeys(map(index, [*first.get(name, ()), *more.get(name, ())])))
+        for name in {**first, **more}
+    }
 
 
 def _samples(tops: Mapping[str, TopContexts], n: int, seed: int) -> dict[str, list[int]]:

@@ -1,5 +1,6 @@
 """Heatmaps and histograms of similarity, from records made by hand."""
 
+import math
 from html import escape
 
 import pytest
@@ -7,8 +8,10 @@ import pytest
 from dictlearn.comparison.figures.agreement import (
     MEASURE_LABELS,
     agreement_figure,
+    chance,
     similarity_histogram,
 )
+from dictlearn.comparison.figures.style import Look
 from dictlearn.core.errors import InputError
 from dictlearn.records.agreement import MEASURES
 
@@ -16,8 +19,10 @@ from dictlearn.records.agreement import MEASURES
 def test_rows_are_looked_for_in_columns(agreement, hostile):
     figure = agreement_figure(agreement)
     (drawn,) = figure.data
-    assert figure.layout.yaxis.ticktext == ("sae", "sae-2", escape(hostile[:9]) + "…" + escape(
-        hostile[-6:]), "random")  # fmt: skip
+    names = ("sae", "sae-2", escape(hostile, quote=False), "random")
+    assert figure.layout.yaxis.ticktext == names, "whole"
+    assert figure.layout.xaxis.automargin
+    assert figure.layout.yaxis.automargin
     assert figure.layout.yaxis.autorange == "reversed"
     assert (drawn.z[0][1], drawn.z[1][0]) == (0.9, 0.8)
     assert [drawn.z[i][i] for i in range(4)] == [None] * 4
@@ -47,10 +52,20 @@ def test_histograms_lie_where_the_similarities_are(agreement, hostile):
     (bars,) = figure.data  # the other pair has no values
     assert [x for x, y in zip(bars.x, bars.y, strict=True) if y] == [pytest.approx(0.925)]
     assert sum(bars.y) == 7
-    assert figure.layout.annotations[0].text == "sae in sae-2: mean 0.90"
+    assert figure.layout.annotations[0].text == "sae in sae-2: mean 0.90, chance level 0.50"
+    assert figure.layout.xaxis.range == (pytest.approx(0.825), 1.02), "the axis has no empty half"
+    look = {"sae": Look("#123456", "circle", "solid")}
+    (bars,) = similarity_histogram(agreement, [("sae", "sae-2")], style=look).data
+    assert bars.marker.color == "#123456"
     assert len(similarity_histogram(agreement).data) == 11
     assert len(similarity_histogram(agreement, quantity="correlation").data) == 0
     with pytest.raises(InputError, match="'cosine' or 'correlation'"):
         similarity_histogram(agreement, quantity="angle")
     with pytest.raises(InputError, match="no pair"):
         similarity_histogram(agreement, [("sae", "nobody")])
+
+
+def test_chance_is_the_similarity_with_random_directions(agreement, hostile):
+    assert chance(agreement, "sae", "mmcs") == 0.5
+    assert math.isnan(chance(agreement, "random", "mmcs")), "not with itself"
+    assert math.isnan(chance(agreement, "sae", "correlation"))

@@ -1,5 +1,7 @@
 """Quality against L0 and bits."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -122,3 +124,18 @@ def test_seeds_with_several_dictionaries_have_lines_of_their_own(records, make):
     )
     lines = [trace.x for trace in figure.data if trace.mode == "lines"]
     assert lines == [(4, 8), (4, 8)]
+
+
+def test_dictionaries_trained_differently_are_not_joined(records, make):
+    def trained(k, steps, seed=0):
+        record = make("sae", l0=k, seed=seed)
+        run = {"steps": steps, "batch_size": 64, "learning_rate": 0.01}
+        return replace(record, provenance=record.provenance.trained(seed, fit_config=run))
+
+    both = {f"{k}-{steps}": trained(k, steps) for k in (4, 8, 16) for steps in (100, 200)}
+    found = replace(records, dictionaries=both)
+    lines = {t.name: t.x for t in rate_distortion_figure(found, "l0").data if t.mode == "lines"}
+    assert lines == {"sae, 100 steps": (4, 8, 16), "sae, 200 steps": (4, 8, 16)}
+    alike = replace(records, dictionaries={k: r for k, r in both.items() if k.endswith("-100")})
+    lines = [t.name for t in rate_distortion_figure(alike, "l0").data if t.mode == "lines"]
+    assert lines == ["sae"]

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from dictlearn.comparison.figures.style import looks
+from dictlearn.comparison.figures.style import Look, looks
 from dictlearn.comparison.figures.training import read_training_log, training_figure
 from dictlearn.core.errors import CorruptFileError
 
@@ -36,11 +36,34 @@ def test_training_curves_by_dictionary_and_quantity():
         {"step": 20, "a/sae/loss": 1.5},
     ]
     figure = training_figure({"": rows})
-    loss, l0 = figure.data
+    loss, l0 = sorted(figure.data, key=lambda trace: trace.showlegend is False)
     assert (loss.name, loss.x, loss.y) == ("a/sae", (10, 20), (2.0, 1.5))
     assert (l0.x, l0.y, l0.showlegend) == ((20,), (8.0,), False)
-    assert figure.layout.yaxis.title.text == "loss"
-    assert figure.layout.yaxis2.title.text == "L0"
+    assert figure.layout.yaxis.title.text == "L0"
+    assert figure.layout.yaxis2.title.text == "loss"
+
+
+def test_losses_of_different_kinds_have_panels_of_their_own():
+    rows = [{"step": 1, "sae/loss": 1.0, "codes/loss": 50.0, "sae/fvu": 0.5, "codes/fvu": 0.4}]
+    kinds = {"sae": "sae", "codes s0": "codebook"}
+    figure = training_figure({"": rows}, kinds=kinds)
+    axes = {(trace.name, trace.y[0]): trace.yaxis for trace in figure.data}
+    assert axes["sae", 0.5] == axes["codes", 0.4] == "y"
+    assert {axes["sae", 1.0], axes["codes", 50.0]} == {"y2", "y3"}
+    titles = [figure.layout[axis].title.text for axis in ("yaxis", "yaxis2", "yaxis3")]
+    assert titles == ["FVU", "loss<br>sae", "loss<br>codebook"]
+    alike = training_figure({"": rows}, kinds={"sae": "sae", "codes": "sae"})
+    assert alike.layout.yaxis2.title.text == "loss"
+    assert "yaxis3" not in alike.layout
+
+
+def test_a_curve_has_the_colour_of_its_dictionary_whatever_log_and_seed():
+    style = {"sae s0": Look("#123456", "circle", "solid"), "b": Look("#abcdef", "circle", "dot")}
+    rows = [{"step": 1, "sae/fvu": 0.5, "b/fvu": 0.4}]
+    figure = training_figure({"rate 0.1": rows, "rate 1": rows}, style)
+    colours = {trace.name: trace.line.color for trace in figure.data}
+    assert colours["rate 0.1/sae"] == colours["rate 1/sae"] == "#123456"
+    assert colours["rate 0.1/b"] == "#abcdef"
 
 
 def test_training_of_several_logs_and_of_none(records):

@@ -15,7 +15,7 @@ def test_many_dictionaries_scroll_in_a_box_of_their_own(make_agreement):
     few, many = (make_agreement({f"sae-{i}": "sae" for i in range(n)}, {}) for n in (3, 14))
     assert agreement_figure(few).layout.width is None
     assert agreement_figure(many).layout.width > 500
-    start = '<div class="scroll"><div class="plot">'
+    start = '<div class="scroll"><div class="plot" '
     assert start not in agreement_section(few)
     assert agreement_section(many).count(start) == 2
     assert "The first 12 of 14 dictionaries are shown." in agreement_section(many)
@@ -23,12 +23,15 @@ def test_many_dictionaries_scroll_in_a_box_of_their_own(make_agreement):
 
 def test_the_section_says_what_is_known_and_why_not_the_rest(agreement, hostile):
     text = agreement_section(agreement)
-    assert text.startswith("<section><h2>")
-    assert 'id="agreement-mmcs"' in text
-    assert 'id="agreement-matched"' in text
-    assert "agreement-correlation" not in text
-    assert 'id="similarity-cosine"' in text
+    assert text.startswith('<section id="agreement"><h2>')
+    assert 'id="figure-agreement-mmcs"' in text
+    assert 'id="figure-agreement-matched"' in text
+    assert "figure-agreement-correlation" not in text
+    assert 'id="figure-similarity-cosine"' in text
     assert "sae in sae-2: mean 0.90" in text
+    assert "Chance level: 0.50 of learned features with as many random directions." in text
+    assert "Read a row from left to right" in text
+    assert "effective number of neurons" in text
     assert "1 – 2 – 3" in text
     assert "¹ too few rows" in text
     assert hostile not in text

@@ -1,6 +1,7 @@
 """Cards as HTML: what is shaded how, and that no text is taken for markup."""
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from dictlearn.comparison.report.cards import cards_html, cards_page
 from dictlearn.comparison.report.templates import render
 from dictlearn.core.provenance import Provenance
+from dictlearn.pages import card_id
 from dictlearn.records.features import (
     Context,
     FeatureCard,
@@ -79,7 +81,7 @@ def test_whitespace_is_visible_and_text_is_escaped(hostile):
 
 
 def test_bars_are_as_long_as_their_weights():
-    bars = [a["style"] for tag, a in parsed(card_html(make())) if tag == "li" and "style" in a]
+    bars = [a["style"] for tag, a in parsed(card_html(make())) if tag == "code" and "style" in a]
     assert bars == ["--a:1.000", "--a:0.500", "--a:0.250", "--a:0.750", "--a:0.000"]
 
 
@@ -103,11 +105,44 @@ def test_a_section_holds_every_dictionary(records):
     html = render("features.html.jinja", features=records)
     seen = parsed(html)
     details = [attrs for tag, attrs in seen if tag == "details"]
-    assert details == [{"open": None}, {}]
+    assert details == [{"open": None}, {}, {}], "what is left out is folded"
     assert "2 features" in html
     assert "1 feature<" in html
-    assert "&lt;mean&gt; has no cards: it is empty." in html
-    assert html.startswith("<section><h2>Features to look at</h2>")
+    assert "&lt;mean&gt;: it is empty" in html
+    assert html.startswith('<section id="features"><h2>Features to look at</h2>')
     assert parsed(cards_html(records))
     assert html.strip() in cards_page(records)
     assert "Content-Security-Policy" in cards_page(records)
+
+
+def test_a_near_feature_leads_to_its_card_if_there_is_one(hostile):
+    near = [Neighbor("other", 5, 0.75), Neighbor("other", 6, 0.5), Neighbor(hostile, 3, 0.2)]
+    cards = [make(nearest=near), make("other", feature=5), make(hostile)]
+    html = render("features.html.jinja", features=FeatureRecords(Provenance(), {}, cards, {}))
+    seen = parsed(html)
+    ids = {a["id"] for tag, a in seen if tag == "article"}
+    assert len(ids) == 3
+    links = [a["href"] for tag, a in seen if tag == "a"]
+    assert links[:2] == ["#card-other-5", f"#{card_id(hostile, 3)}"]
+    assert {link[1:] for link in links} <= ids
+    assert "other 6" in html
+
+
+def test_a_code_has_examples_and_no_strength():
+    context = Context([" a", " b"], [0.0, 1.0], 1, 7)
+    html = card_html(make(contexts=[context]))
+    assert "its contexts are a sample" in html
+    assert '<span class="of">1</span>' not in html
+    assert "up to" not in html
+    graded = card_html(make(contexts=[replace(context, activations=[0.5, 1.0])]))
+    assert '<span class="of">1</span>' in graded
+    assert ", up to 1" in graded
+
+
+def test_bytes_of_one_character_are_one_token():
+    context = Context([" a", "", "", "é", " b"], [0.0, 1.0, -3.0, 2.0, 0.0], 2, 7)
+    assert context.joined() == [(" a", 0.0, False), ("é", -3.0, True), (" b", 0.0, False)]
+    html = card_html(make(contexts=[context]))
+    assert html.count('title="-3"') == 1
+    assert "·</i></span>" not in html.partition("Promoted")[0]
+    assert context.marked() == " a[é] b"

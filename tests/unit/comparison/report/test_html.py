@@ -10,12 +10,15 @@ import pytest
 import torch
 from markupsafe import escape
 
-from dictlearn.comparison.report.html import write_report
+from dictlearn.comparison.figures.style import default_looks, looks
+from dictlearn.comparison.report.html import precision_data, report_html, write_report
 from dictlearn.comparison.report.verdict import verdict
 from dictlearn.core.errors import StorageError
 from dictlearn.core.file_lists import LIST_FILE
 from dictlearn.core.metric import Metric
+from dictlearn.core.provenance import Provenance
 from dictlearn.metrics.pooled import METRICS
+from dictlearn.records.features import Context, FeatureCard, FeatureRecords
 from dictlearn.records.results import Records
 
 
@@ -25,13 +28,16 @@ class Page(HTMLParser):
     def __init__(self, source):
         super().__init__()
         self.tags, self.loads, self.titles, self.texts, self.open = [], [], [], [], ""
+        self.ids, self.links = [], []
         self.feed(source)
 
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
         self.open = tag
         found = dict(attrs)
-        self.loads += [found[key] for key in ("src", "href", "srcset", "data") if key in found]
+        self.loads += [found[key] for key in ("src", "srcset", "data") if key in found]
+        self.ids += [found[key] for key in ("id",) if key in found]
+        self.links += [found[key] for key in ("href",) if key in found]
         self.titles.append(found.get("title", ""))
 
     def handle_data(self, data):
@@ -47,6 +53,7 @@ def written(records, tmp_path):
 def test_report_is_one_file_that_loads_nothing(written):
     page = Page(written.read_text())
     assert page.loads == []
+    assert {link[0] for link in page.links} == {"#"}, "within the page"
     assert not {"link", "iframe", "img", "b onload"} & set(page.tags)
     names = sorted(file.name for file in written.parent.iterdir())
     assert names == [LIST_FILE, "report.html"]
@@ -112,11 +119,12 @@ def test_report_refuses_a_path_below_a_file(records, written):
 
 def test_verdict_states_the_best_and_the_sparsest(records, hostile):
     (text,) = verdict(records)
-    assert f"{hostile} recovers the largest part" in text
-    assert "0.900 ±0.000 of it at L0 16.0" in text
-    assert "The sparsest, codes, recovers 0.600 ±0.000 of it at L0 4.0." in text
+    assert f"the densest, {hostile}, recovers the largest part" in text
+    assert text.index("At L0 8,") < text.index("the largest part"), "first at equal L0"
+    assert "0.900 ±<0.001 of it at L0 16.0" in text
+    assert "The sparsest, codes, recovers 0.600 ±<0.001 of it at L0 4.0." in text
     assert "clean 2.000, zero ablation 4.000, mean ablation 3.000" in text
-    assert "(FVU 0.100 ±0.000 at L0 16.0)" in text
+    assert "(FVU 0.100 ±<0.001 at L0 16.0)" in text
     assert "codes (25.0%)" in text
 
 
@@ -126,7 +134,7 @@ def test_verdict_never_mixes_hooks(records, make):
         Records(records.provenance, records.tokens, records.dictionaries | late)
     )
     assert "late" not in first
-    assert second.startswith("At blocks.1.hook_mlp_out, late recovers 0.250 ±0.000")
+    assert second.startswith("At blocks.1.hook_mlp_out, late recovers 0.250 ±<0.001")
     assert "Worse than predicting the mean activation: late." in second
 
 
@@ -155,7 +163,7 @@ def families_that_overlap(make, bits=True, spread=0.0):
 def test_verdict_says_who_wins_at_an_equal_budget(records, make):
     found = Records(records.provenance, records.tokens, families_that_overlap(make))
     (text,) = verdict(found)
-    assert "At L0 5, a recovers most (0.632 ±0.000); b recovers 0.100 ±0.000 less." in text
+    assert "At L0 5, a recovers most (0.632 ±<0.001); b recovers 0.100 ±<0.001 less." in text
     assert "At 100 bits per token, a recovers most" in text
     assert "one training seed" in text
     (text,) = verdict(replace(found, dictionaries=families_that_overlap(make, False, spread=0.2)))
@@ -178,7 +186,7 @@ def test_report_shows_bits_first_where_they_are_measured(records, make, tmp_path
     texts = Page(write_report(found, tmp_path / "bits.html").read_text()).texts
     assert texts.index("Quality against bits per token") < texts.index("Quality against sparsity")
     assert "At equal rates" in texts
-    assert "0.632 ±0.000" in texts
+    assert "0.632 ±<0.001" in texts
     assert "best" in texts
 
 
@@ -191,7 +199,7 @@ def test_report_without_bits_or_overlap_shows_sparsity_alone(written):
 
 def test_report_cells_point_out_their_intervals(written):
     page = Page(written.read_text())
-    assert "0.750 ±0.000" in page.texts
+    assert "0.750 ±<0.001" in page.texts
     assert "95 % interval 0.750 to 0.750" in page.titles
 
 
@@ -201,3 +209,88 @@ def test_report_and_verdict_of_one_sequence_have_no_intervals(records, make, tmp
     assert "0.900 of it at L0 16.0" in verdict(records)[0]
     source = write_report(records, tmp_path / "one.html").read_text()
     assert "0.750" in Page(source).texts
+
+
+@pytest.fixture
+def full(records, make, concepts, agreement, tmp_path):
+    """A report with every section."""
+    for kind, l0 in (("a", 4.0), ("a", 16.0), ("b", 4.0), ("b", 16.0)):
+        records.dictionaries[f"{kind}-{l0:g}"] = make(kind, l0=l0, spliced=3 - l0 / 20, seed=0)
+    log = tmp_path / "log.jsonl"
+    log.write_text(json.dumps({"step": 1, "sae/loss": 1.0, "codes/loss": 40.0}) + "\n")
+    contexts = [Context([" a", " b"], [0.0, 4.0], 1, 7)]
+    cards = [FeatureCard("d", 0, 0.01, contexts, None, None, "off the stream", [])]
+    features = FeatureRecords(Provenance(), {"chosen": "by name"}, cards, {"mean": "it is empty"})
+    return report_html(
+        records, training_log=log, concepts=concepts, agreement=agreement, features=features
+    )
+
+
+def test_every_section_is_in_the_table_of_contents(full):
+    page = Page(full)
+    sections = re.findall(r'<section id="([^"]*)">', full)
+    assert len(sections) == full.count("<section") >= 8
+    contents = full[full.index('<nav class="contents"') : full.index("</nav>")]
+    assert re.findall(r'href="#([^"]*)"', contents) == sections
+    assert len(set(page.ids)) == len(page.ids)
+    assert {link[1:] for link in page.links} <= set(page.ids), "every link leads somewhere"
+    assert page.links.count("#card-d-0") == 2, "the best features of both concepts"
+
+
+def test_every_figure_has_a_text_alternative(full):
+    plots = re.findall(r'<div class="plot"([^>]*)>', full)
+    assert len(plots) >= 7
+    assert all(re.search(r'role="img" aria-label="[^"]{20,}"', plot) for plot in plots)
+
+
+def test_figures_side_by_side_have_one_legend(full):
+    figures = re.findall(
+        r'id="figure-l0-\w+".*?<script type="application/json">(.*?)</script>', full
+    )
+    first, second = (json.loads(figure)["layout"] for figure in figures)
+    assert first.get("showlegend") is None
+    assert second["showlegend"] is False
+    assert full.count('legend-of-first">') == 1
+
+
+def test_a_dictionary_has_one_colour_in_every_figure(records, concepts, tmp_path):
+    scores = [replace(score, dictionary="sae") for score in concepts.scores[:2]]
+    section = precision_data(replace(concepts, scores=scores), style=looks(records))
+    assert section["figure"].data[0].marker.color == looks(records)["sae"].colour
+    assert default_looks(["sae"])["sae"].colour != looks(records)["sae"].colour
+
+
+def test_the_main_numbers_are_in_the_first_columns_and_empty_ones_go(records):
+    heads = re.findall(r'<button type="button">([^<]*)</button>', report_html(records))
+    assert heads[:8] == ["dictionary", "kind", "features", "L0", "FVU", "loss recovered vs zero",
+                         "KL", "dead"]  # fmt: skip
+    assert "bits" not in heads, "nobody measured them"
+    for record in records.dictionaries.values():
+        record.metrics["kl"] = Metric(math.nan, "not measured")
+    assert "KL" not in re.findall(r'<button type="button">([^<]*)<', report_html(records))
+
+
+def test_rows_are_in_the_order_of_l0(records, make):
+    group = {f"topk-{k}": make("topk", l0=k) for k in (16.0, 32.0, 8.0)}
+    html = report_html(Records(records.provenance, records.tokens, group))
+    names = re.findall(r'<tr class="trained"><th[^>]*>([^<]*)</th>', html)
+    assert names == ["topk-8.0", "topk-16.0", "topk-32.0"]
+
+
+def test_what_has_no_rate_is_folded_with_its_reason(records, make):
+    group = families_that_overlap(make) | {"dense": make("sae", l0=3.0)}
+    group["dense"].metrics["bits"] = Metric(math.nan, "measured only with bits=True")
+    html = report_html(Records(records.provenance, records.tokens, group))
+    assert "<details><summary>Dictionaries without this rate: 1</summary>" in html
+    assert "dense: measured only with bits=True" in html
+
+
+def test_verdict_says_that_nothing_can_be_compared_at_equal_rates(records, make):
+    group = {"a": make("a", l0=4.0), "b": make("b", l0=16.0, spliced=2.2)}
+    (text,) = verdict(Records(records.provenance, records.tokens, group))
+    assert "No two families overlap in L0 or bits" in text
+    assert "the densest, b, recovers" in text
+    alone = {"a-4": make("a", l0=4.0), "a-16": make("a", l0=16.0, spliced=2.8)}
+    (text,) = verdict(Records(records.provenance, records.tokens, alone))
+    assert "overlap" not in text
+    assert "hook_mlp_out, a-4 recovers the largest" in text.replace("the densest, ", "")

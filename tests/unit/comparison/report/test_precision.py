@@ -15,11 +15,11 @@ def test_the_section_has_the_verdict_and_the_reasons(concepts):
     assert (
         "The best feature of &lt;other&gt; is a better detector than the best neuron for 0%" in text
     )
-    assert 'id="precision"' in text
+    assert 'id="figure-precision"' in text
     assert "day: 3 &amp; 4 matches" in text
     assert "she: 3 sequences" in text
     assert "<other>" not in text.replace("\\u003cother\\u003e", "")
-    assert text.count("<tr>") == 1 + 5
+    assert text.count("<tr>") == 1 + 5 + 1 + 2 + 1 + 1, "with those of single concepts"
 
 
 @pytest.mark.parametrize(

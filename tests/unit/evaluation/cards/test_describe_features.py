@@ -297,6 +297,14 @@ def test_a_sample_is_spread_over_densities(model, sites, tokens):
             assert feature in (2 * part, 2 * part + 1), "one of each fifth, the common ones first"
     assert len({tuple(chosen(5, seed)) for seed in range(5)}) > 1
     assert chosen(50, 0) == list(range(10)), f"all that are active in {n} tokens"
+    drawn = chosen(2, 0)
+    d = {"d": at_positions(sites, table)}
+    both = look(d, model, tokens, 2, also={"d": [10, drawn[0]]})
+    assert [card.feature for card in both.cards] == [*drawn, 10], "once, with contexts or without"
+    named = look(d, model, tokens, {"d": [3]}, also={"d": [1, 3]})
+    assert named.cards == look(d, model, tokens, {"d": [3, 1]}).cards
+    with pytest.raises(InputError, match="features 0 to 10"):
+        look(d, model, tokens, 2, also={"d": [11]})
 
 
 def test_dictionaries_without_active_features_are_left_out(model, tokens, sites, lookup):

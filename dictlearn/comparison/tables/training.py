@@ -1,0 +1,77 @@
+"""The table of how dictionaries were trained."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from dictlearn.comparison.tables.description import Cell, Column, Table
+from dictlearn.comparison.vocabulary import formatted, trained
+from dictlearn.records.results import DictionaryRecord, Records
+
+CAPTION = (
+    "How each dictionary was trained: optimizer steps, rows of activations per step, peak learning "
+    "rate, and the parts of the run in which the learning rate rises, in which it falls to zero, "
+    "and in which the sparsity penalty rises. The last columns are in-sample: the last numbers of "
+    "the training log, on the rows of one step."
+)
+
+
+def training_table(records: Records) -> Table | None:
+    """One row for each trained dictionary, in the order of L0; None if no record says how.
+
+    Columns in which no dictionary has a value are left out.
+    """
+    group = {name: r for name, r in trained(records).items() if r.provenance.training}
+    rows = {
+        name: {head: cell(record) for head, cell in _COLUMNS.items()}
+        for name, record in group.items()
+    }
+    heads = [head for head in _COLUMNS if any(row[head] for row in rows.values())]
+    if not heads:
+        return None
+    columns = [Column("dictionary", "dictionary", numeric=False)]
+    columns += [Column(head, head) for head in heads]
+    body = tuple((Cell(name), *(Cell(row[head]) for head in heads)) for name, row in rows.items())
+    return Table("training", CAPTION, tuple(columns), (body,))
+
+
+def _setting(key: str, digits: str) -> Callable[[DictionaryRecord], str]:
+    return lambda record: _text(record.provenance.training.get("fit_config", {}).get(key), digits)
+
+
+def _final(key: str, metric: str) -> Callable[[DictionaryRecord], str]:
+    def text(record: DictionaryRecord) -> str:
+        value = record.provenance.training.get("final", {}).get(key)
+        return formatted(metric, value) if _is_number(value) else ""
+
+    return text
+
+
+def _text(value: Any, digits: str) -> str:
+    return format(value, digits) if _is_number(value) else ""
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _rate(record: DictionaryRecord) -> str:
+    found = record.provenance.training.get("fit_config", {})
+    if "learning_rate" in found and found["learning_rate"] is None:
+        return "default of its kind"
+    return _text(found.get("learning_rate"), "g")
+
+
+_COLUMNS: Mapping[str, Callable[[DictionaryRecord], str]] = {
+    "steps": _setting("steps", ",.0f"),
+    "rows per step": _setting("batch_size", ",.0f"),
+    "learning rate": _rate,
+    "warm-up": _setting("warmup_fraction", ".0%"),
+    "decay": _setting("decay_fraction", ".0%"),
+    "sparsity warm-up": _setting("sparsity_warmup_fraction", ".0%"),
+    "seed": lambda record: "" if record.seed is None else str(record.seed),
+    "text": lambda record: record.provenance.text,
+    "L0, in-sample": _final("l0", "l0"),
+    "FVU, in-sample": _final("fvu", "fraction_variance_unexplained"),
+}
+"""The headings, each with the text of a record's cell; empty where unknown."""
