@@ -70,7 +70,8 @@ def training_figure(
     panels = [panel for quantity in QUANTITIES for panel in found if panel[0] == quantity]
     if not panels:
         return styled(go.Figure(), height=120)
-    figure = make_subplots(rows=len(panels), cols=1, shared_xaxes=True, vertical_spacing=0.16 / max(len(panels), 3))
+    spacing = 0.16 / max(len(panels), 3)
+    figure = make_subplots(rows=len(panels), cols=1, shared_xaxes=True, vertical_spacing=spacing)
     in_legend = set()
     for (name, quantity), points in curves.items():
         look = known[name]
