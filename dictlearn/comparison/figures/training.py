@@ -73,7 +73,8 @@ def training_figure(
     spacing = 0.16 / max(len(panels), 3)
     figure = make_subplots(rows=len(panels), cols=1, shared_xaxes=True, vertical_spacing=spacing)
     in_legend = set()
-    for (name, quantity), points in curves.items():
+    in_panels = sorted(curves.items(), key=lambda curve: panels.index(panel_of(*curve[0])))
+    for (name, quantity), points in in_panels:
         look = known[name]
         figure.add_scatter(
             x=list(points), y=list(points.values()), mode="lines", name=plain(name),

@@ -27,7 +27,10 @@ for (const pair of document.querySelectorAll(".legend-of-first")) {
     const visible = Object.fromEntries(first.data.map(trace => [key(trace), trace.visible ?? true]));
     const top = first._fullLayout._size.t;
     for (const plot of others) {
-      Plotly.restyle(plot, { visible: plot.data.map(trace => visible[key(trace)] ?? true) });
+      const shown = plot.data.map(trace => visible[key(trace)] ?? trace.visible ?? true);
+      if (plot.data.some((trace, i) => (trace.visible ?? true) !== shown[i])) {
+        Plotly.restyle(plot, { visible: shown });
+      }
       if (plot._fullLayout.margin.t !== top) Plotly.relayout(plot, { "margin.t": top });
     }
   };

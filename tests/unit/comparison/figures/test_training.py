@@ -36,9 +36,9 @@ def test_training_curves_by_dictionary_and_quantity():
         {"step": 20, "a/sae/loss": 1.5},
     ]
     figure = training_figure({"": rows})
-    loss, l0 = sorted(figure.data, key=lambda trace: trace.showlegend is False)
+    l0, loss = figure.data
     assert (loss.name, loss.x, loss.y) == ("a/sae", (10, 20), (2.0, 1.5))
-    assert (l0.x, l0.y, l0.showlegend) == ((20,), (8.0,), False)
+    assert (l0.x, l0.y, loss.showlegend) == ((20,), (8.0,), False)
     assert figure.layout.yaxis.title.text == "L0"
     assert figure.layout.yaxis2.title.text == "loss"
 
