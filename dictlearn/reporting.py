@@ -6,8 +6,6 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from dictlearn.comparison.report.html import DEFAULT_TITLE, REPORT_FILE
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import InputError, nearest
@@ -16,7 +14,6 @@ from dictlearn.core.named import Dictionaries
 from dictlearn.core.own_files import OwnFiles
 from dictlearn.core.tokens import Tokens
 from dictlearn.dictionaries.files import folders_of, load
-from dictlearn.dictionaries.overview import overview
 from dictlearn.evaluation.agreement.compare_features import compare_features
 from dictlearn.evaluation.cards.describe_features import describe_features
 from dictlearn.evaluation.concepts.evaluate_concepts import evaluate_concepts
@@ -134,7 +131,7 @@ def report(
         run.begin(chosen, overwrite=overwrite)
         left_out = run.make(chosen)
         found = Findings.of(own.path)
-        about = [*_how_trained(overview(loaded)), *_reasons(left_out)]
+        about = [f"Left out, {part.value}: {reason}" for part, reason in left_out.items()]
         own.write_text(REPORT_FILE, found.html(title, logs, about=about))
         own.write_text(PAGE_FILE, found.markdown(title, about=about))
     return Report(**vars(found), path=own.path / REPORT_FILE, left_out=left_out)
@@ -242,32 +239,32 @@ class _Run:
         )
 
     def _metrics(self, *, bits: bool) -> Records:
-        return evaluate(
-            self.dictionaries, self.model, self.tokens, bits=bits,
-            exclude_special=self.exclude_special, allow_other_model=self.allow_other_model,
-            progress=self.progress,
-        )  # fmt: skip
+        return evaluate(*self._read(self.tokens), bits=bits, **self._options(special=True))
 
     def _concepts(self) -> ConceptRecords:
-        return evaluate_concepts(
-            self.dictionaries, self.model, self.documents,
-            allow_other_model=self.allow_other_model, progress=self.progress,
-        )  # fmt: skip
+        return evaluate_concepts(*self._read(self.documents), **self._options())
 
     def _agreement(self) -> AgreementRecords:
         if len(self.dictionaries) < 2:
             raise InputError("it compares dictionaries, and there is only one")
-        return compare_features(
-            self.dictionaries, self.model, self.tokens, exclude_special=self.exclude_special,
-            allow_other_model=self.allow_other_model, progress=self.progress,
-        )  # fmt: skip
+        return compare_features(*self._read(self.tokens), **self._options(special=True))
 
     def _cards(self) -> FeatureRecords:
-        return describe_features(
-            self.dictionaries, self.model, self.tokens, self.n_cards,
-            exclude_special=self.exclude_special, allow_other_model=self.allow_other_model,
-            progress=self.progress,
-        )  # fmt: skip
+        """Cards of a sample of features, and of those that detect a concept best."""
+        concepts = there(self.own.path, ConceptRecords)
+        also = None if concepts is None else concepts.best_features()
+        read = self._read(self.tokens)
+        return describe_features(*read, self.n_cards, also=also, **self._options(special=True))
+
+    def _read(
+        self, tokens: Tokens
+    ) -> tuple[Mapping[str, FeatureDictionary], LanguageModel, Tokens]:
+        return self.dictionaries, self.model, tokens
+
+    def _options(self, *, special: bool = False) -> dict[str, Any]:
+        """Options of every measurement, with that on special tokens where it has one."""
+        options = {"allow_other_model": self.allow_other_model, "progress": self.progress}
+        return options | ({"exclude_special": self.exclude_special} if special else {})
 
 
 def _described(dictionary: FeatureDictionary) -> dict[str, Any]:
@@ -300,22 +297,3 @@ def _logs(folders: Mapping[str, Path]) -> dict[str, Path]:
     if len(set(names)) < len(names):
         names = [str(place) for place in found]
     return {name: place / LOG_FILE for name, place in zip(names, found, strict=True)}
-
-
-def _how_trained(frame: pd.DataFrame) -> list[str]:
-    """One line for each dictionary: its settings, its training, and the end of its log."""
-    lines = []
-    for name, row in frame.astype(object).where(frame.notna(), None).iterrows():
-        made = f"{name}: {row.kind}" + (f" ({row.settings})" if row.settings else "")
-        told = {
-            "steps": row.steps, "rows in a batch": row.batch_size,
-            "peak learning rate": row.learning_rate, "seed": row.seed,
-            "L0 at the end": row.l0, "FVU": row.fvu, "dead": row.dead,
-        }  # fmt: skip
-        known = [f"{label} {value:.4g}" for label, value in told.items() if value is not None]
-        lines.append(f"{made}; {', '.join(known)}." if known else f"{made}.")
-    return lines
-
-
-def _reasons(left_out: Mapping[Part, str]) -> list[str]:
-    return [f"Left out, {part.value}: {reason}" for part, reason in left_out.items()]
