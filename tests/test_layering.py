@@ -123,7 +123,7 @@ def test_what_is_imported_is_required_and_nothing_else():
     project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text(encoding="utf-8"))
     extras = project["project"]["optional-dependencies"]
     required = {package(line) for line in project["project"]["dependencies"]}
-    optional = {package(line) for extra in ("saelens", "faiss") for line in extras[extra]}
+    optional = {package(line) for extra in ("saelens", "faiss", "gpu") for line in extras[extra]}
     found = {
         module.partition(".")[0]
         for path in (*FILES, PACKAGE / "__init__.py")

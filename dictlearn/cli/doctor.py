@@ -12,13 +12,17 @@ from dictlearn.cli.terminal import console, say
 def doctor(
     again: Annotated[bool, typer.Option("--again", help="Time the searches once more.")] = False,
 ) -> None:
-    """Show which searches for active features are fastest on this processor, and which are used."""
+    """Show which searches for active features are fastest on this processor, and which are used.
+
+    With a GPU, also whether sparse products run by Triton there.
+    """
     from dictlearn.core.shortcuts import SWITCH, shortcuts_allowed
-    from dictlearn.kernels import fastest
+    from dictlearn.kernels import fastest, gathering
     from dictlearn.kernels.rounding import bfloat16_tiles, int8_tiles
 
     if again:
         fastest.forget()
+        gathering.forget()
     with console.status("timing searches on this processor, once"):
         found = fastest.timings()
     used = found.exact() if shortcuts_allowed() else None
@@ -41,5 +45,7 @@ def doctor(
     say(found.machine)
     console.print(table)
     say(f"Times are in units of the first. They are kept in {fastest.path()}")
+    for told in gathering.told():
+        say(told)
     if not shortcuts_allowed():
         say(f"Shortcuts are switched off by {SWITCH}")

@@ -137,7 +137,8 @@ class SparseActs:
 
     def rows(self) -> Int[Tensor, " nnz"]:
         """The row that owns each entry."""
-        return torch.repeat_interleave(self.l0())
+        # With its size given, a GPU need not be waited for.
+        return torch.repeat_interleave(self.l0(), output_size=len(self.indices))
 
     def row_sums(self, entries: Float[Tensor, " nnz"]) -> Float[Tensor, " n"]:
         """The sum of `entries` over each row."""

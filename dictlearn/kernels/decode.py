@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from dictlearn.core.sparse_acts import SparseActs
+from dictlearn.kernels import gathering
 from dictlearn.kernels.entries import by_feature
 
 
@@ -20,7 +21,7 @@ class _Decode(torch.autograd.Function):
     ) -> Tensor:
         """The product."""
         ctx.save_for_backward(values, atoms, offsets, indices)
-        return SparseActs(offsets, indices, values, len(atoms)).matmul(atoms)
+        return gathering.loops(values, atoms).weighted_sums(offsets, indices, values, atoms)
 
     @staticmethod
     @once_differentiable  # a second derivative is an error, and not a wrong number

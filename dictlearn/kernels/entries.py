@@ -5,10 +5,9 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn.functional import embedding_bag
 
 from dictlearn.core.sparse_acts import SparseActs
-from dictlearn.kernels import compiled
+from dictlearn.kernels import compiled, gathering
 from dictlearn.kernels.native import is_native, run
 
 
@@ -31,9 +30,8 @@ class EntriesByFeature:
     ) -> Float[Tensor, "feature d"]:
         """For each feature the sum over its entries of weight times row of `x`."""
         if not is_native(weights, x):
-            return embedding_bag(
-                self.rows, x, self.starts[:-1], mode="sum", per_sample_weights=weights[self.entries]
-            )
+            sums = gathering.loops(weights, x).weighted_sums
+            return sums(self.starts, self.rows, weights[self.entries], x)
         out = x.new_empty(len(self.starts) - 1, x.shape[1])
         run(compiled.weighted_sums, self.starts, self.rows, self.entries, weights,
             x.contiguous(), out)  # fmt: skip
@@ -48,8 +46,9 @@ class EntriesByFeature:
             run(compiled.dots, self.starts, self.rows, self.entries,
                 x.contiguous(), atoms.contiguous(), out)  # fmt: skip
             return out
-        features = torch.repeat_interleave(self.starts.diff())
-        out[self.entries] = torch.linalg.vecdot(x[self.rows], atoms[features])
+        # With its size given, a GPU need not be waited for.
+        features = torch.repeat_interleave(self.starts.diff(), output_size=len(self.rows))
+        out[self.entries] = gathering.loops(x, atoms).dots(self.rows, features, x, atoms)
         return out
 
     def dots_and_weighted_sums(

@@ -6,14 +6,10 @@ gives the same bits whether the machine is busy or not. What is timed is process
 in turn, so that a busy machine slows all alike.
 """
 
-import logging
-import os
 import time
 from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache, partial
-from hashlib import sha256
 from pathlib import Path
 from statistics import median
 
@@ -21,18 +17,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dictlearn.core.errors import CorruptFileError, StorageError
-from dictlearn.core.files import entries_of, read_own_json, typed, write_json
 from dictlearn.core.shortcuts import shortcuts_allowed
-from dictlearn.kernels import processor
+from dictlearn.kernels import kept, processor
 from dictlearn.kernels.bounded import Top, bounded_top_k, dense_top_k, rescored_top_k
 from dictlearn.kernels.native import is_native
 from dictlearn.kernels.rounding import MOST_WIDE, Tiles, bfloat16_tiles, int8_tiles
 
-_logger = logging.getLogger(__name__)
-
-FOLDER = "DICTLEARN_CACHE"
-"""The environment variable that names the folder where timings are kept."""
 _PAYS = 0.95
 """The time, over that of the plain search, below which another search is used."""
 _ROUNDED_WIDTH = 128
@@ -100,17 +90,7 @@ def rounding(x: Float[Tensor, "n d_in"], W: Float[Tensor, "d_in feature"]) -> Ti
 @cache
 def timings() -> Timings:
     """The timings of this machine: those kept in `path()`, or new ones, which are then kept."""
-    file = path()
-    found = _kept(file)
-    if found is None:
-        found = measure()
-        _logger.info("timed searches on this processor: %s; kept in %s", found, file)
-        with suppress(StorageError, OSError):  # no such folder: every process times for itself
-            file.parent.mkdir(parents=True, exist_ok=True)
-            if _kept(file) is None:  # another process was first: all follow it
-                write_json(file, asdict(found))
-            found = _kept(file) or found
-    return found
+    return kept.kept_or_measured(path(), measure, Timings)
 
 
 def read(file: Path) -> Timings:
@@ -119,9 +99,7 @@ def read(file: Path) -> Timings:
     Raises:
         CorruptFileError: the file is absent, of another format, or altered since it was written.
     """
-    data = read_own_json(file, "timings", "delete it, and searches will be timed again")
-    with entries_of(file):
-        return typed({name: value for name, value in data.items() if name != "format"}, Timings)
+    return kept.read(file, Timings)
 
 
 def forget() -> None:
@@ -132,9 +110,7 @@ def forget() -> None:
 
 def path() -> Path:
     """The file with the timings of this machine, in the user's folder for caches."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(os.environ.get(FOLDER) or Path(base) / "dictlearn")
-    return folder / f"searches-{sha256(processor.described().encode()).hexdigest()[:12]}.json"
+    return kept.file_of("searches", processor.described())
 
 
 def measure() -> Timings:
@@ -177,12 +153,3 @@ def _sums_exactly() -> bool:
     products = [tile.products for _, tile in int8_tiles(signs, signs)]
     levels = processor.int8_levels()  # every entry is its row's largest
     return torch.equal((torch.cat(products) * levels).round(), levels**2 * signs @ signs.T)
-
-
-def _kept(file: Path) -> Timings | None:
-    """The timings in a file; None if there is none, or one that is of no use, which is logged."""
-    try:
-        return read(file) if file.exists() else None
-    except CorruptFileError as error:
-        _logger.warning("timings of searches are not used: %s", error)
-        return None

@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import embedding_bag
 
 from dictlearn.core.sparse_acts import SparseActs
+from dictlearn.kernels import gathering
 from dictlearn.kernels.entries import by_feature
 
 
@@ -40,10 +40,8 @@ class _Scores(torch.autograd.Function):
         grad_x = grad_W = grad_centre = None
         grad_b = gradient.new_zeros(W.shape[1]).index_add_(0, indices, gradient)
         if needs_x:
-            features = W.T.contiguous()
-            grad_x = embedding_bag(
-                indices, features, offsets[:-1], mode="sum", per_sample_weights=gradient
-            )
+            sums = gathering.loops(gradient, W).weighted_sums
+            grad_x = sums(offsets, indices, gradient, W.T.contiguous())
         if needs_W:
             # Laid out as `LinearDictionary` keeps its encoder: one feature after the other.
             entries = by_feature(SparseActs(offsets, indices, gradient, W.shape[1]))

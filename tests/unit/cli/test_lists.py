@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 from dictlearn.cli import app
 from dictlearn.core.files import write_json
 from dictlearn.core.shortcuts import SWITCH
-from dictlearn.kernels import fastest
+from dictlearn.kernels import fastest, kept
 from dictlearn.kernels.fastest import Timings
 
 
@@ -33,7 +33,7 @@ def test_the_fields_of_a_kind_are_listed_with_their_defaults():
 
 
 def test_doctor_shows_searches_and_which_of_them_is_used(monkeypatch, tmp_path):
-    monkeypatch.setenv(fastest.FOLDER, str(tmp_path))
+    monkeypatch.setenv(kept.FOLDER, str(tmp_path))
     timings = Timings("this processor", int8=0.81, int8_search=0.9)
     write_json(fastest.path(), dataclasses.asdict(timings))
     fastest.timings.cache_clear()

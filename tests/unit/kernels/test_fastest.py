@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dictlearn.core.shortcuts import without_shortcuts
-from dictlearn.kernels import fastest, processor
+from dictlearn.kernels import fastest, kept, processor
 from dictlearn.kernels.fastest import Timings
 from dictlearn.kernels.rounding import bfloat16_tiles, int8_tiles
 
@@ -14,7 +14,7 @@ from dictlearn.kernels.rounding import bfloat16_tiles, int8_tiles
 @pytest.fixture
 def folder(monkeypatch, tmp_path):
     """An empty cache, and searches so small that timing them takes no time."""
-    monkeypatch.setenv(fastest.FOLDER, str(tmp_path / "cache"))
+    monkeypatch.setenv(kept.FOLDER, str(tmp_path / "cache"))
     monkeypatch.setattr(fastest, "_TRIAL", (64, 128, 64))
     timings = fastest.timings  # tests put others in their place
     timings.cache_clear()
