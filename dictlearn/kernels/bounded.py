@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from dictlearn.core.sparse_acts import SparseActs
-from dictlearn.kernels import compiled, compiled_rounded
+from dictlearn.kernels import compiled, compiled_rounded, contested
 from dictlearn.kernels.entries import by_feature
 from dictlearn.kernels.native import is_native, run
 from dictlearn.kernels.rounding import RoundedTile, Tiles, int8_tiles
@@ -57,17 +57,20 @@ def bounded_top_k(
     """The same by bounds from rounded products.
 
     The k best by estimate are computed first: no score whose upper bound is below all of theirs is
-    among the k best.
+    among the k best. Close calls are decided as by all scores (`kernels.contested`), so that the
+    features are the same.
     """
     top = _empty_top(x, k)
     weights = W.T.contiguous()
     for rows, tile in tiles(x, weights):
         best = _rescored(_best_estimates(tile, b, k), x[rows], weights, b)
         least = b.new_full((len(best),), math.inf)
-        least.scatter_reduce_(0, best.rows(), best.values, "amin")
+        lowest = best.values - contested.slack(best, tile, b, x.shape[1])
+        least.scatter_reduce_(0, best.rows(), lowest, "amin")
         bounds = torch.where((best.l0() == k) & ~least.isnan(), least, -math.inf)
         candidates = _reaching(tile, b, bounds)
-        _top_k_of_(_rescored(candidates, x[rows], weights, b), top, rows)
+        scored = _rescored(candidates, x[rows], weights, b)
+        _top_k_of_(contested.decided(scored, tile, x[rows], weights, b, k), top, rows)
         if rows.start == 0 and not _exclude_enough(candidates):
             rest = slice(rows.stop, None)
             top.scores[rest], top.features[rest] = dense_top_k(x[rest], W, b, k)

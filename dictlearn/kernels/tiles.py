@@ -35,8 +35,15 @@ def tile_rows(x: Float[Tensor, "n d_in"], n_features: int) -> int:
 
 
 def row_slices(n: int, size: int, first: int | None = None) -> Iterator[slice]:
-    """`n` rows in slices of `size`, the first of at most `first`; one, empty, of no rows."""
+    """`n` rows in slices of at most `size`, the first of at most `first`; one, empty, of no rows.
+
+    But for the first they are of one size, or almost: a product with very few rows would add the
+    terms of its entries in another order.
+    """
     stop = min(n, size, first or size)
     yield slice(0, stop)
-    for start in range(stop, n, max(size, 1)):
-        yield slice(start, min(start + size, n))
+    if stop < n:
+        n_slices = -(-(n - stop) // size)
+        for i in range(n_slices):
+            start, end = (stop + (n - stop) * j // n_slices for j in (i, i + 1))
+            yield slice(start, end)
