@@ -107,9 +107,14 @@ window.addEventListener("load", () => setTimeout(async () => {
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests of whole pipelines: with types checked at run time, only others run."""
-    tests = Path(__file__).parent
+    """Mark tests of whole pipelines: with types checked at run time, only others run.
+
+    Tests that need a GPU are skipped where there is none.
+    """
+    tests, has_gpu = Path(__file__).parent, torch.cuda.is_available()
     for item in items:
+        if not has_gpu and item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device: nothing was checked"))
         small = any(tests / name in item.path.parents for name in ("unit", "contract"))
         if not small or tests / "unit" / "experiments" in item.path.parents:
             item.add_marker("untyped")

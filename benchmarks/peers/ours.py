@@ -36,6 +36,7 @@ def _learner(
         warmup_fraction=plan.warmup,
         decay_fraction=plan.decay,
         int8_search=int8,
+        device=str(first.x.device),
     )
     source = Site("x", first.x.shape[1])
     target = source if first.y is first.x else Site("y", first.y.shape[1])

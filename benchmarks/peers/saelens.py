@@ -24,7 +24,7 @@ from dictlearn.core.batches import Batch
 
 
 def _trainee(sae: Any, plan: Plan, first: Batch) -> Trainee:
-    batch_size = len(first.x)
+    batch_size, device = len(first.x), str(first.x.device)
     config = SAETrainerConfig(
         total_training_samples=plan.steps * batch_size,
         train_batch_size_samples=batch_size,
@@ -33,6 +33,7 @@ def _trainee(sae: Any, plan: Plan, first: Batch) -> Trainee:
         lr_warm_up_steps=int(plan.warmup * plan.steps),
         lr_decay_steps=int(plan.decay * plan.steps),
         logger=LoggingConfig(log_to_wandb=False),
+        device=device,
     )
     trainer = SAETrainer(config, sae, data_provider=iter(()))
 
@@ -59,7 +60,7 @@ def _maker(build: Callable[[Plan], Any]) -> Maker:
 def _standard(plan: Plan, first: Batch) -> Trainee:
     torch.manual_seed(plan.seed)
     config = StandardTrainingSAEConfig(d_in=plan.width, d_sae=plan.n_features)
-    sae = StandardTrainingSAE(config)
+    sae = StandardTrainingSAE(config).to(first.x.device)
     aim_at_l0_(sae.b_enc.data, (first.x[:64] - sae.b_dec) @ sae.W_enc.detach(), plan.k)
     return _trainee(sae, plan, first)
 

@@ -51,12 +51,13 @@ def _maker(optimizer_of: OptimizerOf, *, transcode: bool) -> Maker:
     def make(plan: Plan, first: Batch) -> Trainee:
         torch.manual_seed(plan.seed)
         config = SparseCoderConfig(num_latents=plan.n_features, k=plan.k, transcode=transcode)
-        coder = SparseCoder(plan.width, config)
+        device = first.x.device
+        coder = SparseCoder(plan.width, config, device=device)
         if transcode:
             coder.encoder.bias.data = -first.x.mean(dim=0) @ coder.encoder.weight.data.T
         coder.b_dec.data = first.y.mean(dim=0)
         optimizer, schedule = optimizer_of(coder, plan)
-        idle = torch.zeros(plan.n_features, dtype=torch.long)
+        idle = torch.zeros(plan.n_features, dtype=torch.long, device=device)
         unit_norm = config.normalize_decoder and not transcode
 
         def update(batch: Batch) -> None:
@@ -64,7 +65,7 @@ def _maker(optimizer_of: OptimizerOf, *, transcode: bool) -> Maker:
                 coder.set_decoder_norm_to_unit_norm()
             variance = (batch.y - batch.y.mean(0)).pow(2).sum()
             out = coder(batch.x, batch.y, dead_mask=None, total_variance=variance)
-            fired = torch.zeros(plan.n_features, dtype=torch.bool)
+            fired = torch.zeros(plan.n_features, dtype=torch.bool, device=device)
             fired[out.latent_indices.flatten()] = True
             float(out.fvu.detach())
             out.fvu.backward()
