@@ -15,11 +15,8 @@ AVX2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS
 	NPY_DISABLE_CPU_FEATURES="X86_V4 AVX512_ICL AVX512_SPR" OPENBLAS_CORETYPE=Haswell \
 	NUMBA_CPU_NAME=haswell NUMBA_CPU_FEATURES=-avx512f NUMBA_CACHE_DIR=.venv/numba-avx2
 
-<<<<<<< HEAD
-.PHONY: demo test test-avx2 test-tl4 fuzz torture coverage check format notebooks clean peers peers-avx2 circuits
-=======
-.PHONY: demo gpu test test-avx2 test-tl4 fuzz torture coverage check format notebooks clean peers circuits
->>>>>>> 4108942 (make gpu runs every device check and measures speed and memory on the card)
+.PHONY: demo gpu test test-avx2 test-tl4 fuzz torture coverage check format notebooks clean peers peers-avx2 \
+	circuits
 
 demo: $(READY)
 	$(BIN)/dictlearn demo
@@ -77,16 +74,14 @@ notebooks: $(READY)
 peers: $(PEERS)/.ready
 	$(PEERS)/bin/python -m benchmarks.peers $(ARGS)
 
-<<<<<<< HEAD
 # The same as on a processor without AVX512; where it has none, `peers` says so itself.
 peers-avx2: $(PEERS)/.ready
 	$(AVX2) $(PEERS)/bin/python -m benchmarks.peers $(ARGS)
-=======
+
 # The tests that need a GPU, then speed on it beside other libraries, into docs/results/gpu.md.
 gpu: $(READY) $(PEERS)/.ready
 	$(BIN)/pytest -m gpu -rs
 	$(PEERS)/bin/python -m benchmarks.gpu $(ARGS)
->>>>>>> 4108942 (make gpu runs every device check and measures speed and memory on the card)
 
 circuits: $(READY) $(CIRCUITS)/.ready
 	$(BIN)/python -m benchmarks.circuits $(ARGS)
