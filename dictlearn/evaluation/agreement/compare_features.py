@@ -65,7 +65,7 @@ def compare_features(
     densities: they come from `records` where it has them, else from the tokens.
 
     Args:
-        dictionaries: two or more, by name.
+        dictionaries: two or more, by name; or one, which `chance` compares with its controls.
         model: the language model that all were trained on.
         tokens: normally of the held-out split.
         records: the result of `evaluate` for the same dictionaries.
@@ -79,12 +79,13 @@ def compare_features(
         progress: show a progress bar.
 
     Raises:
-        InputError: fewer than two dictionaries, a model without tokens or the reverse, one that
-            does not fit, or `live_only` without densities.
+        InputError: fewer than two dictionaries, or none with `chance`, a model without tokens
+            or the reverse, one that does not fit, or `live_only` without densities.
         ProvenanceError: a dictionary was trained on another model, and `allow_other_model` is off.
         NonFiniteError: activations hold NaN or infinity.
     """
-    dictionaries = required_dictionaries("compare_features", dictionaries, at_least=2)
+    least = 1 if chance and model is not None else 2
+    dictionaries = required_dictionaries("compare_features", dictionaries, at_least=least)
     if (model is None) != (tokens is None):
         raise InputError("required both a model and tokens, or neither; got only one of them")
     found, origin, described = None, Provenance(), dict[str, Any]()

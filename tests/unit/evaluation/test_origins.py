@@ -93,6 +93,18 @@ def test_one_dictionary_alone_has_the_name_of_its_kind(
     assert repr(alone) == repr(named), "NaN is not equal to itself"
 
 
+def test_one_dictionary_is_compared_with_the_controls_or_not_at_all(
+    dictionaries, sibling, tokens
+) -> None:
+    own = _own(dictionaries["a"], sibling)
+    found = compare_features(own, sibling, tokens, progress=False)
+    assert list(found.dictionaries) == [own.kind, "rows of data", "random directions"]
+    for arguments, options in (((sibling, tokens), {"chance": False}), ((), {})):
+        with pytest.raises(InputError, match="two or more"):
+            compare_features(own, *arguments, **options, progress=False)
+
+
+@pytest.mark.untyped
 @pytest.mark.parametrize("given", [{}, None, [1], {"a": 1}])
 def test_what_is_no_dictionary_is_refused(given, sibling, tokens) -> None:
     for measure in (evaluate, describe_features, evaluate_concepts, compare_features):
