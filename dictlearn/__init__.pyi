@@ -1,5 +1,6 @@
 """The names of the package; each is imported when it is first used."""
 
+from . import plot
 from .activations.store import ActivationStore
 from .active_features import activating
 from .blind.case import BlindCase
@@ -55,6 +56,7 @@ from .evaluation.concepts.evaluate_concepts import evaluate_concepts
 from .evaluation.faithfulness.evaluate import evaluate
 from .evaluation.joint.evaluate_together import evaluate_together
 from .feature_cards import show
+from .feature_table import features
 from .finetuning.config import FinetuneConfig
 from .finetuning.finetune import finetune
 from .finetuning.finetuned import Finetuned
@@ -165,6 +167,7 @@ __all__ = [
     "evaluate_together",
     "exhaustive_paths",
     "explain_attention",
+    "features",
     "finetune",
     "fit",
     "generate",
@@ -183,6 +186,7 @@ __all__ = [
     "overview",
     "parse_edit",
     "paths_to_graph",
+    "plot",
     "pullback",
     "read_edits",
     "removal_effects",

@@ -30,7 +30,8 @@ ROOMS: dict[str, set[str]] = {
     "interop": {"core", "dictionaries", "records"},
 }
 JOINTS = (  # where rooms meet; each may import those before it
-    "contract", "formats", "config_files", "active_features", "feature_cards",
+    "contract", "formats", "config_files",
+    "active_features", "feature_cards", "feature_table", "plot",
     "harvesting", "finetuning", "blind", "findings", "reporting",
     "studies", "experiments", "demo", "builtin_studies", "cli",
 )  # fmt: skip

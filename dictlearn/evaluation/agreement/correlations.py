@@ -72,6 +72,30 @@ class Correlated:
     largest: Mapping[tuple[str, str], Float[Tensor, " live"]]
     """Largest correlation of each live feature of the first dictionary with a live feature of
     the second; without pairs above `LARGEST_PAIR`."""
+    partners: Mapping[tuple[str, str], Int[Tensor, " live"]]
+    """The feature of the second dictionary that has it."""
+
+
+@dataclass(frozen=True)
+class _Largest:
+    """The largest correlation of each feature so far, and the feature that it is with."""
+
+    values: Float[Tensor, " feature"]
+    partners: Int[Tensor, " feature"]
+
+    @classmethod
+    def none(cls, n_features: int) -> "_Largest":
+        """Nothing compared yet."""
+        values = torch.full((n_features,), -inf, dtype=torch.float64)
+        return cls(values, torch.zeros(n_features, dtype=torch.long))
+
+    def raise_(
+        self, at: slice, values: Float[Tensor, " some"], partners: Int[Tensor, " some"]
+    ) -> None:
+        """Take the larger values, with their partners, in place of those of the features `at`."""
+        better = values > self.values[at]
+        self.values[at] = values.where(better, self.values[at])
+        self.partners[at] = partners.where(better, self.partners[at])
 
 
 class Correlations:
@@ -105,7 +129,7 @@ class Correlations:
     @torch.no_grad()
     def run(self, done: Callable[[int], None]) -> Correlated:
         """Read all tokens, calling `done` with the number of batches so far."""
-        largest: dict[tuple[str, str], Tensor] = {}
+        largest: dict[tuple[str, str], _Largest] = {}
         n_done = 0
         for number, blocks in enumerate(self._passes):
             widths = [self._dictionaries[block.second].n_features for block in blocks]
@@ -125,8 +149,12 @@ class Correlations:
                     done(n_done)
             for block in reversed(blocks):
                 self._keep_largest(block, sums.pop(), largest)
-        found = {key: values[self._moments[key[0]].spread > 0] for key, values in largest.items()}
-        return Correlated(self._moments, found)
+        live = {key: self._moments[key[0]].spread > 0 for key in largest}
+        return Correlated(
+            self._moments,
+            {key: found.values[live[key]] for key, found in largest.items()},
+            {key: found.partners[live[key]] for key, found in largest.items()},
+        )
 
     def _used(self, blocks: Sequence[Block], *, every: bool) -> dict[str, FeatureDictionary]:
         """The dictionaries in `blocks`, or all."""
@@ -137,7 +165,7 @@ class Correlations:
         self,
         block: Block,
         sums: Float[Tensor, "some other"],
-        largest: dict[tuple[str, str], Tensor],
+        largest: dict[tuple[str, str], _Largest],
     ) -> None:
         """Turn sums of products into correlations, in place, and keep the largest both ways."""
         first, second = self._moments[block.first], self._moments[block.second]
@@ -148,12 +176,13 @@ class Correlations:
         sums.div_(spread.unsqueeze(1)).div_(second.spread)
         sums[spread == 0] = -inf
         sums[:, second.spread == 0] = -inf
-        empty = torch.full((first.total.numel(),), -inf, dtype=torch.float64)
-        ahead = largest.setdefault((block.first, block.second), empty)
-        ahead[own] = sums.amax(dim=1).clamp(max=1)
-        columns = sums.amax(dim=0).clamp(max=1)
-        back = largest.get((block.second, block.first), columns)
-        largest[block.second, block.first] = torch.maximum(back, columns)
+        for key, n, dim, at in (
+            ((block.first, block.second), first.total.numel(), 1, own),
+            ((block.second, block.first), second.total.numel(), 0, slice(None)),
+        ):
+            values, partners = sums.max(dim=dim)
+            kept = largest.setdefault(key, _Largest.none(n))
+            kept.raise_(at, values.clamp(max=1), partners + (0 if dim else block.start))
 
 
 def passes(widths: Mapping[str, int]) -> list[list[Block]]:

@@ -18,6 +18,8 @@ from dictlearn.progress import progress as progress_bar
 from dictlearn.records.features import FeatureRecords
 
 _TOKENS_AT_ONCE = 1 << 12
+_CARDS_AT_ONCE = 1 << 10
+"""Features whose weights on all logits are in memory together."""
 _RULE = (
     "up to {0} of the active features of each dictionary, one drawn from each of {0} equal parts "
     "of their order by density"
@@ -99,7 +101,12 @@ def describe_features(
     drawn = named if isinstance(features, Mapping) else _samples(tops, features, seed)
     chosen = _joined(drawn, further)
     maker = CardMaker(dictionaries, model, tokens, counted, window)
-    cards = [card for name in tops for card in maker.cards(name, tops[name], chosen[name])]
+    cards = [
+        card
+        for name, top in tops.items()
+        for first in range(0, len(chosen[name]), _CARDS_AT_ONCE)
+        for card in maker.cards(name, top, chosen[name][first : first + _CARDS_AT_ONCE])
+    ]
     described = tokens.describe() | {"exclude_special": exclude_special, "seed": seed} | transfer
     silent = "none of its features is active" if not named else "none was asked for"
     left_out = {name: silent for name, some in chosen.items() if not some}
