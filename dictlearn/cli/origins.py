@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from rich.console import Console
 
@@ -15,6 +15,7 @@ T = TypeVar("T")
 BUILTIN = "builtin:stories"
 
 
+@runtime_checkable
 class Trained(Protocol):
     """A dictionary, or its description without weights (`dictionaries.files.described`)."""
 

@@ -4,7 +4,7 @@ import io
 import json
 import shutil
 from collections.abc import Callable
-from contextlib import redirect_stderr
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 
@@ -43,8 +43,7 @@ def said(made) -> Callable[..., str]:
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(made)
             patch.setattr("sys.argv", ["dictlearn", *map(str, words)])
-            patch.setattr("dictlearn.cli.terminal.console.file", out)
-            with redirect_stderr(err), pytest.raises(SystemExit) as ended:
+            with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as ended:
                 main()
         assert ended.value.code in ((2,) if refused else (0, None)), err.getvalue()
         return " ".join((err if refused else out).getvalue().split())
