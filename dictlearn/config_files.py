@@ -2,11 +2,12 @@
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from itertools import product
 from pathlib import Path
 from typing import Any, get_origin, get_type_hints
 
+from dictlearn.core.config import Config
 from dictlearn.core.errors import ConfigError, InputError, naming, nearest
 from dictlearn.core.files import parsed
 from dictlearn.core.kinds import DictionaryConfig
@@ -29,6 +30,39 @@ class ConfigFile:
     configs: dict[str, DictionaryConfig]
     at: dict[str, list[str]]
     fit: FitConfig
+
+    def overridden(self, fields: Mapping[str, Any]) -> "ConfigFile":
+        """The same with other values of some settings.
+
+        A field of `FitConfig` is set for the run, one of a kind for every dictionary that has it,
+        and "NAME.FIELD" for the dictionary of that name.
+
+        Raises:
+            ConfigError: nothing has such a field, or a value is out of range.
+        """
+        own: dict[str, dict[str, Any]] = {name: {} for name in self.configs}
+        training = _fields(self.fit)
+        offered = {f"{name}.{f}": (name, f) for name, c in self.configs.items() for f in _fields(c)}
+        of_run = {}
+        for key, value in fields.items():
+            if key in training:
+                of_run[key] = value
+                continue
+            places = [
+                place
+                for path, place in offered.items()
+                if key in (path.replace("-", "_"), place[1])
+            ]
+            if not places:
+                known = dict.fromkeys((*(field for _, field in offered.values()), *training))
+                raise ConfigError(
+                    f"no dictionary of the file has a setting {_option(key)}, nor has training; "
+                    f"{nearest(_option(key), map(_option, (*known, *offered)))}"
+                )
+            for name, field in places:
+                own[name][field] = value
+        configs = {name: replace(config, **own[name]) for name, config in self.configs.items()}
+        return replace(self, configs=configs, fit=replace(self.fit, **of_run))
 
 
 def read_config_file(path: str | Path) -> ConfigFile:
@@ -81,6 +115,15 @@ def swept(kind: type[DictionaryConfig], fields: Mapping[str, Any]) -> dict[str, 
         name = "_".join([kind.kind, *(f"{key}{value}" for key, value in own.items())])
         found[name] = kind.from_dict({**fields, **own})
     return found
+
+
+def _fields(config: Config) -> list[str]:
+    """The names of the settings of a config, but for weights that it was given."""
+    return [field.name for field in fields(config) if field.repr]
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def _hooks(value: Any) -> list[str]:

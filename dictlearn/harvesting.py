@@ -30,8 +30,10 @@ from dictlearn.lm.identity import model_provenance
 from dictlearn.lm.mlps import mlp_weights
 from dictlearn.lm.sites import is_same_site, require_readable, require_sites
 from dictlearn.progress import progress as progress_bar
+from dictlearn.progress import timed
 
 
+@timed("harvest")
 def harvest(
     model: LanguageModel,
     tokens: Tokens,
@@ -76,7 +78,7 @@ def harvest(
     if not counted.any():
         raise InputError(
             f"required at least one non-special token, got none among {tokens.ids.numel():,}; give "
-            "other text, or exclude_special=False to harvest special tokens too"
+            "other text, or exclude_special=False (--include-special) to harvest special tokens too"
         )
     mlps = {s: weights for s in offered if (weights := mlp_weights(model, s)) is not None}
     reader = _Reader(model, tokens.ids, counted, offered)

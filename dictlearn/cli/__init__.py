@@ -4,11 +4,12 @@ import signal
 import sys
 from importlib import metadata
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
+from typer.core import TyperGroup
 
 from dictlearn.cli.blind import blind
 from dictlearn.cli.circuits import attribute
@@ -19,21 +20,11 @@ from dictlearn.cli.measuring import compare, evaluate
 from dictlearn.cli.reporting import report
 from dictlearn.cli.steering import steer
 from dictlearn.cli.studies import bench, demo
-from dictlearn.cli.terminal import say
+from dictlearn.cli.terminal import in_options, say
 from dictlearn.cli.training import harvest, train
 from dictlearn.core.errors import DictLearnError
 
 _OTHER_OPTIONS = {"allow_extra_args": True, "ignore_unknown_options": True}
-
-app = typer.Typer(
-    name="dictlearn",
-    help="Train, evaluate and compare feature dictionaries (codebooks, sparse autoencoders, "
-    "transcoders) on the activations of language models.",
-    no_args_is_help=True,
-    context_settings={"help_option_names": ["-h", "--help"]},
-    rich_markup_mode="markdown",  # "rich" takes a word in brackets for a style, and drops it
-    pretty_exceptions_enable=False,
-)
 
 
 def _version(wanted: bool) -> bool:
@@ -41,6 +32,27 @@ def _version(wanted: bool) -> bool:
         say(f"dictlearn {metadata.version('dictlearn')}")
         raise typer.Exit
     return wanted  # typer puts what a callback returns in the place of the option
+
+
+class _Commands(TyperGroup):
+    """The group of all commands, which take `--version` as the group does."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """The arguments of the command; the option may be among them."""
+        _version("--version" in args)
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(
+    name="dictlearn",
+    cls=_Commands,
+    help="Train, evaluate and compare feature dictionaries (codebooks, sparse autoencoders, "
+    "transcoders) on the activations of language models.",
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode="markdown",  # "rich" takes a word in brackets for a style, and drops it
+    pretty_exceptions_enable=False,
+)
 
 
 @app.callback()
@@ -91,7 +103,7 @@ def main() -> None:
     try:
         app()
     except DictLearnError as error:
-        told = f"[bold red]error:[/] {escape(str(error))}"
+        told = f"[bold red]error:[/] {escape(in_options(str(error)))}"
         Console(stderr=True).print(told, highlight=False, soft_wrap=True)  # paths stay whole
         sys.exit(2)
     finally:

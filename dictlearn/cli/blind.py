@@ -68,6 +68,7 @@ def show(
     ] = 20_000,
     context: Annotated[int, typer.Option(help="Tokens per block: longest prompt.")] = 64,
     seed: Annotated[int, typer.Option(help="Seed of what is drawn.")] = 0,
+    overwrite: options.Overwrite = False,
 ) -> None:
     """Show a feature's circuit without any text.
 
@@ -77,14 +78,14 @@ def show(
     from dictlearn.blind.case import CASE_FILE, REVEALED_FILE, RUN
     from dictlearn.blind.show import blind_case
     from dictlearn.cli.origins import origin
+    from dictlearn.cli.results import results_in
     from dictlearn.cli.subject import beside
-    from dictlearn.core.own_files import OwnFiles
     from dictlearn.dictionaries.files import load_all
     from dictlearn.lm.loading import load_model
     from dictlearn.text.tokens import load_tokens
 
     wanted = None if feature is None else _feature(feature)
-    OwnFiles.of(out, RUN).require(CASE_FILE, REVEALED_FILE)
+    results_in(out, [CASE_FILE, REVEALED_FILE], overwrite=overwrite, run=RUN)
     loaded = load_all(dictionaries)
     model, text, _ = origin(loaded, model, text, context)
     settings = {

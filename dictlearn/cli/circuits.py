@@ -59,6 +59,7 @@ def attribute(
     check_model: options.CheckModel = True,
     device: options.Device = None,
     model_dtype: options.ModelDtype = "float32",
+    overwrite: options.Overwrite = False,
 ) -> None:
     """Find which features, tokens and errors make the model expect the next token of a prompt.
 
@@ -73,7 +74,7 @@ def attribute(
     from dictlearn.dictionaries.files import load_all
 
     texts, explained = _texts(prompt, prompts), _target(target, minus, feature)
-    owns = None if out is None else _own(out, len(texts))
+    owns = None if out is None else _own(out, len(texts), overwrite=overwrite)
     named = load_all(dictionaries)
     subject = loaded(model_of(named, model), check=check_model, device=device, dtype=model_dtype)
     own = beside(subject, named)
@@ -111,17 +112,17 @@ def _texts(prompt: list[str] | None, prompts: Path | None) -> list[str]:
     return texts
 
 
-def _own(out: Path, n: int) -> "list[OwnFiles]":
+def _own(out: Path, n: int, *, overwrite: bool) -> "list[OwnFiles]":
     """The folder of each graph, whose files are absent or its own."""
     from dictlearn.circuits.storage import GRAPH_FILE, TENSORS_FILE
-    from dictlearn.core.own_files import OwnFiles
+    from dictlearn.cli.results import require_none, results_in
 
-    own = OwnFiles.of(out, "circuit graph")
-    if n > 1:
-        own.require(NODES, EDGES)
+    together = [NODES, EDGES] if n > 1 else []
+    own = results_in(out, together, overwrite=overwrite, run="circuit graph")
     folders = [own] if n == 1 else [own.inside(f"prompt_{i:03}") for i in range(n)]
     for folder in folders:
         folder.require(GRAPH_FILE, TENSORS_FILE, PAGE)
+        require_none(folder, [GRAPH_FILE, TENSORS_FILE, PAGE], overwrite=overwrite)
     return folders if n == 1 else [own.folder(folder.path.name) for folder in folders]
 
 

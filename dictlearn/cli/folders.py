@@ -1,5 +1,6 @@
 """Commands about dictionaries in folders: how they were trained, their features, other formats."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -101,6 +102,7 @@ def show(
     model_dtype: options.ModelDtype = "float32",
     text: options.TextOfDictionaries = None,
     context: options.Context = None,
+    overwrite: options.Overwrite = False,
 ) -> None:
     """Show cards of features, or the features that are active on a prompt.
 
@@ -109,6 +111,7 @@ def show(
     """
     from dictlearn.active_features import activating
     from dictlearn.cli.origins import Origin, model_of, origin
+    from dictlearn.cli.results import results_in
     from dictlearn.cli.subject import beside, loaded
     from dictlearn.comparison.report.cards import cards_page
     from dictlearn.core.own_files import OwnFiles
@@ -122,7 +125,7 @@ def show(
     chosen = [] if features is None else numbers(features, "--features")
     named = load_all(dictionaries)
     if out is not None:
-        OwnFiles.of(out).require(FEATURES_FILE, CARDS_PAGE)
+        results_in(out, [FEATURES_FILE, CARDS_PAGE], overwrite=overwrite)
     if prompt is None:
         found = origin(named, model, text, context)
     else:  # it needs no text, which the dictionaries may not know
@@ -147,25 +150,38 @@ def export(
         str, typer.Option(help="saelens, dictionary_learning, sparsify or circuit_tracer.")
     ],
     out: Annotated[Path, typer.Option(help="Output folder.")],
+    overwrite: options.Overwrite = False,
 ) -> None:
     """Write a dictionary in the format of another library.
 
     Means and scales are folded into its weights, and the training settings stay behind.
     """
+    from dictlearn.cli.results import require_none
+    from dictlearn.core.own_files import OwnFiles
     from dictlearn.formats import load, save
+    from dictlearn.interop.files import EXPORT
 
+    own = OwnFiles(out, EXPORT)
+    require_none(
+        own, filter(own.lists, os.listdir(out) if out.is_dir() else ()), overwrite=overwrite
+    )
     say(f"{format}: {save(load(dictionary), out, format=format)}")
 
 
 def import_(
     source: Annotated[str, typer.Argument(help="FORMAT:PATH, such as saelens:PATH.")],
     out: Annotated[Path, typer.Option(help="Output folder.")],
+    overwrite: options.Overwrite = False,
 ) -> None:
     """Read a dictionary of another library, and save it in the format of this one.
 
     Formats are saelens, dictionary_learning, sparsify and circuit_tracer.
     """
+    from dictlearn.cli.results import require_none
+    from dictlearn.core.own_files import OwnFiles
+    from dictlearn.dictionaries.files import CONFIG_FILE
     from dictlearn.formats import load, save
 
+    require_none(OwnFiles(out, "saving a dictionary"), [CONFIG_FILE], overwrite=overwrite)
     found = load(source)
     say(f"{found!r}: {save(found, out)}")

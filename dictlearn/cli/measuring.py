@@ -40,17 +40,18 @@ def evaluate(
     allow_other_model: Annotated[
         bool, typer.Option(help="Also evaluate dictionaries that were trained on another model.")
     ] = False,
+    overwrite: options.Overwrite = False,
 ) -> None:
     """Evaluate dictionaries on the same held-out tokens.
 
     Model, text and context are those of the training, unless others are given.
     """
     from dictlearn.cli.origins import origin
+    from dictlearn.cli.results import results_in
     from dictlearn.cli.subject import beside
     from dictlearn.cli.subject import loaded as loaded_model
     from dictlearn.comparison.report.html import REPORT_FILE, report_html
     from dictlearn.comparison.tables.joint import joint_table
-    from dictlearn.core.own_files import OwnFiles
     from dictlearn.dictionaries.files import load_all
     from dictlearn.evaluation.faithfulness.evaluate import evaluate as run
     from dictlearn.evaluation.joint.evaluate_together import evaluate_together, require_sets
@@ -60,8 +61,8 @@ def evaluate(
 
     loaded = load_all(dictionaries)
     model, text, context = origin(loaded, model, text, context)
-    own = OwnFiles.of(out)
-    own.require(RESULTS_FILE, SUMS_FILE, REPORT_FILE, *([JointRecords.file] if together else []))
+    files = [RESULTS_FILE, SUMS_FILE, REPORT_FILE, *([JointRecords.file] if together else [])]
+    own = results_in(out, files, overwrite=overwrite)
     subject = loaded_model(model, check=check_model, device=device, dtype=model_dtype)
     loaded = beside(subject, loaded)
     if together:
@@ -93,16 +94,21 @@ def compare(
     out: Annotated[
         Path | None, typer.Option(help="HTML file, or folder, to write a report of all runs to.")
     ] = None,
+    overwrite: options.Overwrite = False,
 ) -> None:
     """Show the results of several runs in one table, if they are comparable."""
+    from dictlearn.cli.results import results_in
     from dictlearn.comparison.report.html import REPORT_FILE, write_report
     from dictlearn.comparison.runs import combine, load_run
 
-    names = [path.name if path.suffix != ".json" else path.parent.name for path in runs]
-    if len(set(names)) < len(names):
-        names = [str(path) for path in runs]
-    records = combine({n: load_run(path) for n, path in zip(names, runs, strict=True)})
-    show(records)
+    path = None
     if out is not None:
         path = out if out.suffix and not out.is_dir() else out / REPORT_FILE
+        results_in(path.parent, [path.name], overwrite=overwrite)
+    names = [run.name if run.suffix != ".json" else run.parent.name for run in runs]
+    if len(set(names)) < len(names):
+        names = [str(run) for run in runs]
+    records = combine({n: load_run(run) for n, run in zip(names, runs, strict=True)})
+    show(records)
+    if path is not None:
         say(f"report: {write_report(records, path)}")

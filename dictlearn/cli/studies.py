@@ -13,7 +13,7 @@ from rich.table import Table
 
 from dictlearn.cli import options
 from dictlearn.cli.subject import use_device
-from dictlearn.cli.terminal import console, leftover_fields, say, show
+from dictlearn.cli.terminal import console, leftover_fields, say, show, show_times
 from dictlearn.core.config import in_words, matches
 from dictlearn.core.errors import InputError, nearest
 
@@ -27,16 +27,19 @@ def demo(
     layer: Annotated[int, typer.Option(help="Layer of the MLP in the built-in model.")] = 0,
     seed: options.Seed = 0,
     device: options.Device = None,
+    overwrite: options.Overwrite = False,
 ) -> None:
-    """Train and evaluate four kinds of dictionary and baselines on the built-in model (minutes)."""
+    """Train and evaluate four kinds of dictionary and baselines on the built-in model (minutes).
+
+    To continue an interrupted run, repeat the command.
+    """
     from dictlearn.demo import demo_study
-    from dictlearn.studies.folder import name_of_run
 
     use_device(device)
     study = demo_study(layer=layer, seed=seed)
     given = {"layer": layer, "seed": seed, "device": device}
     command = "dictlearn demo" + "".join(f" --{name} {v}" for name, v in given.items() if v)
-    _run(study, out, command, overwrite=name_of_run(out) == study.name)
+    _run(study, out, command, overwrite=overwrite)
 
 
 def bench(
@@ -166,14 +169,18 @@ def _run(
         run_experiment,
         write_experiment_page,
     )
+    from dictlearn.progress import measured, timed
 
+    began = time.monotonic()
     if isinstance(study, Experiment):
         continued = (out / EXPERIMENT_FILE).exists() and not overwrite
-        began = time.monotonic()
-        found = run_experiment(study, out, overwrite=overwrite, nproc=nproc)
-        about = [f"Written by `{command}`{'' if continued else _took(began, nproc)}."]
-        page = write_experiment_page(study, found, out, about=about, image_format=images)
+        with measured() as seconds:
+            found = run_experiment(study, out, overwrite=overwrite, nproc=nproc)
+            about = [f"Written by `{command}`{'' if continued else _took(began, nproc)}."]
+            with timed("report"):
+                page = write_experiment_page(study, found, out, about=about, image_format=images)
         say(page.read_text(encoding="utf-8"))
+        show_times(seconds)
         say(f"report:  {page.with_name(REPORT_FILE)}")
         say(f"page:    {page}")
         return
@@ -183,10 +190,13 @@ def _run(
     from dictlearn.studies.run import run_study
 
     continued = (out / STUDY_FILE).exists() and not overwrite
-    began = time.monotonic()
-    show(run_study(study, out, overwrite=overwrite, nproc=nproc))
-    took = "" if continued else _took(began, nproc)
-    page = write_page(out, about=[f"Written by `{command}`{took}."], image_format=images)
+    with measured() as seconds:
+        records = run_study(study, out, overwrite=overwrite, nproc=nproc)
+        took = "" if continued else _took(began, nproc)
+        with timed("report"):
+            page = write_page(out, about=[f"Written by `{command}`{took}."], image_format=images)
+    show(records)
+    show_times(seconds)
     for label, path in {
         "results": out / RESULTS_FILE, "report": out / REPORT_FILE, "page": page
     }.items():  # fmt: skip

@@ -1,9 +1,12 @@
 """Terminal output, and the options that a command passes on."""
 
 import os
+import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 
 from dictlearn.core.errors import InputError
 
@@ -26,6 +29,49 @@ def show(records: "Records") -> None:
     from dictlearn.comparison.tables.terminal import tables
 
     console.print(*tables(records))
+
+
+def show_times(seconds: Mapping[str, float]) -> None:
+    """Print a table of the parts of a run that took a tenth of a second or more."""
+    from rich.table import Table
+
+    from dictlearn.progress import in_words
+
+    table = Table("part", "time", box=None, pad_edge=False)
+    for part, own in sorted(seconds.items(), key=lambda item: -item[1]):
+        if own >= 0.1:
+            table.add_row(escape(part), in_words(own))
+    console.print(table)
+
+
+_PYTHON = r"\b\w+=\w*"
+_WITH_OPTION = re.compile(rf"{_PYTHON}(?:, (?=--)| \((--[^()]*)\))")
+_MISSING = re.compile(r"(?<!\]: )\b\w*Config needs a value for ([\w, ]+)")
+_FIELD = re.compile(r"(?<!\]: )\b\w*Config\.(\w+)")
+
+
+def in_options(message: str) -> str:
+    """An error message of the library in the words of the command line.
+
+    Where it names an argument in Python and the option in brackets, the option alone is left, and
+    the field of a config, unless it is in a file, is an option by the same name.
+
+    >>> in_options("overwrite that run (overwrite=True, --overwrite)")
+    'overwrite that run (--overwrite)'
+    >>> in_options("give other text, or exclude_special=False (--include-special)")
+    'give other text, or --include-special'
+    >>> in_options("FitConfig.batch_size must be at least 1, got 0")
+    '--batch-size must be at least 1, got 0'
+    >>> in_options("TopKSAEConfig needs a value for n_features, k")
+    'required --n-features, --k'
+    """
+    message = _MISSING.sub(lambda found: f"required --{_dashed(found[1])}", message)
+    message = _WITH_OPTION.sub(lambda found: found[1] or "", message)
+    return _FIELD.sub(lambda found: f"--{_dashed(found[1])}", message)
+
+
+def _dashed(names: str) -> str:
+    return names.replace("_", "-").replace(", ", ", --")
 
 
 def named_feature(text: str) -> tuple[str, int] | None:

@@ -1,7 +1,8 @@
 """Commands that harvest activations and train dictionaries."""
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,7 +12,7 @@ import typer
 from dictlearn.cli import options
 from dictlearn.cli.folders import show_dictionaries
 from dictlearn.cli.terminal import leftover_fields, numbers, say
-from dictlearn.core.errors import ConfigError, InputError, nearest
+from dictlearn.core.errors import InputError, nearest
 
 if TYPE_CHECKING:
     from dictlearn.config_files import ConfigFile
@@ -80,7 +81,8 @@ def train(
         typer.Option(
             "--config",
             "--recipe",
-            help="TOML file with a section [fit] and a section [dictionaries.NAME] per dictionary.",
+            help="TOML file with a section [fit] and a section [dictionaries.NAME] per dictionary; "
+            "options given beside it come before what it says.",
         ),
     ] = None,
     kind: Annotated[str | None, typer.Option(help="Kind of dictionary to train.")] = None,
@@ -116,47 +118,59 @@ def train(
 ) -> None:
     """Train one dictionary (--kind sae --n-features 4096) or several (--config runs.toml).
 
+    One dictionary is written to the output folder itself, several to a folder of its name each.
     Several values of a setting of the kind are a sweep in one pass over the data: --k 8,16,32
-    trains KIND_k8, KIND_k16 and KIND_k32, and those of two settings are crossed. To continue an
+    trains KIND_k8, KIND_k16 and KIND_k32, and those of two settings are crossed. Beside --config,
+    --k 8 is set for every dictionary that has a k, --NAME.k 8 for that one. To continue an
     interrupted run from its last checkpoint, repeat the command.
     """  # fmt: skip
     from dictlearn.activations.store import ActivationStore
     from dictlearn.dictionaries.files import CONFIG_FILE
     from dictlearn.distributed.launching import launch
     from dictlearn.formats import load
+    from dictlearn.progress import in_words
     from dictlearn.training.config import FitConfig
     from dictlearn.training.fit import fit
     from dictlearn.training.progress import LOG_FILE
 
-    # A path, or "saelens:PATH" and the like; with a config file, it is refused below.
-    start = load(init) if init is not None and config is None else None
-    seeds = numbers(seed, "--seed")
+    if (kind is not None or init is not None) and config is not None:
+        raise InputError(_EITHER)
+    # A path, or "saelens:PATH" and the like.
+    start = None if init is None else load(init)
+    fields = leftover_fields(context.args)
     if config is None:
-        settings, fields = _of_training(leftover_fields(context.args), kind)
+        seeds = numbers(seed, "--seed")
+        kind = kind or (None if start is None else start.kind)
+        settings, own = _of_training(fields, kind)
         fit_config = FitConfig(
             steps=steps, batch_size=batch_size, learning_rate=learning_rate, seed=seeds[0],
             device=device, shard_features=shard_features, max_norm_ratio=max_norm_ratio, **settings,
         )  # fmt: skip
-        given = _of_one_kind(kind, at or [], fields, start, fit_config)
-    elif kind is None:
-        given = _from_file(config, context, leftover_fields(context.args))
+        given = _of_one_kind(kind, at or [], own, start, fit_config)
     else:
-        raise InputError(_EITHER)
+        given = _from_file(config, context, fields)
+        seeds = numbers(seed, "--seed") if _was_given(context, "seed") else [given.fit.seed]
     store = ActivationStore.open(activations)
     configs, sites = _placed(given, store.sites)
     folders = {s: out / f"seed{s}" if len(seeds) > 1 else out for s in seeds}
-    for own, folder in folders.items():
+    name = next(iter(configs)) if config is None and len(configs) == 1 else None
+    began = time.monotonic()
+    for own_seed, folder in folders.items():
         launch(
-            nproc, fit, configs, store, given.fit if config else replace(given.fit, seed=own),
-            sites=sites, init=dict.fromkeys(configs, start) if start else None, out=folder,
-            overwrite=overwrite,
+            nproc, fit, configs if name is None else configs[name], store,
+            replace(given.fit, seed=own_seed),
+            sites=sites if name is None else sites.get(name),
+            init=start if start is None or name is not None else dict.fromkeys(configs, start),
+            out=folder, overwrite=overwrite,
         )  # fmt: skip
-    written = [folder / name for folder in folders.values() for name in configs]
+    took, names = in_words(time.monotonic() - began), configs if name is None else [""]
+    written = [folder / one for folder in folders.values() for one in names]
     show_dictionaries([path for path in written if (path / CONFIG_FILE).exists()])
-    say(f"log: {', '.join(str(folder / LOG_FILE) for folder in folders.values())}")
+    say(f"time: {took}")
+    say(f"log:  {', '.join(str(folder / LOG_FILE) for folder in folders.values())}")
 
 
-_EITHER = "train needs either --kind with its fields, or --config FILE"
+_EITHER = "train needs either --kind, or --init, with fields of the kind, or --config FILE"
 
 
 def _of_one_kind(
@@ -172,7 +186,6 @@ def _of_one_kind(
     from dictlearn.dictionaries.registry import config_class
 
     if start is not None:
-        kind = kind or start.kind
         fields = ({} if start.config is None else start.config.to_dict()) | fields
     if kind is None:
         raise InputError(_EITHER)
@@ -199,14 +212,15 @@ def _of_training(fields: dict[str, Any], kind: str | None) -> tuple[dict[str, An
             {k: v for k, v in fields.items() if k not in own})  # fmt: skip
 
 
-def _from_file(config: Path, context: typer.Context, fields: Iterable[str]) -> "ConfigFile":
-    """The content of a config file, after checking that no option overrides it."""
+def _from_file(config: Path, context: typer.Context, fields: Mapping[str, Any]) -> "ConfigFile":
+    """The content of a config file, with what options say instead."""
     from dictlearn.config_files import read_config_file
 
-    given = [*fields, *(name for name in _RUN if _was_given(context, name))]
-    if given:
-        raise ConfigError(f"--config contains all settings, so leave out {', '.join(given)}")
-    return read_config_file(config)
+    own = {name: context.params[name] for name in _FIT if _was_given(context, name)}
+    found = read_config_file(config).overridden({**own, **fields})
+    if context.params["at"]:
+        found = replace(found, at=dict.fromkeys(found.configs, context.params["at"]))
+    return found
 
 
 def _sites(model: object, hooks: Sequence[str], mlps: Sequence[int]) -> "list[Sites]":
@@ -275,9 +289,8 @@ def _one_at(config: "DictionaryConfig", offered: "Sequence[Sites]", place: str) 
     return next(iter(found))
 
 
-_RUN = ("at", "steps", "batch_size", "learning_rate", "max_norm_ratio", "init", "seed", "device",
-        "shard_features")  # fmt: skip
-"""Options of `train` that have no meaning beside a config file."""
+_FIT = ("steps", "batch_size", "learning_rate", "max_norm_ratio", "device", "shard_features")
+"""Options of `train` that are fields of `FitConfig`, but for the seed, which may be several."""
 
 
 def _was_given(context: typer.Context, name: str) -> bool:

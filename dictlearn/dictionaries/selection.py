@@ -36,8 +36,8 @@ def require_fast_int8(device: torch.device) -> None:
         return
     raise ConfigError(
         "FitConfig.int8_search on a CPU needs one where it takes less time than an exact search; "
-        f"here ({found.machine}) {found.of_int8_search()}. Leave it off (int8_search=False): an "
-        "exact search misses nothing"
+        f"here ({found.machine}) {found.of_int8_search()}. Leave it off "
+        "(int8_search=False, --int8-search false): an exact search misses nothing"
     )
 
 

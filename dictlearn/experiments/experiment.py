@@ -4,7 +4,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import count
 from math import isfinite, nan, sqrt
 from pathlib import Path
 from statistics import fmean, stdev
@@ -22,7 +21,7 @@ from dictlearn.distributed.tasks import Task, run_tasks
 from dictlearn.experiments.page import Page
 from dictlearn.findings import PAGE_FILE
 from dictlearn.metrics.intervals import student_quantile
-from dictlearn.progress import progress
+from dictlearn.progress import add_times, measured, progress
 from dictlearn.studies.folder import IMAGES
 from dictlearn.training.checkpoints import differences
 
@@ -93,17 +92,27 @@ def run_experiment(
             for name, part in parts.items()
             if not (own.path / PARTS / name / RESULT_FILE).exists()
         }
-        with progress(experiment.name, len(parts), show=show) as done:
-            finished = count(len(parts) - len(left) + 1)
-            run_tasks(left, nproc, lambda name, _: done(next(finished)))
+        times: list[dict[str, float]] = []
+        with progress(experiment.name, len(parts), show=show) as done, measured():
+            n_before = len(parts) - len(left)
+
+            def finished(name: str, seconds: dict[str, float]) -> None:
+                times.append(seconds)
+                done(n_before + len(times))
+
+            run_tasks(left, nproc, finished)
+        for seconds in times:  # instead of the time that this process waited for others
+            add_times(seconds)
         return {name: _part(own, name)["found"] for name in parts}
 
 
-def _run(experiment: Experiment, name: str, own: OwnFiles) -> None:
-    """Run a part; what an interrupted run left of it is removed."""
-    own.clear()
-    found = experiment.parts()[name].work(own)
-    own.write_json(RESULT_FILE, {"found": found, "revision": code_revision()})
+def _run(experiment: Experiment, name: str, own: OwnFiles) -> dict[str, float]:
+    """Run a part, in what time; what an interrupted run left of it is removed."""
+    with measured(name) as seconds:
+        own.clear()
+        found = experiment.parts()[name].work(own)
+        own.write_json(RESULT_FILE, {"found": found, "revision": code_revision()})
+    return seconds
 
 
 def write_experiment_page(

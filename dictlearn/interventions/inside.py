@@ -102,7 +102,7 @@ def inside(
         hook, one, other = shared
         raise InputError(
             f"{one!r} and {other!r} both replace {hook!r}: required one of them, or "
-            "keep_error=True, with which both change what is there"
+            "keep_error=True (--keep-error), with which both change what is there"
         )
     own = _by_dictionary(model, named, asked)
     places = {

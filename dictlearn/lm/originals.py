@@ -61,7 +61,10 @@ class Original:
         Raises:
             InputError: it does not, or the original gives no logits for tokens alone.
         """
-        advice = "use another model, or another version of transformer-lens; check=False loads it"
+        advice = (
+            "use another model, or another version of transformer-lens; check=False "
+            "(--no-check-model) loads it"
+        )
         if self._ids is None or self._logits is None:
             raise InputError(
                 f"the model {name!r} could not be compared with its Hugging Face original, which "

@@ -72,12 +72,6 @@ def begin(
     own.write_json(STUDY_FILE, begun)
 
 
-def name_of_run(folder: str | Path) -> str | None:
-    """The name of the study in `folder`, or None."""
-    found = (Path(folder) / STUDY_FILE).exists()
-    return str(begun_in(Path(folder))["study"].get("name", "")) if found else None
-
-
 def origin(begun: Mapping[str, Any]) -> str:
     """One line with the seeds and the version of the code of a run."""
     run = typed(begun, _Begun)

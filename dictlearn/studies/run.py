@@ -13,6 +13,7 @@ from dictlearn.evaluation.cards.describe_features import describe_features
 from dictlearn.evaluation.concepts.evaluate_concepts import evaluate_concepts
 from dictlearn.evaluation.faithfulness.evaluate import evaluate
 from dictlearn.findings import Findings, kept
+from dictlearn.progress import timed
 from dictlearn.records.agreement import AgreementRecords
 from dictlearn.records.concepts import ConceptRecords
 from dictlearn.records.features import FeatureRecords
@@ -46,7 +47,7 @@ def run_study(study: Study, out: str | Path, *, overwrite: bool = False, nproc: 
             agreement=run.agreement(),
             cards=run.cards(),
         )
-        page = found.html(study.question, run.training.logs(), lengths=run.lengths())
+        page = timed("report")(found.html)(study.question, run.training.logs(), lengths=run.lengths())
         run.own.write_text(REPORT_FILE, page)
     return found.metrics
 

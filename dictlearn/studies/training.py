@@ -20,7 +20,7 @@ from dictlearn.dictionaries.random import RandomConfig
 from dictlearn.distributed.tasks import Task, run_tasks
 from dictlearn.evaluation.faithfulness.evaluate import evaluate
 from dictlearn.harvesting import harvest
-from dictlearn.progress import progress
+from dictlearn.progress import progress, timed
 from dictlearn.records.results import RESULTS_FILE, Records
 from dictlearn.studies.folder import SEARCH
 from dictlearn.studies.inputs import Inputs
@@ -225,7 +225,7 @@ class Training:
         if tasks:
             Console(stderr=True).print(f"training {', '.join(tasks)}", highlight=False)
             finished = count(1)
-            with progress("training", len(tasks), show=self.nproc > 1) as done:
+            with timed("train"), progress("training", len(tasks), show=self.nproc > 1) as done:
                 run_tasks(tasks, self.nproc, lambda name, _: done(next(finished)))
 
     @torch.no_grad()

@@ -14,6 +14,7 @@ from dictlearn.core.kinds import ClosedFormConfig, DictionaryConfig, GradientCon
 from dictlearn.core.sites import Sites
 from dictlearn.dictionaries.files import CONFIG_FILE
 from dictlearn.distributed.launching import join
+from dictlearn.progress import timed
 from dictlearn.training.batches import as_activations
 from dictlearn.training.checkpoints import CHECKPOINT_FILE
 from dictlearn.training.config import FitConfig
@@ -52,6 +53,7 @@ def fit(
 ) -> dict[str, FeatureDictionary]: ...
 
 
+@timed("train")
 def fit(
     configs: DictionaryConfig | Mapping[str, DictionaryConfig],
     activations: Activations | Tensor | tuple[Tensor, Tensor],

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from dictlearn.activations.manifest import MANIFEST_FILE
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import InputError
 from dictlearn.core.files import entries_of, read_own_json, typed, writable_folder
@@ -40,6 +41,12 @@ def prepare(run: Run, *, overwrite: bool) -> None:
     own, learners = run.written, run.learners
     if own is None:
         return
+    for place in (own, *run.places()):
+        if (place.path / MANIFEST_FILE).exists():
+            raise InputError(
+                f"{place.path} holds harvested activations, and dictionaries have folders of their "
+                "own: choose another one"
+            )
     # Weights and two moments in a checkpoint, twice while it is replaced, and the result.
     weights = sum(t.nbytes for learner in learners.values() for t in learner.learned().values())
     checkpoint = own.path / CHECKPOINT_FILE

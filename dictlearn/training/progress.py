@@ -1,10 +1,10 @@
-"""Progress of a run: a log of JSON lines, and a live view in a terminal."""
+"""Progress of a run: a log of JSON lines, and a live view in a terminal, or lines elsewhere."""
 
 import json
 import math
-import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -23,8 +23,13 @@ from rich.table import Table
 
 from dictlearn.core.files import plain_data, typed
 from dictlearn.core.own_files import OwnFiles
+from dictlearn.progress import Pace, in_terminal, lines
 
 LOG_FILE = "train.jsonl"
+_SHOWN = {
+    "loss": ("loss", ".4f"), "l0": ("L0", ".1f"), "fvu": ("FVU", ".4f"), "dead": ("dead", ".1%"),
+}  # fmt: skip
+"""Numbers that are shown while a run goes on, by their keys, with their labels and formats."""
 
 
 class TrainingLog:
@@ -72,7 +77,10 @@ class TrainingLog:
 
 
 class LiveView:
-    """A progress bar over a table of loss, L0, FVU and dead fraction, on standard error."""
+    """A progress bar over a table of loss, L0, FVU and dead fraction, on standard error.
+
+    Without a terminal, it is a line with the same numbers every ten seconds.
+    """
 
     def __init__(self, names: Iterable[str], steps: int, from_step: int, *, show: bool) -> None:
         self._progress = Progress(
@@ -85,14 +93,17 @@ class LiveView:
         )
         self._task = self._progress.add_task("", total=steps, completed=from_step, speed="")
         self._names = list(names)
-        console = Console(stderr=True)
-        self._live = Live(console=console, transient=True, refresh_per_second=4)
-        self._shown = show and (console.is_terminal or sys.stderr.isatty())
+        self._live = Live(console=Console(stderr=True), transient=True, refresh_per_second=4)
+        self._pace, self._numbers = Pace("training", steps, from_step), ""
+        self._show, self._drawn = show, show and in_terminal()
+        self._held = ExitStack()
 
     def __enter__(self) -> "LiveView":
-        if self._shown:
-            self._live.start()
+        if self._drawn:
+            self._held.enter_context(self._live)
             self._live.update(self._progress)
+        else:
+            self._held.enter_context(lines(lambda: f"{self._pace}{self._numbers}", show=self._show))
         return self
 
     def __exit__(
@@ -101,32 +112,40 @@ class LiveView:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._shown:
-            self._live.stop()
+        self._held.close()
 
     def advance(self, step: int) -> None:
         """Move the bar to `step`."""
-        if self._shown:
+        self._pace.done = step
+        if self._drawn:
             self._progress.update(self._task, completed=step)
 
     def show(self, scalars: Mapping[str, Mapping[str, float]], speed: float) -> None:
-        """Show the latest numbers."""
-        if not self._shown:
+        """Show the latest numbers, as far as the learners have them."""
+        rows = {
+            name: {
+                head: format(values[key], spec)
+                for key, (head, spec) in _SHOWN.items()
+                if key in values
+            }
+            for name in self._names
+            if (values := scalars.get(name))
+        }
+        told = (
+            f"; {name}: {', '.join(f'{head} {value}' for head, value in row.items())}"
+            for name, row in rows.items()
+        )
+        self._numbers = f", {speed:,.0f} rows/s{''.join(told)}"
+        if not self._drawn:
             return
         self._progress.update(self._task, speed=f"{speed:,.0f} rows/s")
         table = Table(box=None, pad_edge=False)
-        for heading in ("dictionary", "loss", "L0", "FVU", "dead"):
-            table.add_column(heading, justify="left" if heading == "dictionary" else "right")
-        for name in self._names:
-            values = scalars.get(name) or {}
-            if values:
-                table.add_row(
-                    name,
-                    f"{values['loss']:.4f}",
-                    f"{values['l0']:.1f}",
-                    f"{values['fvu']:.4f}",
-                    f"{values['dead']:.1%}",
-                )
+        table.add_column("dictionary")
+        heads = [head for head, _ in _SHOWN.values()]
+        for head in heads:
+            table.add_column(head, justify="right")
+        for name, row in rows.items():
+            table.add_row(name, *(row.get(head, "–") for head in heads))
         self._live.update(Group(self._progress, table))
 
 

@@ -35,7 +35,7 @@ from dictlearn.distributed.process_group import ProcessGroup
 from dictlearn.interop.codebook_features import read_released
 from dictlearn.kernels import fastest
 from dictlearn.records.base import SavedRecords
-from dictlearn.studies.folder import begin, begun_in, name_of_run, origin
+from dictlearn.studies.folder import begin, begun_in, origin
 from dictlearn.text.concepts import DEFAULT_CONCEPTS, Concept
 from dictlearn.text.corpora import documents
 from dictlearn.text.tokens import load_tokens
@@ -161,7 +161,7 @@ def make_study(folder: Path) -> None:
 
 def read_study(folder: Path) -> Any:
     begun = begun_in(folder)
-    return begun, name_of_run(folder), origin(begun)
+    return begun, origin(begun)
 
 
 def make_list(folder: Path) -> None:

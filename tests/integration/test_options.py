@@ -65,7 +65,7 @@ def test_a_dictionary_of_a_base_model_on_its_sibling(
     assert "Trained on another model" in " ".join(capfd.readouterr().out.split())
     records = Records.load(out)
     assert records.provenance.model_check == "equal"
-    assert records.tokens["other_models"]["pca"].startswith("'base'")
+    assert records.tokens["other_models"]["trained"].startswith("'base'")
 
 
 def test_training_goes_on_from_a_dictionary_without_massive_rows(run, tmp_path: Path) -> None:
@@ -73,9 +73,9 @@ def test_training_goes_on_from_a_dictionary_without_massive_rows(run, tmp_path: 
     run("harvest", "--tokens", 2000, "--hook", "blocks.1.hook_resid_post", "--out", store)
     run("train", store, "--kind", "topk_sae", "--n-features", 64, "--k", 4, "--steps", 4,
         "--batch-size", 256, "--out", first)  # fmt: skip
-    run("train", store, "--init", first / "topk_sae", "--steps", 2, "--batch-size", 256,
+    run("train", store, "--init", first, "--steps", 2, "--batch-size", 256,
         "--max-norm-ratio", 8, "--out", more)  # fmt: skip
-    one, other = load(first / "topk_sae"), load(more / "topk_sae")
+    one, other = load(first), load(more)
     assert one.config == other.config
     assert torch.equal(one.x_mean, other.x_mean)
     assert not torch.equal(one.atoms, other.atoms)

@@ -53,6 +53,8 @@ COMMANDS = {  # every command with --out: a small run of it, in which words in {
     "demo": "",
     "bench": "tiny --studies {studies}",
 }
+CONTINUED = ("demo", "bench")
+"""Commands that go on with a run where it is repeated; others refuse to replace its results."""
 WHILE_IT_RUNS = {"train": ["checkpoint.safetensors"]}
 """Files that a finished run has removed again."""
 
@@ -73,7 +75,9 @@ def commands_with_out() -> dict[str, bool]:
 
 
 def test_no_command_is_forgotten():
-    assert COMMANDS.keys() == commands_with_out().keys()
+    found = commands_with_out()
+    assert COMMANDS.keys() == found.keys()
+    assert all(found.values()), "each has --overwrite"
 
 
 @pytest.fixture(scope="module")
@@ -156,6 +160,8 @@ def test_a_users_files_stay_to_the_byte(command, has_overwrite, run, tmp_path):
     for again in (False, True):
         said = run(command, out, overwrite=again and has_overwrite)
         assert said == "", "what is own is replaced"
+        if command not in CONTINUED:
+            assert "(--overwrite)" in run(command, out)
         assert files_in(out).keys() == {*files_in(clean), *unrelated}
         assert files_in(out).items() >= unrelated.items()
 

@@ -53,6 +53,25 @@ def build(kind: str, source: Path, to: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_a_script_beside_the_clone_imports_the_package(tmp_path):
+    """The folder of a clone has the package's name, and is no package itself."""
+    clone, site = tmp_path / "dictlearn", tmp_path / "site"
+    (clone / "dictlearn").mkdir(parents=True)
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, clone)
+    (clone / "dictlearn" / "__init__.py").write_text("")
+    build("editable", clone, tmp_path)
+    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
+        wheel.extractall(site)
+    code = (
+        f"import site, sys; sys.path.insert(0, {str(tmp_path)!r}); site.addsitedir({str(site)!r}); "
+        "import dictlearn; print(dictlearn.__file__)"
+    )
+    command = [sys.executable, "-I", "-S", "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout == f"{clone / 'dictlearn' / '__init__.py'}\n"
+
+
 @pytest.mark.slow
 def test_the_wheel_has_every_file_of_the_package(installed):
     package = Path(dl.__file__).parent
@@ -85,9 +104,9 @@ def test_an_installed_package_works_from_end_to_end(installed, tmp_path):
     dictlearn("harvest", "--mlp", 0, "--tokens", 600, "--out", "store")
     dictlearn(
         "train", "store", "--kind", "topk_sae", "--n-features", 32, "--k", 4, "--steps", 3,
-        "--batch-size", 64, "--out", "run",
+        "--batch-size", 64, "--out", "topk_sae",
     )  # fmt: skip
-    dictlearn("evaluate", "run", "--tokens", 600, "--out", "results")
+    dictlearn("evaluate", "topk_sae", "--tokens", 600, "--out", "results")
     results = json.loads((tmp_path / "results" / "results.json").read_text())
     assert results["dictionaries"]["topk_sae"]
     dictlearn("compare", "results", "--out", "page.html")

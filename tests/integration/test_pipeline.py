@@ -169,7 +169,7 @@ n_features = 64
 
 def run_commands(monkeypatch, capsys, folder, model, text, n_tokens):
     """harvest, train (one, then many), evaluate, compare; what evaluate printed."""
-    store, one, many = folder / "store", folder / "one", folder / "many"
+    store, one, many = folder / "store", folder / "topk_sae", folder / "many"
     source = ["--model", model, "--text", text]
     cli(monkeypatch, "harvest", *source, "--mlp", 1, "--tokens", n_tokens, "--out", store)
     train = ["--steps", 15, "--batch-size", 128]
@@ -231,7 +231,7 @@ def test_mistakes_on_the_command_line_are_explained(monkeypatch, capsys, tmp_pat
     assert "did you mean 'topk_sae'" in failing(
         monkeypatch, capsys, "train", tmp_path, "--kind", "topksae", *out
     )
-    assert "n_features" in failing(monkeypatch, capsys, "train", tmp_path, "--kind", "sae", *out)
+    assert "--n-features" in failing(monkeypatch, capsys, "train", tmp_path, "--kind", "sae", *out)
     assert "folder" in failing(monkeypatch, capsys, "evaluate", tmp_path / "none", *out)
     assert not (tmp_path / "x").exists(), "nothing is left of a refused command"
 

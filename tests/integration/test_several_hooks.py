@@ -33,14 +33,15 @@ def run(tmp_path_factory):
         command("harvest", *mlps, "--tokens", 6000, "--out", "mlps")
         command("harvest", *hooks, "--tokens", 6000, "--out", "stream")
         command("train", "mlps", "--kind", "cross_layer_transcoder", "--n-features", 64,
-                "--l1-coefficient", 1e-3, *steps, "--out", "clt")  # fmt: skip
+                "--l1-coefficient", 1e-3, *steps, "--out", "cross_layer_transcoder")  # fmt: skip
         command("train", "stream", "--kind", "crosscoder", "--n-features", 64,
                 "--l1-coefficient", 1e-3, *steps, "--out", "crosscoder")  # fmt: skip
         (folder / "each.toml").write_text(EACH)
         command("train", "mlps", "--config", "each.toml", "--out", "each")
         command("train", "mlps", "--kind", "topk_transcoder", "--n-features", 32, "--k", 4,
                 "--at", "all", *steps, "--out", "same")  # fmt: skip
-        command("evaluate", "clt", "crosscoder", "each", "--tokens", 1500, "--out", "results")
+        command("evaluate", "cross_layer_transcoder", "crosscoder", "each", "--tokens", 1500,
+                "--out", "results")  # fmt: skip
         command("compare", "results", "--out", "report.html")
     return folder
 
@@ -53,8 +54,8 @@ def model():
 @pytest.fixture(scope="module")
 def dictionaries(run):
     return {
-        "clt": dl.load(run / "clt" / "cross_layer_transcoder"),
-        "crosscoder": dl.load(run / "crosscoder" / "crosscoder"),
+        "clt": dl.load(run / "cross_layer_transcoder"),
+        "crosscoder": dl.load(run / "crosscoder"),
     }
 
 

@@ -1,6 +1,7 @@
 """A study from its name to its report, interrupted and continued."""
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -93,6 +94,7 @@ def test_a_study_leaves_everything_and_continues(monkeypatch, capsys, tmp_path, 
     out = tmp_path / "run"
     table = bench(monkeypatch, capsys, "small", "--out", out, *file)
     assert "topk s1" in table
+    assert re.search(r"part time .*train [\d.]+ s.* results: ", table)
     data = json.loads((out / "study.json").read_text())
     assert data["study"]["seeds"] == [0, 1]
     assert data["model"]["model_hash"]

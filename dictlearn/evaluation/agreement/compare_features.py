@@ -26,6 +26,7 @@ from dictlearn.evaluation.origins import require_fitting, required_dictionaries
 from dictlearn.lm.hooks import LanguageModel
 from dictlearn.metrics.agreement import matched_cosine_similarity, max_cosine_similarity
 from dictlearn.progress import progress as progress_bar
+from dictlearn.progress import timed
 from dictlearn.records.agreement import (
     SIMILARITY_BINS,
     AgreementRecords,
@@ -36,6 +37,7 @@ from dictlearn.records.results import Records
 _SAME = 0.9
 
 
+@timed("agreement")
 def compare_features(
     dictionaries: Dictionaries,
     model: LanguageModel | None = None,

@@ -15,6 +15,7 @@ from dictlearn.evaluation.origins import require_fitting, required_dictionaries
 from dictlearn.evaluation.stream.activations import ActivationStream
 from dictlearn.lm.hooks import LanguageModel
 from dictlearn.progress import progress as progress_bar
+from dictlearn.progress import timed
 from dictlearn.records.features import FeatureRecords
 
 _TOKENS_AT_ONCE = 1 << 12
@@ -26,6 +27,7 @@ _RULE = (
 )
 
 
+@timed("cards")
 def describe_features(
     dictionaries: Dictionaries,
     model: LanguageModel,

@@ -20,10 +20,12 @@ from dictlearn.evaluation.concepts.split_halves import halves
 from dictlearn.evaluation.origins import require_fitting, required_dictionaries
 from dictlearn.lm.hooks import LanguageModel
 from dictlearn.progress import progress as progress_bar
+from dictlearn.progress import timed
 from dictlearn.records.concepts import ConceptRecords, ConceptScore, Family
 from dictlearn.text.concepts import DEFAULT_CONCEPTS, Concept, concept_labels
 
 
+@timed("concepts")
 def evaluate_concepts(
     dictionaries: Dictionaries,
     model: LanguageModel,

@@ -15,9 +15,11 @@ from dictlearn.evaluation.faithfulness.estimate_sums import named_targets
 from dictlearn.evaluation.origins import require_fitting, required_dictionaries
 from dictlearn.lm.hooks import LanguageModel
 from dictlearn.lm.sites import require_readable
+from dictlearn.progress import timed
 from dictlearn.records.results import Records
 
 
+@timed("evaluate")
 def evaluate(
     dictionaries: Dictionaries,
     model: LanguageModel,

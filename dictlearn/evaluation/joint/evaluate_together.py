@@ -22,6 +22,7 @@ from dictlearn.metrics.intervals import jackknife_interval
 from dictlearn.metrics.pooled import METRICS, PooledMetric
 from dictlearn.metrics.predictions import compared
 from dictlearn.progress import progress as progress_bar
+from dictlearn.progress import timed
 from dictlearn.records.joint import JointRecords, Measured, SetRecord
 
 ALL, NONE = "all", "none"
@@ -29,6 +30,7 @@ _METRICS = ("cross_entropy_clean", "cross_entropy_spliced", "kl", "loss_recovere
             "kl_recovered_zero", "top1_agreement")  # fmt: skip
 
 
+@timed("evaluate together")
 def evaluate_together(
     dictionaries: Dictionaries,
     model: LanguageModel,

@@ -35,7 +35,10 @@ def test_a_difference_in_tables_and_files(sae, tmp_path, capsys):
     graph = CircuitGraph.load(tmp_path / "graph")
     assert len(graph.row_nodes) == 20
     assert "Lily" in (tmp_path / "graph" / "graph.html").read_text()
-    attributed(*common, "--target", " She", "--minus", " He", "--out", tmp_path / "graph")
+    again = (*common, "--target", " She", "--minus", " He", "--out", tmp_path / "graph")
+    with pytest.raises(InputError, match=r"graph\.json.* of an earlier run"):
+        attributed(*again)
+    attributed(*again, "--overwrite")
     attributed(*common)
     assert "' She'" in capsys.readouterr().out, "the most probable tokens by default"
 
@@ -59,11 +62,13 @@ def test_several_prompts_are_aggregated(sae, tmp_path, capsys):
     assert nodes.direct.sum() == pytest.approx(mean, rel=1e-5)
     assert edges[edges.target == "target"].weight.sum() == pytest.approx(mean, rel=1e-5)
     assert nodes.position.min() < -1
+    with pytest.raises(InputError, match=r"nodes\.csv, edges\.csv of an earlier run"):
+        attributed(*arguments)
     for theirs in (out / "nodes.csv", out / "prompt_001" / "graph.json"):
         before = theirs.read_bytes()
         theirs.write_text("mine")
         with pytest.raises(InputError, match=theirs.name.replace(".", r"\.")):
-            attributed(*arguments)
+            attributed(*arguments, "--overwrite")
         assert theirs.read_text() == "mine"
         theirs.write_bytes(before)
 

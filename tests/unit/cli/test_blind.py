@@ -63,7 +63,7 @@ def test_three_steps(run):
     with pytest.raises(InputError, match="no second one"):
         run("guess", "a mouse", "--pattern", "mouse")
     with pytest.raises(InputError, match="stays as it is"):
-        run("show")
+        run("show", "--overwrite")
     told = run("reveal", "--shown", 2)
     assert seal in told
     assert "random live feature" in told
@@ -82,7 +82,10 @@ def test_a_named_feature_and_its_tokens(run):
     assert repr(case.routes[0].tokens[0].name) in shown
     assert len(case.routes) == 3, "directly, and through two heads"
     assert case.routes[0].features[0].name.startswith("mlp0 ")
-    assert run("show", "--feature", "mlp1 3") == shown, "what is own is replaced"
+    with pytest.raises(InputError, match=r"case\.json of an earlier run"):
+        run("show")
+    again = run("show", "--feature", "mlp1 3", "--overwrite")
+    assert again == shown, "what is own is replaced"
 
 
 @pytest.mark.parametrize(

@@ -37,11 +37,13 @@ def test_every_word_of_help_is_printed(name):
         assert " ".join(text.replace("`", "").split()) in printed
 
 
-def test_short_help_and_version():
-    run = CliRunner().invoke
-    assert run(app, ["-h"]).output == run(app, ["--help"]).output
-    assert run(app, ["train", "-h"]).output == run(app, ["train", "--help"]).output
-    done = run(app, ["--version"])
+@pytest.mark.parametrize("name", COMMANDS)
+def test_short_help_and_version(name):
+    def run(option):
+        return CliRunner().invoke(app, [*name.split(), option])
+
+    assert run("-h").output == run("--help").output
+    done = run("--version")
     assert done.exit_code == 0
     assert done.output == f"dictlearn {metadata.version('dictlearn')}\n"
 

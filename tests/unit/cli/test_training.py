@@ -1,13 +1,20 @@
 """Where `dictlearn train` trains, of several sites that were harvested."""
 
+import re
+
 import pytest
+import torch
 
 import dictlearn as dl
+from dictlearn.activations.store import write_store
+from dictlearn.cli import main
 from dictlearn.cli.lists import kinds
 from dictlearn.cli.terminal import leftover_fields
 from dictlearn.cli.training import _at
 from dictlearn.config_files import read_config_file
+from dictlearn.core.batches import Rows
 from dictlearn.core.errors import ConfigError, CorruptFileError, InputError
+from dictlearn.core.provenance import Provenance
 
 IN, OUT, OTHER = (dl.Site(f"blocks.{hook}", 4) for hook in ("0.in", "0.out", "1.out"))
 MLP, SAME, NEXT = dl.Sites(IN, OUT), dl.Sites(OUT, OUT), dl.Sites(IN, OTHER)
@@ -104,3 +111,107 @@ def test_kinds_say_how_lists_are_given(capsys):
 def test_a_choice_is_asked_for_in_the_words_of_either_way():
     with pytest.raises(InputError, match=r"with fit\(…, sites=…\).*with --at HOOK, or --at all"):
         TRANSCODER.among(OFFERED)
+
+
+RECIPE = """
+[fit]
+steps = 9
+[dictionaries.small-sae]
+kind = "topk_sae"
+n_features = 8
+k = 2
+[dictionaries.codes]
+kind = "codebook"
+n_codes = 8
+k = 2
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    (tmp_path / "recipe.toml").write_text(RECIPE)
+    return tmp_path / "recipe.toml"
+
+
+def test_options_come_before_a_config_file(recipe):
+    found = read_config_file(recipe).overridden(
+        {"steps": 4, "k": 3, "small_sae.k": 4, "n_codes": 16, "seed": 5}
+    )
+    assert (found.fit.steps, found.fit.seed) == (4, 5)
+    assert {name: config.to_dict()["k"] for name, config in found.configs.items()} == {
+        "small-sae": 4, "codes": 3
+    }  # fmt: skip
+    assert (found.configs["small-sae"].n_features, found.configs["codes"].n_codes) == (8, 16)
+    with pytest.raises(ConfigError, match=r"no dictionary .* --step, .*did you mean '--steps'"):
+        read_config_file(recipe).overridden({"step": 4})
+    with pytest.raises(ConfigError, match=r"TopKSAEConfig\.k must"):
+        read_config_file(recipe).overridden({"k": [1, 2]})
+
+
+@pytest.fixture
+def store(tmp_path):
+    site = dl.Site("h", 4)
+    rows = torch.randn(64, 4, generator=torch.Generator().manual_seed(0))
+    return write_store(
+        tmp_path / "store", [Rows({"h": rows})], sites=[dl.Sites(site, site)], n_rows=64,
+        dtype=torch.float32, provenance=Provenance(), tokens={},
+    ).path  # fmt: skip
+
+
+@pytest.fixture
+def train(monkeypatch, capsys):
+    """Trains with these options; what was said, and the errors."""
+
+    def train(*words):
+        monkeypatch.setattr("sys.argv", ["dictlearn", "train", *map(str, words)])
+        with pytest.raises(SystemExit):
+            main()
+        said = capsys.readouterr()
+        return said.out, " ".join(said.err.split())
+
+    return train
+
+
+ONE = ("--kind", "topk_sae", "--n-features", 8, "--k", 2, "--steps", 2, "--batch-size", 16,
+       "--standardize-rows", 64)  # fmt: skip
+
+
+@pytest.mark.untyped  # typer passes a context of its own kind
+def test_one_dictionary_has_the_folder_and_several_have_theirs(train, store, recipe, tmp_path):
+    said, _ = train(store, *ONE, "--out", tmp_path / "sae")
+    assert dl.load(tmp_path / "sae").config == TOPK
+    assert "topk_sae" in said
+    assert re.search(r"time: [\d.]+ s\n", said)
+    assert f"log:  {tmp_path / 'sae' / 'train.jsonl'}" in said
+    _, error = train(store, *ONE, "--out", tmp_path / "sae")
+    assert "already in" in error
+    assert "(--overwrite)" in error
+    assert "overwrite=True" not in error
+    train(store, "--init", tmp_path / "sae", "--steps", 1, "--batch-size", 16,
+          "--standardize-rows", 64, "--out", tmp_path / "more")  # fmt: skip
+    assert dl.load(tmp_path / "more").config == TOPK
+    train(store, *ONE, "--seed", "0,1", "--out", tmp_path / "seeds")
+    assert dl.overview(tmp_path / "seeds").index.tolist() == ["seed0", "seed1"]
+    train(store, "--config", recipe, "--k", 3, "--steps", 1, "--batch-size", 16, "--seed", 7,
+          "--standardize-rows", 64, "--out", tmp_path / "both")  # fmt: skip
+    for name in ("small-sae", "codes"):
+        one = dl.load(tmp_path / "both" / name)
+        assert one.config.to_dict()["k"] == 3
+        assert one.provenance.training["fit_config"]["seed"] == 7
+
+
+TOPK = dl.TopKSAEConfig(n_features=8, k=2)
+
+
+@pytest.mark.untyped
+def test_mistakes_are_told_in_options(train, store, recipe, tmp_path):
+    out = ("--out", tmp_path / "out")
+    _, error = train(store, *ONE, "--out", store)
+    assert f"{store} holds harvested activations" in error
+    _, error = train(store, *ONE, "--batch-size", 0, *out)
+    assert error.startswith("error: --batch-size must be")
+    assert "required --n-features, --k" in train(store, "--kind", "topk_sae", *out)[1]
+    assert "did you mean '--steps'" in train(store, *ONE[:6], "--step", 3, *out)[1]
+    assert "did you mean '--steps'" in train(store, "--config", recipe, "--step", 3, *out)[1]
+    assert "either --kind" in train(store, "--config", recipe, "--kind", "sae", *out)[1]
+    assert not (tmp_path / "out").exists()

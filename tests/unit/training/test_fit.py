@@ -1,6 +1,8 @@
 """The loop: many equal one, resume to the same bits, refusals before work starts."""
 
 import json
+import sys
+import time
 from dataclasses import replace
 from itertools import pairwise
 
@@ -30,6 +32,7 @@ from dictlearn.kernels.fastest import Timings
 from dictlearn.kernels.search import exact_top_k
 from dictlearn.training.config import FitConfig
 from dictlearn.training.fit import fit
+from dictlearn.training.progress import LiveView
 
 CONFIGS = {
     "sae": SAEConfig(n_features=16, resample_steps=(20, 40), resample_window=5, resample_rows=200),
@@ -274,11 +277,26 @@ def test_dead_features_come_back():
 
 
 def test_a_terminal_shows_the_numbers_of_every_dictionary(monkeypatch, capsys):
-    monkeypatch.setenv("FORCE_COLOR", "1")  # rich then writes as to a terminal
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     configs = {name: SAEConfig(n_features=8) for name in ("first", "second")}
     fit(configs, data()[0], FitConfig(steps=4, batch_size=32, standardize_rows=32, log_every=2))
     shown = capsys.readouterr().err
     assert all(word in shown for word in ("training", "4/4", "rows/s", "FVU", "first", "second"))
+
+
+def test_a_log_has_lines_with_the_numbers_of_every_dictionary(monkeypatch, capsys):
+    view = LiveView(["first", "second"], 4, 0, show=True)
+    monkeypatch.setattr("dictlearn.progress.EVERY", 0.001)
+    numbers = {"loss": 0.5, "l0": 3.0, "fvu": 0.25, "dead": 0.125}
+    view.show({"first": numbers, "second": {"loss": 2.0}}, 1_234.0)
+    said, end = "", time.monotonic() + 60
+    view.advance(2)
+    with view:
+        while "\n" not in said and time.monotonic() < end:
+            said += capsys.readouterr().err
+    assert said.startswith("training: 2 of 4 in ")
+    first = "first: loss 0.5000, L0 3.0, FVU 0.2500, dead 12.5%"
+    assert f" left, 1,234 rows/s; {first}; second: loss 2.0000\n" in said
 
 
 @pytest.mark.untyped
