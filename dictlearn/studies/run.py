@@ -47,7 +47,9 @@ def run_study(study: Study, out: str | Path, *, overwrite: bool = False, nproc: 
             agreement=run.agreement(),
             cards=run.cards(),
         )
-        page = timed("report")(found.html)(study.question, run.training.logs(), lengths=run.lengths())
+        lengths = run.lengths()
+        with timed("report"):
+            page = found.html(study.question, run.training.logs(), lengths=lengths)
         run.own.write_text(REPORT_FILE, page)
     return found.metrics
 
