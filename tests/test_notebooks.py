@@ -44,7 +44,7 @@ def test_every_cell_runs(script, tmp_path, monkeypatch):
 
 def test_no_notebook_is_without_its_script():
     assert {path.stem for path in FOLDER.glob("*.ipynb")} == {p.stem for p in build.scripts()}
-    assert len(build.scripts()) == 4
+    assert len(build.scripts()) == 5
 
 
 def test_the_index_leads_to_every_notebook():
