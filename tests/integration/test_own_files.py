@@ -53,7 +53,7 @@ COMMANDS = {  # every command with --out: a small run of it, in which words in {
     "demo": "",
     "bench": "tiny --studies {studies}",
 }
-CONTINUED = ("demo", "bench")
+CONTINUED = ("demo", "bench", "report")
 """Commands that go on with a run where it is repeated; others refuse to replace its results."""
 WHILE_IT_RUNS = {"train": ["checkpoint.safetensors"]}
 """Files that a finished run has removed again."""

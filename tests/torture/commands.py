@@ -16,7 +16,16 @@ OUT = "out"
 COMMANDS: dict[str, list[str]] = {
     "harvest": ["harvest", "--mlp", "0", "--tokens", "600", "--out", "{out}"],
     "fit": ["train", "{inputs}/store", "--config", f"{HERE}/fit.toml", "--out", "{out}"],
-    "evaluate": ["evaluate", "{inputs}/run", "--tokens", "600", "--bits", "--out", "{out}"],
+    "evaluate": [
+        "evaluate",
+        "{inputs}/run",
+        "--tokens",
+        "600",
+        "--bits",
+        "--overwrite",
+        "--out",
+        "{out}",
+    ],
     "bench": ["bench", "tiny", "--studies", f"{HERE}/studies.py", "--out", "{out}"],
 }
 REFUSALS = {"harvest": "holds a store already", "fit": "a trained dictionary is already in"}

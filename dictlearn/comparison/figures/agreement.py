@@ -155,6 +155,6 @@ def _short(name: str) -> str:
     """The name, with the middle of long ones left out.
 
     >>> _short("topk-transcoder-layer-3-seed-1")
-    'topk-transcod…er-3-seed-1'
+    'topk-transcod…r-3-seed-1'
     """
     return name if len(name) <= _LONGEST_NAME else f"{name[:13]}…{name[-10:]}"

@@ -127,7 +127,7 @@ def test_errors(model, tokens):
     for batch_size in (0, -2, True):
         with pytest.raises(InputError, match="at least 1 as batch_size"):
             measured({"a": ds["a"]}, model, tokens, batch_size=batch_size)
-    with pytest.raises(InputError, match="dict of dictionaries"):
+    with pytest.raises(InputError, match="a dictionary, or several in a dict"):
         measured({}, model, tokens)
 
 
