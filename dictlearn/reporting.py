@@ -164,7 +164,7 @@ def own_files(out: str | Path) -> OwnFiles:
 
 @dataclass(frozen=True)
 class _Run:
-    """What is measured, and the folder for it."""
+    """A report in the making: its dictionaries, model and tokens, and the folder for it."""
 
     own: OwnFiles
     dictionaries: Mapping[str, FeatureDictionary]

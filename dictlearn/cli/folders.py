@@ -161,10 +161,8 @@ def export(
     from dictlearn.formats import load, save
     from dictlearn.interop.files import EXPORT
 
-    own = OwnFiles(out, EXPORT)
-    require_none(
-        own, filter(own.lists, os.listdir(out) if out.is_dir() else ()), overwrite=overwrite
-    )
+    own, there = OwnFiles(out, EXPORT), os.listdir(out) if out.is_dir() else []
+    require_none(own, filter(own.lists, there), overwrite=overwrite)
     say(f"{format}: {save(load(dictionary), out, format=format)}")
 
 

@@ -116,17 +116,16 @@ class _Run:
         """
         if not self._inspected(1) or not self.study.n_cards:
             return None
-        concepts = self.concepts()
-        return kept(
-            self.own,
-            FeatureRecords,
-            lambda: describe_features(
-                self._inspected(1),
-                self.inputs.model,
-                self.inputs.held_out,
-                self.study.n_cards,
-                also=None if concepts is None else concepts.best_features(),
-            ),
+        return kept(self.own, FeatureRecords, self._described)
+
+    def _described(self) -> FeatureRecords:
+        concepts = self.concepts()  # read again, but only where there are no cards yet
+        return describe_features(
+            self._inspected(1),
+            self.inputs.model,
+            self.inputs.held_out,
+            self.study.n_cards,
+            also=None if concepts is None else concepts.best_features(),
         )
 
     def lengths(self) -> Lengths | None:

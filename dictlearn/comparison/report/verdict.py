@@ -140,8 +140,7 @@ def _recovered(hook: str, records: Records) -> str:
         return f"At {hook}, {best} recovers {at_l0(best)}."
     text = (
         f"Of {len(group)} trained dictionaries at {hook}, {_described(best, group)} recovers the "
-        "largest part of "
-        f"the loss that zero ablation costs: {at_l0(best)}."
+        f"largest part of the loss that zero ablation costs: {at_l0(best)}."
     )
     if sparsest == best:
         return f"{text} It is also the sparsest."
