@@ -5,7 +5,6 @@ exclude are computed. Where they exclude too few (of rows with a few very large 
 whose units the others vanish), the first rows show it, and the rest is searched by all scores.
 """
 
-import math
 from typing import NamedTuple
 
 import torch
@@ -64,10 +63,7 @@ def bounded_top_k(
     weights = W.T.contiguous()
     for rows, tile in tiles(x, weights):
         best = _rescored(_best_estimates(tile, b, k), x[rows], weights, b)
-        least = b.new_full((len(best),), math.inf)
-        lowest = best.values - contested.slack(best, tile, b, x.shape[1])
-        least.scatter_reduce_(0, best.rows(), lowest, "amin")
-        bounds = torch.where((best.l0() == k) & ~least.isnan(), least, -math.inf)
+        bounds = contested.least_of_best(best, tile, b, k, x.shape[1])
         candidates = _reaching(tile, b, bounds)
         scored = _rescored(candidates, x[rows], weights, b)
         _top_k_of_(contested.decided(scored, tile, x[rows], weights, b, k), top, rows)

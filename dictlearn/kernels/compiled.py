@@ -88,25 +88,36 @@ def kth_bound(row: np.ndarray, k: int, lanes: int) -> float:
 def collect(row: np.ndarray, bound: float, values: np.ndarray, places: np.ndarray) -> int:
     """Write the entries of `row` that are at least `bound`, in order; how many there are.
 
-    `values` and `places` have room for the whole row. Comparisons come first, eight in one word; in
-    a word with a hit every entry is written, and the next one over it if it is none: a branch for
-    each, which nothing predicts, would take longer.
+    `places` has room for the whole row.
     """
-    size, limit = len(row), row.dtype.type(bound)
-    hits = np.empty(size, np.uint8)
-    for j in range(size):
+    limit, hits = row.dtype.type(bound), np.empty(len(row), np.uint8)
+    for j in range(len(row)):
         hits[j] = row[j] >= limit
+    n = places_of(hits, places)
+    for m in range(n):
+        values[m] = row[places[m]]
+    return n
+
+
+@loop()
+def places_of(hits: np.ndarray, places: np.ndarray) -> int:
+    """Write the places of the ones among zeros, in order; how many there are.
+
+    Eight are tested at once, as a word; in a word with a one every place is written, and the next
+    one over it if it is none: a branch for each, which nothing predicts, would take longer. So
+    `places` needs room for all.
+    """
+    size, n = len(hits), 0
     words = hits[: size - size % 8].view(np.uint64)
-    m = 0
     for w in range(len(words)):
         if words[w]:
             for j in range(8 * w, 8 * w + 8):
-                values[m], places[m] = row[j], j
-                m += hits[j]
+                places[n] = j
+                n += hits[j]
     for j in range(8 * len(words), size):
-        values[m], places[m] = row[j], j
-        m += hits[j]
-    return m
+        places[n] = j
+        n += hits[j]
+    return n
 
 
 @loop()

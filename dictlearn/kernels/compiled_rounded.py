@@ -10,7 +10,14 @@ import numpy as np
 from numba import float32, prange
 from numba.extending import overload
 
-from dictlearn.kernels.compiled import REASSOCIATED, collect, keep_largest, kth_bound
+from dictlearn.kernels.compiled import (
+    REASSOCIATED,
+    collect,
+    keep_largest,
+    kth_bound,
+    nth_largest,
+    places_of,
+)
 from dictlearn.kernels.native import loop
 
 _TO_WHOLE = np.float32(1.5 * 2**23)
@@ -97,23 +104,6 @@ def _estimate(products: np.ndarray, x_scale: float, b: np.ndarray, out: np.ndarr
 
 
 @loop()
-def _raise(
-    scores: np.ndarray, precision: float, x_error: float, x_norm: float,
-    w_errors: np.ndarray, w_norms: np.ndarray, b: np.ndarray,
-) -> None:  # fmt: skip
-    """Turn estimates of the scores of a row into upper bounds; infinity where there is none.
-
-    With roundings e of x and f of w, `x . w - (x - e) . (w - f) = e . w + (x - e) . f`, which is
-    at most `|e| |w| + |x - e| |f|`; products, and their sums with biases, are rounded as well.
-    """
-    relative, none = np.float32(precision), np.float32(np.inf)
-    for j in range(len(scores)):
-        slack = x_error * w_norms[j] + x_norm * w_errors[j]
-        upper = scores[j] + (slack + relative * (abs(scores[j]) + abs(b[j])))
-        scores[j] = upper if upper < none else none
-
-
-@loop()
 def _best_of_row(
     products: np.ndarray, x_scale: float, b: np.ndarray, k: int, lanes: int, places: np.ndarray
 ) -> int:  # fmt: skip
@@ -142,11 +132,20 @@ def _reaching_of_row(
     products: np.ndarray, x_scale: float, precision: float, x_error: float, x_norm: float,
     w_errors: np.ndarray, w_norms: np.ndarray, b: np.ndarray, bound: float, places: np.ndarray,
 ) -> int:  # fmt: skip
-    """Write the places of scores that may reach `bound` (see `_raise`); how many there are."""
-    scores, values = np.empty(len(products), np.float32), np.empty(len(products), np.float32)
-    _estimate(products, x_scale, b, scores)
-    _raise(scores, precision, x_error, x_norm, w_errors, w_norms, b)
-    return collect(scores, bound, values, places)
+    """Write the places of scores that may reach `bound`; how many there are.
+
+    With roundings e of x and f of w, `x . w - (x - e) . (w - f) = e . w + (x - e) . f`, which is
+    at most `|e| |w| + |x - e| |f|`; products, and their sums with biases, are rounded as well. All
+    of a score that is NaN may.
+    """
+    rounded, relative = _in_float32(products), np.float32(precision)
+    hits = np.empty(len(products), np.uint8)
+    for j in range(len(products)):
+        score = rounded[j] * x_scale + b[j]
+        slack = x_error * w_norms[j] + x_norm * w_errors[j]
+        upper = score + (slack + relative * (abs(score) + abs(b[j])))
+        hits[j] = not upper < bound
+    return places_of(hits, places)
 
 
 @loop(parallel=True)
@@ -186,3 +185,62 @@ def top_k_of_candidates(
                 numbers[m], their_places[m] = values[e], places[e]
                 m += 1
         keep_largest(numbers, their_places, m, k, out_values[i], out_places[i])
+
+
+@loop(parallel=True)
+def least_of_best(
+    offsets: np.ndarray, places: np.ndarray, values: np.ndarray, relative: float,
+    x_norms: np.ndarray, w_norms: np.ndarray, b: np.ndarray, k: int, out: np.ndarray,
+) -> None:  # fmt: skip
+    """For each row of `k` entries the least that one may be in another order of sums.
+
+    That is minus infinity where there are fewer entries, or where one is NaN.
+    """
+    unit = np.float32(relative)
+    for i in prange(len(out)):
+        least = np.float32(np.inf if offsets[i + 1] - offsets[i] == k else -np.inf)
+        for e in range(offsets[i], offsets[i + 1]):
+            j = places[e]
+            lower = values[e] - unit * (x_norms[i] * w_norms[j] + abs(b[j]))
+            least = min(least, lower if lower == lower else np.float32(-np.inf))
+        out[i] = least
+
+
+@loop()
+def _close_calls_of_row(
+    places: np.ndarray, values: np.ndarray, relative: np.float32, x_norm: float,
+    w_norms: np.ndarray, b: np.ndarray, k: int, out: np.ndarray,
+) -> None:  # fmt: skip
+    n, m = len(values), 0
+    lower, upper = np.empty(n, values.dtype), np.empty(n, values.dtype)
+    for e in range(n):
+        j = places[e]
+        slack = relative * (x_norm * w_norms[j] + abs(b[j]))
+        lower[m], upper[m] = values[e] - slack, values[e] + slack
+        m += lower[m] <= upper[m]  # neither is NaN
+    if m <= k:
+        return
+    least, most = nth_largest(lower[:m], k), nth_largest(upper[:m], k)
+    n_possible = 0
+    for e in range(m):
+        n_possible += upper[e] >= least
+    if n_possible <= k:
+        return
+    for e in range(n):
+        j = places[e]
+        slack = relative * (x_norm * w_norms[j] + abs(b[j]))
+        out[e] = values[e] + slack >= least and values[e] - slack <= most
+
+
+@loop(parallel=True)
+def close_calls(
+    offsets: np.ndarray, places: np.ndarray, values: np.ndarray, relative: float,
+    x_norms: np.ndarray, w_norms: np.ndarray, b: np.ndarray, k: int, out: np.ndarray,
+) -> None:  # fmt: skip
+    """Mark the entries that are among the `k` best of their row in one order of sums and may not be
+    in another; none of a row in which every order has the same. `out` comes in without marks."""
+    for i in prange(len(offsets) - 1):
+        own = slice(offsets[i], offsets[i + 1])
+        _close_calls_of_row(
+            places[own], values[own], np.float32(relative), x_norms[i], w_norms, b, k, out[own]
+        )

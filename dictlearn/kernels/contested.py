@@ -21,17 +21,17 @@ _LEAST = 16
 """Rows and columns of a product below which libraries may use loops with another order."""
 
 
-def slack(
-    candidates: SparseActs, tile: RoundedTile, b: Float[Tensor, " feature"], d: int
-) -> Float[Tensor, " nnz"]:
-    """By how much two sums of the `d` terms of each score may differ, in whatever orders.
+def least_of_best(
+    best: SparseActs, tile: RoundedTile, b: Float[Tensor, " feature"], k: int, d: int
+) -> Float[Tensor, " n"]:
+    """A bound that `k` scores of a row of `d` terms reach in whatever order they are added.
 
-    Each is off by at most `(d + 1) u (|x| |w| + |b|)`, with `u` half of the machine epsilon
-    (Higham 2002, section 3.1).
+    Minus infinity where `best`, some scores of each row, are not as many.
     """
-    features = candidates.indices
-    x_norms = (tile.x_norms + tile.x_errors).repeat_interleave(candidates.l0())
-    return (d + 8) * _EPS * (x_norms * tile.w_norms[features] + b.abs()[features])
+    out = b.new_empty(len(best))
+    run(compiled_rounded.least_of_best, best.offsets, best.indices, best.values,
+        *_slack(tile, d), b, k, out)  # fmt: skip
+    return out
 
 
 def decided(
@@ -44,30 +44,27 @@ def decided(
 ) -> SparseActs:
     """The candidates, those that may be among the k best by one order of sums and not by another
     with their scores by a product of matrices."""
-    rows, values = candidates.rows(), candidates.values
-    around = slack(candidates, tile, b, x.shape[1])
-    lower, upper = values - around, values + around
-    least, most = (_kth(candidates.with_values(bound), k)[rows] for bound in (lower, upper))
-    is_in, contested = lower > most, (upper >= least) & (lower <= most)
-    counts = candidates.row_sums((is_in | contested).to(values.dtype))
-    contested &= (counts > k)[rows]
-    if not contested.any():
+    contested = torch.zeros(len(candidates.values), dtype=torch.bool)
+    run(compiled_rounded.close_calls, candidates.offsets, candidates.indices, candidates.values,
+        *_slack(tile, x.shape[1]), b, k, contested)  # fmt: skip
+    entries = contested.nonzero()[:, 0]
+    if not len(entries):
         return candidates
-    own_rows, features = rows[contested], candidates.indices[contested]
+    own_rows = torch.searchsorted(candidates.offsets, entries, right=True) - 1
     some_rows, row = own_rows.unique(return_inverse=True)
-    some_features, column = features.unique(return_inverse=True)
+    some_features, column = candidates.indices[entries].unique(return_inverse=True)
     some_rows, some_features = _enough(some_rows), _enough(some_features)
     scores = torch.addmm(b[some_features], x[some_rows], weights[some_features].T)
-    return candidates.with_values(values.masked_scatter(contested, scores[row, column]))
+    return candidates.with_values(candidates.values.index_copy(0, entries, scores[row, column]))
 
 
-def _kth(candidates: SparseActs, k: int) -> Float[Tensor, " n"]:
-    """The k-th largest value of each row."""
-    best = candidates.values.new_empty(len(candidates), k)
-    places = torch.empty(len(candidates), k, dtype=torch.long)
-    run(compiled_rounded.top_k_of_candidates, candidates.offsets, candidates.indices,
-        candidates.values, k, best, places)  # fmt: skip
-    return best.amin(dim=1)
+def _slack(tile: RoundedTile, d: int) -> tuple[float, Tensor, Tensor]:
+    """By how much two sums of the `d` terms of a score may differ, in whatever orders.
+
+    Each is off by at most `(d + 1) u (|x| |w| + |b|)`, with `u` half of the machine epsilon
+    (Higham 2002, section 3.1): a factor, and the norms of rows and weights.
+    """
+    return (d + 8) * _EPS, tile.x_norms + tile.x_errors, tile.w_norms
 
 
 def _enough(numbers: Int[Tensor, " m"]) -> Int[Tensor, " m_or_more"]:

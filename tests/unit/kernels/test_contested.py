@@ -23,7 +23,8 @@ def test_scores_that_are_off_by_rounding_are_told_apart(k):
     everything = SparseActs(
         torch.arange(0, 40 * 70 + 1, 70), torch.arange(70).repeat(40), exact.flatten(), 70
     )
-    around = contested.slack(everything, tile, b, 9)
+    norms = torch.outer(x.norm(dim=1), weights.norm(dim=1)) + b.abs()
+    around = (9 + 1) * torch.finfo(torch.float32).eps * norms.flatten()  # of two sums
     off = everything.with_values(
         everything.values + around * torch.rand(len(around), generator=make).sub(0.5)
     )

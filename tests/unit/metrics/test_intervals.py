@@ -13,10 +13,10 @@ from dictlearn.metrics.precision import jackknifed_average_precision, jackknifed
 
 pytestmark = pytest.mark.untyped  # long, and of types that other tests pass
 
-COVERED = {4: (0.94, 0.99), 8: (0.93, 0.985), 32: (0.93, 0.975), 158: (0.93, 0.975)}
-"""The part of 95 % intervals that contains the truth, by number of sequences: least and most."""
 LEAST, MOST = 0.93, 0.97
-"""The same for precisions with at least `MANY` misses."""
+"""The part of 95 % intervals that contains the truth, where at least `MANY` misses are expected."""
+MOST_OF_FOUR = 0.985
+"""The most where there are only 4 sequences."""
 MANY = 20
 """With fewer misses expected in a text, their number takes few values, each with one interval."""
 LENGTHS = {4: 400, 8: 200, 32: 100, 158: 60}
@@ -61,7 +61,7 @@ def test_intervals_of_precision_cover_it_from_three_tenths_to_nearly_one(n, base
         share = ((low <= truth) & (truth <= high)).double().mean().item()
         assert low.isfinite().all(), "every proportion has an interval"
         misses = (below - above).mean()
-        most = MOST if misses >= MANY else COVERED[n][1] if misses >= 4 else 1
+        most = MOST if misses >= MANY else 0.98 if misses >= 4 else 1
         assert LEAST <= share <= most, (float(truth), float(misses), share)
 
 
@@ -155,17 +155,18 @@ def test_intervals_of_average_precision_and_differences_cover_the_truth(n):
     found = torch.stack([coverage(TEXTS[name], n, 500) for name in ("even", "bursty", "sharp")])
     assert found.min() >= 0.91
     for share in found.mean(dim=0).tolist():
-        assert COVERED[n][0] <= share <= COVERED[n][1]
+        assert LEAST <= share <= (MOST_OF_FOUR if n == 4 else MOST)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("n", [4, 8, 32, 158])
 @pytest.mark.parametrize("text", TEXTS)
 def test_intervals_of_average_precision_cover_it_in_texts_of_every_sort(n, text):
-    least, most = COVERED[n]
     found = coverage(TEXTS[text], n, 2000 if n < 158 else 1000)
-    assert found.min() >= least, found
-    assert found.max() <= (1 if text in ("sharp", "nearly perfect") else most), found
+    assert found.min() >= LEAST, found
+    if text == "nearly perfect":  # its first detector ranks half of the small texts perfectly
+        found = found[1:]
+    assert found.max() <= (MOST_OF_FOUR if n == 4 else MOST), found
 
 
 # By hand
@@ -194,12 +195,25 @@ def test_few_sequences_with_all_the_variation_give_a_wide_interval():
 
 
 def test_so_do_few_with_most_of_the_tokens():
-    """Weights 3, 3, 1, 1, 1 are those of 81 / 21 equal sequences."""
+    """Weights 3, 3, 1, 1, 1 are those of 81 / 21 equal sequences, a quarter of the way to 5."""
     left_out = torch.tensor([0.6, 0.4, 0.6, 0.4, 0.5], dtype=torch.float64)
     error = math.sqrt(4 / 5 * 0.04) / 0.25
-    high = 1 / (1 + math.exp(-student_quantile(81 / 21 - 1) * error))
+    freedom = 0.75 * 81 / 21 + 0.25 * 5 - 1
+    high = 1 / (1 + math.exp(-student_quantile(freedom) * error))
     found = Jackknifed(0.5, left_out, torch.tensor([3, 3, 1, 1, 1]))
     assert found.interval.high == pytest.approx(high)
+
+
+def test_tokens_matter_less_the_fewer_the_exceptions():
+    """The same weights, and a proportion of 0.9: 0.81 of the way from 81 / 21 to 5 sequences."""
+    left_out = 0.4 + torch.tensor([0.6, 0.4, 0.6, 0.4, 0.5], dtype=torch.float64)
+    weights = torch.tensor([3, 3, 1, 1, 1])
+    quantile = student_quantile(0.19 * 81 / 21 + 0.81 * 5 - 1)
+    high = 9 / (9 + math.exp(-quantile * math.sqrt(4 / 5 * 0.04) / 0.09))
+    assert Jackknifed(0.9, left_out, weights).interval.high == pytest.approx(high)
+    with_empty = torch.cat([left_out, left_out[-1:]]), torch.cat([weights, 0 * weights[:1]])
+    high = 9 / (9 + math.exp(-quantile * math.sqrt(5 / 6 * 0.04) / 0.09))
+    assert Jackknifed(0.9, *with_empty).interval.high == pytest.approx(high)
 
 
 def test_student_quantiles_are_those_of_the_distribution():
