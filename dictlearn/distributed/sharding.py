@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
-from torch.nn.utils import clip_grad_norm_, clip_grads_with_norm_, get_total_norm
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import ConfigError
@@ -91,11 +91,13 @@ def joined(
 def clip_(dictionary: TrainableDictionary, limit: float) -> None:
     """Clip the gradient of all features together to norm `limit`."""
     group, axes = feature_group_of(dictionary), feature_axes_of(dictionary)
-    if group.world_size == 1:
-        clip_grad_norm_(dictionary.parameters(), limit)
-        return
     gradients = {n: p.grad for n, p in dictionary.named_parameters() if p.grad is not None}
-    own = get_total_norm([g for name, g in gradients.items() if name in axes])
-    everyones = get_total_norm([g for name, g in gradients.items() if name not in axes])
-    norm = torch.sqrt(group.all_reduce(own.pow(2)) + everyones.pow(2))
+    if group.world_size == 1:
+        norm = get_total_norm(gradients.values())
+    else:
+        own = get_total_norm([g for name, g in gradients.items() if name in axes])
+        everyones = get_total_norm([g for name, g in gradients.items() if name not in axes])
+        norm = torch.sqrt(group.all_reduce(own.pow(2)) + everyones.pow(2))
+    if norm.device.type == "cpu" and norm < limit - 1e-5:
+        return  # all would be multiplied by 1; to know that of a GPU would mean to wait for it
     clip_grads_with_norm_(dictionary.parameters(), limit, norm)

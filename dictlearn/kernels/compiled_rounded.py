@@ -30,6 +30,20 @@ def _nearest(x: np.float32) -> np.float32:
     return (x + _TO_WHOLE) - _TO_WHOLE
 
 
+@loop(parallel=True)
+def largest_magnitudes(x: np.ndarray, out: np.ndarray) -> None:
+    """The bits of the largest magnitude of each row; NaN, if there is one.
+
+    As integers the bits of magnitudes have the same order, and integers have a vectorized maximum.
+    """
+    bits = x.view(np.int32)
+    for i in prange(len(x)):
+        largest = np.int32(0)
+        for j in range(bits.shape[1]):
+            largest = max(largest, bits[i, j] & np.int32(0x7FFFFFFF))
+        out[i] = largest
+
+
 @loop(parallel=True, fastmath=REASSOCIATED)
 def to_int8(
     x: np.ndarray, levels: int, scales: np.ndarray,

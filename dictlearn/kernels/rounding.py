@@ -112,11 +112,12 @@ def _to_bfloat16(x: Float[Tensor, "n d"]) -> _Rounded:
 
 def _to_int8(x: Float[Tensor, "n d"], levels: int) -> _Rounded:
     """Each row in whole units of its largest magnitude / `levels`."""
-    largest = x.abs().amax(dim=1)
+    x, largest = x.contiguous(), x.new_empty(len(x))
+    run(compiled_rounded.largest_magnitudes, x, largest.view(torch.int32))
     scales = (largest / levels).clamp_min(_SMALLEST_SCALE)
     out: Int8[Tensor, "n d"] = torch.empty_like(x, dtype=torch.int8)
     errors, norms = x.new_empty(len(x)), x.new_empty(len(x))
-    run(compiled_rounded.to_int8, x.contiguous(), levels, scales, out, errors, norms)
+    run(compiled_rounded.to_int8, x, levels, scales, out, errors, norms)
     return _Rounded(out, scales, *_safe(errors, norms, x.shape[1]))
 
 

@@ -100,9 +100,8 @@ def proportion_ends(
     1946, "An Approximate Distribution of Estimates of Variance Components"). If few have most of
     the tokens, it is one less than the effective number of sequences, `sum(w)^2 / sum(w^2)` (Kish
     1965, "Survey Sampling"), for proportions near 0, and one less than their number for those near
-    1, which vary by the few exceptions, wherever most of the tokens are. Between, the square of the
-    proportion is the weight of the latter: of the rules tried in simulations, that whose intervals
-    contain the truth most nearly as often as they say.
+    1, which vary by the few exceptions, wherever most of the tokens are. Between, the proportion is
+    the weight of the latter: simulated intervals contain the truth about as often as they say.
 
     At 0 and 1 no sequence differs from the others, so one end is the value, and the other the
     proportion at which as many independent sequences would be without exception in 2.5 % of texts:
@@ -120,7 +119,7 @@ def proportion_ends(
     squares = (left_out - left_out.mean(-1, keepdim=True)).square()
     total = squares.sum(-1)
     unequal = (squares.square().sum(-1) - total.square() / n).clamp(min=0)
-    among = torch.lerp(effective, (weights > 0).sum(-1).double(), value.square().nan_to_num())
+    among = torch.lerp(effective, (weights > 0).sum(-1).double(), value.nan_to_num())
     freedom = torch.minimum(2 * total.square() / unequal, among - 1).clamp(min=1)
     error = ((n - 1) / n * total).sqrt() / (value * (1 - value))
     error = torch.where(total > 1e-20, error, math.nan) * _student(freedom)

@@ -96,6 +96,10 @@ class RunConfig(Config):
         """The torch dtype named by `dtype`."""
         return _DTYPES[self.dtype]
 
+    def is_logged(self, done: int) -> bool:
+        """Whether the training log has a line on the last of `done` steps."""
+        return done % self.log_every == 0 or done == self.steps
+
     def learning_rate_scale(self, step: int) -> float:
         """The factor on the peak learning rate at step `step` (from 0): up, flat, down."""
         warmup, decay = self.warmup_fraction * self.steps, self.decay_fraction * self.steps

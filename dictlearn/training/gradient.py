@@ -33,7 +33,7 @@ BatchAt = Callable[[int], Batch]
 
 
 _RECALL_ROWS = 32
-"""Rows of each batch on which the recall of an inexact search is measured."""
+"""Rows of a batch on which the recall of an inexact search is measured."""
 
 
 class GradientLearner(Learner):
@@ -99,7 +99,7 @@ class GradientLearner(Learner):
             loss, looked_for = torch.stack(list(losses.values())).sum(), fit_pass.z[:_RECALL_ROWS]
             del fit_pass, losses  # all coefficients, for which Adam has better use
             self._descend(loss)
-        if config.int8_search:
+        if config.int8_search and config.is_logged(self._step + 1):  # it costs a search
             assert isinstance(self.dictionary, Searching)
             log["recall"] = self.dictionary.search_recall(looked_for)
         self._step += 1

@@ -85,7 +85,7 @@ def _train(run: Run, start: Checkpoint, interruption: Interruption, *, show: boo
             view.advance(done)
             last = done == config.steps
             bad: dict[str, str] = {}
-            if done % config.log_every == 0 or last:
+            if config.is_logged(done):
                 values, bad = numbers(scalars, done)
                 view.show(values, log.write(done, values, config.batch_size))
             ends = bool(run.folder) and group.any(interruption.signal is not None)

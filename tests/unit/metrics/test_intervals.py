@@ -137,7 +137,7 @@ def intervals(labels, sequences, scores, n_sequences):
 def coverage(text, n_sequences, n_runs):
     """The share of texts, of at least 20 matches in 4 sequences, whose intervals have the truth."""
     generator = torch.Generator().manual_seed(n_sequences)
-    labels, sequences, scores = sampled(text, 6000, generator)
+    labels, sequences, scores = sampled(text, 20_000, generator)
     one = torch.zeros_like(sequences)
     a, b = (jackknifed_average_precision(s, labels, one, 1).value for s in scores)
     hits = []
@@ -195,20 +195,20 @@ def test_few_sequences_with_all_the_variation_give_a_wide_interval():
 
 
 def test_so_do_few_with_most_of_the_tokens():
-    """Weights 3, 3, 1, 1, 1 are those of 81 / 21 equal sequences, a quarter of the way to 5."""
+    """Weights 3, 3, 1, 1, 1 are those of 81 / 21 equal sequences, half of the way to 5."""
     left_out = torch.tensor([0.6, 0.4, 0.6, 0.4, 0.5], dtype=torch.float64)
     error = math.sqrt(4 / 5 * 0.04) / 0.25
-    freedom = 0.75 * 81 / 21 + 0.25 * 5 - 1
+    freedom = 0.5 * 81 / 21 + 0.5 * 5 - 1
     high = 1 / (1 + math.exp(-student_quantile(freedom) * error))
     found = Jackknifed(0.5, left_out, torch.tensor([3, 3, 1, 1, 1]))
     assert found.interval.high == pytest.approx(high)
 
 
 def test_tokens_matter_less_the_fewer_the_exceptions():
-    """The same weights, and a proportion of 0.9: 0.81 of the way from 81 / 21 to 5 sequences."""
+    """The same weights and a proportion of 0.9: nine tenths of the way from 81 / 21 to 5."""
     left_out = 0.4 + torch.tensor([0.6, 0.4, 0.6, 0.4, 0.5], dtype=torch.float64)
     weights = torch.tensor([3, 3, 1, 1, 1])
-    quantile = student_quantile(0.19 * 81 / 21 + 0.81 * 5 - 1)
+    quantile = student_quantile(0.1 * 81 / 21 + 0.9 * 5 - 1)
     high = 9 / (9 + math.exp(-quantile * math.sqrt(4 / 5 * 0.04) / 0.09))
     assert Jackknifed(0.9, left_out, weights).interval.high == pytest.approx(high)
     with_empty = torch.cat([left_out, left_out[-1:]]), torch.cat([weights, 0 * weights[:1]])
