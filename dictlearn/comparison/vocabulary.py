@@ -35,23 +35,30 @@ _SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def trained(records: Records) -> dict[str, DictionaryRecord]:
-    """The dictionaries that are not baselines, in the order of L0."""
-    return _by_l0({name: r for name, r in records.dictionaries.items() if not r.baseline})
+    """The dictionaries that are not baselines, those of one family (kind and sites) by L0."""
+    return _by_family({name: r for name, r in records.dictionaries.items() if not r.baseline})
 
 
 def baselines(records: Records) -> dict[str, DictionaryRecord]:
-    """The baselines, in the order of L0."""
-    return _by_l0({name: r for name, r in records.dictionaries.items() if r.baseline})
+    """The baselines, those of one kind by L0."""
+    return _by_family({name: r for name, r in records.dictionaries.items() if r.baseline})
 
 
-def _by_l0(group: Mapping[str, DictionaryRecord]) -> dict[str, DictionaryRecord]:
-    """The dictionaries with the smallest L0 first; an undefined one last."""
+def in_order(records: Records) -> Records:
+    """The records with trained dictionaries first: the order of legends, tables and cards."""
+    return replace(records, dictionaries={**trained(records), **baselines(records)})
 
-    def l0(entry: tuple[str, DictionaryRecord]) -> float:
-        value = value_of(entry[1], "l0")
-        return math.inf if math.isnan(value) else value
 
-    return dict(sorted(group.items(), key=l0))
+def _by_family(group: Mapping[str, DictionaryRecord]) -> dict[str, DictionaryRecord]:
+    """Families as they first appear, each with the smallest L0 first and an undefined one last."""
+    of = {name: (record.kind, str(record.sites)) for name, record in group.items()}
+    families = list(dict.fromkeys(of.values()))
+
+    def place(entry: tuple[str, DictionaryRecord]) -> tuple[int, float]:
+        l0 = value_of(entry[1], "l0")
+        return families.index(of[entry[0]]), math.inf if math.isnan(l0) else l0
+
+    return dict(sorted(group.items(), key=place))
 
 
 def by_target(records: Records) -> dict[str, Records]:

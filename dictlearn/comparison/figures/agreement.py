@@ -29,8 +29,8 @@ QUANTITIES = {"cosine": "mmcs", "correlation": "correlation"}
 _CHANCE = ("random directions", "random")
 """Kinds of dictionaries whose similarity with others is chance."""
 _LONGEST_NAME = 24
-_CELL, _SMALL = 46, 6
-"""Pixels per cell, and the number of dictionaries that fit a small screen."""
+_CELL = 46
+"""Pixels per cell."""
 _MAP_COLOURS = ((0, "#eef4f9"), (0.5, "#8fbfdd"), (1, "#00568a"))
 
 
@@ -38,13 +38,16 @@ def agreement_figure(records: AgreementRecords, measure: str = "mmcs") -> go.Fig
     """Heatmap of `measure` for all ordered pairs: features of the row, compared with the column.
 
     Trained dictionaries come first, and those of one kind are adjacent. The colour scale is from
-    0 (also negative values) to 1. Undefined cells are empty and show the reason on hover. With
-    more than a few dictionaries the figure has a fixed width, for a box that scrolls.
+    0 (also negative values) to 1. Undefined cells are empty and show the reason on hover;
+    dictionaries without any value are left out, unless all are. The figure has a fixed width, for
+    a box that scrolls.
 
     Raises:
         InputError: there is no such measure.
     """
-    names = ordered(records)
+    compared = [pair for pair in records.pairs if math.isfinite(pair.value(measure))]
+    known = {name for pair in compared for name in (pair.first, pair.second)}
+    names = [name for name in ordered(records) if name in known or not known]
     values = [[_value(records, row, column, measure) for column in names] for row in names]
     hover = [[_hover(records, row, column, measure) for column in names] for row in names]
     figure = go.Figure(
@@ -60,10 +63,9 @@ def agreement_figure(records: AgreementRecords, measure: str = "mmcs") -> go.Fig
     size = _CELL * len(names) + margin
     figure = styled(figure, height=size + 14)
     ticks = {"tickvals": list(range(len(names))), "ticktext": labels, "showgrid": False}
-    figure.update_xaxes(title="… are found in", tickangle=-90, automargin=True, **ticks)
-    figure.update_yaxes(title="features of …", autorange="reversed", automargin=True, **ticks)
-    figure.update_layout(margin={"l": margin, "b": margin})
-    return figure.update_layout(width=size + 14) if len(names) > _SMALL else figure
+    figure.update_xaxes(title_text="… are found in", tickangle=-90, automargin=True, **ticks)
+    figure.update_yaxes(title_text="features of …", autorange="reversed", automargin=True, **ticks)
+    return figure.update_layout(width=size + 14, margin={"l": margin, "b": margin})
 
 
 def similarity_histogram(
@@ -147,7 +149,7 @@ def _heading(records: AgreementRecords, pair: PairAgreement, quantity: str) -> s
     measure = QUANTITIES[quantity]
     level = chance(records, pair.first, measure)
     names = f"{_short(pair.first)} in {_short(pair.second)}"
-    beside = f", chance level {level:.2f}" if math.isfinite(level) else ""
+    beside = f" (chance {level:.2f})" if math.isfinite(level) else ""
     return f"{plain(names)}: mean {pair.value(measure):.2f}{beside}"
 
 

@@ -34,7 +34,7 @@ def lengths_figure(lengths: Lengths) -> go.Figure:
             line = there.xs(family, level="family")[["value", "low", "high"]].dropna()
             if len(line) < 2:
                 continue
-            every += line["value"].tolist()
+            every += line.to_numpy().ravel().tolist()
             figure.add_scatter(
                 x=line.index, y=line["value"], name=plain(family), legendgroup=plain(family),
                 showlegend=family not in shown, mode="lines+markers",

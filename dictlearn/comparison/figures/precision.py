@@ -30,7 +30,7 @@ def precision_figure(records: ConceptRecords, style: Mapping[str, Look] | None =
     for name in style:
         points = _points(records, families[:1], name)
         if points:
-            figure.add_traces(_marks(records, points, plain(name), style, style[name].symbol))
+            figure.add_traces(_marks(records, points, plain(name), style, style[name].shape))
     for family in families[1:]:
         points = _points(records, [family], None)
         if points:

@@ -1,6 +1,7 @@
 """Rate-distortion figures: quality of reconstruction against L0 or bits per token."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +15,7 @@ from dictlearn.comparison.vocabulary import (
     LABELS,
     baselines,
     formatted,
+    in_order,
     require_metric,
     trained,
     value_of,
@@ -40,7 +42,7 @@ def rate_distortion_figure(
     """
     require_rate(rate)
     require_metric(quality)
-    records = at_rate(records, rate)
+    records = in_order(at_rate(records, rate))
     shown = {
         name: record
         for name, record in records.dictionaries.items()
@@ -48,15 +50,16 @@ def rate_distortion_figure(
     }
     lines = {n: value_of(r, quality) for n, r in shown.items() if _is_reference(r, rate)}
     marks = {n: r for n, r in shown.items() if n not in lines and value_of(r, rate) > 0}
-    limits = _limits(records, quality)
     style = looks(records)
     figure = go.Figure()
     on_axis = replace(records, dictionaries=marks)
+    spread = intervals_of(on_axis, (rate, quality))
+    limits = _limits(records, quality, spread[quality])
     _add_curves(figure, on_axis, (rate, quality), style)
-    _add_marks(figure, on_axis, (rate, quality), style, limits)
+    _add_marks(figure, on_axis, (rate, quality), style, limits, spread)
     _add_references(figure, lines, limits, quality)
-    axis = log_axis([value_of(record, rate) for record in marks.values()])
-    figure.update_xaxes(title=RATES[rate], **axis)
+    ends = (_ends(value_of(record, rate), spread[rate].get(name)) for name, record in marks.items())
+    figure.update_xaxes(title=RATES[rate], **log_axis([end for found in ends for end in found]))
     figure.update_yaxes(title=LABELS[quality], range=limits)
     return styled(figure, height=480)
 
@@ -90,9 +93,7 @@ def _is_reference(record: DictionaryRecord, rate: str) -> bool:
 
 def _bar(found: Interval | None, drawn_at: float) -> dict[str, Any] | None:
     """The interval as an error bar; None if undefined, or if the mark is not at its value."""
-    if found is None or not math.isfinite(found.high - found.low):
-        return None
-    if not math.isclose(found.value, drawn_at, rel_tol=1e-6, abs_tol=1e-9):
+    if len(_ends(drawn_at, found)) == 1 or found is None:
         return None
     return {
         "type": "data", "symmetric": False, "array": [max(found.high - found.value, 0)],
@@ -100,16 +101,29 @@ def _bar(found: Interval | None, drawn_at: float) -> dict[str, Any] | None:
     }  # fmt: skip
 
 
-def _limits(records: Records, metric: str) -> tuple[float, float] | None:
-    """The range of the value axis, with a margin; None if there is nothing to show."""
+def _ends(value: float, found: Interval | None) -> list[float]:
+    """The value, and the ends of its interval if it has one."""
+    if found is None or not math.isfinite(found.high - found.low):
+        return [value]
+    if not math.isclose(found.value, value, rel_tol=1e-6, abs_tol=1e-9):
+        return [value]
+    return [value, found.low, found.high]
+
+
+def _limits(
+    records: Records, metric: str, spread: Mapping[str, Interval]
+) -> tuple[float, float] | None:
+    """The range of the value axis, with the intervals and a margin; None if nothing is shown."""
     finite = math.isfinite
-    core = [v for r in trained(records).values() if finite(v := value_of(r, metric))]
-    rest = [v for r in baselines(records).values() if finite(v := value_of(r, metric))]
+    core = {n: v for n, r in trained(records).items() if finite(v := value_of(r, metric))}
+    rest = {n: v for n, r in baselines(records).items() if finite(v := value_of(r, metric))}
     core = core or rest
     if not core:
         return None
-    near = [v for v in rest if min(core) - 1 <= v <= max(core) + 1]
-    low, high = min(core + near), max(core + near)
+    low, high = min(core.values()), max(core.values())
+    shown = core | {name: value for name, value in rest.items() if low - 1 <= value <= high + 1}
+    ends = [end for name, value in shown.items() for end in _ends(value, spread.get(name))]
+    low, high = min(ends), max(ends)
     margin = 0.07 * (high - low) or 0.1
     return low - margin, high + margin
 
@@ -135,8 +149,9 @@ def _add_marks(
     axes: tuple[str, str],
     style: dict[str, Look],
     limits: tuple[float, float] | None,
+    spread: Mapping[str, Mapping[str, Interval]],
 ) -> None:
-    across, along = (intervals_of(marks, axes)[axis] for axis in axes)
+    across, along = (spread[axis] for axis in axes)
     crowded = len(marks.dictionaries) > MOST_NAMES
     in_legend: set[str] = set()
     for name, record in marks.dictionaries.items():

@@ -15,6 +15,7 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from dictlearn.comparison.vocabulary import in_order
 from dictlearn.records.results import Records
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
@@ -25,7 +26,7 @@ GRID = "rgba(128, 134, 145, 0.22)"
 _SYMBOLS = ("circle", "diamond", "square", "triangle-up", "star", "hexagon", "pentagon")
 _BASELINE_SYMBOLS = (
     "x-thin-open", "circle-open", "square-open", "diamond-open", "cross-thin-open",
-    "triangle-up-open", "asterisk-open", "star-open",
+    "triangle-up-open", "hexagram-open", "star-open",
 )  # fmt: skip
 _DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 
@@ -41,9 +42,22 @@ class Look:
     symbol: str
     dash: str
 
+    @property
+    def shape(self) -> str:
+        """The symbol as a shape that can be filled.
+
+        >>> Look("grey", "x-thin-open", "solid").shape
+        'x'
+        """
+        return self.symbol.removesuffix("-open").removesuffix("-thin")
+
 
 def looks(records: Records) -> dict[str, Look]:
-    """The look of each dictionary; trained kinds get colours in order of appearance."""
+    """The look of each dictionary, in the order of a report (`in_order`).
+
+    Trained kinds get colours in order of appearance, and dictionaries of a kind symbols by L0.
+    """
+    records = in_order(records)
     families = Counter(r.kind for r in records.dictionaries.values() if not r.baseline)
     palette: dict[str, str] = {}
     seen: Counter[str] = Counter()
@@ -142,10 +156,11 @@ def stacked(
 
 
 def log_axis(values: list[float]) -> dict[str, Any]:
-    """A logarithmic axis for positive `values`.
+    """A logarithmic axis for those of the `values` that are positive.
 
     Ticks are at 1, 2 and 5 times powers of ten, or at powers of ten only if there are many.
     """
+    values = [value for value in values if value > 0]
     if not values:
         return {"type": "log"}
     low, high = math.log10(min(values)) - 0.12, math.log10(max(values)) + 0.12

@@ -55,12 +55,13 @@ def training_figure(
 
     A row of a log has `step`, and `NAME/loss` and so on for each dictionary. With several logs,
     dictionaries are named `log/NAME`. Clicking in the legend hides or shows a dictionary in all
-    panels. `style` sets the colours, to match other figures. Objectives of different `kinds` have
-    different terms and units, so there is a panel for the loss of each.
+    panels. `style` sets the colours and the order, to match other figures. Objectives of different
+    `kinds` have different terms and units, so there is a panel for the loss of each.
     """
     curves = _curves(logs)
     names = list(dict.fromkeys(name for name, _ in curves))
     known = default_looks(names) | _of_logged(names, logs, style or {})
+    rank = _of_logged(names, logs, {name: i for i, name in enumerate(style or {})})
     kind_of = _of_logged(names, logs, kinds or {})
 
     def panel_of(name: str, quantity: str) -> tuple[str, str]:
@@ -73,7 +74,9 @@ def training_figure(
     spacing = 0.16 / max(len(panels), 3)
     figure = make_subplots(rows=len(panels), cols=1, shared_xaxes=True, vertical_spacing=spacing)
     in_legend = set()
-    in_panels = sorted(curves.items(), key=lambda curve: panels.index(panel_of(*curve[0])))
+    in_panels = sorted(curves.items(), key=lambda c: (
+        panels.index(panel_of(*c[0])), rank.get(c[0][0], len(rank))
+    ))  # fmt: skip
     for (name, quantity), points in in_panels:
         look = known[name]
         figure.add_scatter(

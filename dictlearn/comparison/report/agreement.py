@@ -1,8 +1,8 @@
 """The similarity of dictionaries as a report shows it: heatmaps, histograms and a table."""
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
 
 from dictlearn.comparison.figures.agreement import (
     MEASURE_LABELS,
@@ -17,6 +17,8 @@ from dictlearn.comparison.vocabulary import Footnotes
 from dictlearn.core.metric import Metric
 from dictlearn.records.agreement import AgreementRecords, FeatureSummary
 
+_Share: TypeAlias = Callable[[FeatureSummary], tuple[str, Metric]]
+"""A number of a dictionary's features, with the metric that it is formatted as."""
 _MOST = 12
 """Largest number of histograms in the section."""
 
@@ -30,7 +32,14 @@ def agreement_data(
     first dozen.
     """
     nearest = {quantity: _nearest(records, measure) for quantity, measure in QUANTITIES.items()}
-    footnotes = Footnotes()
+    footnotes, summaries = Footnotes(), records.dictionaries.values()
+    shown = [
+        h for h, of in _SHARES.items() if any(math.isfinite(of(s)[1].value) for s in summaries)
+    ]
+    empty = {
+        head: "; ".join(dict.fromkeys(filter(None, (of(s)[1].reason for s in summaries))))
+        for head, of in _SHARES.items()
+    }
     return {
         "maps": {
             measure: (
@@ -47,11 +56,13 @@ def agreement_data(
             if pairs
         },
         "most": _MOST,
+        "heads": ["kind", "features", "effective number of neurons (quartiles)", *shown],
         "rows": [
-            (name, summary, _cells(summary, footnotes))
+            (name, summary, [footnotes.cell(*_SHARES[head](summary)) for head in shown])
             for name in ordered(records)
             for summary in [records.dictionaries[name]]
         ],
+        "empty": {head: reason for head, reason in empty.items() if head not in shown},
         "settings": records.settings,
         "alike": _shared_initialization(records),
         "footnotes": footnotes.lines(),
@@ -70,15 +81,17 @@ def _chance(records: AgreementRecords, measure: str) -> str:
     return f"Chance level: {found} of learned features with as many random directions."
 
 
-def _cells(summary: FeatureSummary, footnotes: Footnotes) -> list[str]:
-    """The fractions of near twins, of dead and of ultralow features, the cosine of the latter."""
-    density, ultralow = (summary.reasons.get(key, "") for key in ("density", "ultralow"))
-    return [
-        footnotes.cell("dead_fraction", Metric(summary.twin_share)),
-        footnotes.cell("dead_fraction", Metric(summary.never_active_share, density)),
-        footnotes.cell("dead_fraction", Metric(summary.ultralow_share, ultralow)),
-        footnotes.cell("cosine", Metric(summary.ultralow_cosine)),
-    ]
+def _share(field: str, reason: str = "", form: str = "dead_fraction") -> _Share:
+    return lambda s: (form, Metric(getattr(s, field), s.reasons.get(reason, "")))
+
+
+_SHARES: Mapping[str, _Share] = {
+    "near twins": _share("twin_share"),
+    "dead": _share("never_active_share", "density"),
+    "ultralow density": _share("ultralow_share", "ultralow"),
+    "cosine with their mean": _share("ultralow_cosine", "ultralow", "cosine"),
+}
+"""Columns of the table that are left out where no dictionary has a value."""
 
 
 def _shared_initialization(records: AgreementRecords) -> list[list[str]]:

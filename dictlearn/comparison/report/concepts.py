@@ -9,35 +9,27 @@ from dictlearn.comparison.statistics.precision import BASELINES
 from dictlearn.comparison.vocabulary import number
 from dictlearn.records.concepts import Family
 
-CONCEPTS_CAPTION = (
-    "How well single features detect concepts that are defined by regular expressions. A detector "
-    "is better if its average precision is larger: the precision at the score of each token with "
-    "the concept, averaged over these tokens. For each concept, the best feature and the best "
-    "candidate of each baseline are selected on one half of the text and scored on the other. "
-    "The baseline “random” has as many features with the same L0, which were never trained: the "
-    "best of many finds something by chance, and what training adds is the difference to random. "
-    "“Random better” is the fraction of concepts for which it, too, beats the baseline of the row. "
-    "Significantly: the 95 % interval of the difference over other text excludes 0. Precision is "
-    "that of each detector at its own threshold, with the recall there."
-)
+_STANDINGS = ("better than", "not distinguishable from", "worse than")
 
-CONCEPT_COLUMNS = {
-    "n_concepts": ("concepts", ".0f"),
-    "features": ("average precision of features", ".3f"),
-    "baseline": ("average precision of baseline", ".3f"),
-    "difference": ("difference", "+.3f"),
-    "difference_low": ("from", "+.3f"),
-    "difference_high": ("to", "+.3f"),
-    "better": ("features better", ".0%"),
-    "significantly_better": ("significantly better", ".0%"),
-    "significantly_worse": ("significantly worse", ".0%"),
-    "random_better": ("random better", ".0%"),
-    "precision": ("precision of features", ".3f"),
-    "recall": ("recall", ".3f"),
-    "baseline_precision": ("precision of baseline", ".3f"),
-    "baseline_recall": ("recall", ".3f"),
-}
-"""Headings and formats of the columns of `precision_frame` that are shown."""
+
+def concepts_summary(frame: pd.DataFrame) -> str:
+    """The dictionaries whose features are better, worse and no better than random ones.
+
+    `frame` is a `precision_frame`. Empty where it has less than two dictionaries to compare.
+    """
+    if Family.RANDOM not in frame.index.unique("family"):
+        return ""
+    found = frame.xs(Family.RANDOM, level="family")
+    if len(found) < 2:
+        return ""
+    standings = found.apply(_standing, axis="columns")
+    groups = {standing: found.index[standings == standing] for standing in _STANDINGS}
+    parts = [
+        f"{standing} as many random ones: {', '.join(n)}"
+        for standing, n in groups.items()
+        if len(n)
+    ]
+    return f"As detectors of concepts, features are {'; '.join(parts)}."
 
 
 def concept_verdicts(frame: pd.DataFrame) -> list[str]:
@@ -63,17 +55,19 @@ def _sentences(name: str, families: pd.DataFrame) -> Iterator[str]:
 
 def _against_random(name: str, found: pd.Series) -> str:
     spread = 1.96 * sqrt(0.25 / found.n_concepts)  # of a fair coin for every concept
-    if found.difference_low > 0:
-        verdict = "better than"
-    elif found.difference_high < 0:
-        verdict = "worse than"
-    else:
-        verdict = "not distinguishable from"
     return (
-        f"{name}: as detectors of concepts, features are {verdict} as many random ones with the "
-        f"same L0. Their average precision is {found.features:.3f} against {found.baseline:.3f} "
-        f"({number(found.difference, '+.3f')}, 95 % interval over concepts "
+        f"{name}: as detectors of concepts, features are {_standing(found)} as many random ones "
+        f"with the same L0. Their average precision is {found.features:.3f} against "
+        f"{found.baseline:.3f} ({number(found.difference, '+.3f')}, 95 % interval over concepts "
         f"{number(found.difference_low, '+.3f')} to {number(found.difference_high, '+.3f')}); they "
         f"are better for {found.better:.0%} of {found.n_concepts:.0f} concepts; by chance they "
         f"would be for {max(0.5 - spread, 0):.0%} to {min(0.5 + spread, 1):.0%}."
     )
+
+
+def _standing(found: pd.Series) -> str:
+    """How features compare with random ones, by the interval of the difference over concepts."""
+    better, alike, worse = _STANDINGS
+    if found.difference_low > 0:
+        return better
+    return worse if found.difference_high < 0 else alike

@@ -13,12 +13,9 @@ from dictlearn.comparison.figures.precision import precision_figure
 from dictlearn.comparison.figures.rates import rate_distortion_figures
 from dictlearn.comparison.figures.style import Look, looks
 from dictlearn.comparison.figures.training import divergences, read_training_log, training_figure
+from dictlearn.comparison.order import agreement_like, cards_like, concepts_like
 from dictlearn.comparison.report.agreement import agreement_data
-from dictlearn.comparison.report.concepts import (
-    CONCEPT_COLUMNS,
-    CONCEPTS_CAPTION,
-    concept_verdicts,
-)
+from dictlearn.comparison.report.concepts import concept_verdicts, concepts_summary
 from dictlearn.comparison.report.lengths import lengths_data
 from dictlearn.comparison.report.templates import render
 from dictlearn.comparison.report.verdict import verdict
@@ -26,7 +23,7 @@ from dictlearn.comparison.statistics.families import at_rate
 from dictlearn.comparison.statistics.intervals import intervals_of
 from dictlearn.comparison.statistics.lengths import Lengths
 from dictlearn.comparison.statistics.precision import precision_frame
-from dictlearn.comparison.tables.concepts import concept_tables
+from dictlearn.comparison.tables.concepts import concept_tables, precision_table
 from dictlearn.comparison.tables.matched import matched_tables
 from dictlearn.comparison.tables.training import training_table
 from dictlearn.comparison.vocabulary import (
@@ -34,6 +31,7 @@ from dictlearn.comparison.vocabulary import (
     Footnotes,
     baselines,
     formatted,
+    in_order,
     reference_losses,
     trained,
     value_of,
@@ -113,9 +111,16 @@ def report_html(
 ) -> str:
     """The document that `write_report` writes; `about` are lines on how the numbers were made.
 
+    Trained dictionaries come before baselines, those of one family by L0, in every part.
+
     Raises:
         CorruptFileError: the training log cannot be read.
     """
+    records = in_order(records)
+    names = records.dictionaries
+    concepts = concepts and concepts_like(names, concepts)
+    agreement = agreement and agreement_like(names, agreement)
+    features = features and cards_like(names, features)
     paths = training_log if isinstance(training_log, Mapping) else {"": training_log}
     logs = {run: read_training_log(path) for run, path in paths.items() if path is not None}
     columns, style = _columns(records), looks(records)
@@ -192,9 +197,8 @@ def precision_data(
     cards = features.cards if features else []
     return {
         "records": records,
-        "frame": frame,
-        "caption": CONCEPTS_CAPTION,
-        "columns": CONCEPT_COLUMNS,
+        "summary": concepts_summary(frame),
+        "table": precision_table(frame),
         "verdicts": concept_verdicts(frame),
         "figure": precision_figure(records, style),
         "tables": concept_tables(records, {card_id(c.dictionary, c.feature) for c in cards}),

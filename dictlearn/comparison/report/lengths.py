@@ -6,11 +6,16 @@ from dictlearn.comparison.figures.lengths import lengths_figure
 from dictlearn.comparison.statistics.lengths import Lengths, changes_of_order, rates_at_an_end
 from dictlearn.comparison.tables.lengths import lengths_tables
 
+_PANEL = 250
+"""Smallest width of a panel of the figure, in pixels."""
+
 
 def lengths_data(lengths: Lengths) -> dict[str, Any]:
     """The data of the section."""
+    figure = lengths_figure(lengths)
     return {
         "remarks": [*changes_of_order(lengths.errors), *rates_at_an_end(lengths.rates)],
-        "figure": lengths_figure(lengths),
+        "figure": figure,
+        "narrowest": _PANEL * len(list(figure.select_xaxes())),
         "tables": lengths_tables(lengths),
     }

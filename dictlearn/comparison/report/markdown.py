@@ -5,26 +5,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 
-import pandas as pd
-
 from dictlearn.comparison.cautions import cautions
-from dictlearn.comparison.report.concepts import (
-    CONCEPT_COLUMNS,
-    CONCEPTS_CAPTION,
-    concept_verdicts,
-)
+from dictlearn.comparison.order import agreement_like, concepts_like
+from dictlearn.comparison.report.concepts import concept_verdicts
 from dictlearn.comparison.report.lengths import lengths_data
 from dictlearn.comparison.report.templates import render
 from dictlearn.comparison.report.verdict import verdict
 from dictlearn.comparison.statistics.lengths import Lengths
 from dictlearn.comparison.statistics.precision import precision_frame
+from dictlearn.comparison.tables.concepts import precision_table
 from dictlearn.comparison.tables.matched import MATCHED_CAPTION, matched_tables
 from dictlearn.comparison.vocabulary import (
     LABELS,
     MISSING,
     baselines,
     formatted,
-    number,
+    in_order,
     trained,
     value_of,
 )
@@ -53,7 +49,10 @@ def results_page(
     `about` are lines on how the numbers were made, with code between backticks, and `origin` is
     one without; `images` are links by caption. All text is escaped, so names hold no markup.
     """
-    frame = None if concepts is None else precision_frame(concepts)
+    records = in_order(records)
+    names = records.dictionaries
+    agreement = agreement and agreement_like(names, agreement)
+    frame = None if concepts is None else precision_frame(concepts_like(names, concepts))
     return render(
         "results.md.jinja",
         records=records,
@@ -68,22 +67,11 @@ def results_page(
         lengths=lengths_data(lengths) if lengths else None,
         heads=["dictionary", "kind", "features", *(LABELS[metric] for metric in _SHOWN)],
         rows=_dictionaries(records),
-        precision=None if frame is None else _concepts(frame),
+        precision=None if frame is None else precision_table(frame),
         concept_verdicts=[] if frame is None else concept_verdicts(frame),
-        concepts_caption=CONCEPTS_CAPTION,
         agreement=agreement,
         cosines={(p.first, p.second): p.mmcs for p in agreement.pairs} if agreement else {},
     )
-
-
-def _concepts(frame: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
-    """The headings and the rows of the table of concepts."""
-    headings = ["dictionary", "baseline", *(heading for heading, _ in CONCEPT_COLUMNS.values())]
-    rows = [
-        [name, family, *(number(found[c], f) for c, (_, f) in CONCEPT_COLUMNS.items())]
-        for (name, family), found in frame.iterrows()
-    ]
-    return headings, rows
 
 
 def _dictionaries(records: Records) -> list[list[str]]:

@@ -68,14 +68,20 @@ def _budget(group: dict[str, DictionaryRecord]) -> str:
     listed = [f"{steps:,} steps of {rows:,} rows" for steps, rows in sorted(budgets)]
     if len(listed) > 1:
         return f"The dictionaries were not trained alike: {_listed(listed[:_LISTED])}."
-    kinds: dict[str, list[str]] = {}
+    return f"Training: {listed[0]}{_at_rates(group)}. What follows is for this budget."
+
+
+def _at_rates(group: dict[str, DictionaryRecord]) -> str:
+    """The peak learning rates that were set; empty if every kind has its default."""
+    kinds: dict[float | None, list[str]] = {}
     for kind, rate in dict.fromkeys((r.kind, learning_rate(r)) for r in group.values()):
-        kinds.setdefault("its default" if rate is None else f"{rate:g}", []).append(kind)
-    rates = [f"{rate} for {_listed(names)}" for rate, names in kinds.items()]
-    return (
-        f"Training: {listed[0]}, at a peak learning rate of {'; '.join(rates)}. What follows is "
-        "for this budget."
-    )
+        kinds.setdefault(rate, []).append(kind)
+    unset = kinds.pop(None, [])
+    if not kinds:
+        return ""
+    rates = "; ".join(f"{rate:g} for {_listed(names)}" for rate, names in kinds.items())
+    rest = f", and the default of {_listed(unset)}" if unset else ""
+    return f", at a peak learning rate of {rates}{rest}"
 
 
 def _at_equal_rates(records: Records) -> str:

@@ -1,7 +1,11 @@
 """A table as data: columns and cells of text, without a medium."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import compress
+from typing import Self
+
+from dictlearn.comparison.vocabulary import MISSING
 
 SHORT: Mapping[str, str] = {
     "cross_entropy_spliced": "CE\nspliced",
@@ -41,6 +45,14 @@ class Table:
     caption: str
     columns: tuple[Column, ...]
     groups: tuple[tuple[tuple[Cell, ...], ...], ...]
+
+    def without_empty(self) -> Self:
+        """The table without those columns in which no cell has a value."""
+        full = [
+            any(cell.text not in ("", MISSING) for cell in c) for c in zip(*self.rows, strict=True)
+        ]
+        groups = tuple(tuple(tuple(compress(row, full)) for row in group) for group in self.groups)
+        return replace(self, columns=tuple(compress(self.columns, full)), groups=groups)
 
     @property
     def rows(self) -> list[tuple[Cell, ...]]:

@@ -42,7 +42,7 @@ def _table(rate: str, rows: list[MatchedRow]) -> Table:
         MATCHED_CAPTION,
         tuple(columns),
         tuple(tuple(_row(row, several) for row in group) for _, group in groups),
-    )
+    ).without_empty()
 
 
 def _names(several_hooks: bool) -> list[str]:

@@ -17,22 +17,19 @@ CAPTION = (
 
 
 def training_table(records: Records) -> Table | None:
-    """One row for each trained dictionary, in the order of L0; None if no record says how.
+    """One row for each trained dictionary; None if no record says how.
 
     Columns in which no dictionary has a value are left out.
     """
     group = {name: r for name, r in trained(records).items() if r.provenance.training}
-    rows = {
-        name: {head: cell(record) for head, cell in _COLUMNS.items()}
-        for name, record in group.items()
-    }
-    heads = [head for head in _COLUMNS if any(row[head] for row in rows.values())]
-    if not heads:
-        return None
     columns = [Column("dictionary", "dictionary", numeric=False)]
-    columns += [Column(head, head) for head in heads]
-    body = tuple((Cell(name), *(Cell(row[head]) for head in heads)) for name, row in rows.items())
-    return Table("training", CAPTION, tuple(columns), (body,))
+    columns += [Column(head, head) for head in _COLUMNS]
+    body = tuple(
+        (Cell(name), *(Cell(text(record)) for text in _COLUMNS.values()))
+        for name, record in group.items()
+    )
+    found = Table("training", CAPTION, tuple(columns), (body,)).without_empty()
+    return found if len(found.columns) > 1 else None
 
 
 def _setting(key: str, digits: str) -> Callable[[DictionaryRecord], str]:

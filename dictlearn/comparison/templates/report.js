@@ -14,10 +14,24 @@ for (const head of document.querySelectorAll("th[data-first]")) {
     body.append(...[...body.rows].sort(compare));
   });
 }
+// On a narrow screen a legend is below its figure, which is higher by the height of the legend.
+const narrow = window.matchMedia("(max-width: 600px)");
+const AXIS_TITLE = 56;
+const legendBelow = plot => {
+  const { height, margin } = plot._fullLayout;
+  const y = -AXIS_TITLE / (height - margin.t - margin.b);
+  const below = { "legend.y": y, "legend.yanchor": "top", "legend.maxheight": 4000 };
+  return Plotly.relayout(plot, below).then(() => {
+    const taken = plot._fullLayout.legend._height + AXIS_TITLE - margin.b;
+    plot.style.height = `${height + taken}px`;
+    return Plotly.relayout(plot, { height: height + taken, "margin.b": margin.b + taken });
+  });
+};
 for (const source of document.querySelectorAll(".plot > script")) {
   const { data, layout } = JSON.parse(source.textContent);
-  const config = { responsive: true, displayModeBar: false };
-  Plotly.newPlot(source.previousElementSibling, data, layout, config);
+  const config = { responsive: true, displayModeBar: false }, plot = source.previousElementSibling;
+  Plotly.newPlot(plot, data, layout, config);
+  if (narrow.matches && plot._fullLayout.showlegend) legendBelow(plot);
 }
 // Figures side by side share the legend of the first, and their upper edges are level.
 for (const pair of document.querySelectorAll(".legend-of-first")) {

@@ -52,7 +52,7 @@ def test_histograms_lie_where_the_similarities_are(agreement, hostile):
     (bars,) = figure.data  # the other pair has no values
     assert [x for x, y in zip(bars.x, bars.y, strict=True) if y] == [pytest.approx(0.925)]
     assert sum(bars.y) == 7
-    assert figure.layout.annotations[0].text == "sae in sae-2: mean 0.90, chance level 0.50"
+    assert figure.layout.annotations[0].text == "sae in sae-2: mean 0.90 (chance 0.50)"
     assert figure.layout.xaxis.range == (pytest.approx(0.825), 1.02), "the axis has no empty half"
     look = {"sae": Look("#123456", "circle", "solid")}
     (bars,) = similarity_histogram(agreement, [("sae", "sae-2")], style=look).data

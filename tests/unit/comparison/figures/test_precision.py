@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from dictlearn.comparison.figures.precision import precision_figure
+from dictlearn.comparison.figures.style import looks
 from dictlearn.records.concepts import Family
 
 
@@ -29,6 +30,15 @@ def test_the_legend_shows_filled_marks_whatever_the_concepts(concepts):
     assert (entry.x, entry.y, entry.hoverinfo) == ((None,), (None,), "skip")
     assert (entry.name, entry.legendgroup) == (marks.name, marks.legendgroup)
     assert (entry.showlegend, marks.showlegend) == (None, False)
+
+
+def test_a_baseline_among_the_dictionaries_has_filled_and_open_marks_too(records, concepts):
+    scores = [replace(s, dictionary="mean") for s in concepts.scores if s.dictionary == "d"]
+    style = looks(records)
+    assert style["mean"].symbol.endswith("-open")
+    _, marks, *_ = precision_figure(replace(concepts, scores=scores), style).data
+    assert marks.marker.symbol == (style["mean"].shape, f"{style['mean'].shape}-open")
+    assert not style["mean"].shape.endswith(("-open", "-thin")), "a shape that can be filled"
 
 
 def test_without_random_features_another_family_is_the_baseline(concepts):

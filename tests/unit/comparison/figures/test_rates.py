@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dictlearn.comparison.figures.rates import rate_distortion_figure
-from dictlearn.comparison.figures.style import plain
+from dictlearn.comparison.figures.style import looks, plain
 from dictlearn.comparison.statistics.intervals import intervals_frame
 from dictlearn.core.errors import InputError
 from dictlearn.core.metric import Metric
@@ -106,6 +106,52 @@ def test_marks_have_the_bars_of_their_intervals(records):
     assert mark.error_y.arrayminus[0] > 0
     random = by_name(rate_distortion_figure(records, "l0", "loss_recovered_zero"))["random"]
     assert random.error_y.array is None, "a mark at the edge is not at its value"
+
+
+def test_axes_hold_the_intervals(records):
+    """Of marks and of a baseline; the limits were computed from the values alone before."""
+    for name in ("sae", "random"):
+        sums = records.dictionaries[name].sums
+        sums["squared_error"] *= torch.tensor([0.2, 0.6, 1.4, 1.8])
+        sums["l0"] *= torch.tensor([0.2, 0.6, 1.4, 1.8])
+        sums["bits"] = 10 * sums["l0"]
+    found = intervals_frame(records)
+    for quality in ("fraction_variance_unexplained", "loss_recovered_zero"):
+        figure = rate_distortion_figure(records, "l0", quality)
+        bars = [trace for trace in figure.data if trace.error_y.array is not None]
+        assert bars
+        low, high = figure.layout.yaxis.range
+        across = [10**end for end in figure.layout.xaxis.range]
+        for mark in bars:
+            assert low < mark.y[0] - mark.error_y.arrayminus[0]
+            assert mark.y[0] + mark.error_y.array[0] < high
+            assert mark.x[0] + mark.error_x.array[0] < across[1]
+    assert high < 2, "an interval of a mark that is drawn at the edge does not count"
+    assert found.loc[("random", "fraction_variance_unexplained"), "high"] > 1.6
+
+
+def test_the_lower_end_of_an_interval_is_on_a_logarithmic_axis_if_it_is_positive(records):
+    sums = records.dictionaries["codes"].sums
+    sums["l0"] *= torch.tensor([0.8, 1.2, 0.8, 1.2])
+    low = intervals_frame(records).loc[("codes", "l0"), "low"]
+    assert 2 < low < 4
+    assert 10 ** rate_distortion_figure(records, "l0").layout.xaxis.range[0] < low
+    sums["l0"] *= torch.tensor([0.1, 5.0, 0.1, 5.0])
+    assert intervals_frame(records).loc[("codes", "l0"), "low"] < 0
+    axis = rate_distortion_figure(records, "l0").layout.xaxis
+    assert all(torch.isfinite(torch.tensor(axis.range)))
+
+
+def test_marks_and_legend_are_in_the_order_of_families_and_l0(records, make):
+    group = {f"{kind}-{k}": make(kind, l0=k) for kind in ("topk", "sae") for k in (16, 32, 8)}
+    group = {"pca": make("pca", l0=4), **group}
+    expected = ["topk-8", "topk-16", "topk-32", "sae-8", "sae-16", "sae-32", "pca"]
+    found = replace(records, dictionaries=group)
+    figure = rate_distortion_figure(found, "l0", "loss_recovered_zero")
+    assert [trace.name for trace in figure.data if trace.mode != "lines"] == expected
+    symbols = [t.marker.symbol for t in figure.data if t.mode != "lines"]
+    assert symbols[:3] == symbols[3:6] == ["circle", "diamond", "square"], "with the smallest L0"
+    assert list(looks(found)) == expected
 
 
 def test_one_sequence_leaves_figures_without_bars(records):

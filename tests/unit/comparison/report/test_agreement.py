@@ -1,8 +1,9 @@
 """The section on similarity, from records made by hand."""
 
-from dictlearn.comparison.figures.agreement import (
-    agreement_figure,
-)
+import math
+import re
+
+from dictlearn.comparison.figures.agreement import agreement_figure
 from dictlearn.comparison.report.agreement import agreement_data
 from dictlearn.comparison.report.templates import render
 
@@ -11,13 +12,10 @@ def agreement_section(records):
     return render("agreement.html.jinja", agreement=agreement_data(records))
 
 
-def test_many_dictionaries_scroll_in_a_box_of_their_own(make_agreement):
-    few, many = (make_agreement({f"sae-{i}": "sae" for i in range(n)}, {}) for n in (3, 14))
-    assert agreement_figure(few).layout.width is None
-    assert agreement_figure(many).layout.width > 500
-    start = '<div class="scroll"><div class="plot" '
-    assert start not in agreement_section(few)
-    assert agreement_section(many).count(start) == 2
+def test_cells_have_one_size_whatever_the_number_of_dictionaries(make_agreement):
+    few, many = (make_agreement({f"sae-{i:02}": "sae" for i in range(n)}, {}) for n in (3, 14))
+    widths = [agreement_figure(records).layout.width for records in (few, many)]
+    assert widths[1] - widths[0] == 11 * 46
     assert "The first 12 of 14 dictionaries are shown." in agreement_section(many)
 
 
@@ -33,9 +31,31 @@ def test_the_section_says_what_is_known_and_why_not_the_rest(agreement, hostile)
     assert "Read a row from left to right" in text
     assert "effective number of neurons" in text
     assert "1 – 2 – 3" in text
-    assert "¹ too few rows" in text
+    assert '<th scope="col">ultralow density' not in text, "no dictionary has a value"
+    assert "Columns without a value: 4</summary>" in text
+    assert "ultralow density: too few rows" in text
     assert hostile not in text
     assert text.index('name">sae<') < text.index('name">random<')
+
+
+def test_columns_with_a_value_are_shown_with_the_reasons_for_those_missing(agreement, make_summary):
+    counted = make_summary("sae", never_active_share=0.25, ultralow_share=0.5, ultralow_cosine=0.1)
+    agreement.dictionaries["sae"] = counted
+    text = agreement_section(agreement)
+    heads = re.findall(r'<th scope="col">([^<]*)</th>', text)
+    assert heads == ["features", "effective number of neurons (quartiles)", "dead",
+                     "ultralow density", "cosine with their mean"]  # fmt: skip
+    assert "<td>25.0%</td><td>50.0%</td><td>0.100</td>" in text
+    assert "¹ too few rows" in text
+    assert "on less than 1e-05 of the tokens" in text
+    assert "Columns without a value: 1</summary>" in text
+
+
+def test_a_dictionary_without_any_value_is_not_in_a_map(make_agreement):
+    kinds = {"a": "sae", "b": "sae", "mean": "mean"}
+    values = {(x, y): math.nan for x in kinds for y in kinds if "mean" in (x, y)}
+    figure = agreement_figure(make_agreement(kinds, values))
+    assert figure.layout.xaxis.ticktext == figure.layout.yaxis.ticktext == ("a", "b")
 
 
 def test_a_shared_initialization_is_mentioned(make_agreement, make_summary):

@@ -12,12 +12,14 @@ from markupsafe import escape
 
 from dictlearn.comparison.figures.style import default_looks, looks
 from dictlearn.comparison.report.html import precision_data, report_html, write_report
+from dictlearn.comparison.report.markdown import results_page
 from dictlearn.comparison.report.verdict import verdict
 from dictlearn.core.errors import StorageError
 from dictlearn.core.file_lists import LIST_FILE
 from dictlearn.core.metric import Metric
 from dictlearn.core.provenance import Provenance
 from dictlearn.metrics.pooled import METRICS
+from dictlearn.records.concepts import ConceptRecords
 from dictlearn.records.features import Context, FeatureCard, FeatureRecords
 from dictlearn.records.results import Records
 
@@ -270,11 +272,71 @@ def test_the_main_numbers_are_in_the_first_columns_and_empty_ones_go(records):
     assert "KL" not in re.findall(r'<button type="button">([^<]*)<', report_html(records))
 
 
-def test_rows_are_in_the_order_of_l0(records, make):
-    group = {f"topk-{k}": make("topk", l0=k) for k in (16.0, 32.0, 8.0)}
-    html = report_html(Records(records.provenance, records.tokens, group))
-    names = re.findall(r'<tr class="trained"><th[^>]*>([^<]*)</th>', html)
-    assert names == ["topk-8.0", "topk-16.0", "topk-32.0"]
+def test_everything_is_in_the_order_of_families_and_l0(
+    records, make, make_score, make_agreement, tmp_path
+):
+    """Rows, marks, legends, tables of concepts, maps and cards, whatever that of the records."""
+    group = {f"{kind}-{k}": make(kind, l0=k) for kind in ("topk", "sae") for k in (16, 32, 8)}
+    expected = ["topk-8", "topk-16", "topk-32", "sae-8", "sae-16", "sae-32"]
+    scores = [
+        make_score("comma", family, 0.5, (0.1, 0.0, 0.2), dictionary=name)
+        for name in group
+        for family in ("features", "random")
+    ]
+    concepts = ConceptRecords(Provenance(), {}, {"comma": ","}, scores, {}, {})
+    cards = [FeatureCard(name, 0, 0.01, [], None, None, "none", []) for name in group]
+    log = tmp_path / "log.jsonl"
+    log.write_text(json.dumps({"step": 1} | {f"{name}/fvu": 0.5 for name in group}) + "\n")
+    found = Records(records.provenance, records.tokens, group)
+    kinds = {name: name.partition("-")[0] for name in group}
+    parts = {"concepts": concepts, "agreement": make_agreement(kinds, {})}
+    features = FeatureRecords(Provenance(), {}, cards, {})
+    html = report_html(found, features=features, training_log=log, **parts)
+    assert re.findall(r'<tr class="trained"><th[^>]*>([^<]*)</th>', html) == 2 * expected
+    assert re.findall(r"<summary>Concepts and features of ([^<]*)<", html) == expected
+    assert re.findall(r"<summary><b>([^<]*)</b>: 1 feature", html) == expected
+    figures = dict(re.findall(r'id="figure-([\w-]+)".*?json">(.*?)</script>', html))
+    for name, figure in figures.items():
+        traces = json.loads(figure)["data"]
+        legend = [t["name"] for t in traces if "name" in t and t.get("showlegend") is not False]
+        if legend:
+            assert legend == expected, name
+    assert json.loads(figures["agreement-mmcs"])["layout"]["yaxis"]["ticktext"] == expected
+    page = results_page(found, "title", **parts)
+    assert re.findall(r"^\| ((?:topk|sae)-\d+) \|", page, re.M) == 3 * expected
+
+
+def test_verdict_names_the_learning_rates_that_were_set(records, make):
+    def said(**rates) -> str:
+        run = {"steps": 60, "batch_size": 512}
+        group = {
+            kind: replace(record, provenance=record.provenance.trained(
+                0, fit_config=run | {"learning_rate": rate}
+            ))
+            for kind, rate in rates.items()
+            for record in [make(kind)]
+        }  # fmt: skip
+        text = verdict(Records(records.provenance, records.tokens, group))[0]
+        return text[: text.index(" What follows")]
+
+    assert said(sae=None, topk=None) == "Training: 60 steps of 512 rows."
+    assert said(sae=0.01, topk=0.01) == (
+        "Training: 60 steps of 512 rows, at a peak learning rate of 0.01 for sae and topk."
+    )
+    assert said(sae=0.01, topk=None, codes=0.003) == (
+        "Training: 60 steps of 512 rows, at a peak learning rate of 0.01 for sae; 0.003 for codes, "
+        "and the default of topk."
+    )
+
+
+def test_cards_beyond_the_first_four_are_folded(records):
+    cards = [FeatureCard("sae", i, 0.01, [], None, None, "none", []) for i in range(6)]
+    html = report_html(records, features=FeatureRecords(Provenance(), {}, cards, {}))
+    shown, folded = html.split("<details><summary>2 more of sae</summary>")
+    assert shown.count("<article") == 4
+    assert folded.count("<article") == 2
+    fewer = FeatureRecords(Provenance(), {}, cards[:4], {})
+    assert "more of sae" not in report_html(records, features=fewer)
 
 
 def test_what_has_no_rate_is_folded_with_its_reason(records, make):

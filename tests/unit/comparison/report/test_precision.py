@@ -2,11 +2,12 @@
 
 import pytest
 
-from dictlearn.comparison.report.concepts import CONCEPT_COLUMNS, concept_verdicts
+from dictlearn.comparison.report.concepts import concept_verdicts, concepts_summary
 from dictlearn.comparison.report.html import precision_data
 from dictlearn.comparison.report.markdown import results_page
 from dictlearn.comparison.report.templates import render
 from dictlearn.comparison.statistics.precision import precision_frame
+from dictlearn.comparison.tables.concepts import precision_table
 
 
 def test_the_section_has_the_verdict_and_the_reasons(concepts):
@@ -36,6 +37,22 @@ def test_the_verdict_follows_the_interval(concepts, low, high, said):
     assert f"features are {said} as many random ones" in concept_verdicts(frame)[0]
 
 
+def test_many_dictionaries_have_one_sentence_and_their_numbers_are_folded(concepts):
+    frame = precision_frame(concepts)
+    assert concepts_summary(frame.loc[["d"]]) == ""
+    assert concepts_summary(frame.drop("random", level="family")) == ""
+    ends = ["difference_low", "difference_high"]
+    frame.loc[("d", "random"), ends] = -0.3, -0.1
+    frame.loc[("<other>", "random"), ends] = 0.1, 0.3
+    assert concepts_summary(frame) == (
+        "As detectors of concepts, features are better than as many random ones: <other>; "
+        "worse than as many random ones: d."
+    )
+    text = render("precision.html.jinja", concepts=precision_data(concepts))
+    assert "not distinguishable from as many random ones: d, &lt;other&gt;.</p>\n<details>" in text
+    assert "<summary>In numbers, for each of 2 dictionaries</summary>" in text
+
+
 @pytest.mark.parametrize(("n", "said"), [(2, "0% to 100%"), (46, "36% to 64%")])
 def test_the_verdict_says_how_many_concepts_chance_may_win(concepts, n, said):
     """Two standard errors of a fair coin about one half: 0.98 / sqrt(46) is 14 points."""
@@ -52,4 +69,6 @@ def test_the_page_says_what_better_means_and_who_wins(records, concepts):
                   "selected on one half of the text and scored on the other"):  # fmt: skip
         assert words in section, words
     assert section.count("| d |") == 3
-    assert all(heading in section for heading, _ in CONCEPT_COLUMNS.values())
+    assert all(
+        heading in section for heading in precision_table(precision_frame(concepts)).headings
+    )

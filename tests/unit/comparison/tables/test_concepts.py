@@ -3,7 +3,8 @@
 import math
 from dataclasses import replace
 
-from dictlearn.comparison.tables.concepts import concept_tables
+from dictlearn.comparison.statistics.precision import precision_frame
+from dictlearn.comparison.tables.concepts import concept_tables, precision_table
 from dictlearn.pages import card_id
 from dictlearn.records.concepts import Family
 
@@ -17,13 +18,14 @@ def test_a_row_has_the_feature_its_scores_and_its_control(concepts):
     assert first.title == "Concepts and features of d"
     assert first.headings == [
         "concept", "pattern", "feature", "average precision", "best random feature", "difference",
-        "precision", "recall", "chance level", "significantly",
+        "precision", "recall", "chance level",
     ]  # fmt: skip
     comma, she = texts(first)
     assert comma == ["comma", "<,>", "0", "0.90 (0.90 to 0.90)", "0.60", "+0.30 (+0.20 to +0.40)",
-                     "0.50", "0.40", "0.100", "better"]  # fmt: skip
-    assert (she[0], she[6], she[9]) == ("she", "–", ""), "not significant"
-    assert texts(second)[0][5] == "-0.10 (-0.20 to +0.10)"
+                     "0.50", "0.40", "0.100"]  # fmt: skip
+    assert (she[0], she[5], she[6]) == ("she", "≈ 0 (-0.10 to +0.30)", "–"), "not significant"
+    assert first.rows[1][5].hover == "+0.20 (-0.10 to +0.30)"
+    assert texts(second)[0][5] == "≈ 0 (-0.20 to +0.10)"
     assert first.rows[0][6].hover == "0.50 (0.50 to 0.50)"
 
 
@@ -48,7 +50,24 @@ def test_long_patterns_are_whole_on_hover_and_a_negative_detector_has_a_sign(con
     (row,) = table.rows
     assert (row[1].text, row[1].hover) == ("x" * 19 + "…", "x" * 50)
     assert row[2].text == "-0"
-    assert table.headings[4] == "control"
+    assert table.headings[4:] == ["precision", "recall", "chance level"], "there is no control"
+
+
+def test_the_table_of_all_has_the_main_columns_first_and_differences_in_one(concepts):
+    frame = precision_frame(concepts)
+    table = precision_table(frame)
+    assert table.headings[:7] == [
+        "dictionary", "baseline", "concepts", "average precision of features",
+        "average precision of baseline", "difference", "features better",
+    ]  # fmt: skip
+    assert texts(table)[0][:3] == ["d", "random", "2"]
+    row = frame.loc[("d", "random")]
+    ends = f"({row.difference_low:+.3f} to {row.difference_high:+.3f})"
+    assert texts(table)[0][5] == f"≈ 0 {ends}"
+    assert table.rows[0][5].hover == f"+0.250 {ends}"
+    assert len(table.groups) == 2
+    frame[["random_better", "baseline_recall"]] = math.nan
+    assert len(precision_table(frame).columns) == len(table.columns) - 2, "empty ones go"
 
 
 def test_the_best_features_of_a_dictionary_are_listed_once(concepts):
