@@ -73,6 +73,18 @@ window.addEventListener("load", () => setTimeout(async () => {
     } catch (error) { errors.push(String(error)); }
   }
   const width = document.documentElement.scrollWidth;
+  const letters = [...document.querySelectorAll("body *")].filter((element) =>
+    !["SCRIPT", "STYLE"].includes(element.tagName) && element.textContent.trim());
+  const smallest = Math.min(...letters.map((one) => parseFloat(getComputedStyle(one).fontSize)));
+  const boxes = [...document.querySelectorAll(".scroll")].map((box) =>
+    [box.closest("section")?.id, box.querySelector("th")?.textContent, box.scrollWidth,
+     box.clientWidth]);
+  const legends = drawn.filter((plot) => plot.querySelector(".legend")).map((plot) => {
+    const [legend, whole] = [plot.querySelector(".legend"), plot]
+      .map((element) => element.getBoundingClientRect());
+    const { t, h } = plot._fullLayout._size;
+    return [whole.top + t + h, legend.top, legend.bottom, whole.bottom];
+  });
   for (const plot of drawn) {
     for (const [curveNumber, trace] of plot.data.entries()) {
       for (let pointNumber = 0; pointNumber < 3; pointNumber++) {
@@ -97,10 +109,19 @@ window.addEventListener("load", () => setTimeout(async () => {
   const found = {errors, plots: plots.length, drawn: drawn.length, hovers, texts, violations,
                  hit: typeof window.hit,
                  links: document.querySelectorAll("a:not([href^='#'])").length,
-                 width, window: window.innerWidth};
-  document.body.insertAdjacentHTML("beforeend", "<pre id='found'></pre>");
-  document.getElementById("found").textContent = JSON.stringify(found);
+                 width, window: window.innerWidth, smallest, boxes, legends};
+  parent.postMessage(JSON.stringify(found), "*");
 }, 3000));
+</script>
+"""
+
+
+# No window of Chromium is narrower than 500 pixels, but a frame is.
+_FRAME = """<!doctype html>
+<iframe src="{page}" style="border: 0; width: {width}px; height: 2000px"></iframe>
+<pre id="found"></pre>
+<script>
+addEventListener("message", (event) => document.getElementById("found").textContent = event.data);
 </script>
 """
 
@@ -198,12 +219,17 @@ def _look(page: Path, width: int, folder: Path) -> dict[str, Any]:
     """Errors, plots, how many are drawn and answer a pointer, and the width of the page.
 
     Also what the page's policy forbade, the texts of hover boxes, and whether a script from data
-    set `window.hit`, when every plot was pointed at and every button clicked.
+    set `window.hit`, when every plot was pointed at and every button clicked; and of the page as
+    it was before, the smallest letters, the boxes that scroll (section, first heading, width of
+    what is in it, own width), and for every legend the lower end of the axes, its own two ends and
+    that of the plot.
     """
     probed = folder / f"probed-{width}.html"
     source = page.read_text(encoding="utf-8")
     probed.write_text(source.replace("<head>", f"<head>{_PROBE}", 1), encoding="utf-8")
-    dom = _dumped([f"--window-size={width},2000", "--dump-dom", probed.as_uri()], folder)
-    match = re.search(r'<pre id="found">(.*?)</pre>', dom, re.S)
+    frame = folder / f"frame-{width}.html"
+    frame.write_text(_FRAME.format(page=probed.name, width=width), encoding="utf-8")
+    dom = _dumped([f"--window-size={width},2000", "--dump-dom", frame.as_uri()], folder)
+    match = re.search(r'<pre id="found">(.+?)</pre>', dom, re.S)
     assert match, "the page did not load to its end"
     return json.loads(unescape(match.group(1)))

@@ -181,7 +181,17 @@ def test_the_report_works_in_a_browser(monkeypatch, capsys, tmp_path, file, look
         assert seen["errors"] == seen["violations"] == []
         assert seen["drawn"] == seen["plots"] >= 8
         assert seen["hovers"] == seen["plots"], "every plot answers a pointer"
-        assert seen["width"] <= seen["window"], "the page itself never scrolls sideways"
+        assert seen["window"] == width
+        assert seen["width"] <= width, "the page itself never scrolls sideways"
+        assert seen["smallest"] >= 12
+        concepts = [box for box in seen["boxes"] if box[:2] == ["concepts", "concept"]]
+        assert len(concepts) == 2, "of every inspected dictionary"
+        assert seen["legends"]
+        if width == 1280:
+            assert all(inside <= box for *_, inside, box in concepts), "without scrolling"
+        else:
+            for axes, top, bottom, end in seen["legends"]:
+                assert axes < top < bottom <= end, "below the figure, and on the page"
 
 
 def test_bench_runs_no_file_of_the_folder_one_stands_in(tmp_path, monkeypatch, capsys):
