@@ -1,4 +1,4 @@
-"""The pictures of the documentation: a report and a feature card, as a browser shows them.
+"""The pictures of the documentation: a report, also on a narrow screen, and a feature card.
 
 Run `python -m benchmarks.pictures`; it needs Chromium or Chrome and takes minutes.
 """
@@ -24,6 +24,8 @@ SIZE = DemoSize(
     n_cards=3, concept_tokens=8_000,
 )  # fmt: skip
 """A demo of a minute."""
+FRAME = """<!doctype html><body style="margin: 0">
+<iframe src="{page}" style="border: 0; width: {width}px; height: {height}px"></iframe>"""
 DICTIONARY, CONCEPT = "transcoder", "speech verb"
 
 
@@ -33,8 +35,9 @@ def draw(folder: Path, pictures: Path = PICTURES) -> None:
     report = (folder / REPORT_FILE).read_text(encoding="utf-8")
     card = cards_page(best_card(folder), "A feature card")
     pictures.mkdir(exist_ok=True)
-    _photograph(report, "main > :not(#l0)", pictures / "report.png", (1280, 600))
-    _photograph(card, "section > :not(details), summary", pictures / "card.png", (1000, 620))
+    for name, size in (("report", (1280, 640)), ("report-narrow", (390, 786))):
+        _photograph(report, "main > :not(#l0)", pictures / f"{name}.png", size)
+    _photograph(card, "section > :not(details), summary", pictures / "card.png", (1000, 640))
 
 
 def best_card(folder: Path) -> FeatureRecords:
@@ -52,7 +55,10 @@ def best_card(folder: Path) -> FeatureRecords:
 
 
 def _photograph(source: str, hidden: str, picture: Path, size: tuple[int, int]) -> None:
-    """Write a picture of a page, without the elements that a CSS selector names."""
+    """Write a picture of a page, without the elements that a CSS selector names.
+
+    The page is in a frame, since no window of Chromium is narrower than 500 pixels.
+    """
     browser = shutil.which("chromium") or shutil.which("google-chrome")
     if browser is None:
         raise StorageError("required Chromium or Chrome on the path, found neither; install one")
@@ -60,11 +66,13 @@ def _photograph(source: str, hidden: str, picture: Path, size: tuple[int, int]) 
     with tempfile.TemporaryDirectory() as folder:
         page = Path(folder) / "page.html"
         page.write_text(source.replace("</head>", style, 1), encoding="utf-8")
+        frame = Path(folder) / "frame.html"
+        frame.write_text(FRAME.format(page=page.name, width=size[0], height=size[1]))
         subprocess.run(
             [browser, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
              "--virtual-time-budget=15000", f"--user-data-dir={Path(folder) / 'profile'}",
              f"--window-size={size[0]},{size[1]}", f"--screenshot={picture.resolve()}",
-             page.as_uri()],
+             frame.as_uri()],
             check=True, capture_output=True, timeout=120,
         )  # fmt: skip
 
