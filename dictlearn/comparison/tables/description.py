@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import compress
-from typing import Self
 
 from dictlearn.comparison.vocabulary import MISSING
 
@@ -46,7 +45,7 @@ class Table:
     columns: tuple[Column, ...]
     groups: tuple[tuple[tuple[Cell, ...], ...], ...]
 
-    def without_empty(self) -> Self:
+    def without_empty(self) -> "Table":
         """The table without those columns in which no cell has a value."""
         full = [
             any(cell.text not in ("", MISSING) for cell in c) for c in zip(*self.rows, strict=True)
