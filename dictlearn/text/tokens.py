@@ -19,9 +19,11 @@ from dictlearn.text.columns import TEXT, Column, Document
 from dictlearn.text.corpora import Source, documents, source_name
 from dictlearn.text.encoding import Encoder
 
-SPLITS = ("train", "held_out")
+SPLITS = ("train", "held_out", "all")
 LONGEST_CONTEXT = 1024
 """Largest default block length; longer blocks rarely affect a dictionary."""
+SHORTEST_CONTEXT = 2
+"""Tokens of a block in which one is predicted."""
 _BATCH_CHARACTERS = 1 << 18
 
 
@@ -45,15 +47,18 @@ def load_tokens(
     no document. Documents are joined into one stream, each preceded by a separator (the BOS token;
     EOS if there is no BOS; nothing if neither is in the model's vocabulary). The stream is cut into
     blocks of `context` tokens that all start with the separator; an incomplete last block is
-    dropped.
+    dropped. A text shorter than the default context, such as a few sentences, is one block of its
+    own length.
 
     Args:
         source: a source of `documents`: a name, a path, a list of texts or a data set.
         model: an object with a Hugging Face `tokenizer` and with `cfg.n_ctx`.
-        split: "train" (about nine documents in ten) or "held_out".
+        split: "train" (about nine documents in ten), "held_out", or "all" documents, for a text
+            that nothing is trained on.
         n_tokens: blocks are read until they contain this many non-special tokens; None reads the
             whole split.
-        context: tokens per block; by default the model's `n_ctx`, but at most 1024.
+        context: tokens per block; by default the model's `n_ctx`, but at most 1024, and the
+            length of the text if that is shorter.
         whole_documents: blocks contain whole documents and are padded with separators, which are
             special tokens. Every token then has the beginning of its document as context, except
             in documents longer than a block, which are cut. The cost is the padding.
@@ -69,28 +74,30 @@ def load_tokens(
 
     Raises:
         InputError: an argument is out of range, the model has no tokenizer, a token is not in
-            its vocabulary, the text is shorter than one block, or it holds fewer tokens than asked
-            for.
+            its vocabulary, the text is shorter than the `context` asked for or than two tokens,
+            or it holds fewer tokens than asked for.
         CorruptFileError: a file of the source cannot be read.
     """
     encoder = Encoder(model, separator, control_tokens=control_tokens)
+    shortest = SHORTEST_CONTEXT if context is None else context
     context = _checked(model, split, n_tokens, context)
     read = Column(ids_column or column, holds_ids=ids_column is not None)
     found_in = documents(source, read, dataset_split)
-    chosen = (document for document in found_in if split_of(document) == split)
+    chosen = (one for one in found_in if split == "all" or split_of(one) == split)
     blocks: list[np.ndarray] = []
     found = 0
     with naming(source_name(source)), progress("tokenising", n_tokens) as done:
         pack = _whole if whole_documents else _cut_anywhere
-        for block in pack(chosen, encoder, context):
+        for block in pack(chosen, encoder, context, shortest):
             blocks.append(block)
-            found += context - int(np.isin(block, encoder.special).sum())
+            found += int((~np.isin(block, encoder.special)).sum())
             done(found)
             if n_tokens is not None and found >= n_tokens:
                 break
     encoder.warn(source_name(source))
     _say_skipped(source, read)
-    _require_enough(source, split, len(blocks), found, n_tokens, context)
+    where = f"split {split!r} of {source_name(source)}"
+    _require_enough(where, blocks, found, n_tokens, shortest)
     array = np.stack(blocks)
     ids = torch.from_numpy(array)
     ordinary = torch.from_numpy(~np.isin(array, encoder.special))
@@ -133,9 +140,10 @@ def _checked(model: Any, split: str, n_tokens: int | None, context: int | None) 
         )
     longest = model.cfg.n_ctx
     context = min(longest, LONGEST_CONTEXT) if context is None else context
-    if not 2 <= context <= longest:
+    if not SHORTEST_CONTEXT <= context <= longest:
         raise InputError(
-            f"required a context from 2 to the model's n_ctx ({longest}), got {context}"
+            f"required a context from {SHORTEST_CONTEXT} to the model's n_ctx ({longest}), got "
+            f"{context}"
         )
     if n_tokens is not None and n_tokens < context:
         raise InputError(
@@ -155,24 +163,28 @@ def _say_skipped(source: Source, read: Column) -> None:
 
 
 def _require_enough(
-    source: Source, split: str, n_blocks: int, found: int, asked: int | None, context: int
+    where: str, blocks: list[np.ndarray], found: int, asked: int | None, shortest: int
 ) -> None:
-    where = f"split {split!r} of {source_name(source)}"
-    if n_blocks == 0:
+    if not blocks:
         raise InputError(
-            f"tokens shorter than a context: required at least {context} in {where}, got "
-            "fewer; choose a shorter context or a longer text (a document's split follows from its "
-            "content, and about one in ten is held out)"
+            f"tokens shorter than a context: required at least {shortest} in {where}, got fewer; "
+            "choose a shorter context, a longer text, or split 'all' (a document's split follows "
+            "from its content, and about one in ten is held out)"
         )
     if asked is not None and found < asked:
         raise InputError(
-            f"required {asked} tokens in {where}, got {found} in {n_blocks} blocks of "
-            f"{context}; ask for at most {found}, or n_tokens=None for all of them"
+            f"required {asked} tokens in {where}, got {found} in {len(blocks)} blocks of "
+            f"{len(blocks[0])}; ask for at most {found}, or n_tokens=None for all of them"
         )
 
 
-def _whole(texts: Iterable[Document], encoder: Encoder, context: int) -> Iterator[np.ndarray]:
-    """Blocks of whole documents, each preceded by the separator and padded with separators."""
+def _whole(
+    texts: Iterable[Document], encoder: Encoder, context: int, shortest: int
+) -> Iterator[np.ndarray]:
+    """Blocks of whole documents, each preceded by the separator and padded with separators.
+
+    A block that is the only one is padded to `shortest` tokens.
+    """
     separator = encoder.separator
     if not separator:
         raise InputError(
@@ -180,25 +192,31 @@ def _whole(texts: Iterable[Document], encoder: Encoder, context: int) -> Iterato
             "neither in the vocabulary of the model; name a separator"
         )
     block: list[int] = []
+    length = shortest
     for batch in _batches(texts):
         for ids in encoder.encode(batch):
             for start in range(0, len(ids), context - 1):
                 piece = separator + ids[start : start + context - 1]
                 if len(block) + len(piece) > context:
-                    yield np.array(block + separator * (context - len(block)), dtype=np.int64)
+                    length = context
+                    yield np.array(block + separator * (length - len(block)), dtype=np.int64)
                     block = []
                 block += piece
     if block:
-        yield np.array(block + separator * (context - len(block)), dtype=np.int64)
+        yield np.array(block + separator * (length - len(block)), dtype=np.int64)
 
 
 def _cut_anywhere(
-    texts: Iterable[Document], encoder: Encoder, context: int
+    texts: Iterable[Document], encoder: Encoder, context: int, shortest: int
 ) -> Iterator[np.ndarray]:
-    """Blocks of a stream of documents, each starting with the separator."""
+    """Blocks of a stream of documents, each starting with the separator.
+
+    The last block is incomplete only if it is the first, of `shortest` tokens or more.
+    """
     separator = encoder.separator
     n_text = context - len(separator)
     stream: list[int] = []
+    is_first = True
     for batch in _batches(texts):
         for ids in encoder.encode(batch):
             stream += separator + ids
@@ -209,7 +227,10 @@ def _cut_anywhere(
                 break
             start = first + n_text
             yield np.array(separator + stream[first:start], dtype=np.int64)
+            is_first = False
         del stream[:start]
+    if is_first and len(stream) >= shortest:
+        yield np.array(stream, dtype=np.int64)
 
 
 def _batches(texts: Iterable[Document]) -> Iterator[list[Document]]:

@@ -42,6 +42,23 @@ def test_coefficients_are_those_of_a_pass_with_hooks(model, both):
             assert one.context.peak == int(acts[:, one.feature].abs().argmax())
 
 
+@torch.no_grad()
+def test_a_sentence_is_harvested_and_evaluated_as_it_is_read_here(model, both):
+    tokens = dl.load_tokens([TEXT], model, "all")
+    found = dl.activating(both["t"], model, TEXT, n_features=64)
+    assert [model.tokenizer.decode([token]) for token in tokens.ids[0].tolist()] == [*found.tokens]
+    stream = dl.harvest(model, tokens, both["t"].sites, progress=False)
+    assert stream.n_rows == tokens.n_tokens == len(found.tokens) - 1
+    record = dl.evaluate(both["t"], model, tokens, progress=False).to_pandas().iloc[0]
+    assert record["l0"] == 3
+    active = found.to_pandas().to_numpy().T[:, 1:]  # k coefficients at each of the tokens
+    assert (active != 0).sum() == 3 * tokens.n_tokens
+    x = stream.rows(seed=0, step=0, n=len(active[0])).batch(both["t"].sites).x  # in another order
+    acts = both["t"].encode(x)[:, [one.feature for one in found.features]]
+    sums = torch.tensor(active.sum(axis=1), dtype=torch.float32)
+    assert torch.allclose(acts.sum(dim=0), sums, atol=1e-4)
+
+
 def test_shown_as_shaded_text_and_as_a_list(model, both):
     found = dl.activating(both, model, TEXT, n_features=2)
     page = found._repr_html_()

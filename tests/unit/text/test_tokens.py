@@ -9,6 +9,7 @@ from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, GPT2Config, PreTrainedTokenizerFast
 
 from dictlearn.core.errors import InputError
+from dictlearn.core.tokens import Tokens
 from dictlearn.harvesting import harvest
 from dictlearn.lm.loading import load_model
 from dictlearn.lm.sites import hook_sites
@@ -284,8 +285,41 @@ def test_hash_tells_ids_and_shape_apart(train_file: Path) -> None:
 
 def test_context_is_the_models_up_to_a_limit(train_file: Path) -> None:
     assert load_tokens(train_file, model(n_ctx=16)).ids.shape[1] == 16
-    with pytest.raises(InputError, match="required at least 1024"):
-        load_tokens(train_file, model(n_ctx=4096))
+    assert load_tokens(["a" * 2000], model(n_ctx=4096), "all").ids.shape == (1, 1024)
+
+
+@pytest.mark.parametrize("whole_documents", [False, True])
+def test_a_few_sentences_are_one_block_of_their_length(whole_documents: bool) -> None:
+    def read(texts: list[str], context: int | None = None) -> Tokens:
+        return load_tokens(texts, model(), "all", context=context, whole_documents=whole_documents)
+
+    assert read(["abc"]).ids.tolist() == [[BOS, *ids_of("abc")]]
+    both = read(["abc", "de"])
+    assert both.ids.tolist() == [[BOS, *ids_of("abc"), BOS, *ids_of("de")]]
+    assert both.ordinary.tolist() == [[False, True, True, True, False, True, True]]
+    assert both.n_tokens == 5
+    assert read(["abc", "defg"]).ids.shape[1] == 8  # a whole context: nothing is left over
+    longer = [[BOS, *ids_of("abcdefg")], [BOS, *ids_of("h"), *[BOS] * 6]]
+    assert read(["abcdefgh"]).ids.tolist() == longer[: 1 + whole_documents]
+    if not whole_documents:
+        with pytest.raises(InputError, match="required at least 5 in split 'all'"):
+            read(["abc"], context=5)
+
+
+def test_a_block_has_a_token_to_predict() -> None:
+    bare = model(bos_token=None, eos_token=None)
+    assert load_tokens(["ab"], bare, "all").ids.tolist() == [ids_of("ab")]
+    with pytest.raises(InputError, match="required at least 2"):
+        load_tokens(["a"], bare, "all")
+
+
+def test_all_documents_are_those_of_both_splits() -> None:
+    texts = of_split("train", 3) + of_split("held_out", 2)
+    assert load_tokens(texts, model(n_ctx=30), "all").ids.tolist() == [
+        [token for text in texts for token in (BOS, *ids_of(text))]
+    ]
+    with pytest.raises(InputError, match="split 'all'"):
+        load_tokens(of_split("train", 1), model(), "held_out")
 
 
 @pytest.mark.parametrize(
@@ -313,6 +347,8 @@ def test_too_little_text(tmp_path: Path, train_file: Path) -> None:
     with pytest.raises(InputError, match=r"required 1000 tokens .*, got 198 in 33 blocks"):
         load_tokens(train_file, model(), n_tokens=1000)
     with pytest.raises(InputError, match="shorter than a context: required at least 8"):
-        load_tokens(write(tmp_path / "b.jsonl", of_split("train", 1)), model())
+        load_tokens(write(tmp_path / "b.jsonl", of_split("train", 1)), model(), context=8)
+    with pytest.raises(InputError, match=r"required 9 tokens .*, got 5 in 1 blocks of 6"):
+        load_tokens(of_split("train", 1), model(), n_tokens=9)
     with pytest.raises(InputError, match=r"'held_out'.*one in ten is held out"):
         load_tokens(train_file, model(), "held_out")
