@@ -18,6 +18,7 @@ from .circuits.paths.search import exhaustive_paths, greedy_paths
 from .circuits.targets import FeatureTarget, Logit, LogitDifference, TopLogits
 from .circuits.validation import compare_effects, removal_effects
 from .circuits.weights import de_embedding, pullback, virtual_weights
+from .config_files import sweep
 from .contract.check import check_dictionary
 from .core.batches import Activations
 from .core.dictionary import FeatureDictionary, Traits
@@ -196,6 +197,7 @@ __all__ = [
     "save_model",
     "seal_guess",
     "show",
+    "sweep",
     "virtual_weights",
     "without_shortcuts",
 ]

@@ -1,9 +1,9 @@
-"""TOML files that describe dictionaries to train, for `dictlearn train --config`."""
+"""Dictionaries to train: sweeps of settings, and TOML files, for `dictlearn train --config`."""
 
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 from typing import Any, get_origin, get_type_hints
 
@@ -41,8 +41,10 @@ class ConfigFile:
             ConfigError: nothing has such a field, or a value is out of range.
         """
         own: dict[str, dict[str, Any]] = {name: {} for name in self.configs}
-        training = _fields(self.fit)
-        offered = {f"{name}.{f}": (name, f) for name, c in self.configs.items() for f in _fields(c)}
+        training = _settings(self.fit)
+        offered = {
+            f"{name}.{f}": (name, f) for name, c in self.configs.items() for f in _settings(c)
+        }
         of_run = {}
         for key, value in fields.items():
             if key in training:
@@ -95,6 +97,38 @@ def read_config_file(path: str | Path) -> ConfigFile:
         return ConfigFile(configs, at, FitConfig.from_dict(data.get("fit", {})))
 
 
+def sweep(*kinds: type[DictionaryConfig], **settings: Any) -> dict[str, DictionaryConfig]:
+    """The configs of one or several kinds for all combinations of settings given as lists.
+
+    Each setting is for every kind that has it. The configs are named by their kind and by the
+    values from the lists, and train together (`fit`).
+
+    Raises:
+        ConfigError: there is no kind, none has such a setting, one that a kind needs is missing, or
+            a value is out of range.
+
+    >>> from dictlearn.dictionaries.codebook import CodebookConfig
+    >>> from dictlearn.dictionaries.pca import PCAConfig
+    >>> list(sweep(CodebookConfig, PCAConfig, n_codes=64, k=[4, 8]))
+    ['codebook_k4', 'codebook_k8', 'pca_k4', 'pca_k8']
+    """
+    if not kinds or not all(isinstance(k, type) and issubclass(k, DictionaryConfig) for k in kinds):
+        raise ConfigError(
+            "required one or several classes of configs, such as TopKSAEConfig, got "
+            f"{', '.join(map(repr, kinds)) or 'none'}"
+        )
+    offered = {kind: _settings(kind) for kind in kinds}
+    known = list(dict.fromkeys(chain.from_iterable(offered.values())))
+    for name in settings:
+        if name not in known:
+            of = " or ".join(kind.__name__ for kind in kinds)
+            raise ConfigError(f"{of} has no setting {name!r}; {nearest(name, known)}")
+    found: dict[str, DictionaryConfig] = {}
+    for kind, own in offered.items():
+        found |= swept(kind, {name: value for name, value in settings.items() if name in own})
+    return found
+
+
 def swept(kind: type[DictionaryConfig], fields: Mapping[str, Any]) -> dict[str, DictionaryConfig]:
     """The configs of a kind for all combinations of the values of fields that are given several.
 
@@ -117,7 +151,7 @@ def swept(kind: type[DictionaryConfig], fields: Mapping[str, Any]) -> dict[str, 
     return found
 
 
-def _fields(config: Config) -> list[str]:
+def _settings(config: Config | type[Config]) -> list[str]:
     """The names of the settings of a config, but for weights that it was given."""
     return [field.name for field in fields(config) if field.repr]
 
