@@ -65,9 +65,10 @@ format: $(READY)
 fuzz: $(READY)
 	$(BIN)/python -m tests.fuzz $(ARGS)
 
-# The notebooks of docs/notebooks from their scripts; a test runs them.
-notebooks: $(READY)
-	$(BIN)/python docs/notebooks/build.py
+# The notebooks of docs/notebooks from their scripts, with outputs; a test runs them without Jupyter.
+# ARGS=my_sentence makes one of them.
+notebooks: .venv/.notebook
+	$(BIN)/python docs/notebooks/build.py $(ARGS)
 
 # Speed beside other libraries, in a virtual environment of their own; about 25 minutes.
 # ARGS="--quick" is a smoke test, ARGS="--only steps" measures one section again.
@@ -93,6 +94,10 @@ $(READY): pyproject.toml constraints.txt
 	@$(RECENT)
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
+	@touch $@
+
+.venv/.notebook: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[notebook]"
 	@touch $@
 
 $(TL4)/.ready: pyproject.toml constraints-tl4.txt
