@@ -103,7 +103,7 @@ class Manifest:
                 {**pair.to_dict(), "mlp": mlp and asdict(mlp)}
                 for pair, mlp in zip(self.sites, self.mlps, strict=True)
             ],
-            "provenance": self.provenance.to_dict(),
+            "provenance": self.provenance.to_dict(own.path),
             "tokens": self.tokens,
             "shards": [asdict(shard) for shard in self.shards],
         }
@@ -123,7 +123,7 @@ class Manifest:
             raise CorruptFileError(f"{path}: absent, so this is not a store: {found}")
         data = read_own_json(path, "store", _HARVEST_AGAIN)
         with entries_of(path):
-            manifest = cls._from_json(data)
+            manifest = cls._from_json(data, folder)
             if not manifest.n_rows == data["n_rows"] > 0:
                 raise ValueError(f"{manifest.n_rows} rows in shards, n_rows {data['n_rows']}")
             hook_widths(manifest.sites)
@@ -132,12 +132,12 @@ class Manifest:
         return manifest
 
     @classmethod
-    def _from_json(cls, data: dict[str, Any]) -> "Manifest":
+    def _from_json(cls, data: dict[str, Any], folder: Path) -> "Manifest":
         return cls(
             dtype=DTYPES[data["dtype"]],
             sites=tuple(Sites.from_dict(entry) for entry in data["sites"]),
             mlps=tuple(entry["mlp"] and typed(entry["mlp"], StoredMLP) for entry in data["sites"]),
             shards=typed(data["shards"], tuple[StoredFile, ...]),
-            provenance=Provenance.from_dict(data["provenance"]),
+            provenance=Provenance.from_dict(data["provenance"], folder),
             tokens=typed(data["tokens"], dict[str, Any]),
         )

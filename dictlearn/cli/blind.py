@@ -60,8 +60,9 @@ def show(
     ] = False,
     model: options.ModelOfDictionaries = None,
     check_model: options.CheckModel = True,
+    device: options.Device = None,
     text: options.TextOfDictionaries = None,
-    column: options.Column = "text",
+    column: options.ColumnOfDictionaries = None,
     tokens: Annotated[int, typer.Option(help="Tokens of the train split, for prompts.")] = 40_000,
     held_out: Annotated[
         int, typer.Option(help="Tokens of the held-out split, to reveal.")
@@ -79,23 +80,24 @@ def show(
     from dictlearn.blind.show import blind_case
     from dictlearn.cli.origins import origin
     from dictlearn.cli.results import results_in
-    from dictlearn.cli.subject import beside
+    from dictlearn.cli.subject import beside, use_device
     from dictlearn.dictionaries.files import load_all
     from dictlearn.lm.loading import load_model
     from dictlearn.text.tokens import load_tokens
 
+    use_device(device)
     wanted = None if feature is None else _feature(feature)
     results_in(out, [CASE_FILE, REVEALED_FILE], overwrite=overwrite, run=RUN)
     loaded = load_all(dictionaries)
-    model, text, _ = origin(loaded, model, text, context)
+    found = origin(loaded, model, text, context=context, column=column)
     settings = {
-        "dictionaries": [str(folder.resolve()) for folder in dictionaries], "model": _whole(model),
-        "check_model": check_model, "text": _whole(text), "column": column, "context": context,
-        "held_out": held_out,
+        "dictionaries": [str(folder.resolve()) for folder in dictionaries],
+        "model": _whole(found.model), "check_model": check_model, "text": _whole(found.text),
+        "held_out": held_out, "reading": found.settings,
     }  # fmt: skip
-    subject = load_model(model, check=check_model)
+    subject = load_model(found.model, check=check_model)
     loaded = beside(subject, loaded)
-    some = load_tokens(text, subject, n_tokens=tokens, context=context, column=column)
+    some = load_tokens(found.text, subject, "train", tokens, **found.settings)
     case = blind_case(
         subject, loaded, some, wanted, n_prompts=n_prompts, iterations=iterations, width=width,
         de_embeddings=de_embeddings, restricted=restricted, seed=seed,
@@ -133,6 +135,7 @@ def reveal(
     run: Run,
     n_shown: Annotated[int, typer.Option("--shown", help="Contexts of each of the lists.")] = 8,
     seed: Annotated[int, typer.Option(help="Seed of the random contexts.")] = 0,
+    device: options.Device = None,
 ) -> None:
     """Show held-out text around the feature, and score the sealed hypothesis on it.
 
@@ -141,21 +144,21 @@ def reveal(
     from dictlearn.blind.case import REVEALED_FILE, RUN
     from dictlearn.blind.guess import sealed_guess
     from dictlearn.blind.reveal import reveal_case
-    from dictlearn.cli.subject import beside
+    from dictlearn.cli.subject import beside, use_device
     from dictlearn.core.own_files import OwnFiles
     from dictlearn.dictionaries.files import load_all
     from dictlearn.lm.loading import load_model
     from dictlearn.text.tokens import load_tokens
 
+    use_device(device)
     case, _ = sealed_guess(run)
     OwnFiles.of(run, RUN).require(REVEALED_FILE)
     made = _settings(case, run)
     subject = load_model(made["model"], check=made["check_model"])
     loaded = beside(subject, load_all([Path(folder) for folder in made["dictionaries"]]))
-    held_out = load_tokens(
-        made["text"], subject, split="held_out", n_tokens=made["held_out"],
-        context=made["context"], column=made["column"],
-    )  # fmt: skip
+    # Earlier versions kept two settings of reading, beside the others.
+    reading = made.get("reading") or {name: made[name] for name in ("context", "column")}
+    held_out = load_tokens(made["text"], subject, "held_out", made["held_out"], **reading)
     found = reveal_case(run, subject, loaded, held_out, n_contexts=n_shown, seed=seed)
     path = found.save(run)
     show_scores(found)

@@ -107,7 +107,8 @@ def show(
     """Show cards of features, or the features that are active on a prompt.
 
     A card has the contexts of the largest activations, the tokens that the feature promotes, and
-    similar features. Model, text and context are those of the training, unless others are given.
+    similar features. Model, text and how it is read are those of the training, unless others are
+    given.
     """
     from dictlearn.active_features import activating
     from dictlearn.cli.origins import Origin, model_of, origin
@@ -127,16 +128,16 @@ def show(
     if out is not None:
         results_in(out, [FEATURES_FILE, CARDS_PAGE], overwrite=overwrite)
     if prompt is None:
-        found = origin(named, model, text, context)
+        found = origin(named, model, text, context=context)
     else:  # it needs no text, which the dictionaries may not know
-        found = Origin(model_of(named, model), "", None)
+        found = Origin(model_of(named, model), "", {}, True)
     subject = loaded(found.model, check=check_model, device=device, dtype=model_dtype)
     own = beside(subject, named)
     if prompt is not None:
         say(repr(activating(own, subject, prompt, n_features=n_features)))
         return
-    blocks = load_tokens(found.text, subject, split=split, n_tokens=tokens, context=found.context)
-    shown = cards(own, chosen, subject, blocks)
+    blocks = load_tokens(found.text, subject, split, tokens, **found.settings)
+    shown = cards(own, chosen, subject, blocks, exclude_special=found.exclude_special)
     say(repr(shown))
     if out is not None:
         shown.records.save(out)

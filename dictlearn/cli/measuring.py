@@ -19,16 +19,16 @@ def evaluate(
     device: options.Device = None,
     model_dtype: options.ModelDtype = "float32",
     text: options.TextOfDictionaries = None,
-    column: options.Column = "text",
+    column: options.ColumnOfDictionaries = None,
     ids_column: options.IdsColumn = None,
     dataset_split: options.DatasetSplit = None,
-    control_tokens: options.ControlTokens = False,
+    control_tokens: options.ControlTokensOfDictionaries = None,
     separator: options.Separator = None,
     tokens: Annotated[int, typer.Option(help="Number of tokens to evaluate on.")] = 40_000,
     split: options.Split = "held_out",
     context: options.Context = None,
-    whole_documents: options.WholeDocuments = False,
-    include_special: options.IncludeSpecial = False,
+    whole_documents: options.WholeDocumentsOfDictionaries = None,
+    include_special: options.IncludeSpecialOfDictionaries = None,
     bits: Annotated[bool, typer.Option(help="Bits per token; up to 6 more passes.")] = False,
     together: Annotated[
         bool,
@@ -44,7 +44,7 @@ def evaluate(
 ) -> None:
     """Evaluate dictionaries on the same held-out tokens.
 
-    Model, text and context are those of the training, unless others are given.
+    Model, text and how it is read are those of the training, unless others are given.
     """
     from dictlearn.cli.origins import origin
     from dictlearn.cli.results import results_in
@@ -60,20 +60,20 @@ def evaluate(
     from dictlearn.text.tokens import load_tokens
 
     loaded = load_all(dictionaries)
-    model, text, context = origin(loaded, model, text, context)
+    found = origin(
+        loaded, model, text, context=context, whole_documents=whole_documents, column=column,
+        ids_column=ids_column, dataset_split=dataset_split, control_tokens=control_tokens,
+        separator=separator, include_special=include_special,
+    )  # fmt: skip
     files = [RESULTS_FILE, SUMS_FILE, REPORT_FILE, *([JointRecords.file] if together else [])]
     own = results_in(out, files, overwrite=overwrite)
-    subject = loaded_model(model, check=check_model, device=device, dtype=model_dtype)
+    subject = loaded_model(found.model, check=check_model, device=device, dtype=model_dtype)
     loaded = beside(subject, loaded)
     if together:
         require_sets(subject, loaded)
-    blocks = load_tokens(
-        text, subject, split=split, n_tokens=tokens, context=context,
-        whole_documents=whole_documents, column=column, ids_column=ids_column,
-        dataset_split=dataset_split, control_tokens=control_tokens, separator=separator,
-    )  # fmt: skip
+    blocks = load_tokens(found.text, subject, split, tokens, **found.settings)
     records = run(
-        loaded, subject, blocks, exclude_special=not include_special, bits=bits,
+        loaded, subject, blocks, exclude_special=found.exclude_special, bits=bits,
         allow_other_model=allow_other_model,
     )  # fmt: skip
     records.save(own)
@@ -81,7 +81,7 @@ def evaluate(
     show(records)
     if together:
         joint = evaluate_together(
-            loaded, subject, blocks, exclude_special=not include_special,
+            loaded, subject, blocks, exclude_special=found.exclude_special,
             allow_other_model=allow_other_model,
         )  # fmt: skip
         joint.save(own)

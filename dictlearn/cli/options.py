@@ -37,6 +37,14 @@ TextOfDictionaries = Annotated[
 Column = Annotated[
     str, typer.Option(help="Column of text, or of messages for the chat template, in tables.")
 ]
+ColumnOfDictionaries = Annotated[
+    str | None,
+    typer.Option(
+        "--column",
+        help="Column of text, or of messages for the chat template, in tables; by default as in "
+        "the training, if the text is that of the training.",
+    ),
+]
 IdsColumn = Annotated[str | None, typer.Option(help="Column of token ids to read instead of text.")]
 DatasetSplit = Annotated[
     str | None, typer.Option(help="Split of a data set with several; by default train.")
@@ -44,11 +52,25 @@ DatasetSplit = Annotated[
 ControlTokens = Annotated[
     bool, typer.Option(help="Read special tokens that are spelled out in the text as such.")
 ]
+ControlTokensOfDictionaries = Annotated[
+    bool | None,
+    typer.Option(
+        help="Read special tokens that are spelled out in the text as such; by default as in the "
+        "training, if the text is that of the training.",
+    ),
+]
 Separator = Annotated[
     str | None, typer.Option(help="Token before each document; by default BOS, else EOS.")
 ]
 WholeDocuments = Annotated[
     bool, typer.Option(help="Do not split documents between blocks; pad blocks instead.")
+]
+WholeDocumentsOfDictionaries = Annotated[
+    bool | None,
+    typer.Option(
+        help="Do not split documents between blocks; pad blocks instead; by default as in the "
+        "training, if the text is that of the training.",
+    ),
 ]
 Overwrite = Annotated[
     bool, typer.Option(help="Replace the files of an earlier run in the output folder.")
@@ -58,6 +80,12 @@ Context = Annotated[
 ]
 Split = Annotated[str, typer.Option(help="Split of the text: train or held_out.")]
 IncludeSpecial = Annotated[bool, typer.Option(help="Include special tokens (BOS, EOS, padding).")]
+IncludeSpecialOfDictionaries = Annotated[
+    bool | None,
+    typer.Option(
+        help="Include special tokens (BOS, EOS, padding); by default if the training did.",
+    ),
+]
 Device = Annotated[
     str | None, typer.Option(help="cpu, cuda, cuda:1, …; by default the GPU if there is one.")
 ]

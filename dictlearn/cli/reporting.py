@@ -31,15 +31,15 @@ def report(
     device: options.Device = None,
     model_dtype: options.ModelDtype = "float32",
     text: options.TextOfDictionaries = None,
-    column: options.Column = "text",
+    column: options.ColumnOfDictionaries = None,
     ids_column: options.IdsColumn = None,
     dataset_split: options.DatasetSplit = None,
-    control_tokens: options.ControlTokens = False,
+    control_tokens: options.ControlTokensOfDictionaries = None,
     separator: options.Separator = None,
     tokens: Annotated[int, typer.Option(help="Number of tokens to evaluate on.")] = 40_000,
     split: options.Split = "held_out",
     context: options.Context = None,
-    include_special: options.IncludeSpecial = False,
+    include_special: options.IncludeSpecialOfDictionaries = None,
     allow_other_model: Annotated[
         bool, typer.Option(help="Also take dictionaries that were trained on another model.")
     ] = False,
@@ -48,7 +48,8 @@ def report(
     """Measure all that can be said about dictionaries, and write a report.
 
     Metrics, bits per token, detection of concepts, similarity of features and feature cards, with
-    the training curves. Model, text and context are those of the training, unless others are given.
+    the training curves. Model, text and how it is read are those of the training, unless others are
+    given.
     To continue an interrupted report, or to add parts to it, repeat the command.
     """
     from dictlearn.cli.origins import origin
@@ -63,20 +64,20 @@ def report(
     if cards < 1:
         raise InputError(f"required --cards of at least 1, got {cards}")
     known = {name: described(folder) for name, folder in folders_of(dictionaries).items()}
-    found = origin(known, model, text, context)
+    found = origin(
+        known, model, text, context=context, column=column, ids_column=ids_column,
+        dataset_split=dataset_split, control_tokens=control_tokens, separator=separator,
+        include_special=include_special,
+    )  # fmt: skip
     own_files(out)  # before the model is loaded
     subject = loaded(found.model, check=check_model, device=device, dtype=model_dtype)
-    read = partial(
-        load_tokens, found.text, subject, split, context=found.context, column=column,
-        ids_column=ids_column, dataset_split=dataset_split, control_tokens=control_tokens,
-        separator=separator,
-    )  # fmt: skip
-    blocks, documents = read(tokens), None
+    read = partial(load_tokens, found.text, subject, split, **found.settings)
+    blocks, documents = read(n_tokens=tokens), None
     if Part.CONCEPTS in chosen:
-        documents = read(min(tokens, _DOCUMENT_TOKENS), whole_documents=True)
+        documents = read(n_tokens=min(tokens, _DOCUMENT_TOKENS), whole_documents=True)
     made = run(
         dictionaries, subject, blocks, out=out, parts=chosen, documents=documents, n_cards=cards,
-        title=title or DEFAULT_TITLE, exclude_special=not include_special,
+        title=title or DEFAULT_TITLE, exclude_special=found.exclude_special,
         allow_other_model=allow_other_model, overwrite=overwrite,
     )  # fmt: skip
     show(made.metrics)

@@ -47,6 +47,7 @@ def steer(
         ),
     ] = None,
     check_model: options.CheckModel = True,
+    device: options.Device = None,
     seed: Annotated[int, typer.Option(help="Seed of the samples.")] = 0,
 ) -> None:
     """Sample texts from a model whose features are edited, beside texts without the edits.
@@ -55,6 +56,7 @@ def steer(
     the model was not trained and came from a folder, --model is that model. A published codebook
     model is one argument too, and --model the model that it was made from.
     """
+    from dictlearn.cli.subject import use_device
     from dictlearn.core.errors import InputError
     from dictlearn.interventions.inside import inside
     from dictlearn.interventions.language import parse_edit, read_edits
@@ -64,6 +66,7 @@ def steer(
     edits = [*map(parse_edit, edit or ()), *(read_edits(edit_file) if edit_file else ())]
     if not edits:
         raise InputError("required an edit: --edit, or --edits with a file")
+    use_device(device)
     found, keeps = _opened(dictionaries, model, check_model=check_model)
     subject, keeps = found.model, keeps if keep_error is None else keep_error
     ids, n_before = prompt_ids(subject.tokenizer, prompt)

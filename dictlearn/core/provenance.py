@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from dictlearn.core.errors import ProvenanceError
-from dictlearn.core.files import typed
+from dictlearn.core.files import path_from, path_in, typed
 from dictlearn.core.tokens import Tokens
 
-_LATER_FIELDS = ("weights_hash", "dtype", "model_check", "training", "text", "context")
+_PATHS = ("model_path", "text_path")
+_LATER_FIELDS = ("weights_hash", "dtype", "model_check", "training", "text", "context",
+                 "text_files_hash", "text_settings", *_PATHS)  # fmt: skip
 """Fields that files of version 0.1 do not have."""
 _LIBRARIES = ("dictlearn", "torch", "transformer-lens", "transformers")
 
@@ -77,8 +79,17 @@ class Provenance:
     """Whether special tokens were left out of rows and metrics."""
     text: str = field(default="", compare=False)
     """Source of the tokens; of a local file or folder, only its name."""
+    text_files_hash: str = field(default="", compare=False)
+    """Fingerprint of the local files that the text is in."""
+    text_settings: dict[str, str | bool | None] = field(default_factory=dict, compare=False)
+    """Settings by which the text was read and divided (`Tokens.settings`)."""
     context: int | None = field(default=None, compare=False)
     """Tokens per block."""
+    model_path: str = field(default="", compare=False)
+    """Absolute path of a local model. Only the folders of activations and of dictionaries keep the
+    two paths, so that the model and the text are found again; results and exports do not."""
+    text_path: str = field(default="", compare=False)
+    """Absolute path of a local text."""
     seed: int | None = None
     """Seed of the training run; unset for activations."""
     training: dict[str, Any] = field(default_factory=dict, compare=False)
@@ -95,12 +106,21 @@ class Provenance:
         """The same model, run on `tokens`."""
         return replace(
             self, text_hash=tokens.hash, split=tokens.split, exclude_special=exclude_special,
-            text=tokens.source, context=tokens.ids.shape[1],
+            text=tokens.source, text_path=tokens.path, text_files_hash=tokens.files_hash,
+            text_settings=dict(tokens.settings), context=tokens.ids.shape[1],
         )  # fmt: skip
 
-    def to_dict(self) -> dict[str, Any]:
-        """The JSON form, read back by `from_dict`, without later fields that are not known."""
-        return {k: v for k, v in asdict(self).items() if v or k not in _LATER_FIELDS}
+    def to_dict(self, folder: Path | None = None) -> dict[str, Any]:
+        """The JSON form, read back by `from_dict`, without later fields that are not known.
+
+        Paths are written for a file in `folder` only, as they are seen from there: they are of no
+        use on another machine, and may name what is private.
+        """
+        data = {k: v for k, v in asdict(self).items() if v or k not in _LATER_FIELDS}
+        paths = {name: data.pop(name) for name in _PATHS if name in data}
+        if folder is not None:
+            data |= {name: path_from(folder, path) for name, path in paths.items()}
+        return data
 
     def to_compare(self) -> dict[str, Any]:
         """The JSON form without the fields that earlier versions did not write.
@@ -110,9 +130,17 @@ class Provenance:
         return {k: v for k, v in self.to_dict().items() if k not in _LATER_FIELDS}
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> "Provenance":
-        """The provenance that `to_dict` wrote; fields of later versions are ignored."""
-        return typed(data, cls)
+    def from_dict(cls, data: dict[str, Any], folder: Path | None = None) -> "Provenance":
+        """The provenance that `to_dict` wrote, for the same folder, wherever that is now.
+
+        Fields of later versions are ignored.
+        """
+        found = typed(data, cls)
+        paths = {name: getattr(found, name) for name in _PATHS}
+        return replace(found, **{
+            name: path_in(folder, path) if folder is not None and path else ""
+            for name, path in paths.items()
+        })  # fmt: skip
 
     @property
     def fingerprint(self) -> str:

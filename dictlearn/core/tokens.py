@@ -1,6 +1,7 @@
 """Tokens of a text, in blocks for a language model."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -24,6 +25,13 @@ class Tokens:
     split: str
     hash: str
     """SHA-256 of the ids and of the block length."""
+    path: str = field(default="", compare=False)
+    """Absolute path of a local source."""
+    files_hash: str = field(default="", compare=False)
+    """Fingerprint of the files of a local source (`text.places.files_hash`)."""
+    settings: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    """Arguments of `load_tokens` by which the source was read and divided into blocks, such as
+    `column` and `separator`, without the context. Empty if not known."""
 
     def __post_init__(self) -> None:
         ids, ordinary = self.ids, self.ordinary

@@ -60,7 +60,7 @@ def save(dictionary: FeatureDictionary, path: str | Path | OwnFiles) -> Path:
             "weights_sha256": own.sha256(WEIGHTS_FILE),
             "config": config.to_dict(),
             "sites": dictionary.sites.to_dict(),
-            "provenance": dictionary.provenance.to_dict(),
+            "provenance": dictionary.provenance.to_dict(own.path),
         },
     )
     return own.path
@@ -103,7 +103,7 @@ def described(folder: Path, kinds: Sequence[type[DictionaryConfig]] = ()) -> Des
         kind = typed(data["kind"], str)
         weights_hash = typed(data["weights_sha256"], str)
         sites = Sites.from_dict(data["sites"])
-        provenance = Provenance.from_dict(data["provenance"])
+        provenance = Provenance.from_dict(data["provenance"], folder)
         settings = typed(data["config"], dict[str, Any])
     with naming(path):
         return Description(

@@ -75,7 +75,7 @@ class Finetuned:
                 "model_trained": self.model_trained,
                 "model": replace(
                     model_provenance(self.model), model=_loadable_name(self.model)
-                ).to_dict(),
+                ).to_dict(own.path),
                 "settings": self.settings,
             },
         )
@@ -92,9 +92,10 @@ class Finetuned:
     ) -> "Finetuned":
         """The model and the dictionaries that `save` or `finetune` wrote to `folder`.
 
-        A model that was trained is in the folder. One that was not is loaded by its name, which
-        needs a built-in model or one of the hub: any other has to be given as `model`, loaded or by
-        its name or folder. `check` compares it with its original, as in `load_model`.
+        A model that was trained is in the folder. One that was not is loaded by its name, or from
+        the folder that it was in: a new one, or one that is there no more, has to be given as
+        `model`, loaded or by its name or folder. `check` compares it with its original, as in
+        `load_model`.
 
         The folder may also be a codebook model of the code of Tamkin et al. (2024), whose weights
         are in the folder, without a config: then `model` is the name, or a folder with the
@@ -115,7 +116,7 @@ class Finetuned:
                 raise ValueError(f"{data['kind']!r} is the kind of a dictionary: use load")
             names = typed(data["dictionaries"], list[str])
             trained = typed(data["model_trained"], bool)
-            origin = Provenance.from_dict(data["model"])
+            origin = Provenance.from_dict(data["model"], path)
             settings = typed(data["settings"], dict[str, Any])
         if trained and model is not None:
             raise InputError(
@@ -136,7 +137,7 @@ def _model_of(
     *,
     check: bool,
 ) -> LanguageModel:
-    """The model that the dictionaries of `folder` were trained in: `model`, or by its name."""
+    """The model that the dictionaries of `folder` were trained in: `model`, or where it was."""
     if model is not None:
         loaded = load_model(model, dtype=_DTYPES.get(origin.dtype), check=check)
         require_same_model(loaded, dictionaries)
@@ -145,18 +146,19 @@ def _model_of(
         f"{folder}: the model was not trained, so it is not in the folder; give it to "
         "Finetuned.load(folder, model), or as --model"
     )
-    if not origin.model:
-        raise InputError(f"{advice} (it was new or read from a folder, so no name finds it)")
+    found = origin.model_path or origin.model
+    if not found:
+        raise InputError(f"{advice} (it was new, so no name finds it)")
     try:
-        return _model_of(dictionaries, origin.model, origin, folder, check=check)
+        return _model_of(dictionaries, found, origin, folder, check=check)
     except (InputError, ProvenanceError) as error:
-        raise type(error)(f"{advice} (by its name: {error})") from error
+        raise type(error)(f"{advice} (from {found}: {error})") from error
 
 
 def _loadable_name(model: LanguageModel) -> str:
     """The name by which `load_model` finds a model anywhere; empty if it is of a folder or new."""
     name = str(getattr(model.cfg, "model_name", "") or "")
-    local = name != model_name(model) or Path(name).is_dir()
+    local = name != model_name(model) or bool(getattr(model.cfg, "loaded_from", ""))
     new = is_native(model) and name not in BUILTIN_MODELS
     return "" if local or new else name
 

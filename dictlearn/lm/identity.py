@@ -18,7 +18,7 @@ SAMPLED = 1 << 16
 
 
 def model_provenance(model: LanguageModel) -> Provenance:
-    """The provenance of activations of `model`: its name, fingerprints, dtype and processing."""
+    """The provenance of activations of `model`: name, fingerprints, dtype, processing and path."""
     return Provenance(
         model=model_name(model),
         model_hash=model_hash(model),
@@ -26,6 +26,7 @@ def model_provenance(model: LanguageModel) -> Provenance:
         dtype=model_dtype(model),
         weight_processing=weight_processing(model),
         model_check=str(getattr(model.cfg, "model_check", "")),
+        model_path=str(getattr(model.cfg, "loaded_from", "")),
     )
 
 

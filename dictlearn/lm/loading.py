@@ -68,8 +68,11 @@ def load_model(
     elif (Path(name) / SAVED_FILE).is_file():
         model = _boot_saved(Path(name), device, dtype)
     else:
+        found = _resolved(name)
         with announced(f"loading {name} …"):
-            model = _boot_transformers(_resolved(name), device, dtype, check=check)
+            model = _boot_transformers(found, device, dtype, check=check)
+        if Path(found).is_dir():
+            model.cfg.loaded_from = str(Path(found).resolve())
     return model.eval().requires_grad_(False)
 
 
@@ -123,7 +126,7 @@ def _boot_saved(folder: Path, device: str | torch.device, dtype: torch.dtype) ->
     if native or tokenizer is None:
         model.tokenizer = tokenizer
     model.cfg.model_name = name
-    model.cfg.model_check = "saved"
+    model.cfg.model_check, model.cfg.loaded_from = "saved", str(folder.resolve())
     return model
 
 

@@ -8,7 +8,7 @@ from dictlearn.core.errors import InputError
 from dictlearn.core.files import JSON_FORMAT
 from dictlearn.core.own_files import OwnFiles
 from dictlearn.lm.hooks import LanguageModel, is_native, require_hooks, wrapped
-from dictlearn.lm.identity import parameters_of
+from dictlearn.lm.identity import model_name, parameters_of
 
 SAVED_FILE, WEIGHTS_FILE, MODEL_CONFIG_FILE = (
     "saved_model.json",
@@ -54,7 +54,7 @@ def save_model(model: LanguageModel, folder: str | Path | OwnFiles) -> Path:
         SAVED_FILE,
         {
             "native": is_native(model),
-            "name": str(getattr(model.cfg, "model_name", "") or ""),
+            "name": model_name(model),
             "special_tokens": _special_tokens(model),
             "weights_sha256": own.sha256(WEIGHTS_FILE),
         },

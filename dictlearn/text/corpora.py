@@ -14,6 +14,7 @@ from dictlearn.core.errors import CorruptFileError, InputError, nearest
 from dictlearn.core.files import MOST_LEVELS, plain_data
 from dictlearn.text.columns import Column, Document
 from dictlearn.text.hub import why_no_hub
+from dictlearn.text.places import data_set, files_hash, is_scheme, place_of, source_name
 
 Source: TypeAlias = str | Path | Iterable[Any]
 """A name or path, or rows at hand: a list of texts, or a `datasets.Dataset`."""
@@ -62,15 +63,20 @@ def documents(
     return _required((column.of(name, row) for name, rows in tables for row in rows), source)
 
 
-def source_name(source: Source) -> str:
-    """The name of `source` in records; for local paths, the last component."""
-    if not isinstance(source, str | Path):
-        return f"{type(source).__name__} in memory"
-    return str(source) if _is_scheme(source) else Path(source).expanduser().resolve().name
+def source_hash(source: Source) -> str:
+    """The fingerprint (`files_hash`) of the files of a local source; empty for any other.
 
-
-def _is_scheme(source: Source) -> bool:
-    return isinstance(source, str) and source.startswith(("builtin:", "hf:"))
+    Raises:
+        InputError: it has no files that `documents` reads.
+        CorruptFileError: a file cannot be read.
+    """
+    place = place_of(source)
+    if place is None or not isinstance(source, str | Path):
+        return ""
+    if not is_scheme(source):
+        return files_hash(_members(place), place)
+    inside = sorted(p for p in place.rglob("*") if p.is_file() and not p.name.startswith("."))
+    return files_hash(inside, place)
 
 
 def _tables(source: Source, split: str | None) -> Iterable[tuple[str, Iterator[Row]]]:
@@ -95,7 +101,7 @@ def _tables(source: Source, split: str | None) -> Iterable[tuple[str, Iterator[R
 
 def _members(source: str | Path) -> list[Path]:
     path = Path(source).expanduser()
-    if _is_scheme(source) or not path.exists():
+    if is_scheme(source) or not path.exists():
         raise InputError(_unknown(source, path))
     if path.is_dir():
         members = sorted(p for p in path.iterdir() if p.is_file() and p.name.endswith(_SUFFIXES))
@@ -201,7 +207,7 @@ def _hugging_face(source: str, split: str) -> Iterator[Row]:
     from datasets import load_dataset
     from huggingface_hub import constants
 
-    name, _, config = source.removeprefix("hf:").partition(":")
+    name, config = data_set(source)
     on_hub = not Path(name).is_dir() and not constants.HF_HUB_OFFLINE
     if reason := why_no_hub() if on_hub else "":
         raise InputError(f"{source}: the dataset could not be opened ({reason})")

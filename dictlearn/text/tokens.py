@@ -16,8 +16,9 @@ from dictlearn.core.errors import InputError, naming, nearest
 from dictlearn.core.tokens import Tokens
 from dictlearn.progress import progress
 from dictlearn.text.columns import TEXT, Column, Document
-from dictlearn.text.corpora import Source, documents, source_name
+from dictlearn.text.corpora import Source, documents, source_hash
 from dictlearn.text.encoding import Encoder
+from dictlearn.text.places import place_of, source_name
 
 SPLITS = ("train", "held_out", "all")
 LONGEST_CONTEXT = 1024
@@ -101,7 +102,16 @@ def load_tokens(
     array = np.stack(blocks)
     ids = torch.from_numpy(array)
     ordinary = torch.from_numpy(~np.isin(array, encoder.special))
-    return Tokens(ids, ordinary, source_name(source), split, hash_ids(ids))
+    settings = {
+        "column": column, "ids_column": ids_column, "dataset_split": dataset_split,
+        "control_tokens": control_tokens, "separator": separator,
+        "whole_documents": whole_documents,
+    }  # fmt: skip
+    return Tokens(
+        ids, ordinary, source_name(source), split, hash_ids(ids),
+        path=str(place_of(source) or ""), files_hash=source_hash(source),
+        settings=settings,
+    )  # fmt: skip
 
 
 def some_blocks(tokens: Tokens, blocks: slice, split: str) -> Tokens:

@@ -38,10 +38,10 @@ def made(tmp_path_factory) -> Path:
 def said(made) -> Callable[..., str]:
     """Runs commands in the folder; what one says, or its error."""
 
-    def run(*words: object, refused: bool = False) -> str:
+    def run(*words: object, refused: bool = False, at: Path = made) -> str:
         out, err = io.StringIO(), io.StringIO()
         with pytest.MonkeyPatch.context() as patch:
-            patch.chdir(made)
+            patch.chdir(at)
             patch.setattr("sys.argv", ["dictlearn", *map(str, words)])
             with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as ended:
                 main()
@@ -88,6 +88,40 @@ def test_a_report_in_three_commands(made, swept, said):
     (made / "all" / "concepts.json").unlink()  # as if killed before it was written
     said(*WORDS, "--out", "all", "--parts", "concepts")
     assert {name for name, at in times().items() if at != before[name]} == {"concepts.json"}
+
+
+FEW = ("--no-check-model", "--tokens", 100, "--parts", "metrics")
+
+
+def test_model_and_text_are_found_from_anywhere_and_stay_private(made, swept, said, tmp_path):
+    said("report", swept, *FEW, "--out", "rep", at=tmp_path)
+    found = dl.Records.load(tmp_path / "rep")
+    assert (found.provenance.model, found.tokens["source"]) == ("model", "text.jsonl")
+    assert found.tokens["context"] == CONTEXT
+    for path in (tmp_path / "rep").iterdir():
+        assert str(made).encode() not in path.read_bytes(), path.name
+
+
+def test_a_moved_project_has_its_own_model_and_text(made, swept, said, tmp_path):
+    moved = tmp_path / "moved"
+    for name in ("model", "text.jsonl", "runs/x/topk_sae_k2"):
+        (moved / name).parent.mkdir(parents=True, exist_ok=True)
+        (shutil.copytree if (made / name).is_dir() else shutil.copy)(made / name, moved / name)
+    evaluate = ("evaluate", moved / "runs" / "x", *FEW[:3], "--out")
+    said(*evaluate, "one", at=tmp_path)
+    with (moved / "text.jsonl").open("a") as text:
+        text.write(json.dumps({"text": "One more."}) + "\n")
+    told = said(*evaluate, "two", at=tmp_path, refused=True)
+    assert f"the text {moved / 'text.jsonl'} is not the one that dictionary 'topk_sae_k2'" in told
+    text = ("--text", moved / "text.jsonl")
+    said(*evaluate, "two", *text, at=tmp_path)
+    save_model(moved / "model", 1)
+    told = said(*evaluate, "three", *text, at=tmp_path, refused=True)
+    assert "'topk_sae_k2' was trained on model 'model'" in told
+    shutil.rmtree(moved / "model")
+    told = said(*evaluate, "three", *text, at=tmp_path, refused=True)
+    assert f"the model 'model' in {moved / 'model'}, where there is none now" in told
+    assert "--model" in told
 
 
 def test_refusals_of_the_command_speak_of_options(made, swept, said):

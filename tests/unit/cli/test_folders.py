@@ -10,8 +10,9 @@ from dictlearn.activations.tensors import TensorActivations
 from dictlearn.cli import app, main
 from dictlearn.cli.origins import origin
 from dictlearn.config_files import swept
-from dictlearn.core.errors import ConfigError, InputError
+from dictlearn.core.errors import ConfigError, InputError, ProvenanceError
 from dictlearn.core.provenance import Provenance
+from dictlearn.text.corpora import source_hash
 
 RUN = {"steps": 3, "batch_size": 32, "log_every": 1}
 
@@ -83,18 +84,87 @@ def named(**settings):
 def test_model_and_text_are_those_of_the_training_unless_given():
     own = {"model": "m", "text": "hf:t", "context": 8}
     both = {"a": named(**own), "b": named(**own)}
-    assert origin(both) == ("m", "hf:t", 8)
-    assert origin(both, text="other") == ("m", "other", None)
-    assert origin(both, "other", context=4) == ("other", "hf:t", 4)
-    assert origin(both, "other") == ("other", "hf:t", None)
-    assert origin(both, "path/m", "hf:t").context == 8, "the path of a model whose name they know"
-    with pytest.raises(InputError, match="text 'notes', of which only the name is kept"):
+    assert origin(both) == ("m", "hf:t", {"context": 8}, True)
+    assert origin(both, text="other") == ("m", "other", {}, True)
+    assert origin(both, "other", context=4) == ("other", "hf:t", {"context": 4}, True)
+    assert origin(both, "other").settings == {}
+    found = origin(both, "path/m", "hf:t")
+    assert found.settings == {"context": 8}, "the path of a model whose name they know"
+    with pytest.raises(InputError, match="text 'notes', of which only the name is known"):
         origin({"a": named(model="m", text="notes")})
-    assert origin({"a": named()}) == ("builtin:stories", "builtin:stories", None)
+    assert origin({"a": named()})[:2] == ("builtin:stories", "builtin:stories")
     with pytest.raises(InputError, match=r"differ in their model: 'm' \(a\), 'n' \(b\).*--model"):
         origin({"a": named(model="m"), "b": named(model="n")})
     with pytest.raises(InputError, match="name a text with --text"):
         origin({"a": named(model="m")})
+
+
+READ = {"column": "story", "ids_column": None, "dataset_split": None, "control_tokens": False,
+        "separator": "<s>", "whole_documents": True}  # fmt: skip
+
+
+def test_the_text_is_read_as_in_the_training_unless_told():
+    own = {"model": "m", "text": "hf:t", "text_hash": "1", "text_settings": READ | {"later": 1}}
+    sae = {"a": named(**own), "unknown": named(model="m")}
+    assert origin(sae).settings == {**READ, "context": None}, "settings of later versions are not"
+    found = origin(sae, column="text", separator=None, whole_documents=False)
+    columns = {"column": "text", "whole_documents": False, "context": None}
+    assert found.settings == {k: v for k, v in READ.items() if k != "ids_column"} | columns
+    ids = {"a": named(**own | {"text_settings": READ | {"ids_column": "ids"}})}
+    assert origin(ids).settings["ids_column"] == "ids"
+    assert "ids_column" not in origin(ids, column="text").settings, "one stands for the other"
+    assert origin(sae, text="hf:other", column="text").settings == {"column": "text"}
+    other = {"b": named(**own | {"text_settings": READ | {"column": "text"}})}
+    with pytest.raises(InputError, match=r"differ in their column: 'story' \(a\), 'text' \(b\)"):
+        origin(sae | other)
+    assert origin(sae | other, column="text").settings["column"] == "text"
+
+
+def test_special_tokens_count_where_they_did_in_the_training():
+    with_them = {"a": named(text="hf:t", text_hash="1", exclude_special=False)}
+    assert not origin(with_them).exclude_special
+    assert origin(with_them, include_special=False).exclude_special
+    without = {"b": named(text="hf:t", text_hash="1"), "unknown": named()}
+    assert origin(without).exclude_special
+    assert not origin(without, include_special=True).exclude_special
+    with pytest.raises(InputError, match=r"include-special: True \(a\), False \(b\)"):
+        origin(with_them | without)
+
+
+def test_a_local_model_and_text_are_found_where_they_were(tmp_path, monkeypatch):
+    (tmp_path / "m").mkdir()
+    text = tmp_path / "t.txt"
+    text.write_text("a text")
+    own = {"model": "m", "model_path": str(tmp_path / "m"), "text": "t.txt",
+           "text_path": str(text), "text_files_hash": source_hash(text)}  # fmt: skip
+    sae = {"a": named(**own), "b": named(**own | {"text_path": "/gone", "model_path": "/gone"})}
+    assert origin(sae)[:2] == (str(tmp_path / "m"), str(text)), "the first place that is there"
+    gone = {"b": sae["b"]}
+    for call in (lambda: origin(gone, "m"), lambda: origin(gone, text="t.txt")):
+        with pytest.raises(
+            InputError, match=r"(text 't.txt'|model 'm') in /gone, .* --(text|model)"
+        ):
+            call()
+    with monkeypatch.context() as patch:
+        patch.chdir(tmp_path)
+        assert origin(gone)[:2] == ("m", "t.txt"), (
+            "or one of that name in the folder of the command"
+        )
+    text.write_text("another text")
+    for found in (sae, gone | {"a": sae["a"]}):
+        with pytest.raises(ProvenanceError, match=r"t\.txt is not .* changed since; .* --text"):
+            origin(found)
+    assert origin(sae, text=str(text)).text == str(text), "as it is now"
+
+
+def test_a_data_set_in_a_folder_is_found_too(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "train.jsonl").write_text('{"text": "a"}')
+    place = str(tmp_path / "data")
+    own = {"text": "hf:data:en", "text_path": place, "text_files_hash": source_hash(f"hf:{place}")}
+    assert origin({"a": named(**own)}).text == f"hf:{place}:en"
+    with pytest.raises(InputError, match="text 'hf:data:en' in /gone"):
+        origin({"a": named(**own | {"text_path": "/gone"})})
 
 
 def test_other_formats_there_and_back(folder, tmp_path, capsys):

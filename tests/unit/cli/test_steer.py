@@ -113,7 +113,10 @@ def test_a_finetuned_folder_of_a_model_from_a_folder(tmp_path):
         found, keeps = steering._opened([codes], base, check_model=check)
         assert found.model.cfg.model_check == state
         assert not keeps
-    with pytest.raises(InputError, match="or as --model"):
-        steered("steer", codes, "--edit", "ablate 3")
+    found, _ = steering._opened([codes], None, check_model=False)
+    assert found.model.cfg.loaded_from == base, "it is found where it was"
     with pytest.raises(ProvenanceError, match=r"on model 'base' .* used on 'builtin:stories'"):
         steered("steer", codes, "--edit", "ablate 3", "--model", "builtin:stories")
+    (tmp_path / "base").rename(tmp_path / "moved")
+    with pytest.raises(InputError, match=rf"or as --model \(from {base}: "):
+        steered("steer", codes, "--edit", "ablate 3")

@@ -28,6 +28,21 @@ def test_round_trip_ignores_later_fields():
     assert Provenance.from_dict({}) == Provenance()
 
 
+def test_paths_stay_in_folders_and_move_with_them(tmp_path):
+    project, elsewhere = tmp_path / "project", tmp_path / "elsewhere"
+    found = replace(TRAINED, model_path="/data/model", text_path=str(project / "a.txt"))
+    assert not {"model_path", "text_path"} & found.to_dict().keys()
+    written = found.to_dict(project / "runs" / "sae")
+    assert written["model_path"] == "/data/model", "only the root in common"
+    assert written["text_path"] == "../../a.txt"
+    assert Provenance.from_dict(written, project / "runs" / "sae").text_path == found.text_path
+    moved = Provenance.from_dict(written, elsewhere / "runs" / "sae")
+    assert (moved.model_path, moved.text_path) == ("/data/model", str(elsewhere / "a.txt"))
+    assert Provenance.from_dict(written).text_path == "", "seen from nowhere"
+    assert moved == found == TRAINED, "the same origin, wherever it lies"
+    assert not differences(found.to_compare(), TRAINED.to_compare())
+
+
 def test_versions_are_recorded_but_not_compared():
     assert {"python", "torch", "dictlearn"} <= library_versions().keys()
     assert Provenance(versions={"torch": "1"}) == Provenance(versions={"torch": "2"})

@@ -1,5 +1,7 @@
 """Every kind through every format that can hold it: the same coefficients, the same estimates."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -72,6 +74,16 @@ def test_kind_sites_and_origin_come_back(format, name, scrambled, tmp_path):
     assert back.provenance.model == "tiny"
     if format != "circuit_tracer":  # whose config is shared by the whole set
         assert back.provenance == ours.provenance
+
+
+@pytest.mark.parametrize("format", HOLDS)
+def test_no_path_of_the_disk_is_published(format, scrambled, tmp_path):
+    ours = scrambled(KINDS["topk_transcoder" if format != "saelens" else "topk"])
+    ours.provenance = replace(ours.provenance, model_path="/private/m", text_path="/private/t.txt")
+    dl.save(ours, tmp_path / "theirs", format=format)
+    written = [path.read_bytes() for path in (tmp_path / "theirs").rglob("*") if path.is_file()]
+    assert written
+    assert not any(b"/private" in data or b"_path" in data for data in written)
 
 
 @pytest.mark.parametrize(("format", "name"), HELD)

@@ -74,6 +74,16 @@ def test_provenance_says_whether_a_model_was_compared(saved, native) -> None:
     assert model_provenance(native()).model_check == ""
 
 
+def test_provenance_has_the_place_of_a_local_model(saved, native, monkeypatch) -> None:
+    folder = saved(GPT2)
+    monkeypatch.chdir(folder.parent)
+    model = load_model(folder.name, "cpu", check=False)
+    monkeypatch.chdir("/")
+    found = model_provenance(model)
+    assert found.model_path == str(folder.resolve())
+    assert model_provenance(native()).model_path == ""
+
+
 def test_a_constant_does_not_hide_a_difference() -> None:
     logits = torch.tensor([[1.0, 2.0, -torch.inf], [3.0, 5.0, -torch.inf]])
     assert relative_difference(logits + 1000, logits) == 0

@@ -57,6 +57,8 @@ def test_what_is_loaded_is_what_was_saved(name, tmp_path):
     assert torch.equal(again(ids), model(ids))
     assert model_provenance(again).model_hash == model_provenance(model).model_hash
     assert not again.training
+    assert model_provenance(again).model_path == str((tmp_path / "ours").resolve())
+    assert str(tmp_path) not in (tmp_path / "ours" / "saved_model.json").read_text()
     save_model(again, tmp_path / "ours")
     assert torch.equal(load_model(str(tmp_path / "ours"))(ids), model(ids)), "it may be replaced"
     if name == "builtin":

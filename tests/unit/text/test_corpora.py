@@ -12,7 +12,7 @@ import pytest
 
 from dictlearn.core.errors import CorruptFileError, InputError
 from dictlearn.text.columns import Column
-from dictlearn.text.corpora import BUILTIN_CORPORA, documents, source_name
+from dictlearn.text.corpora import BUILTIN_CORPORA, documents
 
 
 def write_jsonl(path: Path, *entries: object) -> Path:
@@ -203,9 +203,3 @@ def test_source_without_text(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("\n \n")
     with pytest.raises(InputError, match="at least one document"):
         list(documents(tmp_path / "a.txt"))
-
-
-def test_recorded_name_does_not_tell_where_a_file_lies(tmp_path: Path) -> None:
-    assert source_name(tmp_path / "a.txt") == "a.txt"
-    assert source_name("builtin:stories") == "builtin:stories"
-    assert source_name("hf:name:config") == "hf:name:config"

@@ -14,6 +14,7 @@ from dictlearn.harvesting import harvest
 from dictlearn.lm.loading import load_model
 from dictlearn.lm.sites import hook_sites
 from dictlearn.text import tokens as tokens_module
+from dictlearn.text.corpora import source_hash
 from dictlearn.text.tokens import hash_ids, load_tokens, split_of
 
 WORDS = ["<unk>", "<s>", "</s>", *"abcdefgh", "<", "s", ">", "/", "|"]
@@ -352,3 +353,21 @@ def test_too_little_text(tmp_path: Path, train_file: Path) -> None:
         load_tokens(of_split("train", 1), model(), n_tokens=9)
     with pytest.raises(InputError, match=r"'held_out'.*one in ten is held out"):
         load_tokens(train_file, model(), "held_out")
+
+
+def test_tokens_know_how_their_text_is_read_again(tmp_path: Path, monkeypatch) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps({"own": t}) + "\n" for t in of_split("train", 40)))
+    monkeypatch.chdir(tmp_path)
+    found = load_tokens("a.jsonl", model(), column="own", separator="</s>", whole_documents=True)
+    assert (found.source, found.path) == ("a.jsonl", str(path.resolve()))
+    assert found.files_hash == source_hash(path)
+    assert found.settings == {
+        "column": "own", "ids_column": None, "dataset_split": None, "control_tokens": False,
+        "separator": "</s>", "whole_documents": True,
+    }  # fmt: skip
+    again = load_tokens(found.path, model(), context=found.ids.shape[1], **found.settings)
+    assert again.hash == found.hash
+    assert not {"path", "files_hash", "settings"} & found.describe().keys()
+    listed = load_tokens(of_split("train", 40), model())
+    assert (listed.path, listed.files_hash) == ("", "")
