@@ -8,8 +8,9 @@ from typing import Any
 
 from dictlearn.comparison.report.html import DEFAULT_TITLE, REPORT_FILE
 from dictlearn.core.dictionary import FeatureDictionary
-from dictlearn.core.errors import InputError, nearest
+from dictlearn.core.errors import InputError, NotApplicableError, nearest
 from dictlearn.core.files import read_own_json
+from dictlearn.core.folders import require_writable
 from dictlearn.core.named import Dictionaries
 from dictlearn.core.own_files import OwnFiles
 from dictlearn.core.tokens import Tokens
@@ -31,6 +32,7 @@ from dictlearn.findings import (
     there,
 )
 from dictlearn.lm.hooks import LanguageModel
+from dictlearn.lm.sites import require_readable
 from dictlearn.records.agreement import AgreementRecords
 from dictlearn.records.concepts import ConceptRecords
 from dictlearn.records.features import FeatureRecords
@@ -52,7 +54,7 @@ class Part(StrEnum):
     CONCEPTS = "concepts"
     """Features as detectors of concepts (`evaluate_concepts`)."""
     AGREEMENT = "agreement"
-    """Similarity of the features of every two dictionaries (`compare_features`)."""
+    """Near twins, and the similarity of features, beside its chance level (`compare_features`)."""
     CARDS = "cards"
     """Cards of some features of each dictionary (`describe_features`)."""
 
@@ -64,7 +66,7 @@ class Report(Findings):
     path: Path
     """The page, report.html."""
     left_out: Mapping[Part, str] = field(default_factory=dict)
-    """Parts asked for that these dictionaries or tokens do not allow, each with the reason."""
+    """Parts asked for that dictionaries, model or tokens do not allow, each with the reason."""
 
     def __repr__(self) -> str:
         return f"Report({str(self.path)!r})"
@@ -94,8 +96,8 @@ def report(
     later call with more parts adds these; the pages show all parts that are there. Bits are
     measured with the metrics: added later, they take the passes of the metrics again.
 
-    A part that these dictionaries or tokens do not allow, such as agreement of a single
-    dictionary, is left out, and the report has the reason.
+    A part that these dictionaries, this model or these tokens do not allow (`NotApplicableError`),
+    such as cards of a model without a tokenizer, is left out, and the report has the reason.
 
     Args:
         dictionaries: one, several by name, or folders that hold them (`load`, `fit`), whose
@@ -104,8 +106,7 @@ def report(
         tokens: normally of the held-out split.
         out: the folder for `report.html`, `report.md` and the records.
         parts: names of `Part`; by default all.
-        documents: tokens for the concepts, best in whole documents (`load_tokens`); by default
-            `tokens`.
+        documents: tokens for the concepts, best in whole documents; by default `tokens`.
         n_cards: number of feature cards for each dictionary.
         title: the title of the pages.
         exclude_special: leave out special tokens (BOS, EOS, padding).
@@ -124,6 +125,8 @@ def report(
         raise InputError(f"required n_cards of at least 1, got {n_cards}")
     given, logs = _loaded(dictionaries, model)
     loaded = required_dictionaries("report", given)
+    for some in (tokens, documents or tokens):
+        require_readable(model, some)
     own = own_files(out)
     run = _Run(own, loaded, model, tokens, documents or tokens, n_cards, exclude_special,
                allow_other_model, progress)  # fmt: skip
@@ -157,7 +160,8 @@ def own_files(out: str | Path) -> OwnFiles:
     Raises:
         InputError: there are files of these names that no report wrote, or that were changed.
     """
-    own = OwnFiles.of(out, "a report")
+    own = OwnFiles(Path(out), "a report")
+    require_writable(own.path)
     own.require(DESCRIPTION_FILE, *RECORD_FILES, REPORT_FILE, PAGE_FILE)
     return own
 
@@ -227,16 +231,15 @@ class _Run:
             if part in parts:
                 try:
                     measured()
-                except InputError as error:
+                except NotApplicableError as error:
                     left_out[part] = str(error)
         return left_out
 
     def _has_bits(self) -> bool:
         """Whether the metrics in the folder have the bits of every sequence."""
         found = there(self.own.path, Records)
-        return found is not None and all(
-            "support_bits" in record.sums for record in found.dictionaries.values()
-        )
+        measured = [] if found is None else [r.sums for r in found.dictionaries.values()]
+        return bool(measured) and all("support_bits" in sums for sums in measured)
 
     def _metrics(self, *, bits: bool) -> Records:
         return evaluate(*self._read(self.tokens), bits=bits, **self._options(special=True))
@@ -245,8 +248,8 @@ class _Run:
         return evaluate_concepts(*self._read(self.documents), **self._options())
 
     def _agreement(self) -> AgreementRecords:
-        if len(self.dictionaries) < 2:
-            raise InputError("it compares dictionaries, and there is only one")
+        if not any(dictionary.n_features for dictionary in self.dictionaries.values()):
+            raise NotApplicableError("it compares features, and these dictionaries have none")
         return compare_features(*self._read(self.tokens), **self._options(special=True))
 
     def _cards(self) -> FeatureRecords:
@@ -256,9 +259,7 @@ class _Run:
         read = self._read(self.tokens)
         return describe_features(*read, self.n_cards, also=also, **self._options(special=True))
 
-    def _read(
-        self, tokens: Tokens
-    ) -> tuple[Mapping[str, FeatureDictionary], LanguageModel, Tokens]:
+    def _read(self, tokens: Tokens) -> tuple[Any, ...]:
         return self.dictionaries, self.model, tokens
 
     def _options(self, *, special: bool = False) -> dict[str, Any]:

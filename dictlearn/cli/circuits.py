@@ -116,9 +116,10 @@ def _own(out: Path, n: int, *, overwrite: bool) -> "list[OwnFiles]":
     """The folder of each graph, whose files are absent or its own."""
     from dictlearn.circuits.storage import GRAPH_FILE, TENSORS_FILE
     from dictlearn.cli.results import require_none, results_in
+    from dictlearn.core.own_files import OwnFiles
 
     together = [NODES, EDGES] if n > 1 else []
-    own = results_in(out, together, overwrite=overwrite, run="circuit graph")
+    own = OwnFiles.of(results_in(out, together, overwrite=overwrite, run="circuit graph"))
     folders = [own] if n == 1 else [own.inside(f"prompt_{i:03}") for i in range(n)]
     for folder in folders:
         folder.require(GRAPH_FILE, TENSORS_FILE, PAGE)

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from dictlearn.core.errors import InputError
+from dictlearn.core.folders import require_writable
 from dictlearn.core.own_files import OwnFiles
 
 
@@ -13,12 +14,15 @@ def results_in(
 ) -> OwnFiles:
     """The folder `out`, to which a command may write the files `names`; asked before work starts.
 
+    The folder is not made yet, so that a command that is refused leaves none.
+
     Raises:
         InputError: one is there already, of an earlier run that is not to be overwritten; or it is
             none that this kind of run wrote.
         StorageError: the folder cannot be written.
     """
-    own, names = OwnFiles.of(out, run), list(names)
+    require_writable(out)
+    own, names = OwnFiles(out, run), list(names)
     own.require(*names)
     require_none(own, names, overwrite=overwrite)
     return own

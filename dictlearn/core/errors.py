@@ -20,6 +20,13 @@ class ConfigError(InputError):
     """A configuration field is unknown or out of range."""
 
 
+class NotApplicableError(InputError):
+    """A measurement that these dictionaries, this model or these tokens do not allow.
+
+    The arguments are in order; a report leaves such a measurement out.
+    """
+
+
 class ProvenanceError(DictLearnError):
     """Two objects that must share a model, a hook or a text do not."""
 

@@ -249,27 +249,6 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def path_from(folder: Path, path: str) -> str:
-    """An absolute path as it is seen from `folder`: relative, if they share more than the root.
-
-    Folders that lie together are moved together, and a relative path tells no more than it must.
-
-    >>> path_from(Path("/home/me/runs/sae"), "/home/me/text.txt")
-    '../../text.txt'
-    >>> path_from(Path("/home/me/runs/sae"), "/data/text.txt")
-    '/data/text.txt'
-    """
-    here, there = folder.resolve(), Path(path)
-    if here.parts[:2] != there.parts[:2]:
-        return path
-    return Path(os.path.relpath(there, here)).as_posix()
-
-
-def path_in(folder: Path, path: str) -> str:
-    """The absolute path that `path_from` described, now that the folder is `folder`."""
-    return os.path.normpath(folder.resolve() / path)
-
-
 def readable(n_bytes: int) -> str:
     """A number of bytes in a unit that leaves at least one digit before the point.
 

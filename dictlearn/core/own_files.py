@@ -34,6 +34,7 @@ from dictlearn.core.files import (
     write_tensors,
     write_text,
 )
+from dictlearn.core.folders import folder_of_a_run
 from dictlearn.core.locks import locked
 
 _WAIT = 5.0
@@ -109,13 +110,13 @@ class OwnFiles:
     def locked(self) -> Iterator[None]:
         """A run of this process in the folder, which keeps other processes out.
 
-        What killed runs left half-written there, and in the folders inside, is removed.
+        What killed runs left half-written there, and in the folders inside, is removed. The folder
+        is made if it is absent, and removed again if the run fails before it has written anything.
 
         Raises:
-            StorageError: another process is at work in the folder.
+            StorageError: the folder cannot be written, or another process is at work in it.
         """
-        writable_folder(self.path)
-        with locked(self.path) as outermost:
+        with folder_of_a_run(self.path), locked(self.path) as outermost:
             for own in self._everywhere() if outermost else ():
                 with locked(own.path):
                     remove_leftovers(own.path)

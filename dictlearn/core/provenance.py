@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from dictlearn.core.errors import ProvenanceError
-from dictlearn.core.files import path_from, path_in, typed
+from dictlearn.core.files import typed
+from dictlearn.core.folders import path_from, path_in
 from dictlearn.core.tokens import Tokens
 
 _PATHS = ("model_path", "text_path")

@@ -81,12 +81,12 @@ def run_experiment(
             an experiment that is not defined in a module.
         StorageError: the folder cannot be written.
     """
-    own = OwnFiles.of(out, "an experiment")
+    own = OwnFiles(Path(out), "an experiment")
     with own.locked():
+        parts = experiment.parts()  # they may refuse a setting
         if overwrite:
             own.clear()
         _begin(own, experiment)
-        parts = experiment.parts()
         left = {
             name: Task(partial(_run, experiment, name, own.folder(PARTS, name)), part.after)
             for name, part in parts.items()

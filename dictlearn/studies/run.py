@@ -38,7 +38,7 @@ def run_study(study: Study, out: str | Path, *, overwrite: bool = False, nproc: 
         InputError: the folder holds a run of another study, or conflicting files.
         StorageError: the folder cannot be written.
     """
-    run = _Run(study, OwnFiles.of(out, STUDY), nproc)
+    run = _Run(study, OwnFiles(Path(out), STUDY), nproc)
     with run.own.locked():
         run.begin(overwrite=overwrite)
         found = Findings(

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from dictlearn.core.errors import InputError
+from dictlearn.core.errors import InputError, NotApplicableError
 from dictlearn.core.tokens import Tokens
 
 
@@ -56,7 +56,8 @@ def concept_labels(
     the model has read it completely.
 
     Raises:
-        InputError: two concepts have the same name, or the tokenizer is not a fast one.
+        InputError: two concepts have the same name.
+        NotApplicableError: the tokenizer is not a fast one.
     """
     names = [concept.name for concept in concepts]
     if repeated := sorted({name for name in names if names.count(name) > 1}):
@@ -85,13 +86,13 @@ def token_texts(ids: Sequence[int], tokenizer: Any) -> list[str]:
     completes it.
 
     Raises:
-        InputError: the tokenizer is not one of the fast ones, of the library `tokenizers`.
+        NotApplicableError: the tokenizer is not one of the fast ones, of the library `tokenizers`.
     """
     from tokenizers.decoders import DecodeStream
 
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
-        raise InputError(
+        raise NotApplicableError(
             f"required a fast tokenizer, got {type(tokenizer).__name__}; load it with use_fast=True"
         )
     stream = DecodeStream(skip_special_tokens=False)

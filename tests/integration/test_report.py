@@ -13,7 +13,7 @@ import pytest
 import dictlearn as dl
 from dictlearn.cli import main
 from dictlearn.cli.reporting import _PARTS
-from dictlearn.core.errors import InputError, ProvenanceError
+from dictlearn.core.errors import CorruptFileError, InputError, ProvenanceError
 from dictlearn.core.own_files import OwnFiles
 from dictlearn.records.features import FeatureRecords
 from dictlearn.reporting import Part, Report
@@ -225,15 +225,56 @@ def test_a_killed_report_goes_on(subject, tmp_path, monkeypatch):
 
 def test_what_cannot_be_measured_is_left_out_with_the_reason(subject, tmp_path):
     model, tokens, both = subject
-    one = {"k2": both["k2"]}
     short = replace(tokens, ids=tokens.ids[:5], ordinary=tokens.ordinary[:5], hash="short")
-    found = dl.report(one, model, short, out=tmp_path, n_cards=1, progress=False)
+    nothing = dl.MeanConfig().build(both["k2"].sites)
+    found = dl.report(nothing, model, short, out=tmp_path, n_cards=1, progress=False)
     assert isinstance(found, Report)
     assert found.left_out.keys() == {Part.AGREEMENT, Part.CONCEPTS}
-    assert found.left_out[Part.AGREEMENT] == "it compares dictionaries, and there is only one"
     page = found.path.read_text(encoding="utf-8")
-    assert "Left out, agreement: it compares dictionaries" in page
-    assert "Left out, concepts: required a concept with at least 20 matches" in page
+    assert "Left out, agreement: it compares features, and these dictionaries have none" in page
+    assert "Left out, concepts: evaluate_concepts needs a dictionary with features" in page
+    quiet = {"out": tmp_path / "k2", "parts": ["concepts"], "progress": False}
+    found = dl.report({"k2": both["k2"]}, model, short, **quiet)
+    assert "a concept with at least 20 matches" in found.left_out[Part.CONCEPTS]
+
+
+def test_mistakes_are_no_reason_to_leave_a_part_out(subject, tmp_path):
+    model, tokens, both = subject
+    quiet = {"out": tmp_path, "n_cards": 1, "parts": ["cards"], "progress": False}
+    beyond = replace(tokens, ids=tokens.ids + model.cfg.d_vocab, hash="beyond")
+    with pytest.raises(InputError, match="vocabulary"):
+        dl.report(both, model, tokens, documents=beyond, **quiet)
+    assert not list(tmp_path.iterdir()), "before work starts"
+
+    for error in (InputError("required another argument"), CorruptFileError("damaged")):
+
+        def refused(*_: object, error: Exception = error, **__: object) -> None:
+            raise error
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("dictlearn.reporting.describe_features", refused)
+            with pytest.raises(type(error), match=str(error)):
+                dl.report(both, model, tokens, **quiet)
+    dl.report(both, model, tokens, **quiet)
+    (tmp_path / "features.json").write_text("{}")
+    with pytest.raises(InputError, match=r"features\.json has changed"):
+        dl.report(both, model, tokens, **quiet)
+
+
+def test_one_dictionary_has_near_twins_and_a_chance_level(subject, tmp_path):
+    model, tokens, both = subject
+    quiet = {"out": tmp_path, "parts": ["agreement"], "progress": False}
+    found = dl.report({"k2": both["k2"]}, model, tokens, **quiet)
+    assert not found.left_out
+    cosines = both["k2"].atoms @ both["k2"].atoms.T
+    norms = cosines.diagonal().sqrt()
+    cosines = (cosines / norms / norms[:, None]).fill_diagonal_(0)
+    twins = (cosines > 0.9).any(dim=1).double().mean()
+    assert found.agreement.dictionaries["k2"].twin_share == pytest.approx(twins.item())
+    page = found.path.read_text(encoding="utf-8")
+    level = found.agreement.pair("k2", "random directions").mmcs
+    assert f"Chance level: {level:.2f} of learned features" in page
+    assert "similarity of several dictionaries" not in page
 
 
 def test_a_report_is_refused_before_work_starts(subject, tmp_path):

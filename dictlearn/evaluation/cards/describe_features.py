@@ -6,7 +6,7 @@ from operator import index
 import torch
 
 from dictlearn.core.dictionary import FeatureDictionary
-from dictlearn.core.errors import InputError, nearest
+from dictlearn.core.errors import InputError, NotApplicableError, nearest
 from dictlearn.core.named import Dictionaries
 from dictlearn.core.tokens import Tokens
 from dictlearn.evaluation.cards.feature_card import CardMaker
@@ -71,6 +71,7 @@ def describe_features(
         progress: show a progress bar.
 
     Raises:
+        NotApplicableError: the model has no tokenizer.
         InputError: a dictionary or feature does not exist, an argument is out of range, or a
             dictionary does not fit the model.
         ProvenanceError: a dictionary was trained on another model, and `allow_other_model` is off.
@@ -78,7 +79,7 @@ def describe_features(
     """
     dictionaries = required_dictionaries("describe_features", dictionaries)
     if getattr(model, "tokenizer", None) is None:
-        raise InputError("required a model with a tokenizer, got none; set model.tokenizer")
+        raise NotApplicableError("required a model with a tokenizer, got none; set model.tokenizer")
     origin, transfer = require_fitting(dictionaries, model, allow_other_model=allow_other_model)
     further = _joined({}, also or {})
     _require_features(dictionaries, further)

@@ -12,13 +12,14 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from dictlearn.core.dictionary import FeatureDictionary
-from dictlearn.core.errors import InputError
+from dictlearn.core.errors import NotApplicableError
 from dictlearn.core.named import Dictionaries
 from dictlearn.core.tokens import Tokens
 from dictlearn.evaluation.concepts.compare_families import compare_families, without_interval
 from dictlearn.evaluation.concepts.split_halves import halves
 from dictlearn.evaluation.origins import require_fitting, required_dictionaries
 from dictlearn.lm.hooks import LanguageModel
+from dictlearn.lm.sites import require_readable
 from dictlearn.progress import progress as progress_bar
 from dictlearn.progress import timed
 from dictlearn.records.concepts import ConceptRecords, ConceptScore, Family
@@ -69,12 +70,14 @@ def evaluate_concepts(
         progress: show a progress bar.
 
     Raises:
-        InputError: there is no dictionary, no concept with enough matches, fewer than four
-            sequences, or a dictionary does not fit the model.
+        NotApplicableError: there is no feature, no concept with enough matches, fewer than four
+            sequences, or no fast tokenizer.
+        InputError: there is no dictionary, or one, or a token, does not fit the model.
         ProvenanceError: a dictionary was trained on another model, and `allow_other_model` is off.
         NonFiniteError: activations hold NaN or infinity.
     """
     dictionaries = required_dictionaries("evaluate_concepts", dictionaries)
+    require_readable(model, tokens)
     _require_enough(dictionaries, tokens)
     origin, transfer = require_fitting(dictionaries, model, allow_other_model=allow_other_model)
     empty = {
@@ -110,11 +113,11 @@ def evaluate_concepts(
 
 def _require_enough(dictionaries: Mapping[str, FeatureDictionary], tokens: Tokens) -> None:
     if not any(dictionary.n_features for dictionary in dictionaries.values()):
-        raise InputError(
+        raise NotApplicableError(
             f"evaluate_concepts needs a dictionary with features, got {dictionaries!r:.80}"
         )
     if len(tokens) < 4:
-        raise InputError(
+        raise NotApplicableError(
             f"two halves of at least 2 sequences are required, got {len(tokens)} sequences; use "
             "more tokens or a shorter context"
         )
@@ -136,7 +139,7 @@ def _frequent(
     }
     names = [concept.name for concept in concepts if concept.name not in left_out]
     if not names:
-        raise InputError(
+        raise NotApplicableError(
             f"required a concept with at least {min_matches} matches in both halves, got none "
             f"({'; '.join(f'{k}: {v}' for k, v in list(left_out.items())[:3])}); use more tokens, "
             "other concepts or a smaller min_matches"

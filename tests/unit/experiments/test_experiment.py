@@ -46,6 +46,20 @@ class Counts(Experiment):
                     {"empty": go.Figure()})  # fmt: skip
 
 
+def test_a_refused_experiment_leaves_and_removes_nothing(tmp_path, monkeypatch):
+    run_experiment(Counts(n=1), tmp_path / "x", show=False)
+    before = sorted(tmp_path.rglob("*"))
+
+    def refused(self):
+        raise InputError("required another n")
+
+    monkeypatch.setattr(Counts, "parts", refused)
+    for out, overwrite in ((tmp_path / "x", True), (tmp_path / "runs" / "y", False)):
+        with pytest.raises(InputError, match="another n"):
+            run_experiment(Counts(), out, overwrite=overwrite, show=False)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_a_run_goes_on_where_it_was_interrupted(tmp_path, monkeypatch):
     DONE.clear()
     monkeypatch.setattr(Counts, "fails_at", 2)
