@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from dictlearn.blind.case import CASE_FILE, GUESS_FILE, REVEALED_FILE, BlindCase
+from dictlearn.blind.case import GUESS_FILE, REVEALED_FILE, BlindCase
 from dictlearn.cli import app
 from dictlearn.core.errors import CorruptFileError, InputError
 from dictlearn.dictionaries.files import save
@@ -88,10 +88,17 @@ def test_a_named_feature_and_its_tokens(run):
     assert again == shown, "what is own is replaced"
 
 
+def test_a_device_that_cannot_be_used_is_refused(run):
+    for step in ("show", "reveal"):
+        with pytest.raises(InputError, match="the device 'meta' cannot be used"):
+            run(step, "--device", "meta")
+    assert not run.folder.exists()
+
+
 @pytest.mark.parametrize(
     ("more", "told"), [(["mlp1"], "'NAME NUMBER'"), (["mlp9 3"], "no dictionary 'mlp9'")]
 )
 def test_what_does_not_fit_is_refused(run, more, told):
     with pytest.raises(InputError, match=told):
         run("show", "--feature", *more)
-    assert not (run.folder / CASE_FILE).exists()
+    assert not run.folder.exists()

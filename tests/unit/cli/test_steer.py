@@ -49,6 +49,8 @@ def test_texts_with_and_without_edits(model, tmp_path, capsys):
             steered(*common, "--edit", text)
     with pytest.raises(InputError, match="--edits"):
         steered(*common)
+    with pytest.raises(InputError, match="the device 'meta' cannot be used"):
+        steered(*common, "--edit", "ablate 3", "--device", "meta")
     (tmp_path / "edits.toml").write_text("edits = ['ablate 3', 'push sae 4 = 2']")
     steered(*common, "--edit", "scale 5 = 2", "--edits", tmp_path / "edits.toml")
     assert "scale 5 = 2.0; ablate 3; push sae 4 = 2.0" in capsys.readouterr().out
