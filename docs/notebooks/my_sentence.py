@@ -13,7 +13,7 @@ model = dl.load_model("builtin:stories")
 train, test = (dl.load_tokens("builtin:stories", model, s, 10_000) for s in ("train", "held_out"))
 configs = dl.sweep(dl.CodebookConfig, n_codes=256, k=[4, 8])
 configs |= dl.sweep(dl.TopKSAEConfig, dl.TopKTranscoderConfig, n_features=256, k=[4, 8])
-trained = dl.fit(configs, dl.harvest(model, train, dl.mlp_sites(model, 1)), dl.FitConfig(steps=40))
+trained = dl.fit(configs, dl.harvest(model, train, dl.mlp_sites(model, 1)), dl.FitConfig(steps=30))
 
 # %% [markdown]
 # The strongest features of each dictionary. Strengths are in raw units of each dictionary, so they
