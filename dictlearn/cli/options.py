@@ -78,7 +78,9 @@ Overwrite = Annotated[
 Context = Annotated[
     int | None, typer.Option(help="Tokens per block; by default the model's context, at most 1024.")
 ]
-Split = Annotated[str, typer.Option(help="Split of the text: train or held_out.")]
+Split = Annotated[
+    str, typer.Option(help="Split of the text: train, held_out, or all for every document.")
+]
 IncludeSpecial = Annotated[bool, typer.Option(help="Include special tokens (BOS, EOS, padding).")]
 IncludeSpecialOfDictionaries = Annotated[
     bool | None,

@@ -75,7 +75,7 @@ class Provenance:
     text_hash: str = ""
     """Content hash of the tokens."""
     split: str = ""
-    """Split of the text: "train" or "held_out"."""
+    """Split of the text: "train", "held_out" or "all"."""
     exclude_special: bool = True
     """Whether special tokens were left out of rows and metrics."""
     text: str = field(default="", compare=False)
