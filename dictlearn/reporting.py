@@ -259,7 +259,7 @@ class _Run:
         read = self._read(self.tokens)
         return describe_features(*read, self.n_cards, also=also, **self._options(special=True))
 
-    def _read(self, tokens: Tokens) -> tuple[Any, ...]:
+    def _read(self, tokens: Tokens) -> tuple[Dictionaries, LanguageModel, Tokens]:
         return self.dictionaries, self.model, tokens
 
     def _options(self, *, special: bool = False) -> dict[str, Any]:
