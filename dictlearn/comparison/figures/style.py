@@ -158,14 +158,20 @@ def stacked(
 def log_axis(values: list[float]) -> dict[str, Any]:
     """A logarithmic axis for those of the `values` that are positive.
 
-    Ticks are at 1, 2 and 5 times powers of ten, or at powers of ten only if there are many.
+    Ticks are at 1, 2 and 5 times powers of ten, or at powers of ten only if there are many, and
+    closer where there would be less than two.
     """
     values = [value for value in values if value > 0]
     if not values:
         return {"type": "log"}
     low, high = math.log10(min(values)) - 0.12, math.log10(max(values)) + 0.12
-    steps = (1, 2, 5) if high - low < 2.5 else (1,)
     decades = range(math.floor(low), math.ceil(high) + 1)
-    ticks = [step * 10.0**decade for decade in decades for step in steps]
+
+    def multiples(*steps: float) -> list[float]:
+        return [step * 10.0**decade for decade in decades for step in steps]
+
+    ticks = multiples(1.0, 2.0, 5.0) if high - low < 2.5 else multiples(1.0)
+    if sum(low <= math.log10(tick) <= high for tick in ticks) < 2:
+        ticks = multiples(1.0, 1.5, *map(float, range(2, 10)))
     labels = [f"{tick:,g}" for tick in ticks]
     return {"type": "log", "range": (low, high), "tickvals": ticks, "ticktext": labels}

@@ -1,8 +1,12 @@
 """Colours and symbols that all figures share."""
 
+import math
+
+import pytest
+
 from dictlearn.comparison.figures.density import density_figure
 from dictlearn.comparison.figures.rates import rate_distortion_figure
-from dictlearn.comparison.figures.style import BASELINE_COLOUR, looks
+from dictlearn.comparison.figures.style import BASELINE_COLOUR, log_axis, looks
 from dictlearn.records.results import Records
 
 
@@ -34,3 +38,17 @@ def test_many_dictionaries_are_named_by_kind_and_look_alike(records, make):
     assert [trace.name for trace in marks if trace.showlegend] == ["sae", "topk_sae"]
     assert len({(trace.legendgroup, trace.marker.symbol) for trace in marks}) == 2
     assert len(density_figure(many).data) == 10, "the first seed only"
+
+
+@pytest.mark.parametrize(
+    ("values", "shown"),
+    [
+        ([70.0, 80.0], ["60", "70", "80", "90", "100"]),  # 100 alone at 1, 2 and 5 times powers
+        ([1.0, 50.0, -1.0, 0.0], ["1", "2", "5", "10", "20", "50"]),
+        ([0.01, 100.0], ["0.01", "0.1", "1", "10", "100"]),
+    ],
+)
+def test_a_logarithmic_axis_has_ticks_that_tell_its_scale(values, shown):
+    axis = log_axis(values)
+    (low, high), ticks = axis["range"], zip(axis["tickvals"], axis["ticktext"], strict=True)
+    assert [text for tick, text in ticks if low <= math.log10(tick) <= high] == shown
