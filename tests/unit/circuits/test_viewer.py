@@ -170,7 +170,8 @@ const write = (id, value) => {
 };
 const edges = () => all(".edge").map((edge) => edge.classList[1]).sort().join(" ");
 const told = () => document.getElementById("status").textContent;
-const tell = (text) => window === top ? texts.push(text) : parent.postMessage(text, "*");
+const tell = (text) =>
+  typeof texts === "undefined" ? parent.postMessage(text, "*") : texts.push(text);
 window.addEventListener("load", () => setTimeout(() => {
   const out = {};
   try { DRIVE; tell(JSON.stringify(out)); } catch (error) { tell(`failed: ${error.stack}`); }
