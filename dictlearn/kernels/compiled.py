@@ -231,10 +231,15 @@ def weighted_sums(
 ) -> None:  # fmt: skip
     """For every feature the sum of its entries' rows of `x`, weighted: one row of `out` each."""
     for f in prange(len(starts) - 1):
-        total = out[f]
+        total, end = out[f], starts[f + 1]
         total[:] = 0.0
-        for p in range(starts[f], starts[f + 1]):
+        for p in range(starts[f], end - 1, 2):  # `total` is read and written half as often
             row, weight = x[rows[p]], weights[entries[p]]
+            next_row, next_weight = x[rows[p + 1]], weights[entries[p + 1]]
+            for j in range(len(total)):
+                total[j] += weight * row[j] + next_weight * next_row[j]
+        if (end - starts[f]) % 2:
+            row, weight = x[rows[end - 1]], weights[entries[end - 1]]
             for j in range(len(total)):
                 total[j] += weight * row[j]
 
@@ -244,15 +249,22 @@ def dots(
     starts: np.ndarray, rows: np.ndarray, entries: np.ndarray,
     x: np.ndarray, atoms: np.ndarray, out: np.ndarray,
 ) -> None:  # fmt: skip
-    """For every entry its row of `x` times its feature's atom, which is read once for all."""
+    """For every entry its row of `x` times its feature's atom, which is read once for two."""
     for f in prange(len(starts) - 1):
-        atom = atoms[f]
-        for p in range(starts[f], starts[f + 1]):
-            row = x[rows[p]]
+        atom, end = atoms[f], starts[f + 1]
+        for p in range(starts[f], end - 1, 2):
+            row, next_row = x[rows[p]], x[rows[p + 1]]
+            dot, next_dot = row[0] * atom[0], next_row[0] * atom[0]
+            for j in range(1, len(atom)):
+                dot += row[j] * atom[j]
+                next_dot += next_row[j] * atom[j]
+            out[entries[p]], out[entries[p + 1]] = dot, next_dot
+        if (end - starts[f]) % 2:
+            row = x[rows[end - 1]]
             dot = row[0] * atom[0]
             for j in range(1, len(atom)):
                 dot += row[j] * atom[j]
-            out[entries[p]] = dot
+            out[entries[end - 1]] = dot
 
 
 @loop(parallel=True, fastmath=REASSOCIATED)
@@ -262,13 +274,23 @@ def dots_and_weighted_sums(
 ) -> None:  # fmt: skip
     """`weighted_sums`, and for every entry its row of `x` times its feature's atom, in one pass."""
     for f in prange(len(starts) - 1):
-        total, atom = out[f], atoms[f]
+        total, atom, end = out[f], atoms[f], starts[f + 1]
         total[:] = 0.0
-        for p in range(starts[f], starts[f + 1]):
+        for p in range(starts[f], end - 1, 2):
             row, weight = x[rows[p]], weights[entries[p]]
+            next_row, next_weight = x[rows[p + 1]], weights[entries[p + 1]]
+            dot, next_dot = row[0] * atom[0], next_row[0] * atom[0]
+            total[0] += weight * row[0] + next_weight * next_row[0]
+            for j in range(1, len(total)):
+                dot += row[j] * atom[j]
+                next_dot += next_row[j] * atom[j]
+                total[j] += weight * row[j] + next_weight * next_row[j]
+            out_dots[entries[p]], out_dots[entries[p + 1]] = dot, next_dot
+        if (end - starts[f]) % 2:
+            row, weight = x[rows[end - 1]], weights[entries[end - 1]]
             dot = row[0] * atom[0]
             total[0] += weight * row[0]
             for j in range(1, len(total)):
                 dot += row[j] * atom[j]
                 total[j] += weight * row[j]
-            out_dots[entries[p]] = dot
+            out_dots[entries[end - 1]] = dot
