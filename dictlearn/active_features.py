@@ -16,6 +16,7 @@ from dictlearn.lm.hooks import LanguageModel
 from dictlearn.lm.identity import require_same_model
 from dictlearn.pages import environment
 from dictlearn.records.features import Context
+from dictlearn.text.concepts import token_texts
 from dictlearn.text.prompts import prompt_ids
 
 if TYPE_CHECKING:
@@ -91,7 +92,8 @@ def activating(
         allow_other_model: whether dictionaries of another model are used as well.
 
     Raises:
-        InputError: there is no dictionary, or the text is empty or too long.
+        InputError: there is no dictionary, the text is empty or too long, or the tokenizer is not
+            a fast one.
         ProvenanceError: a dictionary was trained on another model.
     """
     dictionaries = by_name(dictionaries)
@@ -108,7 +110,7 @@ def activating(
     counted = torch.arange(len(ids)) >= n_special
     hooks = [hook for d in dictionaries.values() for hook in d.sites.source.hooks]
     stream = ActivationStream(model, ids[None], counted[None], hooks, batch_size=1)
-    tokens = tuple(model.tokenizer.decode([token]) for token in ids.tolist())
+    tokens = tuple(token_texts(ids.tolist(), model.tokenizer))
     found: list[ActiveFeature] = []
     with stream.batches() as batches:
         batch = next(batches)

@@ -23,6 +23,7 @@ from dictlearn.core.sparse_acts import SparseActs
 from dictlearn.lm.frozen import EMBEDDING, POSITIONS, frozen_pass
 from dictlearn.lm.frozen_tensors import FrozenPass, Gradients
 from dictlearn.lm.hooks import LanguageModel, placed
+from dictlearn.text.prompts import token_text
 
 
 @contextmanager
@@ -68,7 +69,7 @@ class LocalModel:
 
     def text(self, token: int) -> str:
         """A token as text."""
-        return self.tokenizer.decode([token]) if self.tokenizer is not None else f"<{token}>"
+        return token_text(self.tokenizer, token)
 
     def position(self, position: int) -> int:
         """A position from 0 on; negative ones count from the end.

@@ -7,6 +7,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from dictlearn.core.errors import InputError
+from dictlearn.text.concepts import vocabulary_texts
 
 
 def prompt_ids(tokenizer: Any, text: str) -> tuple[Int[Tensor, " pos"], int]:
@@ -34,9 +35,14 @@ def single_token(tokenizer: Any, text: str) -> int:
         raise InputError("required a model with a tokenizer to read a token, or its id")
     ids = tokenizer.encode(text, add_special_tokens=False)
     if len(ids) != 1:
-        pieces = ", ".join(repr(tokenizer.decode([one])) for one in ids)
+        pieces = ", ".join(map(repr, vocabulary_texts(ids, tokenizer)))
         raise InputError(
             f"required one token, such as ' the' with its space, got {text!r}, which is "
             f"{len(ids)} ({pieces})"
         )
     return int(ids[0])
+
+
+def token_text(tokenizer: Any, token: int) -> str:
+    """A token as text, such as " the" with its space; its number if there is no tokenizer."""
+    return f"<{token}>" if tokenizer is None else vocabulary_texts([token], tokenizer)[0]

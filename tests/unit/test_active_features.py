@@ -23,6 +23,14 @@ def both(model):
     return {"t": transcoder, "<b>": dl.SAEConfig(n_features=32).build(sites.at_target(), seed=1)}
 
 
+def test_tokens_keep_the_space_before_a_word(shared):
+    """Which a tokenizer of sentencepiece takes from a token that it decodes by itself."""
+    model = dl.load_model(shared("models/stories260K"), check=False)
+    dictionary = dl.RandomConfig(n_features=8, k=2).build(dl.mlp_sites(model, 0), seed=0)
+    found = dl.activating(dictionary, model, "Once upon a time", allow_other_model=True)
+    assert "".join(found.tokens[1:]) == " Once upon a time"
+
+
 @torch.no_grad()
 def test_coefficients_are_those_of_a_pass_with_hooks(model, both):
     found = dl.activating(both, model, TEXT, n_features=5)
