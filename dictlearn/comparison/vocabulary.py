@@ -1,7 +1,7 @@
 """Labels and number formats shared by tables, figures and the report."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from dictlearn.core.errors import InputError, nearest
@@ -109,6 +109,15 @@ def formatted(metric: str, value: float) -> str:
 def number(value: float, digits: str) -> str:
     """The value in this format; a dash for one that is not finite."""
     return format(value, digits) if math.isfinite(value) else MISSING
+
+
+def listed(names: Sequence[str]) -> str:
+    """The names with commas, and "and" before the last.
+
+    >>> listed(["a"]), listed(["a", "b", "c"])
+    ('a', 'a, b and c')
+    """
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
 def with_interval(metric: str, found: Interval) -> str:

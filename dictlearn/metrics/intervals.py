@@ -12,8 +12,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-RESAMPLES = 4000
-"""Default number of resamples for a p-value."""
 CONFIDENCE = 0.95
 """The confidence level of every interval."""
 

@@ -14,7 +14,7 @@ def lengths_data(lengths: Lengths) -> dict[str, Any]:
     """The data of the section."""
     figure = lengths_figure(lengths)
     return {
-        "remarks": [*changes_of_order(lengths.errors), *rates_at_an_end(lengths.rates)],
+        "remarks": [*changes_of_order(lengths.pairs), *rates_at_an_end(lengths.rates)],
         "figure": figure,
         "narrowest": _PANEL * len(list(figure.select_xaxes())),
         "tables": lengths_tables(lengths),

@@ -13,6 +13,7 @@ from dictlearn.comparison.vocabulary import (
     ReferenceLosses,
     by_target,
     formatted,
+    listed,
     reference_losses,
     trained,
     value_of,
@@ -23,6 +24,7 @@ from dictlearn.records.results import DictionaryRecord, Records
 
 DEAD_LIMIT = 0.1
 """Smallest fraction of dead features that the verdict mentions."""
+_INSIGNIFICANT = ", which after correction for all comparisons is not significant"
 _LISTED = 4
 """Largest number of dictionaries that a sentence names; above it, only their number is given."""
 
@@ -31,9 +33,10 @@ def verdict(records: Records) -> list[str]:
     """One paragraph per replaced hook, on the best trained dictionaries there.
 
     It names the budget of training. If families, baselines among them, overlap in L0 or in bits, it
-    names the one that recovers most at equal rates, and those that recover significantly less,
-    corrected for all comparisons. Loss recovered is comparable only between dictionaries that
-    replace the same tensor, so hooks are kept apart.
+    names the one that recovers most at equal rates, those that tie with it (the interval of the
+    difference holds 0), and by how much the others recover less, with a remark where this is not
+    significant after correction for all comparisons. Loss recovered is comparable only between
+    dictionaries that replace the same tensor, so hooks are kept apart.
     """
     if not trained(records):
         return ["Only baselines were evaluated."]
@@ -65,10 +68,10 @@ def _budget(group: dict[str, DictionaryRecord]) -> str:
     budgets = {(run.get("steps"), run.get("batch_size")) for run in runs}
     if not all(isinstance(n, int) for budget in budgets for n in budget):
         return ""
-    listed = [f"{steps:,} steps of {rows:,} rows" for steps, rows in sorted(budgets)]
-    if len(listed) > 1:
-        return f"The dictionaries were not trained alike: {_listed(listed[:_LISTED])}."
-    return f"Training: {listed[0]}{_at_rates(group)}. What follows is for this budget."
+    trainings = [f"{steps:,} steps of {rows:,} rows" for steps, rows in sorted(budgets)]
+    if len(trainings) > 1:
+        return f"The dictionaries were not trained alike: {listed(trainings[:_LISTED])}."
+    return f"Training: {trainings[0]}{_at_rates(group)}. What follows is for this budget."
 
 
 def _at_rates(group: dict[str, DictionaryRecord]) -> str:
@@ -79,8 +82,8 @@ def _at_rates(group: dict[str, DictionaryRecord]) -> str:
     unset = kinds.pop(None, [])
     if not kinds:
         return ""
-    rates = "; ".join(f"{rate:g} for {_listed(names)}" for rate, names in kinds.items())
-    rest = f", and the default of {_listed(unset)}" if unset else ""
+    rates = "; ".join(f"{rate:g} for {listed(names)}" for rate, names in kinds.items())
+    rest = f", and the default of {listed(unset)}" if unset else ""
     return f", at a peak learning rate of {rates}{rest}"
 
 
@@ -113,19 +116,15 @@ def _winner(rows: list[MatchedRow]) -> str:
     best = next(family for family, standing in standings.items() if standing.is_best)
     value = with_interval("loss_recovered_zero", standings[best].found)
     parts = [f"{best} recovers most ({value})"]
-    tied = [family for family, s in standings.items() if family != best and not s.significant]
+    tied = [family for family, standing in standings.items() if standing.ties]
     if tied:
-        parts.append(f"{_listed(tied)} {'ties' if len(tied) == 1 else 'tie'} with it")
+        parts.append(f"{listed(tied)} {'ties' if len(tied) == 1 else 'tie'} with it")
     for family, standing in standings.items():
-        if standing.significant:
+        if family != best and not standing.ties:
             less = Interval(*(-end for end in standing.behind))
-            parts.append(f"{family} recovers {with_interval('loss_recovered_zero', less)} less")
+            text = f"{family} recovers {with_interval('loss_recovered_zero', less)} less"
+            parts.append(text if standing.significant else text + _INSIGNIFICANT)
     return "; ".join(parts)
-
-
-def _listed(names: list[str]) -> str:
-    """The names with commas, and "and" before the last."""
-    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
 def _recovered(hook: str, records: Records) -> str:
@@ -175,14 +174,14 @@ def _worse_than_mean(group: dict[str, DictionaryRecord]) -> str:
 def _dead(group: dict[str, DictionaryRecord]) -> str:
     shares = {name: value_of(record, "dead_fraction") for name, record in group.items()}
     many = {name: share for name, share in shares.items() if share >= DEAD_LIMIT}
-    listed = [f"{name} ({formatted('dead_fraction', share)})" for name, share in many.items()]
+    shown = [f"{name} ({formatted('dead_fraction', share)})" for name, share in many.items()]
     if len(many) > _LISTED:
         worst = max(many, key=many.__getitem__)
         return (
             f"In {len(many)} dictionaries many features were never active, most of all in {worst} "
             f"({formatted('dead_fraction', many[worst])})."
         )
-    return f"Many features of {_listed(listed)} were never active." if many else ""
+    return f"Many features of {listed(shown)} were never active." if many else ""
 
 
 def _defined(group: dict[str, DictionaryRecord], metric: str) -> dict[str, DictionaryRecord]:

@@ -9,8 +9,14 @@ import pandas as pd
 
 from dictlearn.comparison.statistics.families import families
 from dictlearn.comparison.statistics.learning_rates import rates_frame
-from dictlearn.comparison.statistics.matched import Family, matched_frame, shared_values
-from dictlearn.comparison.vocabulary import by_target
+from dictlearn.comparison.statistics.matched import (
+    Family,
+    matched_frame,
+    pairs_frame,
+    shared_values,
+)
+from dictlearn.comparison.statistics.standings import LEVEL
+from dictlearn.comparison.vocabulary import by_target, listed
 from dictlearn.records.results import Records
 
 _FVU = "fraction_variance_unexplained"
@@ -39,11 +45,19 @@ class Lengths:
         them.
         """
         return pd.concat(
-            {n: matched_frame(r, values=self._values(), metrics=[_FVU])
+            {n: matched_frame(r, values=self._values, metrics=[_FVU])
              for n, r in sorted(self.held_out.items())},
             names=["steps"],
         )  # fmt: skip
 
+    @cached_property
+    def pairs(self) -> pd.DataFrame:
+        """Differences in FVU of all pairs of families at these values of L0: `pairs_frame`s, with
+        `steps` first."""
+        return pd.concat({n: pairs_frame(r, self._values, _FVU)
+                          for n, r in sorted(self.held_out.items())}, names=["steps"])  # fmt: skip
+
+    @cached_property
     def _values(self) -> list[float]:
         return shared_values(
             Family.of(group, curves, "l0")
@@ -73,33 +87,43 @@ def rates_at_an_end(rates: pd.DataFrame) -> list[str]:
     return found
 
 
-def changes_of_order(errors: pd.DataFrame) -> list[str]:
+def changes_of_order(pairs: pd.DataFrame) -> list[str]:
     """In sentences, the families that change their order from each length to the next.
 
-    `errors` is the frame of `Lengths.errors`. Two families have an order where their intervals do
-    not overlap. Families that tie at a length keep the order that they had before it, so that a
-    change over several lengths is found too.
+    `pairs` is the frame of `Lengths.pairs`: differences are paired over sequences and corrected for
+    all pairs of a length, as in the verdict. A change is significant if both orders are. Families
+    without a significant order at a length keep the one that they had before it, so that a change
+    over several lengths is found too. Other changes of sign are named as not significant.
     """
-    steps = sorted(set(errors.index.get_level_values("steps")))
-    places = list(dict.fromkeys(errors.index.droplevel(["steps", "metric", "family"])))
+    apart = pairs["value"].where(pairs["p"] < 1).unstack("steps").sort_index(axis="columns")
+    clear = apart.where(pairs["p_holm"].unstack("steps") < LEVEL)
+    significant = _changes_sign(clear)
     found = []
-    before = {place: _ordered(errors, steps[0], *place) for place in places}
-    for shorter, longer in pairwise(steps):
-        changed = []
-        for hook, at in places:
-            now = _ordered(errors, longer, hook, at)
-            overtaken = before[hook, at] & {pair[::-1] for pair in now}
-            before[hook, at] = before[hook, at] - overtaken | now
-            changed += [
-                f"{second} overtakes {first} at L0 {at:g}" for first, second in sorted(overtaken)
-            ]
-        what = "; ".join(changed) or "no two families change their order"
-        found.append(f"From {shorter:,} to {longer:,} steps, {what}.")
+    for shorter, longer in pairwise(apart.columns):
+        now = apart[longer]
+        changed = _overtaking(now[significant[longer]])
+        others = _overtaking(now[_changes_sign(apart)[longer] & ~significant[longer]])
+        parts = changed or ["no two families change their order significantly"]
+        if others:
+            parts.append(f"not significantly, {', '.join(others)}")
+        found.append(f"From {shorter:,} to {longer:,} steps, {'; '.join(parts)}.")
     return found
 
 
-def _ordered(errors: pd.DataFrame, steps: int, hook: str, at: float) -> set[tuple[str, str]]:
-    """The pairs of families of which the first has clearly the lower error."""
-    there = errors.loc[steps].xs((hook, _FVU, at), level=["hook", "metric", "at"])
-    ends = {family: (row["low"], row["high"]) for family, row in there.iterrows()}
-    return {(a, b) for a, (_, high) in ends.items() for b, (low, _) in ends.items() if high < low}
+def _changes_sign(apart: pd.DataFrame) -> pd.DataFrame:
+    """Where a difference has the opposite sign of the last one before it."""
+    return apart * apart.ffill(axis="columns").shift(axis="columns") < 0
+
+
+def _overtaking(apart: pd.Series) -> list[str]:
+    """For each pair of families with these differences in error, which overtakes which, and at
+    which values of L0."""
+    places: dict[tuple[str, str, str], list[str]] = {}
+    for (hook, at, *both), difference in apart.items():
+        better, worse = both if difference < 0 else both[::-1]
+        places.setdefault((hook, better, worse), []).append(f"{at:g}")
+    several = len(set(apart.index.get_level_values("hook"))) > 1
+    return [
+        f"{better} overtakes {worse} at L0 {listed(values)}" + f" of {hook}" * several
+        for (hook, better, worse), values in places.items()
+    ]

@@ -1,5 +1,6 @@
 """Comparison of families of dictionaries at equal rates, L0 or bits per token."""
 
+import itertools
 import math
 import statistics
 from collections import Counter
@@ -19,26 +20,22 @@ from dictlearn.comparison.statistics.intervals import (
     interval,
     left_out,
     over_seeds,
+    p_value,
     pooled,
     resampled_metric,
-    sign_flip_p_value,
 )
 from dictlearn.comparison.vocabulary import by_target, value_of
-from dictlearn.metrics.intervals import RESAMPLES
+from dictlearn.metrics.intervals import Interval
 from dictlearn.metrics.pooled import PooledMetric
 from dictlearn.records.results import Records
 
 MATCHED = ("loss_recovered_zero", "fraction_variance_unexplained")
 """Metrics compared by default."""
 INDEX = ["hook", "metric", "at", "family"]
+PAIRS = ["hook", "at", "first", "second"]
 COLUMNS = ["value", "low", "high", "seed_sd", "n_seeds", "difference", "difference_low",
            "difference_high", "p", "p_holm", "reason"]  # fmt: skip
 N_VALUES = 4
-_FLIPS_A_PAIR = 100
-"""Sign flips per pair of families, so that the corrected p-values can be as small as 0.01."""
-
-_Flips = tuple[int, int]
-"""The number of sign flips of a test, and their seed."""
 Sums = Mapping[str, Float[Tensor, " sequence"]]
 
 
@@ -47,9 +44,6 @@ def matched_frame(
     at: str = "l0",
     values: Sequence[float | int] | None = None,
     metrics: Sequence[str] = MATCHED,
-    *,
-    n_resamples: int = RESAMPLES,
-    seed: int = 0,
 ) -> pd.DataFrame:
     """Metrics of every family of dictionaries, interpolated to equal rates.
 
@@ -69,7 +63,8 @@ def matched_frame(
     * `seed_sd`, `n_seeds`: the standard deviation over seeds, not included in that interval.
     * `difference`: this family minus the best one at this rate, paired over sequences. Its
       interval and `p` include the variation over sequences and training seeds (`over_seeds`), or
-      over sequences only if a family has one seed (`sign_flip_p_value`).
+      over sequences only if a family has one seed (`p_value`). `p` is below 0.05 exactly where the
+      interval leaves out 0.
     * `p_holm`: corrected for all pairs of families at all values of one hook and metric, because
       the best family is selected on the same tokens.
 
@@ -82,15 +77,41 @@ def matched_frame(
     for hook, group in by_target(at_rate(records, at)).items():
         found = {name: Family.of(group, curves, at) for name, curves in families(group, at).items()}
         chosen = _default_values(found.values()) if values is None else [float(v) for v in values]
-        n_flips = max(n_resamples, _FLIPS_A_PAIR * len(chosen) * math.comb(len(found), 2))
         for metric in measures:
-            part = _corrected(found, metric, chosen, (n_flips, seed))
+            part = _corrected(found, metric, chosen)
             rows |= {(hook, metric.name, *key): row for key, row in part.items()}
     frame = pd.DataFrame([{"reason": ""} | row for row in rows.values()], columns=COLUMNS)
-    return frame.set_index(pd.MultiIndex.from_tuples(rows, names=INDEX) if rows else _EMPTY)
+    return frame.set_index(pd.MultiIndex.from_tuples(rows, names=INDEX) if rows else _empty(INDEX))
 
 
-_EMPTY = pd.MultiIndex.from_arrays([[]] * len(INDEX), names=INDEX)
+def pairs_frame(
+    records: Records, values: Sequence[float | int], metric: str, at: str = "l0"
+) -> pd.DataFrame:
+    """Differences in a metric, the first minus the second, of all pairs of families at equal rates.
+
+    One row for each hook, value of the rate `at` and pair of families that have a value there, in
+    alphabetical order: `value`, `low`, `high` and `p` as the differences of `matched_frame`, and
+    `p_holm`, corrected for all rows of the hook.
+    """
+    require_rate(at)
+    measure = resampled_metric(metric)
+    rows: dict[tuple, tuple[float, ...]] = {}
+    for hook, group in by_target(at_rate(records, at)).items():
+        found = {name: Family.of(group, curves, at) for name, curves in families(group, at).items()}
+        there: dict[tuple, tuple[float, ...]] = {}
+        for value in values:
+            seeds = {n: f.at(value) for n, f in sorted(found.items()) if not f.missing(value)}
+            for one, other in itertools.combinations(seeds, 2):
+                behind, p = apart(measure, seeds[one], seeds[other])
+                there[hook, value, one, other] = (*behind, p)
+        corrected = holm({key: row[-1] for key, row in there.items()})
+        rows |= {key: (*row, corrected[key]) for key, row in there.items()}
+    index = pd.MultiIndex.from_tuples(rows, names=PAIRS) if rows else _empty(PAIRS)
+    return pd.DataFrame(list(rows.values()), index, ["value", "low", "high", "p", "p_holm"])
+
+
+def _empty(names: list[str]) -> pd.MultiIndex:
+    return pd.MultiIndex.from_arrays([[]] * len(names), names=names)
 
 
 @dataclass(frozen=True)
@@ -197,13 +218,11 @@ def shared_values(found: Iterable[Family], *, at_least: int = 2) -> list[float]:
 
 
 def _corrected(
-    found: Mapping[str, Family], metric: PooledMetric, values: Iterable[float], flips: _Flips
+    found: Mapping[str, Family], metric: PooledMetric, values: Iterable[float]
 ) -> dict[tuple[float, str], dict[str, Any]]:
     """The rows of all families at all rates, with p-values corrected for all pairs of families."""
     rows = {
-        (value, name): row
-        for value in values
-        for name, row in _rows(found, metric, value, flips).items()
+        (value, name): row for value in values for name, row in _rows(found, metric, value).items()
     }
     per_value = Counter(value for (value, _), row in rows.items() if "difference" in row)
     n_pairs = sum(math.comb(n, 2) for n in per_value.values())
@@ -214,7 +233,7 @@ def _corrected(
 
 
 def _rows(
-    found: Mapping[str, Family], metric: PooledMetric, rate: float, flips: _Flips
+    found: Mapping[str, Family], metric: PooledMetric, rate: float
 ) -> dict[str, dict[str, Any]]:
     """The rows of all families at one rate."""
     reasons = {name: family.missing(rate) for name, family in found.items()}
@@ -222,10 +241,10 @@ def _rows(
     sums = {name: _mean(curves) for name, curves in seeds.items()}
     rows: dict[str, dict[str, Any]] = {name: {"reason": r} for name, r in reasons.items() if r}
     of_seeds = {n: [pooled(metric, curve) for curve in curves] for n, curves in seeds.items()}
-    for name, apart in of_seeds.items():
-        spread = statistics.stdev(apart) if len(apart) > 1 else math.nan
+    for name, values in of_seeds.items():
+        spread = statistics.stdev(values) if len(values) > 1 else math.nan
         about = interval(metric, sums[name])._asdict()
-        rows[name] = about | {"seed_sd": spread, "n_seeds": len(apart)}
+        rows[name] = about | {"seed_sd": spread, "n_seeds": len(values)}
         if not math.isfinite(rows[name]["value"]):
             rows[name]["reason"] = metric.undefined
     defined = {name: s for name, s in sums.items() if "reason" not in rows[name]}
@@ -235,21 +254,22 @@ def _rows(
         for name in defined:
             rows[name]["difference"] = 0.0
             if name != best:
-                both = of_seeds[name], of_seeds[best]
-                rows[name] |= _behind(metric, sums[name], sums[best], both, flips)
+                behind, p = apart(metric, seeds[name], seeds[best])
+                rows[name] |= dict(zip(COLUMNS[5:9], (*behind, p), strict=True))
     return {name: rows[name] for name in found}
 
 
-def _behind(
-    metric: PooledMetric,
-    sums: Sums,
-    best: Sums,
-    of_seeds: tuple[list[float], list[float]],
-    flips: _Flips,
-) -> dict[str, float]:
-    apart = difference(metric, sums, best)
-    if min(map(len, of_seeds)) > 1:
-        apart, p = over_seeds(apart, len(sums["rows"]), *of_seeds)
-    else:
-        p = sign_flip_p_value(metric, sums, best, *flips)
-    return dict(zip(COLUMNS[5:9], (*apart, p), strict=True))
+def apart(
+    metric: PooledMetric, first: Sequence[Sums], second: Sequence[Sums]
+) -> tuple[Interval, float]:
+    """The metric of one family minus that of another, with its interval and p-value.
+
+    Each family has the sums of one curve per training seed. The variation over seeds is included if
+    both have several.
+    """
+    paired = difference(metric, _mean(first), _mean(second))
+    n_sequences = len(first[0]["rows"])
+    if min(len(first), len(second)) == 1:
+        return paired, p_value(paired, n_sequences - 1)
+    of_seeds = ([pooled(metric, sums) for sums in family] for family in (first, second))
+    return over_seeds(paired, n_sequences, *of_seeds)

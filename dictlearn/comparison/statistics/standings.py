@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import pandas as pd
 
 from dictlearn.comparison.statistics.families import RATES
-from dictlearn.metrics.intervals import Interval
+from dictlearn.metrics.intervals import CONFIDENCE, Interval
 
-_LEVEL = 0.05 / len(RATES)
+LEVEL = (1 - CONFIDENCE) / len(RATES)
 """Significance level for the p-values of one rate, so that 5 % hold for all rates together."""
 
 
@@ -22,6 +22,7 @@ class Standing:
     n_seeds: int
     behind: Interval
     """The value minus that of the best family; 0 without an interval for the best itself."""
+    p: float
     p_holm: float
 
     @property
@@ -32,7 +33,16 @@ class Standing:
     @property
     def significant(self) -> bool:
         """Whether the difference from the best is significant, corrected for all comparisons."""
-        return self.p_holm < _LEVEL
+        return self.p_holm < LEVEL
+
+    @property
+    def ties(self) -> bool:
+        """Whether the difference from the best may be 0: the interval holds it.
+
+        Between the two are differences that only the correction for all comparisons makes
+        insignificant, and those without an interval.
+        """
+        return self.p >= 1 - CONFIDENCE
 
 
 @dataclass(frozen=True)
@@ -60,6 +70,7 @@ def matched_rows(frame: pd.DataFrame) -> list[MatchedRow]:
             line["seed_sd"],
             int(line["n_seeds"]),
             Interval(line["difference"], line["difference_low"], line["difference_high"]),
+            line["p"],
             line["p_holm"],
         )
     places = [(row.hook, row.at) for row in rows.values()]

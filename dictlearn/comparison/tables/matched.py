@@ -8,15 +8,17 @@ from dictlearn.comparison.statistics.intervals import can_resample
 from dictlearn.comparison.statistics.matched import MATCHED, matched_frame
 from dictlearn.comparison.statistics.standings import MatchedRow, Standing, matched_rows
 from dictlearn.comparison.tables.description import SHORT, Cell, Column, Table
-from dictlearn.comparison.vocabulary import LABELS, formatted, with_interval
+from dictlearn.comparison.vocabulary import LABELS, ROUNDING, formatted, with_interval
 from dictlearn.records.results import Records
 
 MATCHED_CAPTION = (
     "Interpolated between the dictionaries of a family, linearly in the logarithm of the rate, "
     "without extrapolation. ±: half the width of the 95 % interval over sequences; intervals of "
     "differences from the best family are paired, and include the variation over training seeds "
-    "if there are several. \N{ALMOST EQUAL TO} best: not significantly different from the best "
-    "at the 5 % level, corrected for all pairs of families at all values of both rates (Holm). "
+    "if there are several. \N{ALMOST EQUAL TO} best: the interval of the difference holds 0. Not "
+    "significant: it does not, but it is one of many, and after correction for all pairs of "
+    "families at all values of both rates (Holm) the difference is not significant at the 5 % "
+    "level. "
     "sd: standard deviation over training seeds."
 )
 
@@ -60,7 +62,8 @@ def _row(row: MatchedRow, several_hooks: bool) -> tuple[Cell, ...]:
 
 def _cells(standing: Standing) -> list[Cell]:
     p = standing.p_holm
-    hover = f"p {formatted('kl', p)}, Holm" if math.isfinite(p) else ""
+    shown = f"<{ROUNDING:g}" if p < ROUNDING else formatted("kl", p)
+    hover = f"p {shown}, Holm" if math.isfinite(p) else ""
     return [Cell(_value(standing), hover), Cell(_difference(standing), hover)]
 
 
@@ -77,4 +80,7 @@ def _difference(standing: Standing) -> str:
     if standing.is_best:
         return "best"
     text = with_interval(standing.metric, standing.behind)
-    return text if standing.significant else f"\N{ALMOST EQUAL TO} best\n{text}"
+    if standing.significant:
+        return text
+    verdict = "\N{ALMOST EQUAL TO} best" if standing.ties else "not significant"
+    return f"{verdict}\n{text}"

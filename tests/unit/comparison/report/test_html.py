@@ -14,6 +14,7 @@ from dictlearn.comparison.figures.style import default_looks, looks
 from dictlearn.comparison.report.html import precision_data, report_html, write_report
 from dictlearn.comparison.report.markdown import results_page
 from dictlearn.comparison.report.verdict import verdict
+from dictlearn.comparison.statistics.matched import matched_frame
 from dictlearn.core.errors import StorageError
 from dictlearn.core.file_lists import LIST_FILE
 from dictlearn.core.metric import Metric
@@ -173,6 +174,29 @@ def test_verdict_says_who_wins_at_an_equal_budget(records, make):
     assert "bits per token" not in text
 
 
+@pytest.mark.parametrize("n", [4, 6, 16])
+def test_verdict_says_what_the_intervals_of_differences_say(records, make, n):
+    """A tie only where the interval holds 0; differences that are clear in few sequences too."""
+    said = []
+    for spread in (0.001, 0.03, 0.05, 0.11, 0.3):
+        cut = {
+            name: replace(r, sums={key: values[:n] for key, values in r.sums.items()})
+            for name, r in families_that_overlap(make, False, spread).items()
+        }
+        found = Records(records.provenance, records.tokens, cut)
+        (text,) = verdict(found)
+        frame = matched_frame(found, metrics=["loss_recovered_zero"]).xs("b", level="family")
+        for part, (_, row) in zip(text.split("At L0 ")[1:], frame.iterrows(), strict=True):
+            tie = row.difference_low <= 0 <= row.difference_high
+            clear = row.p_holm < 0.025
+            assert ("ties" in part) == tie
+            assert (" less, which after correction" in part) == (not tie and not clear)
+            assert (" less." in part) == clear
+            said.append((tie, clear))
+    assert said[:2] == [(False, True)] * 2, "a tenth, in all sequences"
+    assert set(said) == {(True, False), (False, False), (False, True)}
+
+
 def test_verdict_names_dead_dictionaries_while_they_are_few(records, make):
     def said(n: int) -> str:
         shares = [(0.0,) * (i + 1) + (0.5,) * 4 for i in range(n)]
@@ -196,7 +220,7 @@ def test_report_without_bits_or_overlap_shows_sparsity_alone(written):
     texts = Page(written.read_text()).texts
     assert "Quality against sparsity" in texts
     assert "Quality against bits per token" not in texts
-    assert "random ties with it" in " ".join(texts), "the baseline that is as sparse as one"
+    assert "At L0 8, sae recovers most (0.750 ±<0.001); random recovers 3.250" in " ".join(texts)
 
 
 def test_report_cells_point_out_their_intervals(written):

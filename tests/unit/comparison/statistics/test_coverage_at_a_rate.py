@@ -8,9 +8,9 @@ import torch
 from dictlearn.comparison.statistics.intervals import (
     difference,
     interval,
+    p_value,
     pooled,
     resampled_metric,
-    sign_flip_p_value,
 )
 from dictlearn.comparison.statistics.matched import Family
 
@@ -91,7 +91,7 @@ def test_families_that_are_equal_at_a_rate_are_found_different_as_often_as_state
     rejected = 0
     for run in range(300):
         first, second = (family.at(12.0)[0] for family in families(found, run, "l0"))
-        rejected += sign_flip_p_value(metric, first, second, 400) <= 0.05
+        rejected += p_value(difference(metric, first, second), 15) < 0.05
     assert 0.02 <= rejected / 300 <= 0.085
 
 

@@ -77,16 +77,16 @@ def test_families_that_change_their_order_are_named(results):
     both = {(kind, 0.1): curve for kind, curve in curves.items()}
     better = both | {("sae", 0.1): {4: 0.2, 16: 0.1}}
     lengths = Lengths({}, {50: results(both), 100: results(better), 200: results(better)})
-    frame = lengths.errors
-    assert changes_of_order(frame) == [
-        "From 50 to 100 steps, sae overtakes codebook at L0 5; sae overtakes codebook at L0 10.",
-        "From 100 to 200 steps, no two families change their order.",
+    assert changes_of_order(lengths.pairs) == [
+        "From 50 to 100 steps, sae overtakes codebook at L0 5 and 10.",
+        "From 100 to 200 steps, no two families change their order significantly.",
     ]
     noisy = results(better, noise=2.0)
-    through_a_tie = Lengths({}, {50: results(both), 100: noisy, 200: results(better)}).errors
+    through_a_tie = Lengths({}, {50: results(both), 100: noisy, 200: results(better)}).pairs
     assert changes_of_order(through_a_tie) == [
-        "From 50 to 100 steps, no two families change their order.",
-        "From 100 to 200 steps, sae overtakes codebook at L0 5; sae overtakes codebook at L0 10.",
+        "From 50 to 100 steps, no two families change their order significantly; "
+        "not significantly, sae overtakes codebook at L0 5 and 10.",
+        "From 100 to 200 steps, sae overtakes codebook at L0 5 and 10.",
     ]
     figure = lengths_figure(lengths)
     assert {trace.name for trace in figure.data} == {"sae", "codebook"}
@@ -96,8 +96,39 @@ def test_families_that_change_their_order_are_named(results):
     assert {trace.name: list(trace.x) for trace in part} == {
         "codebook": [50, 100, 200], "sae": [100, 200],
     }  # fmt: skip
-    value = frame.loc[(50, HOOK, "fraction_variance_unexplained", 5.0, "sae"), "value"]
+    value = lengths.errors.loc[(50, HOOK, "fraction_variance_unexplained", 5.0, "sae"), "value"]
     assert figure.data[0].y[0] == pytest.approx(value)
+
+
+def test_a_change_of_order_is_that_of_paired_differences(results):
+    """Planted: the noise of the text is ten times the difference, but the families share it."""
+    better, worse = {4: 0.30, 16: 0.15}, {4: 0.31, 16: 0.155}
+    before = results({("sae", 0.1): better, ("ica", 0.1): worse}, noise=0.1)
+    after = results({("sae", 0.1): worse, ("ica", 0.1): better}, noise=0.1)
+    lengths = Lengths({}, {50: before, 100: after})
+    ends = lengths.errors.loc[(50, HOOK, "fraction_variance_unexplained", 5.0)]
+    assert ends.loc["ica", "low"] < ends.loc["sae", "high"], "intervals of single values overlap"
+    change = "From 50 to 100 steps, ica overtakes sae at L0 5 and 10."
+    assert changes_of_order(lengths.pairs) == [change]
+    assert verdict(before)[0].count("sae recovers most") == 2
+    assert verdict(after)[0].count("ica recovers most") == 2
+    there = Sites(Site("other", 24), Site("other", 24))
+    two = [
+        replace(r, dictionaries=r.dictionaries | {
+            f"{name} there": replace(d, sites=there) for name, d in r.dictionaries.items()
+        })
+        for r in (before, after)
+    ]  # fmt: skip
+    both = changes_of_order(Lengths({}, dict(zip((50, 100), two, strict=True))).pairs)
+    assert both == [change[:-1] + f" of {HOOK}; ica overtakes sae at L0 5 and 10 of other."]
+    same = replace(before, dictionaries={
+        n: d for n, d in before.dictionaries.items() if d.kind == "sae"
+    })  # fmt: skip
+    copies = replace(same, dictionaries=same.dictionaries | {
+        f"copy of {n}": replace(d, kind="copy") for n, d in same.dictionaries.items()
+    })  # fmt: skip
+    (text,) = changes_of_order(Lengths({}, {50: copies, 100: copies}).pairs)
+    assert text == "From 50 to 100 steps, no two families change their order significantly."
 
 
 def test_tables_mark_the_chosen_rates_and_list_errors_by_length(results):

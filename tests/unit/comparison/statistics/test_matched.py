@@ -7,8 +7,13 @@ import pytest
 import torch
 
 from dictlearn.comparison.statistics.families import at_rate, families
-from dictlearn.comparison.statistics.intervals import differences_frame, intervals_frame
-from dictlearn.comparison.statistics.matched import Family, matched_frame, shared_values
+from dictlearn.comparison.statistics.intervals import differences_frame, holm, intervals_frame
+from dictlearn.comparison.statistics.matched import (
+    Family,
+    matched_frame,
+    pairs_frame,
+    shared_values,
+)
 from dictlearn.comparison.statistics.standings import matched_rows
 from dictlearn.comparison.vocabulary import by_target
 from dictlearn.core.errors import InputError
@@ -56,7 +61,7 @@ def pair(make, of):
 
 
 def test_a_metric_is_linear_in_the_logarithm_of_the_rate(pair):
-    frame = matched_frame(pair, "l0", [8, 4, 16], n_resamples=50).droplevel("hook")
+    frame = matched_frame(pair, "l0", [8, 4, 16]).droplevel("hook")
     assert frame.loc[(FVU, 8, "a"), "value"] == pytest.approx(0.3)
     assert frame.loc[(FVU, 8, "b"), "value"] == pytest.approx(0.35)
     assert frame.loc[("loss_recovered_zero", 8, "a"), "value"] == pytest.approx(0.7)
@@ -67,7 +72,7 @@ def test_a_metric_is_linear_in_the_logarithm_of_the_rate(pair):
 
 
 def test_nothing_is_extrapolated(pair):
-    frame = matched_frame(pair, "l0", [2, 8, 20], [FVU], n_resamples=50).droplevel(["hook"])
+    frame = matched_frame(pair, "l0", [2, 8, 20], [FVU]).droplevel(["hook"])
     outside = frame.loc[[(FVU, 2, "a"), (FVU, 20, "b"), (FVU, 2, "c")]]
     assert outside["value"].isna().all()
     assert outside["p"].isna().all()
@@ -79,10 +84,10 @@ def test_nothing_is_extrapolated(pair):
 
 def test_at_a_rate_that_was_measured_intervals_are_those_of_the_dictionaries(pair, of):
     pair = of({n: noisy(r, i) for i, (n, r) in enumerate(pair.dictionaries.items())})
-    frame = matched_frame(pair, "l0", [4], [FVU], n_resamples=300).loc[(HOOK, FVU, 4)]
+    frame = matched_frame(pair, "l0", [4], [FVU]).loc[(HOOK, FVU, 4)]
     alone = intervals_frame(pair).loc[("a4", FVU)]
     assert frame.loc["a", ["value", "low", "high"]].tolist() == pytest.approx(alone.tolist())
-    apart = differences_frame(pair, FVU, "a4", n_resamples=300).loc["b4"]
+    apart = differences_frame(pair, FVU, "a4").loc["b4"]
     found = frame.loc["b", ["difference", "difference_low", "difference_high", "p"]]
     assert found.tolist() == pytest.approx(apart[["value", "low", "high", "p"]].tolist())
 
@@ -92,7 +97,7 @@ def test_a_worse_family_differs_significantly_and_a_copy_does_not(make, of):
     own = {f"a{k}": noisy(make("a", l0=k, fvu=0.3), k) for k in rates}
     copy = {f"b{k}": replace(own[f"a{k}"], kind="b") for k in rates}
     worse = {f"c{k}": noisy(make("c", l0=k, fvu=0.5), k) for k in rates}
-    frame = matched_frame(of(own | copy | worse), "l0", [8], [FVU], n_resamples=500)
+    frame = matched_frame(of(own | copy | worse), "l0", [8], [FVU])
     a, b, c = (row for _, row in frame.iterrows())
     assert (a.difference, b.difference) == (0, 0)
     assert (b.difference_low, b.difference_high, b.p) == (0, 0, 1)
@@ -102,6 +107,29 @@ def test_a_worse_family_differs_significantly_and_a_copy_does_not(make, of):
     assert row_a.standings[FVU].is_best
     assert not row_b.standings[FVU].significant
     assert row_c.standings[FVU].significant
+
+
+def test_every_pair_of_families_has_its_difference(make, of):
+    """With the best family, that of `matched_frame`; of all others, by interpolation by hand."""
+    found = {f"{kind}{k}": noisy(make(kind, l0=k, fvu=fvu), i)
+             for i, (kind, k, fvu) in enumerate((kind, k, fvu)
+             for kind, fvu in (("a", 0.5), ("b", 0.3), ("c", 0.4)) for k in (4, 16))}  # fmt: skip
+    found["single"] = noisy(make("d", l0=4), 6)
+    pairs = pairs_frame(of(found), [4, 8], FVU)
+    assert [key[1:] for key in pairs.index if key[1] == 8] == [
+        (8, "a", "b"), (8, "a", "c"), (8, "b", "c")]  # fmt: skip
+    assert len(pairs) == 3 + 6, "with the single one at its own rate"
+    best = matched_frame(of(found), "l0", [4, 8], [FVU]).loc[(HOOK, FVU, 8)]
+    columns = ["difference", "difference_low", "difference_high", "p"]
+    known = best.loc["a", columns].tolist()
+    there = pairs.loc[(HOOK, 8)]
+    assert there.loc[("a", "b"), ["value", "low", "high", "p"]].tolist() == pytest.approx(known)
+    assert there.loc[("a", "c"), "value"] == pytest.approx(
+        best.loc["a", "difference"] - best.loc["c", "difference"]
+    )
+    expected = holm(dict(pairs["p"]))
+    assert dict(pairs["p_holm"]) == pytest.approx(expected)
+    assert pairs_frame(of({}), [4], FVU).empty
 
 
 def five_equal_families(make, seed, n_seeds):
@@ -125,7 +153,7 @@ def test_equal_families_hardly_ever_differ_significantly(make, of, n_seeds):
     wrong = 0
     for seed in range(30):
         found = of(five_equal_families(make, seed, n_seeds))
-        frame = matched_frame(found, "l0", [5, 10], [FVU], n_resamples=2000)
+        frame = matched_frame(found, "l0", [5, 10], [FVU])
         wrong += any(row.standings[FVU].significant for row in matched_rows(frame))
     assert wrong <= 3
 
@@ -135,7 +163,7 @@ def test_seeds_are_interpolated_apart_and_then_averaged(make, of):
     for seed, shift in ((0, -0.05), (1, 0.0), (2, 0.05)):
         found |= {f"a{seed}-4": make("a", l0=4, fvu=0.4 + shift, seed=seed),
                   f"a{seed}-16": make("a", l0=16, fvu=0.2 + shift, seed=seed)}  # fmt: skip
-    (row,) = matched_frame(of(found), "l0", [8], [FVU], n_resamples=20).to_dict("records")
+    (row,) = matched_frame(of(found), "l0", [8], [FVU]).to_dict("records")
     assert row["value"] == pytest.approx(0.3)
     assert row["seed_sd"] == pytest.approx(0.05)
     assert row["n_seeds"] == 3
@@ -157,7 +185,7 @@ def test_the_range_is_what_all_seeds_share():
 
 def test_dictionaries_of_one_rate_are_averaged(make, of):
     found = of({"x": make("a", l0=4, fvu=0.3), "y": make("a", l0=4, fvu=0.5)})
-    frame = matched_frame(found, "l0", [4], [FVU], n_resamples=20)
+    frame = matched_frame(found, "l0", [4], [FVU])
     assert frame["value"].tolist() == [pytest.approx(0.4)]
 
 
@@ -172,30 +200,30 @@ def test_families_at_several_sites_and_hooks_are_kept_apart(make, of):
     (plain, other) = families(by_target(found)[HOOK], "l0")
     assert plain.startswith("a at")
     assert "blocks.0.in" in other
-    frame = matched_frame(found, "l0", [4], [FVU], n_resamples=20)
+    frame = matched_frame(found, "l0", [4], [FVU])
     assert len(frame) == 3
     assert set(frame.index.get_level_values("hook")) == set(by_target(found))
 
 
 def test_values_are_round_and_where_most_families_meet(pair, make, of):
-    frame = matched_frame(pair, n_resamples=20)
+    frame = matched_frame(pair)
     assert set(frame.index.get_level_values("at")) == {5.0, 8.0, 10.0}, "and where a baseline is"
     wide = Family([{1.0: {}, 1e4: {}}], "l0")
     assert shared_values([wide, wide]) == [1.0, 20.0, 500.0, 10000.0]
     assert shared_values([wide]) == shared_values([]) == []
     assert shared_values([wide, Family([{30.0: {}, 40.0: {}}], "l0")]) == []
-    assert matched_frame(of({"x": make("a")}), n_resamples=20).empty
-    assert matched_frame(of({}), n_resamples=20).empty
+    assert matched_frame(of({"x": make("a")})).empty
+    assert matched_frame(of({})).empty
 
 
 def test_bits_are_a_rate_where_they_are_known(pair, of):
     bits = {"a4": 40.0, "a16": 90.0, "b4": 20.0, "b16": 80.0}
     found = of({n: priced(r, bits[n]) if n in bits else r for n, r in pair.dictionaries.items()})
-    frame = matched_frame(found, "bits", [60], [FVU], n_resamples=20).loc[(HOOK, FVU, 60)]
+    frame = matched_frame(found, "bits", [60], [FVU]).loc[(HOOK, FVU, 60)]
     part = math.log(60 / 40) / math.log(90 / 40)
     assert frame.loc["a", "value"] == pytest.approx(0.4 - 0.2 * part)
     assert list(frame.index) == ["a", "b"]
-    assert matched_frame(pair, "bits", n_resamples=20).empty
+    assert matched_frame(pair, "bits").empty
 
 
 def test_at_equal_bits_the_quality_is_what_the_bits_buy(pair, of):
@@ -205,11 +233,11 @@ def test_at_equal_bits_the_quality_is_what_the_bits_buy(pair, of):
         record = pair.dictionaries[name]
         lossy = {"quantized_squared_error": 1.5 * record.sums["squared_error"]}
         found[name] = priced(replace(record, sums=record.sums | lossy), 10.0 * name.count("6") + 30)
-    at_bits = matched_frame(of(found), "bits", [30, 40], [FVU], n_resamples=20).droplevel("hook")
+    at_bits = matched_frame(of(found), "bits", [30, 40], [FVU]).droplevel("hook")
     assert at_bits.loc[(FVU, 30, "a"), "value"] == pytest.approx(1.5 * 0.4)
     assert at_bits.loc[(FVU, 40, "a"), "value"] == pytest.approx(1.5 * 0.2)
     assert at_bits.loc[(FVU, 30, "b"), "difference"] == pytest.approx(1.5 * 0.1)
-    at_l0 = matched_frame(of(found), "l0", [4], [FVU], n_resamples=20).droplevel("hook")
+    at_l0 = matched_frame(of(found), "l0", [4], [FVU]).droplevel("hook")
     assert at_l0.loc[(FVU, 4, "a"), "value"] == pytest.approx(0.4)
 
 
@@ -223,13 +251,13 @@ def test_records_that_do_not_say_what_their_bits_buy_have_no_bits(pair, of):
     }
     found = at_rate(of(old), "bits").dictionaries
     assert all("evaluate again" in record.metrics["bits"].reason for record in found.values())
-    assert matched_frame(of(old), "bits", n_resamples=20).empty
+    assert matched_frame(of(old), "bits").empty
     assert at_rate(of(old), "l0").dictionaries == old
 
 
 def test_an_undefined_metric_has_its_reason(make, of):
     found = of({f"{kind}{k}": make(kind, l0=k, zero=2.0) for kind in "ab" for k in (4, 16)})
-    frame = matched_frame(found, "l0", [8], ["loss_recovered_zero"], n_resamples=20)
+    frame = matched_frame(found, "l0", [8], ["loss_recovered_zero"])
     assert frame["value"].isna().all()
     assert frame["reason"].str.contains("nothing to recover").all()
     assert matched_rows(frame) == []

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from scipy.stats import t
 
 from dictlearn.comparison.report.markdown import results_page
 from dictlearn.comparison.report.templates import render
@@ -45,6 +46,22 @@ def test_every_medium_has_the_same_cells(overlap):
         assert re.search(rf">{re.escape(lines)}</t[dh]>", html)
         assert cell.text in drawn
     assert 'title="p ' in html
+
+
+def test_a_difference_that_only_the_correction_makes_insignificant_is_no_tie(overlap):
+    """Planted: 1 % worse, which is 2.3 standard errors of the paired differences."""
+    alternating = torch.tensor([1.0, -1.0], dtype=torch.float64).repeat(8)
+    for name in ("b-4", "b-16"):
+        record = overlap.dictionaries[name]
+        error = overlap.dictionaries[name.replace("b", "a")].sums["squared_error"]
+        noise = 0.01 * 15**0.5 / 2.3 * error.mean() * alternating
+        sums = record.sums | {"squared_error": 1.01 * error.mean() + error - error.mean() + noise}
+        overlap.dictionaries[name] = replace(record, sums=sums)
+    (table,) = matched_tables(overlap)
+    assert table.groups[0][1][-1].text.startswith("not significant\n0.003 ±")
+    corrected = 4 * 2 * t.sf(2.3, 15)
+    assert table.groups[0][1][-1].hover == f"p {corrected:.3f}, Holm", "c comes first, twice"
+    assert table.groups[0][2][-1].hover == "p <1e-06, Holm"
 
 
 def test_hooks_have_a_column_where_there_are_several(overlap, make):
