@@ -48,9 +48,10 @@ def matched_frame(
     """Metrics of every family of dictionaries, interpolated to equal rates.
 
     One row for each hook, metric, value of the rate `at` and family (`families`). The default
-    values are a few round numbers in the range that most families share, at least two, and the
-    rates of families that have only one, such as a baseline, where others reach them. At equal
-    bits, metrics are those of quantized coefficients, which these bits pay for.
+    values are a few round numbers in the range that most families share, at least two, the rates
+    of families that have only one where others reach them, and the largest rate that each baseline
+    shares with a trained family. At equal bits, metrics are those of quantized coefficients, which
+    these bits pay for.
 
     * **Interpolation.** Between neighbouring dictionaries of a curve, a metric is linear in the
       logarithm of the rate; dictionaries with the same rate are averaged. There is no
@@ -120,11 +121,14 @@ class Family:
 
     curves: list[dict[float, Sums]]
     rate: str
+    baseline: bool = False
 
     @classmethod
     def of(cls, records: Records, curves: Iterable[Curve], rate: str) -> "Family":
         """The family with these curves."""
-        return cls([_points(records, curve, rate) for curve in curves], rate)
+        curves = list(curves)
+        baseline = all(records.dictionaries[name].baseline for curve in curves for name in curve)
+        return cls([_points(records, curve, rate) for curve in curves], rate, baseline)
 
     @property
     def range(self) -> tuple[float, float]:
@@ -189,8 +193,18 @@ def _moves(measure: PooledMetric, sums: Sums) -> Float[Tensor, " sequence"]:
 def _default_values(found: Collection[Family]) -> list[float]:
     ranges = [family.range for family in found]
     single = [low for low, high in ranges if low == high]
-    shared = {at for at in single if sum(low <= at <= high for low, high in ranges) > 1}
-    return sorted(shared.union(shared_values(found)))
+    ends = {at for at in single if sum(low <= at <= high for low, high in ranges) > 1}
+    trained = [family.range for family in found if not family.baseline]
+    for low, high in (family.range for family in found if family.baseline):
+        shared = [min(high, top) for bottom, top in trained if max(low, bottom) <= min(high, top)]
+        ends.update([max(shared)] if shared else [])
+    # Within 1 % of an end, a round number would be a second comparison at what reads as one rate.
+    other = (
+        at
+        for at in shared_values(found)
+        if not any(math.isclose(at, end, rel_tol=0.01) for end in ends)
+    )
+    return sorted(ends.union(other))
 
 
 def shared_values(found: Iterable[Family], *, at_least: int = 2) -> list[float]:

@@ -216,6 +216,21 @@ def test_values_are_round_and_where_most_families_meet(pair, make, of):
     assert matched_frame(of({})).empty
 
 
+def test_a_baseline_is_compared_at_the_largest_rate_that_it_shares(make, of):
+    """Also where most families end before it, and where it ends before them."""
+    found = {f"{kind}{k}": make(kind, l0=k) for kind, ks in (("a", (4, 16)), ("b", (4, 33)))
+             for k in ks}  # fmt: skip
+
+    def values(**baseline):
+        own = {name: make("pca", l0=l0) for name, l0 in baseline.items()}
+        return sorted(set(matched_frame(of(found | own)).index.get_level_values("at")))
+
+    assert values(x=5, y=32) == [5, 10, 32]
+    assert values(x=5, y=64) == [5, 10, 33]
+    assert values(x=5, y=9.95) == [5, 9.95], "10 reads as the same"
+    assert values(x=40, y=64) == [5, 10], "no trained family reaches it"
+
+
 def test_bits_are_a_rate_where_they_are_known(pair, of):
     bits = {"a4": 40.0, "a16": 90.0, "b4": 20.0, "b16": 80.0}
     found = of({n: priced(r, bits[n]) if n in bits else r for n, r in pair.dictionaries.items()})
