@@ -56,7 +56,8 @@ class RateSearch:
 
     At the shortest length all rates are tried, at the longer ones the best of the length before
     and its neighbours, always with every dictionary of the study and the first seed. The rate with
-    the lowest FVU on validation tokens at equal L0 is taken for all dictionaries of the kind.
+    the lowest FVU on validation tokens at equal L0 is taken for all dictionaries of the kind;
+    `rates_frame` says how rates are compared that reach different values of L0.
     Validation tokens are training text that no dictionary is trained on.
     """
 

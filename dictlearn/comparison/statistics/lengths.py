@@ -69,22 +69,47 @@ class Lengths:
 
 def rates_at_an_end(rates: pd.DataFrame) -> list[str]:
     """In sentences, the kinds for which the last length chose the lowest or highest rate that was
-    tried there, whether or not a shorter length tried rates beyond it.
+    compared with another there, whether or not a shorter length compared rates beyond it.
 
     `rates` is the frame of `Lengths.rates`.
     """
     found = []
     steps = rates.index.get_level_values("steps").max()
     for (hook, kind), tried in rates.loc[steps].groupby(["hook", "kind"], sort=False):
-        by_rate = tried.droplevel(["hook", "kind"])
-        chosen = by_rate["chosen"].idxmax()
-        for end, name in ((by_rate.index.min(), "lowest"), (by_rate.index.max(), "highest")):
-            if chosen == end and len(by_rate) > 1:
-                found.append(
-                    f"{kind} at {hook} is best at {chosen:g}, the {name} rate tried after "
-                    f"{steps:,} steps: one beyond it may be better still."
-                )
+        chosen, compared = _chosen(tried), _compared(tried)
+        ends = {min(compared): "lowest", max(compared): "highest"} if compared else {}
+        if chosen in ends:
+            found.append(
+                f"{kind} at {hook} is best at {chosen:g}, the {ends[chosen]} rate compared after "
+                f"{steps:,} steps: one beyond it may be better still."
+            )
     return found
+
+
+def rates_without_comparison(rates: pd.DataFrame) -> list[str]:
+    """In sentences, the kinds and lengths of which several rates were tried, but no two share an
+    L0 at which they could be compared.
+
+    `rates` is the frame of `Lengths.rates`.
+    """
+    return [
+        f"{kind} at {hook} has its rate, {_chosen(tried):g}, without a comparison after {steps:,} "
+        "steps: no two of the rates tried reach one L0."
+        for (hook, kind, steps), tried in rates.groupby(["hook", "kind", "steps"], sort=False)
+        if not _compared(tried) and tried.index.get_level_values("learning_rate").nunique() > 1
+    ]
+
+
+def _chosen(tried: pd.DataFrame) -> float:
+    """The chosen one of the rates of a kind."""
+    return tried.index[tried["chosen"]].get_level_values("learning_rate")[0]
+
+
+def _compared(tried: pd.DataFrame) -> set[float]:
+    """The rates of a kind that have an error at the same values of L0 as another one."""
+    errors = tried["fvu"].dropna()
+    together = errors[errors.groupby("l0").transform("size") > 1]
+    return set(together.index.get_level_values("learning_rate"))
 
 
 def changes_of_order(pairs: pd.DataFrame) -> list[str]:

@@ -4,9 +4,9 @@ import itertools
 import math
 import statistics
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 import torch
@@ -36,6 +36,7 @@ PAIRS = ["hook", "at", "first", "second"]
 COLUMNS = ["value", "low", "high", "seed_sd", "n_seeds", "difference", "difference_low",
            "difference_high", "p", "p_holm", "reason"]  # fmt: skip
 N_VALUES = 4
+Name = TypeVar("Name", bound=Hashable)
 Sums = Mapping[str, Float[Tensor, " sequence"]]
 
 
@@ -207,28 +208,61 @@ def _default_values(found: Collection[Family]) -> list[float]:
     return sorted(ends.union(other))
 
 
-def shared_values(found: Iterable[Family], *, at_least: int = 2) -> list[float]:
+def shared_values(found: Iterable[Family]) -> list[float]:
     """Round rates (1, 2 and 5 times powers of ten) within the range of most families.
 
     At most `N_VALUES`, evenly spaced, among those at which the largest number of families has a
-    value; empty if that number is below `at_least`.
+    value; empty if no two families have a value at the same one.
 
     >>> low, high = ({1.0: {}, 30.0: {}}, {4.0: {}, 100.0: {}})
     >>> shared_values([Family([low], "l0"), Family([high], "l0")])
     [5.0, 10.0, 20.0]
     """
-    ranges = [family.range for family in found]
-    ends = [end for low, high in ranges if low < high for end in (low, high)]
+    reaching = _reaching(dict(enumerate(found)))
+    most = max(map(len, reaching.values()), default=0)
+    return _spaced([at for at, names in reaching.items() if len(names) == most > 1])
+
+
+def values_by_sharers(found: Mapping[Name, Family]) -> dict[frozenset[Name], list[float]]:
+    """Sets of families with the round rates that exactly these share, lowest rates first.
+
+    Only sets that no larger one contains: one set of all families if these share a rate, and any
+    two that share a rate are together in at least one. At most `N_VALUES` of each set, evenly
+    spaced.
+
+    >>> ends = {"low": (1, 9), "high": (9, 60), "both": (4, 60)}
+    >>> found = {name: Family([{float(at): {} for at in of}], "l0") for name, of in ends.items()}
+    >>> {" ".join(sorted(names)): at for names, at in values_by_sharers(found).items()}
+    {'both low': [5.0], 'both high': [10.0, 20.0, 50.0]}
+    """
+    reaching = _reaching(found)
+    sets = dict.fromkeys(reaching.values())
+    return {
+        names: _spaced([at for at, there in reaching.items() if there == names])
+        for names in sets
+        if not any(names < other for other in sets)
+    }
+
+
+def _reaching(found: Mapping[Name, Family]) -> dict[float, frozenset[Name]]:
+    """The names of the families that have a value at each round rate that any of them has."""
+    ranges = {name: family.range for name, family in found.items()}
+    ends = [end for low, high in ranges.values() if low < high for end in (low, high)]
     if not ends:
-        return []
+        return {}
     decades = range(math.floor(math.log10(min(ends))), math.ceil(math.log10(max(ends))) + 1)
-    ticks = [step * 10.0**decade for decade in decades for step in (1, 2, 5)]
-    reached = {tick: sum(low <= tick <= high for low, high in ranges) for tick in ticks}
-    most = max(reached.values())
-    best = [tick for tick in ticks if reached[tick] == most and most >= at_least]
-    if len(best) <= N_VALUES:
-        return best
-    return [best[round(i * (len(best) - 1) / (N_VALUES - 1))] for i in range(N_VALUES)]
+    reaching = {
+        at: frozenset(name for name, (low, high) in ranges.items() if low <= at <= high)
+        for at in (step * 10.0**decade for decade in decades for step in (1, 2, 5))
+    }
+    return {at: names for at, names in reaching.items() if names}
+
+
+def _spaced(values: Sequence[float]) -> list[float]:
+    """At most `N_VALUES` of these values, evenly spaced from first to last."""
+    if len(values) <= N_VALUES:
+        return list(values)
+    return [values[round(i * (len(values) - 1) / (N_VALUES - 1))] for i in range(N_VALUES)]
 
 
 def _corrected(

@@ -13,9 +13,11 @@ _FVU = "fraction_variance_unexplained"
 RATES_CAPTION = (
     "FVU on validation tokens, a part of the training text that no dictionary is trained on: the "
     "geometric mean over the values of L0 given, to which the dictionaries of a kind are "
-    "interpolated. The chosen rate is used for all dictionaries of the kind. At longer lengths "
-    f"only that rate and its neighbours are tried. {MISSING}: a rate whose dictionaries do not "
-    "reach these values of L0."
+    "interpolated. Where no L0 is reached by all rates, there is a row for each set of rates that "
+    "share one, and the rate is chosen whose error exceeds the lowest of a row by the smallest "
+    "factor, in the row where this factor is largest. The chosen rate is used for all dictionaries "
+    f"of the kind. At longer lengths only that rate and its neighbours are tried. {MISSING}: a "
+    "rate whose dictionaries do not reach these values of L0."
 )
 ERRORS_CAPTION = (
     "FVU on evaluation tokens after each length of training, at the rates chosen for it, ± half "
@@ -36,9 +38,9 @@ def _rates(frame: pd.DataFrame) -> Table:
     groups = []
     for (hook, kind), group in frame.groupby(["hook", "kind"], sort=False):
         rows = []
-        for steps, tried in group.groupby("steps"):
-            found = tried.droplevel(["steps", "hook", "kind"])
-            texts = [hook] * several + [kind, f"{steps:,}", found["l0"].iloc[0]]
+        for (steps, l0), tried in group.groupby(["steps", "l0"], sort=False):
+            found = tried.droplevel(["steps", "hook", "kind", "l0"])
+            texts = [hook] * several + [kind, f"{steps:,}", l0]
             rows.append((*map(Cell, texts), *(_tried(found, rate) for rate in rates)))
         groups.append(tuple(rows))
     return Table("learning rates", RATES_CAPTION, tuple(columns), tuple(groups))

@@ -2,17 +2,21 @@
 
 import math
 from dataclasses import replace
+from itertools import permutations
 
+import pandas as pd
 import pytest
 import torch
 
 from dictlearn.comparison.figures.lengths import lengths_figure
+from dictlearn.comparison.report.lengths import lengths_data
 from dictlearn.comparison.report.verdict import verdict
 from dictlearn.comparison.statistics.learning_rates import chosen_rates, rates_frame
 from dictlearn.comparison.statistics.lengths import (
     Lengths,
     changes_of_order,
     rates_at_an_end,
+    rates_without_comparison,
 )
 from dictlearn.comparison.tables.lengths import lengths_tables
 from dictlearn.core.errors import InputError
@@ -58,10 +62,10 @@ SEARCHED = {
 
 def test_the_rate_with_the_lowest_error_at_equal_l0_is_chosen(results):
     validation = results(SEARCHED)
-    frame = rates_frame(validation).loc[HOOK]
+    frame = rates_frame(validation).loc[HOOK].droplevel("l0")
     at = [0.4 - 0.2 * math.log(x / 4) / math.log(4) for x in (5, 10)]
     assert frame.loc[("sae", 0.001), "fvu"] == pytest.approx(math.sqrt(at[0] * at[1]))
-    assert frame.loc[("sae", 0.001), "l0"] == "5, 10"
+    assert set(rates_frame(validation).index.get_level_values("l0")) == {"5, 10"}
     assert math.isnan(frame.loc[("sae", 0.1), "fvu"]), "lower, but at other values of L0"
     assert chosen_rates(validation) == {(HOOK, "sae"): 0.01, (HOOK, "codebook"): 0.001}
 
@@ -70,6 +74,118 @@ def test_one_rate_is_enough_and_dead_kinds_are_refused(results):
     assert chosen_rates(results({("sae", 0.1): {4: 0.4, 16: 0.2}})) == {(HOOK, "sae"): 0.1}
     with pytest.raises(InputError, match=r"no sae at .* with features active at two values of L0"):
         rates_frame(results({("sae", 0.1): {4: 0.4}}))
+    with pytest.raises(InputError, match=r"no sae at .* and a round one .* between them"):
+        rates_frame(results({("sae", 0.1): {11: 0.4, 19: 0.3}}))
+
+
+def compared(found):
+    """The errors of a frame by the values of L0 at which they are compared."""
+    return {
+        l0: there.droplevel([*range(3)])["fvu"].dropna().to_dict()
+        for l0, there in found.groupby("l0", sort=False)
+    }
+
+
+# Only the rate 0.01 reaches values that most rates reach, with the highest error at all of them.
+PARTLY_SHARED = {
+    ("sae", 0.001): {4: 0.2, 25: 0.1},
+    ("sae", 0.01): {4: 0.9, 25: 0.9, 40: 0.9, 120: 0.9},
+    ("sae", 0.1): {40: 0.05, 300: 0.01},
+}
+
+
+def test_a_rate_that_alone_reaches_a_value_is_not_chosen_for_it(results):
+    validation = results(PARTLY_SHARED)
+    frame = rates_frame(validation)
+    low = [0.2 - 0.1 * math.log(x / 4) / math.log(25 / 4) for x in (5, 10, 20)]
+    high = [0.05 - 0.04 * math.log(x / 40) / math.log(300 / 40) for x in (50, 100)]
+    assert compared(frame) == {
+        "5, 10, 20": {0.001: pytest.approx(math.prod(low) ** (1 / 3)), 0.01: pytest.approx(0.9)},
+        "50, 100": {0.01: pytest.approx(0.9), 0.1: pytest.approx(math.prod(high) ** (1 / 2))},
+    }
+    assert len(frame) == 2 * 3, "every rate that was tried is in every set"
+    assert chosen_rates(validation) == {(HOOK, "sae"): 0.001}, "at three values, 0.1 at two"
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_rates_that_all_share_values_are_compared_at_these_alone(results, seed):
+    """The lowest geometric mean is chosen, whatever some of the rates reach beyond."""
+    draw = torch.rand((4, 4), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    rates = (0.001, 0.003, 0.01, 0.03)
+    fvu = {rate: row.tolist() for rate, row in zip(rates, 0.1 + 0.8 * draw, strict=True)}
+    beyond = {0.003: {60: 1e-3}, 0.01: {1: 1.0, 60: 1e-4}}
+    tried = {("sae", rate): dict(zip((2, 5, 10, 20), of, strict=True)) | beyond.get(rate, {})
+             for rate, of in fvu.items()}  # fmt: skip
+    ((listed, errors),) = compared(frame := rates_frame(results(tried))).items()
+    assert listed == "2, 5, 10, 20"
+    expected = {rate: math.prod(of) ** (1 / 4) for rate, of in fvu.items()}
+    assert errors == {rate: pytest.approx(error) for rate, error in expected.items()}
+    ((*_, best),) = frame.index[frame["chosen"]]
+    assert best == min(expected, key=expected.__getitem__)
+
+
+def test_the_choice_does_not_depend_on_the_order_of_the_results(results):
+    frames = [
+        rates_frame(results({key: PARTLY_SHARED[key] for key in order}))
+        for order in permutations(PARTLY_SHARED)
+    ]
+    for frame in frames[1:]:
+        pd.testing.assert_frame_equal(frame, frames[0])
+
+
+FLAT = {"low": (4, 15), "high": (40, 220), "all": (4, 220)}
+
+
+@pytest.mark.parametrize(
+    ("errors", "best"),
+    [
+        # 0.01 is the best of three at low L0; 0.03 has a lower or higher error where both have one.
+        (["low 0.5", "low 0.4", "all 0.3", "high 0.29"], 0.03),
+        (["low 0.5", "low 0.4", "all 0.3", "high 0.31"], 0.01),
+        # Two rates have the lowest errors of their own sets: that with most comparisons counts.
+        (["low 0.5", "low 0.2", "all 0.6", "high 0.1"], 0.003),
+        (["high 0.5", "low 0.2", "all 0.6", "high 0.1"], 0.03),
+        (["low 0.2", "all 0.6", "high 0.1"], 0.01),
+        # Equal in all: the lower.
+        (["all 0.4", "all 0.3", "all 0.3", "all 0.5"], 0.003),
+    ],
+)
+def test_a_rate_is_chosen_by_its_worst_comparison(results, errors, best):
+    tried = {}
+    for rate, (where, fvu) in zip((0.001, 0.003, 0.01, 0.03), map(str.split, errors), strict=False):
+        tried["sae", rate] = dict.fromkeys(FLAT[where], float(fvu))
+    backwards = dict(reversed(tried.items()))
+    assert chosen_rates(results(tried)) == chosen_rates(results(backwards)) == {(HOOK, "sae"): best}
+
+
+def test_curves_that_cross_are_compared_where_they_differ_most(results):
+    """0.01 is behind by a factor of 2 at high L0, and 0.003 by a factor of 1.5 at low L0."""
+    tried = {
+        ("sae", 0.001): {4: 0.9, 15: 0.9},
+        ("sae", 0.003): {4: 0.3, 15: 0.3, 40: 0.2, 80: 0.2},
+        ("sae", 0.01): {4: 0.2, 15: 0.2, 40: 0.4, 80: 0.4},
+        ("sae", 0.03): {40: 0.9, 80: 0.9},
+    }
+    assert chosen_rates(results(tried)) == {(HOOK, "sae"): 0.003}
+    tried["sae", 0.003] = {4: 0.5, 15: 0.5, 40: 0.2, 80: 0.2}
+    assert chosen_rates(results(tried)) == {(HOOK, "sae"): 0.01}
+
+
+def test_a_choice_without_a_comparison_is_told(results):
+    apart = {("sae", 0.1): {4: 0.4, 8: 0.3}, ("sae", 0.01): {40: 0.4, 80: 0.3}}
+    shared = {("codebook", rate): {4: 0.4, 16: 0.3} for rate in (0.1, 0.01)}
+    rates = Lengths({50: results(apart | shared), 100: results(shared)}, {}).rates
+    sae = rates.xs((50, "sae"), level=["steps", "kind"])
+    assert [l0 for _, l0, _ in sae.index[sae["fvu"].notna()]] == ["5", "50"]
+    assert rates_without_comparison(rates) == [
+        f"sae at {HOOK} has its rate, 0.01, without a comparison after 50 steps: no two of the "
+        "rates tried reach one L0."
+    ]
+    lengths = Lengths({50: results(apart)}, {50: results({("sae", 0.1): {4: 0.4, 16: 0.3}})})
+    assert not rates_at_an_end(lengths.rates)
+    assert lengths_data(lengths)["remarks"] == rates_without_comparison(lengths.rates)
+    alone = Lengths({50: results({("sae", 0.1): {4: 0.4, 16: 0.2}})}, {}).rates
+    assert not rates_without_comparison(alone)
 
 
 def test_families_that_change_their_order_are_named(results):
@@ -145,6 +261,17 @@ def test_tables_mark_the_chosen_rates_and_list_errors_by_length(results):
     assert {row[1] for row in errors.texts} == {"sae", "codebook"}
 
 
+def test_the_table_has_a_row_for_every_set_of_rates_that_is_compared(results):
+    curves = {0.001: {4: 0.2, 8: 0.2}, 0.01: {4: 0.9, 25: 0.9}, 0.1: {9: 0.1, 25: 0.1}}
+    validation = results({("sae", rate): curve for rate, curve in curves.items()})
+    tried, _ = lengths_tables(Lengths({1000: validation, 50: validation}, {50: validation}))
+    assert tried.texts == [
+        ["sae", steps, *cells]
+        for steps in ("50", "1,000")
+        for cells in (["5", "0.200", "0.900", "–"], ["10, 20", "–", "0.900", "0.100 (chosen)"])
+    ]
+
+
 def test_tables_name_hooks_where_there_are_several(results):
     found = results({("sae", 0.01): SEARCHED["sae", 0.01]})
     there = Sites(Site("other", 24), Site("other", 24))
@@ -157,13 +284,13 @@ def test_tables_name_hooks_where_there_are_several(results):
         assert {row[0] for row in table.texts} == {HOOK, "other"}
 
 
-def test_a_choice_at_the_end_of_the_rates_tried_is_told(results):
+def test_a_choice_at_the_end_of_the_rates_compared_is_told(results):
     """Only those of the last length count: beyond them, nothing was tried after as many steps."""
     curves = {0.001: {4: 0.4, 16: 0.3}, 0.01: {4: 0.3, 16: 0.2}, 0.1: {4: 0.2, 16: 0.1}}
     tried = {("sae", rate): curve for rate, curve in curves.items()}
     best = (
-        "sae at {} is best at {:g}, the {} rate tried after {} steps: one beyond it may be better "
-        "still."
+        "sae at {} is best at {:g}, the {} rate compared after {} steps: one beyond it may be "
+        "better still."
     )
     shorter = results(tried)
     longer = results({key: tried[key] for key in (("sae", 0.001), ("sae", 0.01))})
@@ -171,8 +298,11 @@ def test_a_choice_at_the_end_of_the_rates_tried_is_told(results):
     assert ends == [best.format(HOOK, 0.1, "highest", 50)]
     ends = rates_at_an_end(Lengths({50: shorter, 100: longer}, {}).rates)
     assert ends == [best.format(HOOK, 0.01, "highest", 100)]
-    (low,) = rates_at_an_end(Lengths({50: results(SEARCHED)}, {}).rates)
+    high, low = rates_at_an_end(Lengths({50: results(SEARCHED)}, {}).rates)
+    assert high == best.format(HOOK, 0.01, "highest", 50), "0.1 was tried, at other values of L0"
     assert low == best.format(HOOK, 0.001, "lowest", 50).replace("sae", "codebook")
+    middle = tried | {("sae", 0.01): {4: 0.1, 16: 0.1}}
+    assert not rates_at_an_end(Lengths({50: results(middle)}, {}).rates)
     alone = results({("sae", 0.1): curves[0.1]})
     assert not rates_at_an_end(Lengths({50: alone}, {}).rates)
 

@@ -13,6 +13,7 @@ from dictlearn.comparison.statistics.matched import (
     matched_frame,
     pairs_frame,
     shared_values,
+    values_by_sharers,
 )
 from dictlearn.comparison.statistics.standings import matched_rows
 from dictlearn.comparison.vocabulary import by_target
@@ -229,6 +230,22 @@ def test_a_baseline_is_compared_at_the_largest_rate_that_it_shares(make, of):
     assert values(x=5, y=64) == [5, 10, 33]
     assert values(x=5, y=9.95) == [5, 9.95], "10 reads as the same"
     assert values(x=40, y=64) == [5, 10], "no trained family reaches it"
+
+
+def test_values_are_listed_for_every_largest_set_of_families_that_shares_them():
+    ends = {"a": (4, 25), "b": (4, 120), "c": (40, 300), "inside b": (4, 15), "between": (11, 19)}
+    found = {name: Family([{float(at): {} for at in of}], "l0") for name, of in ends.items()}
+    assert values_by_sharers(found) == {
+        frozenset({"a", "b", "inside b"}): [5.0, 10.0],
+        frozenset({"b", "c"}): [50.0, 100.0],
+    }
+    single = Family([{20.0: {}}], "l0")
+    assert values_by_sharers({"a": found["a"], "single": single}) == {
+        frozenset({"a", "single"}): [20.0]
+    }
+    wide = {name: Family([{1.0: {}, 1e4: {}}], "l0") for name in "xyz"}
+    assert values_by_sharers(wide) == {frozenset("xyz"): shared_values(wide.values())}
+    assert values_by_sharers({}) == values_by_sharers({"between": found["between"]}) == {}
 
 
 def test_bits_are_a_rate_where_they_are_known(pair, of):
