@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 AGREEMENT_FILE = "agreement.json"
+ROWS, GAUSSIAN = "rows of data", "random directions"
+"""Kinds of the controls: directions that nobody learned, to which similarities are compared."""
 SIMILARITY_BINS = 40
 """Number of bins of equal width from -1 to 1, for cosines and correlations."""
 LOWEST_DECADE = -8
@@ -44,6 +46,9 @@ class PairAgreement:
     correlation_median: float = math.nan
     correlation_counts: list[int] = field(default_factory=list)
     """Histogram of these largest correlations, in `SIMILARITY_BINS` bins."""
+    controls: dict[str, dict[str, float]] = field(default_factory=dict)
+    """By kind of control, the measures of the features of `first` with as many such directions as
+    `second` has features; those that are undefined are left out."""
     reasons: dict[str, str] = field(default_factory=dict)
     """Reasons why "mmcs", "matched" or "correlation" is undefined."""
 
@@ -124,13 +129,49 @@ class AgreementRecords(SavedRecords):
             f"there is no pair {first!r}, {second!r}; required two different ones of {names}"
         )
 
+    def level(self, first: str, second: str, measure: str, control: str = GAUSSIAN) -> float:
+        """The similarity of the features of `first` with as many directions as `second` has.
+
+        The maximum over more features is larger, so a level holds for the width of `second` only.
+        It is stored with the pair, or else is that of a dictionary of the kind `control` with the
+        width and target of `second`. `nan` if neither was measured.
+
+        Raises:
+            InputError: there is no such pair.
+        """
+        stored = self.pair(first, second).controls.get(control, {})
+        if measure in stored:
+            return stored[measure]
+        like = self.dictionaries[second]
+        alike = (
+            name
+            for name, other in self.dictionaries.items()
+            if other.kind == control
+            and name != first
+            and (other.n_features, other.sites.target) == (like.n_features, like.sites.target)
+        )
+        values = (self.pair(first, name).value(measure) for name in alike)
+        return next(filter(math.isfinite, values), math.nan)
+
     def to_pandas(self) -> "pd.DataFrame":
-        """A table with one row for each ordered pair, without the histograms."""
+        """A table with one row for each ordered pair, without the histograms.
+
+        The last columns are the measures with controls of the width of `second` (`level`).
+        """
         import pandas as pd
 
         columns = ("first", "second", *MEASURES)
-        rows = [{column: getattr(pair, column) for column in columns} for pair in self.pairs]
-        return pd.DataFrame(rows, columns=list(columns))
+        levels = {
+            f"{measure}_{control.replace(' ', '_')}": (measure, control)
+            for control in (GAUSSIAN, ROWS)
+            for measure in MEASURES
+        }
+        rows = [
+            {column: getattr(pair, column) for column in columns}
+            | {name: self.level(pair.first, pair.second, *of) for name, of in levels.items()}
+            for pair in self.pairs
+        ]
+        return pd.DataFrame(rows, columns=[*columns, *levels])
 
     def features_to_pandas(self) -> "pd.DataFrame":
         """A table with one row for each dictionary: the statistics of its features."""

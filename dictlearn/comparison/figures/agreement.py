@@ -14,7 +14,7 @@ from dictlearn.comparison.figures.style import (
     styled,
 )
 from dictlearn.core.errors import InputError
-from dictlearn.records.agreement import AgreementRecords, PairAgreement
+from dictlearn.records.agreement import GAUSSIAN, ROWS, AgreementRecords, PairAgreement
 
 MEASURE_LABELS = {
     "mmcs": "mean max cosine similarity",
@@ -26,8 +26,8 @@ MEASURE_LABELS = {
 """Measures of similarity, with their titles."""
 QUANTITIES = {"cosine": "mmcs", "correlation": "correlation"}
 """Quantities that have histograms, with the measure that is their mean."""
-_CHANCE = ("random directions", "random")
-"""Kinds of dictionaries whose similarity with others is chance."""
+_CHANCE = (GAUSSIAN, "random")
+"""Kinds of dictionaries whose similarity with others is chance, the first that was measured."""
 _LONGEST_NAME = 24
 _CELL = 46
 """Pixels per cell."""
@@ -39,8 +39,9 @@ def agreement_figure(records: AgreementRecords, measure: str = "mmcs") -> go.Fig
 
     Trained dictionaries come first, and those of one kind are adjacent. The colour scale is from
     0 (also negative values) to 1. Undefined cells are empty and show the reason on hover;
-    dictionaries without any value are left out, unless all are. The figure has a fixed width, for
-    a box that scrolls.
+    dictionaries without any value are left out, unless all are. The small number in a cell is its
+    chance level (`chance`), and controls that were measured show on hover. The figure has a fixed
+    width, for a box that scrolls.
 
     Raises:
         InputError: there is no such measure.
@@ -49,12 +50,13 @@ def agreement_figure(records: AgreementRecords, measure: str = "mmcs") -> go.Fig
     known = {name for pair in compared for name in (pair.first, pair.second)}
     names = [name for name in ordered(records) if name in known or not known]
     values = [[_value(records, row, column, measure) for column in names] for row in names]
+    text = [[_text(records, row, column, measure) for column in names] for row in names]
     hover = [[_hover(records, row, column, measure) for column in names] for row in names]
     figure = go.Figure(
         go.Heatmap(
             z=[[v if math.isfinite(v) else None for v in row] for row in values],
-            customdata=hover, zmin=0, zmax=1, colorscale=_MAP_COLOURS, showscale=False,
-            texttemplate="%{z:.2f}", textfont={"size": 12}, xgap=2, ygap=2, hoverongaps=True,
+            text=text, customdata=hover, zmin=0, zmax=1, colorscale=_MAP_COLOURS, showscale=False,
+            texttemplate="%{text}", textfont={"size": 12}, xgap=2, ygap=2, hoverongaps=True,
             hovertemplate="%{customdata}<extra></extra>",
         )
     )  # fmt: skip
@@ -100,14 +102,13 @@ def similarity_histogram(
     return stacked(bars, x_title, each=84, range=(max(first - 0.1, -1.02), 1.02), dtick=0.1)
 
 
-def chance(records: AgreementRecords, name: str, measure: str) -> float:
-    """The similarity of the features of `name` with random directions; `nan` if not measured."""
-    found = (
-        pair.value(measure)
-        for pair in records.pairs
-        if pair.first == name and records.dictionaries[pair.second].kind in _CHANCE
-    )
-    return max((value for value in found if math.isfinite(value)), default=math.nan)
+def chance(records: AgreementRecords, first: str, second: str, measure: str) -> float:
+    """The similarity of the features of `first` with as many random directions as `second` has.
+
+    `nan` if not measured.
+    """
+    levels = (records.level(first, second, measure, kind) for kind in _CHANCE)
+    return next(filter(math.isfinite, levels), math.nan)
 
 
 def ordered(records: AgreementRecords) -> list[str]:
@@ -133,6 +134,16 @@ def _value(records: AgreementRecords, row: str, column: str, measure: str) -> fl
     return math.nan if row == column else records.pair(row, column).value(measure)
 
 
+def _text(records: AgreementRecords, row: str, column: str, measure: str) -> str:
+    value = _value(records, row, column, measure)
+    if not math.isfinite(value):
+        return ""
+    level = chance(records, row, column, measure)
+    shown = math.isfinite(level) and records.dictionaries[column].kind not in _CHANCE
+    small = f'<br><span style="font-size:10px">{level:.2f}</span>' if shown else ""
+    return f"{value:.2f}{small}"
+
+
 def _hover(records: AgreementRecords, row: str, column: str, measure: str) -> str:
     if row == column:
         return f"{plain(row)} itself"
@@ -140,14 +151,19 @@ def _hover(records: AgreementRecords, row: str, column: str, measure: str) -> st
     head = f"features of {plain(row)}<br>compared with {plain(column)}<br>"
     value = pair.value(measure)
     if math.isfinite(value):
-        return f"{head}{MEASURE_LABELS[measure]} {value:.3f}"
+        levels = {
+            GAUSSIAN: chance(records, row, column, measure),
+            ROWS: records.level(row, column, measure, ROWS),
+        }
+        beside = [f"<br>with as many {of} {v:.3f}" for of, v in levels.items() if math.isfinite(v)]
+        return f"{head}{MEASURE_LABELS[measure]} {value:.3f}{''.join(beside)}"
     reasons = (pair.reasons.get(key, "") for key in (measure, measure.partition("_")[0]))
     return head + plain(next((reason for reason in reasons if reason), "undefined"))
 
 
 def _heading(records: AgreementRecords, pair: PairAgreement, quantity: str) -> str:
     measure = QUANTITIES[quantity]
-    level = chance(records, pair.first, measure)
+    level = chance(records, pair.first, pair.second, measure)
     names = f"{_short(pair.first)} in {_short(pair.second)}"
     beside = f" (chance {level:.2f})" if math.isfinite(level) else ""
     return f"{plain(names)}: mean {pair.value(measure):.2f}{beside}"

@@ -71,14 +71,17 @@ def agreement_data(
 
 def _chance(records: AgreementRecords, measure: str) -> str:
     """The chance level of a measure in words; empty if there are no random directions."""
-    learned = (name for name, summary in records.dictionaries.items() if not summary.baseline)
-    levels = [chance(records, name, measure) for name in learned]
+    learned = (pair for pair in records.pairs if not records.dictionaries[pair.first].baseline)
+    levels = [chance(records, pair.first, pair.second, measure) for pair in learned]
     levels = [level for level in levels if math.isfinite(level)]
     if not levels:
         return ""
     low, high = (f"{end:.2f}" for end in (min(levels), max(levels)))
     found = low if low == high else f"{low} to {high}"
-    return f"Chance level: {found} of learned features with as many random directions."
+    return (
+        f"Chance level: {found} of learned features with as many random directions as the column "
+        "has features (the small number in a cell)."
+    )
 
 
 def _share(field: str, reason: str = "", form: str = "dead_fraction") -> _Share:

@@ -1,7 +1,6 @@
 """`compare_features`: do dictionaries learn the same features, by atoms and by activations?"""
 
 from collections.abc import Mapping
-from itertools import combinations
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ from dictlearn.core.errors import InputError
 from dictlearn.core.named import Dictionaries
 from dictlearn.core.provenance import Provenance
 from dictlearn.core.tokens import Tokens
-from dictlearn.evaluation.agreement.controls import controls
+from dictlearn.evaluation.agreement.controls import Controls, controls
 from dictlearn.evaluation.agreement.correlations import LARGEST_PAIR, Correlated, Correlations
 from dictlearn.evaluation.agreement.feature_statistics import (
     ULTRALOW,
@@ -73,7 +72,9 @@ def compare_features(
         records: the result of `evaluate` for the same dictionaries.
         live_only: leave out the atoms of features that are never active.
         chance: with a model and tokens, add two dictionaries that nobody trained (`controls`), for
-            rows of the data and random directions resemble a trained dictionary as well.
+            rows of the data and random directions resemble a trained dictionary as well. They are
+            as many as the widest dictionary has features. Beside each pair stands the similarity
+            with as many of them as the second dictionary has (`AgreementRecords.level`).
         matching_limit: largest number of features that are matched one to one; the time this
             takes grows with its cube.
         exclude_special: leave out special tokens (BOS, EOS, padding).
@@ -87,31 +88,34 @@ def compare_features(
         NonFiniteError: activations hold NaN or infinity.
     """
     least = 1 if chance and model is not None else 2
-    dictionaries = required_dictionaries("compare_features", dictionaries, at_least=least)
+    given = required_dictionaries("compare_features", dictionaries, at_least=least)
     if (model is None) != (tokens is None):
         raise InputError("required both a model and tokens, or neither; got only one of them")
     found, origin, described = None, Provenance(), dict[str, Any]()
+    nobody, everyone = Controls({}, {}), given
     if model is not None and tokens is not None:
-        origin, transfer = require_fitting(dictionaries, model, allow_other_model=allow_other_model)
+        origin, transfer = require_fitting(given, model, allow_other_model=allow_other_model)
         origin = origin.on(tokens, exclude_special=exclude_special)
         described = tokens.describe() | {"exclude_special": exclude_special} | transfer
         counted = tokens.counted(exclude_special=exclude_special)
         if chance:
-            dictionaries = {**dictionaries, **controls(dictionaries, model, tokens.ids, counted)}
-        reading = Correlations(dictionaries, model, tokens.ids, counted)
+            nobody = controls(given, model, tokens.ids, counted)
+        everyone = {**given, **nobody.widest, **nobody.narrower}
+        reading = Correlations(everyone, model, tokens.ids, counted, nobody.pairs(given))
         with progress_bar("correlating", reading.n_batches, show=progress) as done:
             found = reading.run(done)
-    densities = known_densities(dictionaries, records, found)
-    live = {
-        name: _live(name, d, densities.get(name), live_only) for name, d in dictionaries.items()
-    }
+    densities = known_densities(everyone, records, found)
+    live = {name: _live(name, d, densities.get(name), live_only) for name, d in everyone.items()}
     summaries = {
         name: feature_summary(d, live[name], densities.get(name))
-        for name, d in dictionaries.items()
+        for name, d in {**given, **nobody.widest}.items()
     }
-    pairs = []
-    for first, second in combinations(dictionaries, 2):
-        pairs += _pair(dictionaries, live, (first, second), matching_limit, found)
+    every = [
+        pair
+        for names in nobody.pairs(given)
+        for pair in _pair(everyone, live, names, matching_limit, found)
+    ]
+    pairs = nobody.beside(given, every)
     settings = {"live_only": live_only, "matching_limit": matching_limit, "ultralow": ULTRALOW}
     return AgreementRecords(origin, described, settings, summaries, pairs)
 

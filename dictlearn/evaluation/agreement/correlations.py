@@ -1,6 +1,6 @@
 """Pearson correlations, over tokens, of the features of different dictionaries."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from math import inf
@@ -111,11 +111,12 @@ class Correlations:
         model: LanguageModel,
         ids: Int[Tensor, "sequence pos"],
         counted: Bool[Tensor, "sequence pos"],
+        pairs: Iterable[tuple[str, str]] | None = None,
     ) -> None:
         self._dictionaries = {name: d for name, d in dictionaries.items() if d.n_features}
         self._moments = {name: Moments(d.n_features) for name, d in self._dictionaries.items()}
         widths = {name: d.n_features for name, d in self._dictionaries.items()}
-        self._passes = passes(widths)
+        self._passes = passes(widths, pairs)
         widest = max(widths.values(), default=1)
         at_once = max(1, min(_TOKENS_AT_ONCE, _BLOCK // widest) // ids.shape[1])
         hooks = [hook for d in self._dictionaries.values() for hook in d.sites.source.hooks]
@@ -185,16 +186,21 @@ class Correlations:
             kept.raise_(at, values.clamp(max=1), partners + (0 if dim else block.start))
 
 
-def passes(widths: Mapping[str, int]) -> list[list[Block]]:
+def passes(
+    widths: Mapping[str, int], pairs: Iterable[tuple[str, str]] | None = None
+) -> list[list[Block]]:
     """Blocks of features to correlate, grouped by pass over the tokens; at least one pass.
+
+    All pairs of dictionaries are correlated, or only `pairs`, of which those that are not in
+    `widths` are left out.
 
     >>> [[(b.first, b.second, b.stop) for b in some] for some in passes({"a": 8, "b": 4})]
     [[('a', 'b', 8)]]
     """
     found: list[list[Block]] = [[]]
     room = _PASS
-    for first, second in combinations(widths, 2):
-        if widths[first] * widths[second] > LARGEST_PAIR:
+    for first, second in combinations(widths, 2) if pairs is None else pairs:
+        if not {first, second} <= widths.keys() or widths[first] * widths[second] > LARGEST_PAIR:
             continue
         step = max(1, _BLOCK // widths[second])
         for start in range(0, widths[first], step):

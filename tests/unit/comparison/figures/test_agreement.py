@@ -1,6 +1,8 @@
 """Heatmaps and histograms of similarity, from records made by hand."""
 
 import math
+import re
+from dataclasses import replace
 from html import escape
 
 import pytest
@@ -13,7 +15,7 @@ from dictlearn.comparison.figures.agreement import (
 )
 from dictlearn.comparison.figures.style import Look
 from dictlearn.core.errors import InputError
-from dictlearn.records.agreement import MEASURES
+from dictlearn.records.agreement import GAUSSIAN, MEASURES, ROWS
 
 
 def test_rows_are_looked_for_in_columns(agreement, hostile):
@@ -66,6 +68,27 @@ def test_histograms_lie_where_the_similarities_are(agreement, hostile):
 
 
 def test_chance_is_the_similarity_with_random_directions(agreement, hostile):
-    assert chance(agreement, "sae", "mmcs") == 0.5
-    assert math.isnan(chance(agreement, "random", "mmcs")), "not with itself"
-    assert math.isnan(chance(agreement, "sae", "correlation"))
+    assert chance(agreement, "sae", "sae-2", "mmcs") == 0.5
+    assert math.isnan(chance(agreement, "random", "sae", "mmcs")), "not with itself"
+    assert math.isnan(chance(agreement, "sae", "sae-2", "correlation"))
+    agreement.dictionaries["sae-2"] = replace(agreement.dictionaries["sae-2"], n_features=8)
+    assert math.isnan(chance(agreement, "sae", "sae-2", "mmcs")), "that of another width"
+
+
+def test_the_chance_level_of_the_column_is_in_the_cell_and_beside_it(agreement):
+    levels = {GAUSSIAN: {"mmcs": 0.125}, ROWS: {"mmcs": 0.25}}
+    beside = replace(agreement.pair("sae", "sae-2"), controls=levels)
+    others = [pair for pair in agreement.pairs if (pair.first, pair.second) != ("sae", "sae-2")]
+    records = replace(agreement, pairs=[beside, *others])
+    (drawn,) = agreement_figure(records).data
+    assert re.findall(r"\d\.\d\d", drawn.text[0][1]) == ["0.90", "0.12"]
+    assert re.findall(r"\d\.\d\d", drawn.text[1][0]) == ["0.80", "0.50"], "of the baseline random"
+    assert drawn.text[0][3] == "0.50", "a control is its own chance level"
+    assert drawn.text[0][0] == drawn.text[3][2] == ""
+    assert drawn.customdata[0][1].split("<br>")[2:] == [
+        "mean max cosine similarity 0.900",
+        "with as many random directions 0.125",
+        "with as many rows of data 0.250",
+    ]
+    text = similarity_histogram(records, [("sae", "sae-2")]).layout.annotations[0].text
+    assert text == "sae in sae-2: mean 0.90 (chance 0.12)"

@@ -2,10 +2,12 @@
 
 import math
 import re
+from dataclasses import replace
 
 from dictlearn.comparison.figures.agreement import agreement_figure
 from dictlearn.comparison.report.agreement import agreement_data
 from dictlearn.comparison.report.templates import render
+from dictlearn.records.agreement import GAUSSIAN
 
 
 def agreement_section(records):
@@ -27,7 +29,7 @@ def test_the_section_says_what_is_known_and_why_not_the_rest(agreement, hostile)
     assert "figure-agreement-correlation" not in text
     assert 'id="figure-similarity-cosine"' in text
     assert "sae in sae-2: mean 0.90" in text
-    assert "Chance level: 0.50 of learned features with as many random directions." in text
+    assert "Chance level: 0.50 of learned features with as many random directions as" in text
     assert "Read a row from left to right" in text
     assert "effective number of neurons" in text
     assert "1 – 2 – 3" in text
@@ -49,6 +51,15 @@ def test_columns_with_a_value_are_shown_with_the_reasons_for_those_missing(agree
     assert "¹ too few rows" in text
     assert "on less than 1e-05 of the tokens" in text
     assert "Columns without a value: 1</summary>" in text
+
+
+def test_the_chance_level_covers_the_widths_of_the_columns(agreement):
+    pairs = [
+        replace(pair, controls={GAUSSIAN: {"mmcs": level}})
+        for pair, level in zip(agreement.pairs, (0.2, *[0.3] * 10, 0.4), strict=True)
+    ]
+    text = agreement_section(replace(agreement, pairs=pairs))
+    assert "Chance level: 0.30 to 0.40 of learned features" in text, "the first is a baseline's"
 
 
 def test_a_dictionary_without_any_value_is_not_in_a_map(make_agreement):

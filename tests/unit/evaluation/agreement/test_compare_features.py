@@ -159,6 +159,15 @@ def test_every_feature_is_in_exactly_one_block(monkeypatch):
         assert covered == list(range(widths[pair[0]]))
 
 
+def test_only_the_pairs_asked_for_are_correlated():
+    pairs = [("c", "a"), ("a", "empty"), ("b", "c")]
+    (blocks,) = correlations.passes({"a": 20, "b": 7, "c": 40}, pairs)
+    assert [(b.first, b.second, b.start, b.stop) for b in blocks] == [
+        ("c", "a", 0, 40),
+        ("b", "c", 0, 7),
+    ]
+
+
 def test_a_feature_that_never_varies_is_no_match(model, tokens, sites):
     never = torch.cat([atoms(5), torch.zeros(2, D)])
     both = {"a": Fixed(atoms(5), sites), "b": Fixed(never, sites)}
