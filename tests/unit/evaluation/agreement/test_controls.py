@@ -149,6 +149,8 @@ def test_they_are_left_out_on_request_and_without_text(model, tokens, sites):
     across = found.pair("a", "c").controls[GAUSSIAN]
     assert across["correlation"] == found.pair("a", f"{GAUSSIAN} at hook_embed").correlation
     assert "mmcs" not in across, "it has no cosines with another target"
+    within = found.pair("a", "b").controls[GAUSSIAN]
+    assert within["mmcs"] == found.pair("a", f"{GAUSSIAN} at {sites.target}").mmcs
 
 
 def test_near_twins_are_counted(sites):
