@@ -33,6 +33,7 @@ from .dictionaries.batchtopk_transcoder import BatchTopKTranscoderConfig
 from .dictionaries.codebook import CodebookConfig
 from .dictionaries.cross_layer_transcoder import CrossLayerTranscoderConfig
 from .dictionaries.crosscoder import CrosscoderConfig
+from .dictionaries.files import load_all
 from .dictionaries.gated_sae import GatedSAEConfig
 from .dictionaries.ica import ICAConfig
 from .dictionaries.identity import IdentityConfig
@@ -179,6 +180,7 @@ __all__ = [
     "indexed",
     "inside",
     "load",
+    "load_all",
     "load_model",
     "load_tokens",
     "mlp_sites",

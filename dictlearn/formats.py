@@ -27,7 +27,8 @@ def load(
 
     Raises:
         CorruptFileError: a file is absent, truncated, or does not fit its config.
-        InputError: the format or the kind is unknown, or no kind here is equivalent.
+        InputError: there is no such folder, or one of several dictionaries, which `load_all`
+            reads; the format or the kind is unknown, or no kind here is equivalent.
         NonFiniteError: a weight is NaN or infinite.
     """
     prefixed = None if Path(path).exists() else _PREFIXED.fullmatch(str(path))

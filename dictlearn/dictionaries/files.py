@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dictlearn.core.dictionary import FeatureDictionary
-from dictlearn.core.errors import CorruptFileError, InputError, NonFiniteError, naming
+from dictlearn.core.errors import CorruptFileError, InputError, NonFiniteError, naming, nearest
 from dictlearn.core.files import JSON_FORMAT, entries_of, read_own_json, read_tensors, typed
 from dictlearn.core.kinds import DictionaryConfig
 from dictlearn.core.own_files import OwnFiles
@@ -72,10 +72,12 @@ def load(path: str | Path, kinds: Sequence[type[DictionaryConfig]] = ()) -> Feat
     `kinds` are the config classes of custom kinds.
 
     Raises:
+        InputError: there is no such folder, or it holds several dictionaries.
         CorruptFileError: a file is absent, truncated, or does not fit its config.
         ConfigError: the kind is unknown.
     """
     folder = Path(path)
+    _require_one(folder)
     config, sites, provenance, weights_hash = described(folder, kinds)
     tensors = read_tensors(folder / WEIGHTS_FILE, weights_hash)
     _require_plausible(folder, config, sites, tensors)
@@ -139,32 +141,63 @@ def _require_plausible(
             )
 
 
-def load_all(paths: Sequence[Path]) -> dict[str, FeatureDictionary]:
-    """The dictionaries of `folders_of`, by name.
+def load_all(
+    paths: str | Path | Sequence[str | Path], kinds: Sequence[type[DictionaryConfig]] = ()
+) -> dict[str, FeatureDictionary]:
+    """The dictionaries in `paths`, each the folder of a dictionary or a folder of such folders.
+
+    They are named by their folders, or by whole paths where two folders share a name. `kinds` are
+    the config classes of custom kinds.
 
     Raises:
-        InputError: a path holds no dictionary.
-        CorruptFileError: see `load`.
+        InputError: a path does not exist, or holds no dictionary.
+        CorruptFileError, ConfigError: see `load`.
     """
-    return {name: load(folder) for name, folder in folders_of(paths).items()}
+    given = [paths] if isinstance(paths, str | Path) else paths
+    found = folders_of([Path(path) for path in given])
+    return {name: load(folder, kinds) for name, folder in found.items()}
 
 
 def folders_of(paths: Sequence[Path]) -> dict[str, Path]:
-    """The folders of the dictionaries in `paths`, each a dictionary's or a folder of such folders.
-
-    They are named by their folders, or by whole paths where two folders share a name.
+    """The folders of the dictionaries that `load_all` reads, by name.
 
     Raises:
-        InputError: a path holds no dictionary.
+        InputError: a path does not exist, or holds no dictionary.
     """
     folders: list[Path] = []
     for path in paths:
-        inner = sorted(p.parent for p in path.glob(f"*/{CONFIG_FILE}"))
-        inner = inner or sorted(p.parent for p in path.glob(f"seed*/*/{CONFIG_FILE}"))
-        if not (path / CONFIG_FILE).exists() and not inner:
+        _require_folder(path)
+        found = [path] if (path / CONFIG_FILE).exists() else _inner(path)
+        if not found:
             raise InputError(f"{path}: required a dictionary's folder, or a folder of them")
-        folders += [path] if (path / CONFIG_FILE).exists() else inner
+        folders += found
     names = [folder.resolve().name for folder in folders]
     if len(set(names)) < len(names):
         names = [str(folder) for folder in folders]
     return dict(zip(names, folders, strict=True))
+
+
+def _inner(path: Path) -> list[Path]:
+    """The folders of dictionaries in the folder `path`, or in those of seeds there."""
+    inner = (sorted(p.parent for p in path.glob(f"{at}{CONFIG_FILE}")) for at in ("*/", "seed*/*/"))
+    return next(filter(None, inner), [])
+
+
+def _require_folder(path: Path) -> None:
+    if not path.exists():
+        beside = [p.name for p in path.parent.glob("*/")] if path.parent.is_dir() else []
+        meant = f"; {nearest(path.name, beside)}" if beside else ""
+        raise InputError(f"{path}: there is no such folder{meant}")
+
+
+def _require_one(folder: Path) -> None:
+    """Raise an `InputError` unless `folder` exists and is not one of several dictionaries."""
+    _require_folder(folder)
+    inner = [] if (folder / CONFIG_FILE).exists() else _inner(folder)
+    if inner:
+        names = ", ".join(str(p.relative_to(folder)) for p in inner[:8])
+        raise InputError(
+            f"{folder} holds {len(inner)} dictionaries ({names}{', …' * (len(inner) > 8)}), and "
+            f"one is required: load_all({str(folder)!r}) gives them all by name, "
+            f"load({str(inner[0])!r}) the first"
+        )

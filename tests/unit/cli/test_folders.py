@@ -66,7 +66,7 @@ def test_the_table_of_dictionaries_says_how_each_was_trained(folder, capsys):
     text = said(capsys, "info", folder)
     assert "topk_sae_k4" in text
     assert "model builtin:stories; text builtin:stories; context 64" in text
-    with pytest.raises(InputError, match="required a dictionary's folder"):
+    with pytest.raises(InputError, match="nothing: there is no such folder"):
         dl.overview(folder / "topk_sae_k2" / "nothing")
 
 

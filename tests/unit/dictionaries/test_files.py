@@ -16,7 +16,7 @@ from dictlearn.core.errors import (
 )
 from dictlearn.core.files import write_json
 from dictlearn.core.sites import Site, Sites
-from dictlearn.dictionaries.files import load, save
+from dictlearn.dictionaries.files import load, load_all, save
 from dictlearn.dictionaries.sae import SAEConfig
 
 SITES = Sites(Site("h", 4), Site("h", 4))
@@ -82,9 +82,29 @@ def test_unknown_kind_and_misspelt_field_are_suggested(saved):
         load(saved)
 
 
-def test_an_absent_folder_is_named(tmp_path):
-    with pytest.raises(CorruptFileError, match="nowhere"):
-        load(tmp_path / "nowhere")
+@pytest.mark.parametrize("read", [load, load_all])
+def test_an_absent_folder_is_named(saved, read):
+    with pytest.raises(InputError, match=r"sea: there is no such folder; did you mean 'sae'\?"):
+        read(saved.parent / "sea")
+    with pytest.raises(InputError, match=r"deep: there is no such folder$"):
+        read(saved.parent / "no" / "deep")
+
+
+def test_a_folder_without_a_dictionary_lacks_its_config(tmp_path):
+    with pytest.raises(CorruptFileError, match=r"config\.json: cannot be read"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("inside", [".", "seed0"])
+def test_a_folder_of_several_is_read_by_load_all(tmp_path, inside):
+    for n, name in ((4, "a"), (6, "b")):
+        save(SAEConfig(n_features=n).build(SITES), tmp_path / inside / name)
+    with pytest.raises(InputError, match=r"holds 2 dictionaries \(.*a, .*b\)") as refused:
+        load(tmp_path)
+    assert f"load_all({str(tmp_path)!r})" in str(refused.value)
+    assert f"load({str(tmp_path / inside / 'a')!r})" in str(refused.value)
+    found = load_all(str(tmp_path))
+    assert {name: d.n_features for name, d in found.items()} == {"a": 4, "b": 6}
 
 
 def test_a_file_in_the_way_is_a_storage_error(tmp_path):
