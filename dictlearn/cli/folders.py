@@ -54,7 +54,8 @@ def show_dictionaries(paths: list[Path]) -> None:
 
     frame = overview(paths)
     shared = [
-        name for name in ("model", "text", "context", "hooks", "steps", "batch_size", "seed")
+        name
+        for name in ("model", "text", "context", "hooks", "steps", "batch_size", "rows", "seed")
         if frame[name].nunique(dropna=False) == 1
     ]  # fmt: skip
     told = {name: frame[name].iloc[0] for name in shared}

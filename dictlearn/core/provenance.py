@@ -94,9 +94,11 @@ class Provenance:
     seed: int | None = None
     """Seed of the training run; unset for activations."""
     training: dict[str, Any] = field(default_factory=dict, compare=False)
-    """Settings of the training run (`fit_config`), rows left out of it (`left_out`), the hash of
-    the weights that it started from (`init`), if any, and the last numbers of its log (`final`).
-    Empty for activations."""
+    """Settings of the training run (`fit_config`), the peak learning rate that this dictionary was
+    trained with (`learning_rate`), which may be the default of its kind, the rows that it learned
+    from, repeated ones counted each time (`rows`), rows left out (`left_out`), the hash of the
+    weights that it started from (`init`), if any, and the last numbers of its log (`final`). Empty
+    for activations."""
     versions: dict[str, str] = field(default_factory=library_versions, compare=False)
 
     def trained(self, seed: int, **settings: Any) -> "Provenance":

@@ -50,7 +50,7 @@ def _row(kind: str, config: Config | None, sites: Sites, origin: Provenance) -> 
     training = origin.training
     run = training.get("fit_config") or training.get("finetune_config") or {}
     final = training.get("final", {})
-    rate = run.get("learning_rate")
+    rate = training.get("learning_rate", run.get("learning_rate"))
     if rate is None and run and isinstance(config, GradientConfig):
         rate = config.default_learning_rate
     return {
@@ -60,6 +60,7 @@ def _row(kind: str, config: Config | None, sites: Sites, origin: Provenance) -> 
         **{key: final.get(key) for key in _LOGGED},
         "steps": run.get("steps"),
         "batch_size": run.get("batch_size"),
+        "rows": training.get("rows"),
         "learning_rate": rate,
         "seed": origin.seed,
         "model": origin.model,

@@ -107,7 +107,7 @@ def finetune(
 
     def finish(outcome: Outcome) -> Finetuned:
         found = learner.finish()
-        with_origin(model, found, tokens, config.seed, config.to_dict())
+        with_origin(model, found, tokens, config)
         result = Finetuned(model, found, dict(run.description), learner.trains_model)
         group.all_succeed(lambda: run.write(result))
         return result

@@ -11,12 +11,13 @@ import torch
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import InputError, ProvenanceError, naming
 from dictlearn.core.files import entries_of, read_own_json, typed
-from dictlearn.core.kinds import DictionaryConfig
+from dictlearn.core.kinds import DictionaryConfig, GradientConfig
 from dictlearn.core.own_files import OwnFiles
 from dictlearn.core.provenance import Provenance
 from dictlearn.core.tokens import Tokens
 from dictlearn.dictionaries.files import CONFIG_FILE, load, save
 from dictlearn.finetuning.blocks import Sampler
+from dictlearn.finetuning.config import FinetuneConfig
 from dictlearn.interop.codebook_features import is_released, read_released
 from dictlearn.interventions.inside import Running, inside
 from dictlearn.lm.hooks import LanguageModel, is_native
@@ -186,12 +187,16 @@ def with_origin(
     model: LanguageModel,
     dictionaries: Mapping[str, FeatureDictionary],
     tokens: Tokens | Sampler,
-    seed: int,
-    settings: Mapping[str, Any],
+    config: FinetuneConfig,
 ) -> None:
     """Give the dictionaries their provenance: the model as it is now, the text and the settings."""
     origin = replace(model_provenance(model), exclude_special=False)
     if isinstance(tokens, Tokens):
         origin = origin.on(tokens, exclude_special=False)
     for dictionary in dictionaries.values():
-        dictionary.provenance = origin.trained(seed, finetune_config=dict(settings))
+        kind = dictionary.config
+        assert isinstance(kind, GradientConfig)
+        dictionary.provenance = origin.trained(
+            config.seed, finetune_config=config.to_dict(),
+            learning_rate=config.peak_learning_rate(kind),
+        )  # fmt: skip

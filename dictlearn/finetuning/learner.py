@@ -49,7 +49,7 @@ class FinetuneLearner(Learner):
         for name, place in self.places.items():
             kind = place.dictionary.config
             assert isinstance(kind, GradientConfig)
-            peak = config.learning_rate or kind.default_learning_rate
+            peak = config.peak_learning_rate(kind)
             for key, parameter in place.dictionary.named_parameters():
                 self._named[f"dictionaries/{name}/{key}"] = parameter
                 own = peak * place.dictionary.rates.get(key, 1.0)

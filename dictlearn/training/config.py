@@ -8,6 +8,7 @@ import torch
 from dictlearn.core.config import Config
 from dictlearn.core.devices import default_device
 from dictlearn.core.errors import ConfigError
+from dictlearn.core.kinds import GradientConfig
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -99,6 +100,10 @@ class RunConfig(Config):
     def is_logged(self, done: int) -> bool:
         """Whether the training log has a line on the last of `done` steps."""
         return done % self.log_every == 0 or done == self.steps
+
+    def peak_learning_rate(self, kind: GradientConfig) -> float:
+        """The peak learning rate of a dictionary of this kind: its default unless one is set."""
+        return kind.default_learning_rate if self.learning_rate is None else self.learning_rate
 
     def learning_rate_scale(self, step: int) -> float:
         """The factor on the peak learning rate at step `step` (from 0): up, flat, down."""

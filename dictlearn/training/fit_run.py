@@ -35,6 +35,7 @@ class FitRun(Run):
     """Dictionaries that are trained on rows of activations."""
 
     config: FitConfig
+    kinds: Mapping[str, DictionaryConfig]
     sites: Mapping[str, Sites]
     batches: RunBatches
     units: Mapping[str, Units]
@@ -87,8 +88,12 @@ class FitRun(Run):
             for hook, u in self.units.items()
             if self.config.max_norm_ratio and hook in self.sites[name].hooks
         }
+        kind = self.kinds[name]
+        gradient = isinstance(kind, GradientConfig)
         return self.origin.trained(
             self.config.seed, fit_config=self.config.to_dict(), left_out=out,
+            learning_rate=self.config.peak_learning_rate(kind) if gradient else None,
+            rows=self.config.steps * self.config.batch_size,
             init=self.inits.get(name), final={k: v for k, v in final.items() if math.isfinite(v)},
         )  # fmt: skip
 
@@ -133,6 +138,7 @@ def set_up(
         learners=learners,
         description=_describe(configs, sites, fit_config, batches, inits) if described else {},
         folder=None if out is None else Path(out),
+        kinds=configs,
         sites=sites,
         batches=batches,
         units=units,

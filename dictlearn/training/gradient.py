@@ -65,7 +65,7 @@ class GradientLearner(Learner):
         self._config = fit_config
         self._batch_at = batch_at
         self.upkeep = Upkeep(self.dictionary, config, fit_config, self.group)
-        self._peak = fit_config.learning_rate or config.default_learning_rate
+        self._peak = fit_config.peak_learning_rate(config)
         self._step = 0
         if isinstance(start, Standardization):
             start.apply_(self.dictionary)

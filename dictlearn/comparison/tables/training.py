@@ -9,10 +9,10 @@ from dictlearn.comparison.vocabulary import formatted, trained
 from dictlearn.records.results import DictionaryRecord, Records
 
 CAPTION = (
-    "How each dictionary was trained: optimizer steps, rows of activations per step, peak learning "
-    "rate, and the parts of the run in which the learning rate rises, in which it falls to zero, "
-    "and in which the sparsity penalty rises. The last columns are in-sample: the last numbers of "
-    "the training log, on the rows of one step."
+    "How each dictionary was trained: optimizer steps, rows of activations per step and in all "
+    "(repeated ones counted each time), peak learning rate, and the parts of the run in which the "
+    "learning rate rises, in which it falls to zero, and in which the sparsity penalty rises. The "
+    "last columns are in-sample: the last numbers of the training log, on the rows of one step."
 )
 
 
@@ -53,15 +53,17 @@ def _is_number(value: Any) -> bool:
 
 
 def _rate(record: DictionaryRecord) -> str:
-    found = record.provenance.training.get("fit_config", {})
-    if "learning_rate" in found and found["learning_rate"] is None:
-        return "default of its kind"
-    return _text(found.get("learning_rate"), "g")
+    training = record.provenance.training
+    found = training.get("fit_config", {})
+    if "learning_rate" not in training and found.get("learning_rate", 0) is None:
+        return "default of its kind"  # earlier versions did not record which one
+    return _text(training.get("learning_rate", found.get("learning_rate")), "g")
 
 
 _COLUMNS: Mapping[str, Callable[[DictionaryRecord], str]] = {
     "steps": _setting("steps", ",.0f"),
     "rows per step": _setting("batch_size", ",.0f"),
+    "rows in all": lambda record: _text(record.provenance.training.get("rows"), ",.0f"),
     "learning rate": _rate,
     "warm-up": _setting("warmup_fraction", ".0%"),
     "decay": _setting("decay_fraction", ".0%"),

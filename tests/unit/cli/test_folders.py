@@ -1,6 +1,7 @@
 """Commands about dictionaries in folders, and what a command takes from them."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -30,6 +31,14 @@ def folder(tmp_path_factory):
     configs = swept(dl.TopKSAEConfig, {"n_features": 16, "k": [2, 4]})
     dl.fit(configs, rows, dl.FitConfig(**RUN), out=folder, progress=False)
     return folder
+
+
+def old(folder):
+    """The row of a dictionary whose file does not have the learning rate that was used."""
+    one = dl.load(folder)
+    training = {"fit_config": one.provenance.training["fit_config"]}
+    one.provenance = replace(one.provenance, training=training)
+    return dl.overview({"old": one})
 
 
 def said(capsys, *words):
@@ -63,6 +72,8 @@ def test_the_table_of_dictionaries_says_how_each_was_trained(folder, capsys):
         assert row.l0 == log[f"{name}/l0"] == k
         assert (row.steps, row.batch_size, row.seed) == (3, 32, 0)
         assert row.learning_rate == dl.TopKSAEConfig.default_learning_rate
+        assert row.rows == 3 * 32
+        assert old(folder / name).learning_rate.item() == row.learning_rate
     text = said(capsys, "info", folder)
     assert "topk_sae_k4" in text
     assert "model builtin:stories; text builtin:stories; context 64" in text

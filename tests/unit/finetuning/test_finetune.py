@@ -277,7 +277,9 @@ def test_a_run_is_loaded_from_its_folder(tmp_path):
     with torch.no_grad(), found.inside(), again.inside():
         assert torch.equal(found.model(ids), again.model(ids))
     assert again.settings["finetune_config"]["model_learning_rate"] == RUN.model_learning_rate
-    assert again.dictionaries["tc"].provenance.training["finetune_config"]["steps"] == RUN.steps
+    told = again.dictionaries["tc"].provenance.training
+    assert told["finetune_config"]["steps"] == RUN.steps
+    assert told["learning_rate"] == RUN.peak_learning_rate(again.dictionaries["tc"].config)
     with pytest.raises(InputError, match="already in"):
         run(tmp_path, RUN)
     finetune(built(), {}, Counting(), replace(RUN, steps=1, k_start=None), out=tmp_path,

@@ -141,6 +141,18 @@ def test_one_config_gives_one_dictionary_saved_in_the_folder_itself(tmp_path):
     assert sae.provenance.seed == 0
 
 
+@pytest.mark.parametrize("rate", [None, 3e-4])
+def test_the_rate_and_the_rows_that_were_used_are_recorded(tmp_path, rate):
+    configs = {"sae": SAEConfig(n_features=16), "pca": PCAConfig()}
+    run = FitConfig(steps=3, batch_size=32, learning_rate=rate)
+    fit(configs, data()[0], run, out=tmp_path, progress=False)
+    sae, pca = (load(tmp_path / name).provenance.training for name in configs)
+    assert sae["learning_rate"] == (rate or SAEConfig.default_learning_rate)
+    assert sae["fit_config"]["learning_rate"] == rate, "the setting, beside what followed from it"
+    assert sae["rows"] == pca["rows"] == 96
+    assert "learning_rate" not in pca, "it has none"
+
+
 def test_the_log_has_the_numbers_of_every_dictionary(tmp_path):
     fit(CONFIGS, data(), SHORT, out=tmp_path, progress=False)
     last = json.loads((tmp_path / "train.jsonl").read_text().splitlines()[-1])
