@@ -89,11 +89,10 @@ class FitRun(Run):
             if self.config.max_norm_ratio and hook in self.sites[name].hooks
         }
         kind = self.kinds[name]
-        gradient = isinstance(kind, GradientConfig)
+        rate = self.config.peak_learning_rate(kind) if isinstance(kind, GradientConfig) else None
         return self.origin.trained(
             self.config.seed, fit_config=self.config.to_dict(), left_out=out,
-            learning_rate=self.config.peak_learning_rate(kind) if gradient else None,
-            rows=self.config.steps * self.config.batch_size,
+            learning_rate=rate, rows=self.config.steps * self.config.batch_size,
             init=self.inits.get(name), final={k: v for k, v in final.items() if math.isfinite(v)},
         )  # fmt: skip
 
