@@ -10,6 +10,7 @@ from dictlearn.comparison.report.html import DEFAULT_TITLE, REPORT_FILE
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import InputError, NotApplicableError, nearest
 from dictlearn.core.files import read_own_json
+from dictlearn.core.folder_sorts import REPORT, require_apart
 from dictlearn.core.folders import require_writable
 from dictlearn.core.named import Dictionaries
 from dictlearn.core.own_files import OwnFiles
@@ -158,9 +159,10 @@ def own_files(out: str | Path) -> OwnFiles:
     """The files of a report in a folder, after checking that it may write there.
 
     Raises:
-        InputError: there are files of these names that no report wrote, or that were changed.
+        InputError: there are files that no report wrote, or the folder is of another sort.
     """
     own = OwnFiles(Path(out), "a report")
+    require_apart(own.path, REPORT)
     require_writable(own.path)
     own.require(DESCRIPTION_FILE, *RECORD_FILES, REPORT_FILE, PAGE_FILE)
     return own
@@ -203,10 +205,9 @@ class _Run:
         begun = read_own_json(self.own.path / DESCRIPTION_FILE, "report", "choose another folder")
         for what, described in now.items():
             require_same(self.own, what, begun.get(what, {}), described)
-        before = begun.get("parts", {})
-        require_same(self.own, "setting", {k: before.get(k, new) for k, new in settings.items()},
-                     settings)  # fmt: skip
-        begun["parts"] = before | settings
+        begun["parts"] = settings | begun.get("parts", {})
+        before = {name: begun["parts"][name] for name in settings}
+        require_same(self.own, "setting", before, settings)
         self.own.write_json(DESCRIPTION_FILE, continued(begun, code()))
 
     def _settings(self, parts: set[Part]) -> dict[str, Any]:
@@ -284,8 +285,7 @@ def _loaded(
     """The dictionaries, on the device of the model if they are read, and their training logs."""
     if isinstance(given, FeatureDictionary | Mapping):
         return given, {}
-    paths = [given] if isinstance(given, str | Path) else given
-    folders = folders_of(list(map(Path, paths)))
+    folders = folders_of(given)
     device = next(iter(model.parameters())).device
     return {name: load(path).to(device) for name, path in folders.items()}, _logs(folders)
 

@@ -25,6 +25,7 @@ from dictlearn.activations.shuffle import shuffled_positions
 from dictlearn.core.batches import Activations, Rows, require_finite
 from dictlearn.core.errors import CorruptFileError, InputError
 from dictlearn.core.files import writable_folder
+from dictlearn.core.folder_sorts import ACTIVATIONS, require_apart
 from dictlearn.core.mlp_weights import MLPWeights
 from dictlearn.core.own_files import OwnFiles
 from dictlearn.core.provenance import Provenance
@@ -147,8 +148,13 @@ def estimated_bytes(
 
 
 def require_no_store(out: str | Path, *, overwrite: bool) -> None:
-    """Raise an `InputError` if the folder `out` holds a store that may not be replaced."""
+    """Raise an `InputError` if there is no place for a store in the folder `out`.
+
+    It holds one that may not be replaced, or is a folder of dictionaries or of a report, or inside
+    such a folder.
+    """
     own = OwnFiles(Path(out), "harvest")
+    require_apart(own.path, ACTIVATIONS)
     if not overwrite and own.lists(MANIFEST_FILE) and (own.path / MANIFEST_FILE).exists():
         raise InputError(
             f"{own.path} holds a store already; choose another folder, or replace that one "
@@ -190,6 +196,7 @@ def write_store(
         )
     mlps = mlps or {}
     n_bytes = estimated_bytes(sites, n_rows, dtype, mlps.values())
+    require_apart(Path(out), ACTIVATIONS)  # before it is made
     own = OwnFiles.of(out, "harvest")
     folder = own.path
     with own.locked():

@@ -10,6 +10,7 @@ from torch import Tensor
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import CorruptFileError, InputError, NonFiniteError, naming, nearest
 from dictlearn.core.files import JSON_FORMAT, entries_of, read_own_json, read_tensors, typed
+from dictlearn.core.folder_sorts import DICTIONARY, require_apart
 from dictlearn.core.kinds import DictionaryConfig
 from dictlearn.core.own_files import OwnFiles
 from dictlearn.core.provenance import Provenance
@@ -37,7 +38,8 @@ def save(dictionary: FeatureDictionary, path: str | Path | OwnFiles) -> Path:
 
     Raises:
         InputError: the dictionary has no `config`, so that it could not be built again; or the
-            folder holds such files that `save` did not write.
+            folder holds such files that `save` did not write, or is one of activations or of a
+            report, or inside one.
         NonFiniteError: a weight is NaN or infinite.
         StorageError: the folder cannot be written.
     """
@@ -49,6 +51,7 @@ def save(dictionary: FeatureDictionary, path: str | Path | OwnFiles) -> Path:
             "a DictionaryConfig for it whose build() makes it (docs/adding-a-kind.md)"
         )
     tensors = dictionary.state_dict()
+    require_apart(path.path if isinstance(path, OwnFiles) else Path(path), DICTIONARY)
     own = OwnFiles.of(path, "saving a dictionary", sum(t.nbytes for t in tensors.values()))
     own.require(CONFIG_FILE, WEIGHTS_FILE)
     own.remove(CONFIG_FILE)
@@ -153,19 +156,17 @@ def load_all(
         InputError: a path does not exist, or holds no dictionary.
         CorruptFileError, ConfigError: see `load`.
     """
-    given = [paths] if isinstance(paths, str | Path) else paths
-    found = folders_of([Path(path) for path in given])
-    return {name: load(folder, kinds) for name, folder in found.items()}
+    return {name: load(folder, kinds) for name, folder in folders_of(paths).items()}
 
 
-def folders_of(paths: Sequence[Path]) -> dict[str, Path]:
+def folders_of(paths: str | Path | Sequence[str | Path]) -> dict[str, Path]:
     """The folders of the dictionaries that `load_all` reads, by name.
 
     Raises:
         InputError: a path does not exist, or holds no dictionary.
     """
     folders: list[Path] = []
-    for path in paths:
+    for path in map(Path, [paths] if isinstance(paths, str | Path) else paths):
         _require_folder(path)
         found = [path] if (path / CONFIG_FILE).exists() else _inner(path)
         if not found:

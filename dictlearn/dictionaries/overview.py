@@ -37,8 +37,7 @@ def overview(
             name: _row(d.kind, d.config, d.sites, d.provenance) for name, d in dictionaries.items()
         }
     else:
-        given = [dictionaries] if isinstance(dictionaries, str | Path) else dictionaries
-        found = {name: described(at) for name, at in folders_of(list(map(Path, given))).items()}
+        found = {name: described(at) for name, at in folders_of(dictionaries).items()}
         rows = {
             name: _row(one.config.kind, one.config, one.sites, one.provenance)
             for name, one in found.items()

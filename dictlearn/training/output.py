@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from dictlearn.activations.manifest import MANIFEST_FILE
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import InputError
 from dictlearn.core.files import entries_of, read_own_json, typed, writable_folder
+from dictlearn.core.folder_sorts import DICTIONARY, require_apart
 from dictlearn.core.own_files import OwnFiles
 from dictlearn.dictionaries.files import CONFIG_FILE, WEIGHTS_FILE, save
 from dictlearn.training.checkpoints import CHECKPOINT_FILE, Checkpoint, save_checkpoint
@@ -42,11 +42,7 @@ def prepare(run: Run, *, overwrite: bool) -> None:
     if own is None:
         return
     for place in (own, *run.places()):
-        if (place.path / MANIFEST_FILE).exists():
-            raise InputError(
-                f"{place.path} holds harvested activations, and dictionaries have folders of their "
-                "own: choose another one"
-            )
+        require_apart(place.path, DICTIONARY)
     # Weights and two moments in a checkpoint, twice while it is replaced, and the result.
     weights = sum(t.nbytes for learner in learners.values() for t in learner.learned().values())
     checkpoint = own.path / CHECKPOINT_FILE
