@@ -168,18 +168,28 @@ def _hooks(value: Any) -> list[str]:
     return hooks
 
 
+_NONE = ("none", "null")
+
+
 def parse_value(text: str) -> Any:
-    """The value of a TOML number, boolean, list or string; quotes are optional, and so are the
-    brackets of a list of several values.
+    """The value of a TOML number, boolean, list or string, or None for "none" and "null"; quotes
+    are optional, and so are the brackets of a list of several values.
 
     >>> parse_value("32"), parse_value("1e-3"), parse_value("true"), parse_value("cosine")
     (32, 0.001, True, 'cosine')
     >>> parse_value("0.1,0.5"), parse_value("[8]"), parse_value("this, that")
     ([0.1, 0.5], [8], 'this, that')
+    >>> parse_value("none"), parse_value("8,none"), parse_value('"none"')
+    (None, [8, None], 'none')
     """
+    if text.strip().lower() in _NONE:
+        return None
     for written in (text, f"[{text}]") if "," in text else (text,):
         try:
             return tomllib.loads(f"value = {written}")["value"]
         except tomllib.TOMLDecodeError:
             pass
+    items = text.split(",")
+    if any(item.strip().lower() in _NONE for item in items):  # TOML has no word for it
+        return [parse_value(item.strip()) for item in items]
     return text

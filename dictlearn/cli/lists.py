@@ -94,7 +94,7 @@ def _fields(config: type[Config]) -> Table:
 def _as_option(value: object) -> str:
     """A value as it is given on the command line: the items of a list with commas between."""
     if isinstance(value, tuple):
-        return ",".join(map(str, value)) or "none"
+        return ",".join(map(str, value)) or "[]"
     return str(value).lower() if isinstance(value, bool) or value is None else str(value)
 
 

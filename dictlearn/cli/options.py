@@ -1,8 +1,23 @@
 """Options that several commands share."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+
+def _number_or_none(text: str) -> float | None:
+    from dictlearn.config_files import parse_value
+
+    found = parse_value(text)
+    if found is not None and type(found) not in (int, float):
+        raise typer.BadParameter(f"required a number or none, got {text!r}")
+    return found
+
+
+def number_or_none(help: str) -> Any:
+    """An option that is a number or "none"."""
+    return typer.Option(parser=_number_or_none, metavar="NUMBER", help=help)
+
 
 ModelName = Annotated[
     str, typer.Option("--model", help="builtin:stories, a Hugging Face id, or a local folder.")

@@ -95,10 +95,12 @@ def train(
     ] = None,
     steps: Annotated[int, typer.Option(help="Number of training steps.")] = 2000,
     batch_size: Annotated[int, typer.Option(help="Tokens per batch.")] = 4096,
-    learning_rate: Annotated[float | None, typer.Option(help="By default the kind's own.")] = None,
+    learning_rate: Annotated[
+        float | None, options.number_or_none("By default the kind's own.")
+    ] = None,
     max_norm_ratio: Annotated[
         float | None,
-        typer.Option(help="Leave out rows with norms over this many times the median."),
+        options.number_or_none("Leave out rows with norms over this many times the median."),
     ] = None,
     init: Annotated[
         str | None,

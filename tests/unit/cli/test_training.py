@@ -1,6 +1,8 @@
 """Where `dictlearn train` trains, of several sites that were harvested."""
 
+import dataclasses
 import re
+from typing import get_type_hints
 
 import pytest
 import torch
@@ -13,8 +15,10 @@ from dictlearn.cli.terminal import leftover_fields
 from dictlearn.cli.training import _at
 from dictlearn.config_files import read_config_file
 from dictlearn.core.batches import Rows
+from dictlearn.core.config import matches
 from dictlearn.core.errors import ConfigError, CorruptFileError, InputError
 from dictlearn.core.provenance import Provenance
+from dictlearn.dictionaries.registry import KINDS
 
 IN, OUT, OTHER = (dl.Site(f"blocks.{hook}", 4) for hook in ("0.in", "0.out", "1.out"))
 MLP, SAME, NEXT = dl.Sites(IN, OUT), dl.Sites(OUT, OUT), dl.Sites(IN, OTHER)
@@ -99,6 +103,24 @@ def test_lists_are_given_with_commas():
     assert leftover_fields(["--prefixes", "0.1,0.5"]) == {"prefixes": [0.1, 0.5]}
     assert leftover_fields(["--prefixes=0.1,"]) == {"prefixes": [0.1]}
     assert leftover_fields(["--name", "this, that"]) == {"name": "this, that"}
+
+
+@pytest.mark.parametrize("word", ["none", "null", "None", " none"])
+def test_every_optional_setting_can_be_none(word):
+    """Those of training and of all kinds, which are "a number or none" in `dictlearn kinds`."""
+    for config in (dl.FitConfig, *KINDS):
+        hints, own = get_type_hints(config), [f for f in dataclasses.fields(config) if f.repr]
+        required = {f.name: 24 for f in own if f.default is dataclasses.MISSING}
+        optional = [f.name for f in own if matches(None, hints[f.name])]
+        for name in optional:
+            given = leftover_fields([f"--{name.replace('_', '-')}", word])
+            assert getattr(config(**required | given), name) is None
+    assert leftover_fields(["--k-aux", f"{word},4"]) == {"k_aux": [None, 4]}
+    assert leftover_fields(["--k-aux=4", "--k-aux", word]) == {"k_aux": [4, None]}
+    assert leftover_fields(["--dtype", f'"{word}"']) == {"dtype": word}, "in quotes it is a text"
+    assert leftover_fields(["--name", "none of these, or those"]) == {
+        "name": "none of these, or those"
+    }
 
 
 def test_kinds_say_how_lists_are_given(capsys):
@@ -201,6 +223,24 @@ def test_one_dictionary_has_the_folder_and_several_have_theirs(train, store, rec
 
 
 TOPK = dl.TopKSAEConfig(n_features=8, k=2)
+
+
+@pytest.mark.untyped
+def test_clipping_is_turned_off_and_options_come_back_to_none(train, store, recipe, tmp_path):
+    train(store, *ONE, "--max-gradient-norm", "none", "--out", tmp_path / "sae")
+    run = dl.load(tmp_path / "sae").provenance.training["fit_config"]
+    assert run["max_gradient_norm"] is None
+    recipe.write_text(
+        RECIPE.replace("steps = 9", "steps = 9\nlearning_rate = 3.0\nmax_norm_ratio = 2")
+    )
+    few = ("--config", recipe, "--steps", 1, "--batch-size", 16, "--standardize-rows", 64)
+    train(store, *few, "--learning-rate", "none", "--max-norm-ratio", "null",
+          "--out", tmp_path / "both")  # fmt: skip
+    run = dl.load(tmp_path / "both" / "codes").provenance.training["fit_config"]
+    assert (run["learning_rate"], run["max_norm_ratio"]) == (None, None)
+    _, error = train(store, *few, "--learning-rate", "fast", "--out", tmp_path / "none")
+    assert "'--learning-rate'" in error
+    assert "'fast'" in error
 
 
 @pytest.mark.untyped
