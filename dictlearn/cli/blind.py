@@ -13,6 +13,8 @@ from dictlearn.cli.terminal import named_feature, say
 if TYPE_CHECKING:
     from dictlearn.blind.case import BlindCase
 
+_TOKENS = options.TokenCount(40_000, at_most=True)
+_HELD_OUT = options.TokenCount(20_000, at_most=True)
 blind = typer.Typer(
     name="blind",
     help="Tell from a feature's circuit alone what it is active on, and be scored. Three steps: "
@@ -63,10 +65,12 @@ def show(
     device: options.Device = None,
     text: options.TextOfDictionaries = None,
     column: options.ColumnOfDictionaries = None,
-    tokens: Annotated[int, typer.Option(help="Tokens of the train split, for prompts.")] = 40_000,
+    tokens: Annotated[
+        options.TokenCount, options.token_count("Tokens of the train split, for prompts.")
+    ] = _TOKENS,
     held_out: Annotated[
-        int, typer.Option(help="Tokens of the held-out split, to reveal.")
-    ] = 20_000,
+        options.TokenCount, options.token_count("Tokens of the held-out split, to reveal.")
+    ] = _HELD_OUT,
     context: Annotated[int, typer.Option(help="Tokens per block: longest prompt.")] = 64,
     seed: Annotated[int, typer.Option(help="Seed of what is drawn.")] = 0,
     overwrite: options.Overwrite = False,
@@ -79,11 +83,11 @@ def show(
     from dictlearn.blind.case import CASE_FILE, REVEALED_FILE, RUN
     from dictlearn.blind.show import blind_case
     from dictlearn.cli.origins import origin
+    from dictlearn.cli.reading import reading
     from dictlearn.cli.results import results_in
     from dictlearn.cli.subject import beside, use_device
     from dictlearn.dictionaries.files import load_all
     from dictlearn.lm.loading import load_model
-    from dictlearn.text.tokens import load_tokens
 
     use_device(device)
     wanted = None if feature is None else _feature(feature)
@@ -93,14 +97,15 @@ def show(
     settings = {
         "dictionaries": [str(folder.resolve()) for folder in dictionaries],
         "model": _whole(found.model), "check_model": check_model, "text": _whole(found.text),
-        "held_out": held_out, "reading": found.settings,
+        "held_out": held_out.n, "held_out_at_most": held_out.at_most, "reading": found.settings,
     }  # fmt: skip
+    read = reading(found.text, "train", tokens, **found.settings)
+    reading(found.text, "held_out", held_out, **found.settings)  # checked before the case is shown
     subject = load_model(found.model, check=check_model)
     loaded = beside(subject, loaded)
-    some = load_tokens(found.text, subject, "train", tokens, **found.settings)
     case = blind_case(
-        subject, loaded, some, wanted, n_prompts=n_prompts, iterations=iterations, width=width,
-        de_embeddings=de_embeddings, restricted=restricted, seed=seed,
+        subject, loaded, read(subject), wanted, n_prompts=n_prompts, iterations=iterations,
+        width=width, de_embeddings=de_embeddings, restricted=restricted, seed=seed,
     )  # fmt: skip
     replace(case, settings=settings).save(out)
     show_case(case)
@@ -158,7 +163,10 @@ def reveal(
     loaded = beside(subject, load_all([Path(folder) for folder in made["dictionaries"]]))
     # Earlier versions kept two settings of reading, beside the others.
     reading = made.get("reading") or {name: made[name] for name in ("context", "column")}
-    held_out = load_tokens(made["text"], subject, "held_out", made["held_out"], **reading)
+    held_out = load_tokens(
+        made["text"], subject, "held_out", made["held_out"],
+        at_most=made.get("held_out_at_most", False), **reading,
+    )  # fmt: skip
     found = reveal_case(run, subject, loaded, held_out, n_contexts=n_shown, seed=seed)
     path = found.save(run)
     show_scores(found)

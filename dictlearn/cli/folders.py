@@ -11,6 +11,7 @@ from dictlearn.cli import options
 from dictlearn.cli.terminal import console, numbers, say
 from dictlearn.core.errors import InputError
 
+_TOKENS = options.TokenCount(100_000, at_most=True)
 CARDS_PAGE = "features.html"
 
 
@@ -95,7 +96,9 @@ def show(
     out: Annotated[
         Path | None, typer.Option(help="Folder for the cards, and for a page of them.")
     ] = None,
-    tokens: Annotated[int, typer.Option(help="Tokens that are searched for contexts.")] = 100_000,
+    tokens: Annotated[
+        options.TokenCount, options.token_count("Tokens that are searched for contexts.")
+    ] = _TOKENS,
     split: options.Split = "held_out",
     model: options.ModelOfDictionaries = None,
     check_model: options.CheckModel = True,
@@ -112,7 +115,8 @@ def show(
     given.
     """
     from dictlearn.active_features import activating
-    from dictlearn.cli.origins import Origin, model_of, origin
+    from dictlearn.cli.origins import model_of, origin
+    from dictlearn.cli.reading import reading
     from dictlearn.cli.results import results_in
     from dictlearn.cli.subject import beside, loaded
     from dictlearn.comparison.report.cards import cards_page
@@ -120,7 +124,6 @@ def show(
     from dictlearn.dictionaries.files import load_all
     from dictlearn.feature_cards import show as cards
     from dictlearn.records.features import FEATURES_FILE
-    from dictlearn.text.tokens import load_tokens
 
     if (features is None) == (prompt is None) or (prompt is not None and out is not None):
         raise InputError("required either --features, with or without --out, or --prompt")
@@ -128,17 +131,17 @@ def show(
     named = load_all(dictionaries)
     if out is not None:
         results_in(out, [FEATURES_FILE, CARDS_PAGE], overwrite=overwrite)
-    if prompt is None:
-        found = origin(named, model, text, context=context)
-    else:  # it needs no text, which the dictionaries may not know
-        found = Origin(model_of(named, model), "", {}, True)
-    subject = loaded(found.model, check=check_model, device=device, dtype=model_dtype)
-    own = beside(subject, named)
-    if prompt is not None:
+    if prompt is not None:  # it needs no text, which the dictionaries may not know
+        name = model_of(named, model)
+        subject = loaded(name, check=check_model, device=device, dtype=model_dtype)
+        own = beside(subject, named)
         say(repr(activating(own, subject, prompt, n_features=n_features)))
         return
-    blocks = load_tokens(found.text, subject, split, tokens, **found.settings)
-    shown = cards(own, chosen, subject, blocks, exclude_special=found.exclude_special)
+    found = origin(named, model, text, context=context)
+    read = reading(found.text, split, tokens, **found.settings)
+    subject = loaded(found.model, check=check_model, device=device, dtype=model_dtype)
+    own = beside(subject, named)
+    shown = cards(own, chosen, subject, read(subject), exclude_special=found.exclude_special)
     say(repr(shown))
     if out is not None:
         shown.records.save(out)

@@ -8,6 +8,8 @@ import typer
 from dictlearn.cli import options
 from dictlearn.cli.terminal import console, say, show
 
+_TOKENS = options.TokenCount(40_000, at_most=True)
+
 
 def evaluate(
     dictionaries: Annotated[
@@ -24,7 +26,9 @@ def evaluate(
     dataset_split: options.DatasetSplit = None,
     control_tokens: options.ControlTokensOfDictionaries = None,
     separator: options.Separator = None,
-    tokens: Annotated[int, typer.Option(help="Number of tokens to evaluate on.")] = 40_000,
+    tokens: Annotated[
+        options.TokenCount, options.token_count("Number of tokens to evaluate on.")
+    ] = _TOKENS,
     split: options.Split = "held_out",
     context: options.Context = None,
     whole_documents: options.WholeDocumentsOfDictionaries = None,
@@ -47,6 +51,7 @@ def evaluate(
     Model, text and how it is read are those of the training, unless others are given.
     """
     from dictlearn.cli.origins import origin
+    from dictlearn.cli.reading import reading
     from dictlearn.cli.results import results_in
     from dictlearn.cli.subject import beside
     from dictlearn.cli.subject import loaded as loaded_model
@@ -57,7 +62,6 @@ def evaluate(
     from dictlearn.evaluation.joint.evaluate_together import evaluate_together, require_sets
     from dictlearn.records.joint import JointRecords
     from dictlearn.records.results import RESULTS_FILE, SUMS_FILE
-    from dictlearn.text.tokens import load_tokens
 
     loaded = load_all(dictionaries)
     found = origin(
@@ -67,11 +71,12 @@ def evaluate(
     )  # fmt: skip
     files = [RESULTS_FILE, SUMS_FILE, REPORT_FILE, *([JointRecords.file] if together else [])]
     own = results_in(out, files, overwrite=overwrite)
+    read = reading(found.text, split, tokens, **found.settings)
     subject = loaded_model(found.model, check=check_model, device=device, dtype=model_dtype)
     loaded = beside(subject, loaded)
     if together:
         require_sets(subject, loaded)
-    blocks = load_tokens(found.text, subject, split, tokens, **found.settings)
+    blocks = read(subject)
     records = run(
         loaded, subject, blocks, exclude_special=found.exclude_special, bits=bits,
         allow_other_model=allow_other_model,

@@ -1,8 +1,34 @@
 """Options that several commands share."""
 
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
+
+
+@dataclass(frozen=True)
+class TokenCount:
+    """The tokens that a command reads of a text; None for all that there are."""
+
+    n: int | None
+    at_most: bool = False
+    """Whether a text that holds fewer is read whole: where no number was asked for."""
+
+    def __str__(self) -> str:
+        return f"{self.n}, or all of a shorter text" if self.at_most else str(self.n or "all")
+
+
+def _token_count(given: str | TokenCount) -> TokenCount:
+    if isinstance(given, TokenCount):  # the default
+        return given
+    if given != "all" and not given.replace("_", "").removeprefix("-").isdecimal():
+        raise typer.BadParameter(f"required a whole number, or all; got {given!r}")
+    return TokenCount(None if given == "all" else int(given))
+
+
+def token_count(help: str) -> Any:
+    """An option that is a number of tokens or "all"."""
+    return typer.Option(parser=_token_count, metavar="NUMBER|all", help=help)
 
 
 def _number_or_none(text: str) -> float | None:

@@ -1,6 +1,5 @@
 """The command that makes a report on dictionaries."""
 
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +9,7 @@ from dictlearn.cli import options
 from dictlearn.cli.terminal import say, show
 from dictlearn.core.errors import InputError
 
+_TOKENS = options.TokenCount(40_000, at_most=True)
 _PARTS = "metrics,bits,concepts,agreement,cards"
 _DOCUMENT_TOKENS = 20_000
 """Most tokens that concepts are looked for in."""
@@ -36,7 +36,9 @@ def report(
     dataset_split: options.DatasetSplit = None,
     control_tokens: options.ControlTokensOfDictionaries = None,
     separator: options.Separator = None,
-    tokens: Annotated[int, typer.Option(help="Number of tokens to evaluate on.")] = 40_000,
+    tokens: Annotated[
+        options.TokenCount, options.token_count("Number of tokens to evaluate on.")
+    ] = _TOKENS,
     split: options.Split = "held_out",
     context: options.Context = None,
     include_special: options.IncludeSpecialOfDictionaries = None,
@@ -53,12 +55,12 @@ def report(
     To continue an interrupted report, or to add parts to it, repeat the command.
     """
     from dictlearn.cli.origins import origin
+    from dictlearn.cli.reading import reading
     from dictlearn.cli.subject import loaded
     from dictlearn.comparison.report.html import DEFAULT_TITLE
     from dictlearn.dictionaries.files import described, folders_of
     from dictlearn.reporting import Part, own_files, parts_named
     from dictlearn.reporting import report as run
-    from dictlearn.text.tokens import load_tokens
 
     chosen = parts_named(parts, "--parts")
     if cards < 1:
@@ -70,11 +72,12 @@ def report(
         include_special=include_special,
     )  # fmt: skip
     own_files(out)  # before the model is loaded
+    read = reading(found.text, split, tokens, **found.settings)
     subject = loaded(found.model, check=check_model, device=device, dtype=model_dtype)
-    read = partial(load_tokens, found.text, subject, split, **found.settings)
-    blocks, documents = read(n_tokens=tokens), None
+    blocks, documents = read(subject), None
     if Part.CONCEPTS in chosen:
-        documents = read(n_tokens=min(tokens, _DOCUMENT_TOKENS), whole_documents=True)
+        few = min(tokens.n or _DOCUMENT_TOKENS, _DOCUMENT_TOKENS)
+        documents = read(subject, n_tokens=few, at_most=True, whole_documents=True)
     made = run(
         dictionaries, subject, blocks, out=out, parts=chosen, documents=documents, n_cards=cards,
         title=title or DEFAULT_TITLE, exclude_special=found.exclude_special,

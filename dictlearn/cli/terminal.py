@@ -46,6 +46,7 @@ def show_times(seconds: Mapping[str, float]) -> None:
 
 _PYTHON = r"\b\w+=\w*"
 _WITH_OPTION = re.compile(rf"{_PYTHON}(?:, (?=--)| \((--[^()]*)\))")
+_IN_PYTHON = re.compile(r" \(in Python, [^()]*\)")
 _MISSING = re.compile(r"(?<!\]: )\b\w*Config needs a value for ([\w, ]+)")
 _FIELD = re.compile(r"(?<!\]: )\b\w*Config\.(\w+)")
 
@@ -54,7 +55,8 @@ def in_options(message: str) -> str:
     """An error message of the library in the words of the command line.
 
     Where it names an argument in Python and the option in brackets, the option alone is left, and
-    the field of a config, unless it is in a file, is an option by the same name.
+    the field of a config, unless it is in a file, is an option by the same name. What stands in
+    brackets as "(in Python, …)" is left out.
 
     >>> in_options("overwrite that run (overwrite=True, --overwrite)")
     'overwrite that run (--overwrite)'
@@ -64,7 +66,10 @@ def in_options(message: str) -> str:
     '--batch-size must be at least 1, got 0'
     >>> in_options("TopKSAEConfig needs a value for n_features, k")
     'required --n-features, --k'
+    >>> in_options("unknown kind 'a' (in Python, pass kinds=[MyConfig])")
+    "unknown kind 'a'"
     """
+    message = _IN_PYTHON.sub("", message)
     message = _MISSING.sub(lambda found: f"required --{_dashed(found[1])}", message)
     message = _WITH_OPTION.sub(lambda found: found[1] or "", message)
     return _FIELD.sub(lambda found: f"--{_dashed(found[1])}", message)

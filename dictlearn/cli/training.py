@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from dictlearn.core.sites import Sites
     from dictlearn.training.config import FitConfig
 
+_TOKENS = options.TokenCount(500_000, at_most=True)
+
 
 def harvest(
     out: Annotated[Path, typer.Option(help="Output folder for the activations.")],
@@ -40,7 +42,7 @@ def harvest(
     mlp: Annotated[
         list[int] | None, typer.Option(help="Layer of an MLP to read; may be repeated.")
     ] = None,
-    tokens: Annotated[int, typer.Option(help="Number of tokens.")] = 500_000,
+    tokens: Annotated[options.TokenCount, options.token_count("Number of tokens.")] = _TOKENS,
     split: options.Split = "train",
     context: options.Context = None,
     dtype: Annotated[str, typer.Option(help="Storage type: float32 or bfloat16.")] = "float32",
@@ -53,20 +55,22 @@ def harvest(
     Several are read in one pass: --mlp 0 --mlp 1.
     """
     from dictlearn.activations.store import require_no_store
+    from dictlearn.cli.reading import reading
     from dictlearn.cli.subject import loaded
     from dictlearn.harvesting import harvest as run
-    from dictlearn.text.tokens import load_tokens
 
+    if not hook and not mlp:
+        raise InputError("harvest needs --hook NAME or --mlp LAYER, or several of them")
     require_no_store(out, overwrite=overwrite)  # before the model is loaded
+    read = reading(
+        text, split, tokens, context=context, whole_documents=whole_documents, column=column,
+        ids_column=ids_column, dataset_split=dataset_split, control_tokens=control_tokens,
+        separator=separator,
+    )  # fmt: skip
     subject = loaded(model, check=check_model, device=device, dtype=model_dtype)
     sites = _sites(subject, hook or (), mlp or ())
-    blocks = load_tokens(
-        text, subject, split=split, n_tokens=tokens, context=context,
-        whole_documents=whole_documents, column=column, ids_column=ids_column,
-        dataset_split=dataset_split, control_tokens=control_tokens, separator=separator,
-    )  # fmt: skip
     store = run(
-        subject, blocks, sites, out, dtype=dtype, exclude_special=not include_special,
+        subject, read(subject), sites, out, dtype=dtype, exclude_special=not include_special,
         overwrite=overwrite,
     )  # fmt: skip
     say(f"{store.n_rows:,} rows at {', '.join(map(str, sites))} in {out}")
@@ -230,10 +234,7 @@ def _sites(model: object, hooks: Sequence[str], mlps: Sequence[int]) -> "list[Si
     from dictlearn.lm.sites import hook_sites
 
     found = [hook_sites(model, hook) for hook in hooks]
-    found += [mlp_sites(model, layer) for layer in mlps]
-    if not found:
-        raise InputError("harvest needs --hook NAME or --mlp LAYER, or several of them")
-    return found
+    return found + [mlp_sites(model, layer) for layer in mlps]
 
 
 def _placed(

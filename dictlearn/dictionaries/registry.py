@@ -60,7 +60,7 @@ def config_class(kind: str, own: Sequence[type[DictionaryConfig]] = ()) -> type[
     known = {config.kind: config for config in (*KINDS, *own)}
     if kind not in known:
         raise ConfigError(
-            f"unknown kind {kind!r}; {nearest(kind, known)} (a kind of your own is passed in "
-            "Python, by its config class: kinds=[MyConfig])"
+            f"unknown kind {kind!r}; {nearest(kind, known)} (in Python, a kind of your own is "
+            "passed by its config class: kinds=[MyConfig])"
         )
     return known[kind]

@@ -41,6 +41,7 @@ def load_tokens(
     dataset_split: str | None = None,
     control_tokens: bool = False,
     separator: str | None = None,
+    at_most: bool = False,
 ) -> Tokens:
     """Packed blocks of tokens of one split of `source`, with the tokenizer of `model`.
 
@@ -72,16 +73,17 @@ def load_tokens(
             those tokens; otherwise they are plain text, and a warning says how many documents
             have any.
         separator: the token before each document, where it is neither BOS nor EOS.
+        at_most: a split that holds fewer than `n_tokens` is read whole, and a line says so.
 
     Raises:
         InputError: an argument is out of range, the model has no tokenizer, a token is not in
             its vocabulary, the text is shorter than the `context` asked for or than two tokens,
-            or it holds fewer tokens than asked for.
+            or, unless `at_most`, it holds fewer tokens than asked for.
         CorruptFileError: a file of the source cannot be read.
     """
     encoder = Encoder(model, separator, control_tokens=control_tokens)
     shortest = SHORTEST_CONTEXT if context is None else context
-    context = _checked(model, split, n_tokens, context)
+    context = _checked(split, n_tokens, context, model.cfg.n_ctx)
     read = Column(ids_column or column, holds_ids=ids_column is not None)
     found_in = documents(source, read, dataset_split)
     chosen = (one for one in found_in if split == "all" or split_of(one) == split)
@@ -98,7 +100,7 @@ def load_tokens(
     encoder.warn(source_name(source))
     _say_skipped(source, read)
     where = f"split {split!r} of {source_name(source)}"
-    _require_enough(where, blocks, found, n_tokens, shortest)
+    _require_enough(where, blocks, found, n_tokens, shortest, at_most=at_most)
     array = np.stack(blocks)
     ids = torch.from_numpy(array)
     ordinary = torch.from_numpy(~np.isin(array, encoder.special))
@@ -143,22 +145,49 @@ def hash_ids(ids: Int[Tensor, "b pos"]) -> str:
     return digest.hexdigest()
 
 
-def _checked(model: Any, split: str, n_tokens: int | None, context: int | None) -> int:
+def require_readable(
+    source: Source,
+    split: str = "train",
+    n_tokens: int | None = None,
+    *,
+    context: int | None = None,
+    column: str = TEXT,
+    ids_column: str | None = None,
+    dataset_split: str | None = None,
+    **others: Any,
+) -> None:
+    """Check arguments of `load_tokens` without a model, before one is loaded.
+
+    Of a local text, the first document is read.
+
+    Raises:
+        InputError: one is out of range, or there is no such text, or none in it.
+        CorruptFileError: a file of the source cannot be read.
+    """
+    _checked(split, n_tokens, context)
+    if not str(source).startswith("hf:"):
+        read = Column(ids_column or column, holds_ids=ids_column is not None)
+        next(documents(source, read, dataset_split))
+
+
+def _checked(
+    split: str, n_tokens: int | None, context: int | None, longest: int | None = None
+) -> int:
+    """The tokens per block, at most `longest`, the context of the model; at least the shortest
+    possible block where the model is not known yet."""
     if split not in SPLITS:
         raise InputError(
             f"required split {' or '.join(SPLITS)}, got {split!r}; {nearest(split, SPLITS)}"
         )
-    longest = model.cfg.n_ctx
-    context = min(longest, LONGEST_CONTEXT) if context is None else context
-    if not SHORTEST_CONTEXT <= context <= longest:
-        raise InputError(
-            f"required a context from {SHORTEST_CONTEXT} to the model's n_ctx ({longest}), got "
-            f"{context}"
-        )
+    if context is None:
+        context = SHORTEST_CONTEXT if longest is None else min(longest, LONGEST_CONTEXT)
+    if not SHORTEST_CONTEXT <= context <= (longest or context):
+        most = "the model's n_ctx" + ("" if longest is None else f" ({longest})")
+        raise InputError(f"required a context from {SHORTEST_CONTEXT} to {most}, got {context}")
     if n_tokens is not None and n_tokens < context:
         raise InputError(
-            f"required n_tokens of at least one context ({context}), got {n_tokens}; ask for more "
-            "tokens or a shorter context"
+            f"required n_tokens= (--tokens) of at least one context ({context}), got {n_tokens}; "
+            "ask for more tokens or a shorter context"
         )
     return context
 
@@ -173,7 +202,13 @@ def _say_skipped(source: Source, read: Column) -> None:
 
 
 def _require_enough(
-    where: str, blocks: list[np.ndarray], found: int, asked: int | None, shortest: int
+    where: str,
+    blocks: list[np.ndarray],
+    found: int,
+    asked: int | None,
+    shortest: int,
+    *,
+    at_most: bool,
 ) -> None:
     if not blocks:
         raise InputError(
@@ -181,11 +216,18 @@ def _require_enough(
             "choose a shorter context, a longer text, or split 'all' (a document's split follows "
             "from its content, and about one in ten is held out)"
         )
-    if asked is not None and found < asked:
+    if asked is None or found >= asked:
+        return
+    if not at_most:
         raise InputError(
             f"required {asked} tokens in {where}, got {found} in {len(blocks)} blocks of "
-            f"{len(blocks[0])}; ask for at most {found}, or n_tokens=None for all of them"
+            f"{len(blocks[0])}; ask for at most {found}, or n_tokens=None (--tokens all) for all "
+            "of them"
         )
+    Console(stderr=True).print(
+        f"{where}: all {found:,} tokens, which are fewer than {asked:,}",
+        highlight=False, markup=False,
+    )  # fmt: skip
 
 
 def _whole(
