@@ -233,8 +233,7 @@ def _sites(model: object, hooks: Sequence[str], mlps: Sequence[int]) -> "list[Si
     from dictlearn.lm.mlps import mlp_sites
     from dictlearn.lm.sites import hook_sites
 
-    found = [hook_sites(model, hook) for hook in hooks]
-    return found + [mlp_sites(model, layer) for layer in mlps]
+    return [hook_sites(model, h) for h in hooks] + [mlp_sites(model, n) for n in mlps]
 
 
 def _placed(
