@@ -9,6 +9,7 @@ from rich.markup import escape
 
 from dictlearn.cli import options
 from dictlearn.cli.terminal import console, numbers, say
+from dictlearn.cli.terminal import show as show_records
 from dictlearn.core.errors import InputError
 
 _TOKENS = options.TokenCount(100_000, at_most=True)
@@ -18,19 +19,28 @@ CARDS_PAGE = "features.html"
 def info(
     paths: Annotated[
         list[Path],
-        typer.Argument(help="Folders of dictionaries, folders that contain them, or activations."),
+        typer.Argument(
+            help="Folders of dictionaries, folders that contain them, activations, or results."
+        ),
     ],
 ) -> None:
-    """Show what a folder holds: dictionaries and how they were trained, or activations.
+    """Show what a folder holds: dictionaries and how they were trained, activations, or results.
 
     L0, FVU and dead features are those of the last batch of training.
     """
     from dictlearn.activations.manifest import MANIFEST_FILE
+    from dictlearn.dictionaries.files import dictionaries_in
+    from dictlearn.records.results import RESULTS_FILE
 
-    stores = [path for path in paths if (path / MANIFEST_FILE).exists()]
-    for path in stores:
-        _show_store(path)
-    if left := [path for path in paths if path not in stores]:
+    left: list[Path] = []
+    for path in paths:
+        if (path / MANIFEST_FILE).exists():
+            _show_store(path)
+        elif (path / RESULTS_FILE).exists() and not dictionaries_in(path):
+            _show_results(path)
+        else:
+            left.append(path)
+    if left:
         show_dictionaries(left)
 
 
@@ -46,6 +56,17 @@ def _show_store(path: Path) -> None:
         say(f"  {label:<8} {store.tokens.get(key, 'unknown')}")
     for sites in store.sites:
         say(f"  sites    {sites}")
+
+
+def _show_results(path: Path) -> None:
+    from dictlearn.comparison.report.html import REPORT_FILE
+    from dictlearn.records.results import Records
+
+    records = Records.load(path)
+    say(f"{path}: results of an evaluation or a report, and no dictionary")
+    if (path / REPORT_FILE).exists():
+        say(f"  report   {path / REPORT_FILE}")
+    show_records(records)
 
 
 def show_dictionaries(paths: list[Path]) -> None:

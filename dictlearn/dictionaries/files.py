@@ -167,10 +167,11 @@ def folders_of(paths: str | Path | Sequence[str | Path]) -> dict[str, Path]:
     """
     folders: list[Path] = []
     for path in map(Path, [paths] if isinstance(paths, str | Path) else paths):
-        _require_folder(path)
-        found = [path] if (path / CONFIG_FILE).exists() else _inner(path)
+        found = dictionaries_in(path)
         if not found:
-            raise InputError(f"{path}: required a dictionary's folder, or a folder of them")
+            raise InputError(
+                f"{path}: required a dictionary's folder, or a folder of them; {_got(path)}"
+            )
         folders += found
     names = [folder.resolve().name for folder in folders]
     if len(set(names)) < len(names):
@@ -178,27 +179,35 @@ def folders_of(paths: str | Path | Sequence[str | Path]) -> dict[str, Path]:
     return dict(zip(names, folders, strict=True))
 
 
-def _inner(path: Path) -> list[Path]:
-    """The folders of dictionaries in the folder `path`, or in those of seeds there."""
-    inner = (sorted(p.parent for p in path.glob(f"{at}{CONFIG_FILE}")) for at in ("*/", "seed*/*/"))
-    return next(filter(None, inner), [])
-
-
-def _require_folder(path: Path) -> None:
-    if not path.exists():
-        beside = [p.name for p in path.parent.glob("*/")] if path.parent.is_dir() else []
-        meant = f"; {nearest(path.name, beside)}" if beside else ""
-        raise InputError(f"{path}: there is no such folder{meant}")
+def dictionaries_in(path: Path) -> list[Path]:
+    """The folder itself if it is a dictionary's, or else those of dictionaries in it, if any."""
+    if (path / CONFIG_FILE).exists():
+        return [path]
+    inner = sorted(p.parent for p in path.glob(f"*/{CONFIG_FILE}"))
+    return inner or sorted(p.parent for p in path.glob(f"seed*/*/{CONFIG_FILE}"))
 
 
 def _require_one(folder: Path) -> None:
     """Raise an `InputError` unless `folder` exists and is not one of several dictionaries."""
-    _require_folder(folder)
-    inner = [] if (folder / CONFIG_FILE).exists() else _inner(folder)
-    if inner:
+    if not folder.exists():
+        raise InputError(f"{folder}: required a dictionary's folder; {_got(folder)}")
+    inner = dictionaries_in(folder)
+    if inner not in ([], [folder]):
         names = ", ".join(str(p.relative_to(folder)) for p in inner[:8])
         raise InputError(
             f"{folder} holds {len(inner)} dictionaries ({names}{', …' * (len(inner) > 8)}), and "
             f"one is required: load_all({str(folder)!r}) gives them all by name, "
             f"load({str(inner[0])!r}) the first"
         )
+
+
+def _got(path: Path) -> str:
+    """What is at a path that has no dictionary, and the nearest names of folders that have one."""
+    if path.is_dir():
+        names = sorted(own.name for own in path.iterdir())
+        return f"this one has {', '.join(names[:5]) or 'nothing in it'}{', …' * (len(names) > 5)}"
+    if path.exists():
+        return "this is a file"
+    around = path.parent.iterdir() if path.parent.is_dir() else ()
+    hint = [own.name for own in around if own.is_dir() and dictionaries_in(own)]
+    return "there is no such folder" + (f"; {nearest(path.name, hint)}" if hint else "")

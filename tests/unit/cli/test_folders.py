@@ -77,8 +77,35 @@ def test_the_table_of_dictionaries_says_how_each_was_trained(folder, capsys):
     text = said(capsys, "info", folder)
     assert "topk_sae_k4" in text
     assert "model builtin:stories; text builtin:stories; context 64" in text
-    with pytest.raises(InputError, match="nothing: there is no such folder"):
-        dl.overview(folder / "topk_sae_k2" / "nothing")
+
+
+def test_folders_without_a_dictionary_are_told_apart(folder, tmp_path):
+    for path, words in (
+        (folder / "topk_sae_k2" / "nothing", "there is no such folder$"),
+        (folder / "topk_sea_k4", r"there is no such folder; did you mean 'topk_sae_k4' or"),
+        (tmp_path, "this one has nothing in it$"),
+        (folder / "train.jsonl", "this is a file$"),
+    ):
+        with pytest.raises(InputError, match=f"{path}: required a dictionary's folder.*{words}"):
+            dl.overview(path)
+    for name in "fabecd":
+        (tmp_path / name).mkdir()
+    with pytest.raises(InputError, match=r"this one has a, b, c, d, e, …$"):
+        dl.overview(tmp_path)
+
+
+def test_info_shows_the_results_in_a_folder(folder, tmp_path, capsys):
+    out, sae = tmp_path / "results", folder / "topk_sae_k2"
+    said(capsys, "evaluate", sae, "--tokens", 500, "--no-check-model", "--out", out)
+    text = said(capsys, "info", out, sae)
+    assert f"{out}: results of an evaluation or a report, and no dictionary" in text.replace(
+        "\n", " "
+    ).replace("  ", " ")
+    assert str(out / "report.html") in text.replace("\n", "")
+    assert "FVU" in text
+    assert "Dictionaries" in text, "and the dictionary is shown as one"
+    with pytest.raises(InputError, match=r"this one has .*report\.html, results\.json"):
+        dl.overview(out)
 
 
 def test_representations_say_what_a_dictionary_is(folder):

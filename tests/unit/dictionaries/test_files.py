@@ -84,9 +84,11 @@ def test_unknown_kind_and_misspelt_field_are_suggested(saved):
 
 @pytest.mark.parametrize("read", [load, load_all])
 def test_an_absent_folder_is_named(saved, read):
-    with pytest.raises(InputError, match=r"sea: there is no such folder; did you mean 'sae'\?"):
+    with pytest.raises(
+        InputError, match=r"sea: required a .*; there is no such folder; did you mean 'sae'\?"
+    ):
         read(saved.parent / "sea")
-    with pytest.raises(InputError, match=r"deep: there is no such folder$"):
+    with pytest.raises(InputError, match=r"deep: required a .*; there is no such folder$"):
         read(saved.parent / "no" / "deep")
 
 
