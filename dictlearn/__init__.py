@@ -14,5 +14,12 @@ dl.evaluate(dictionaries, model, held_out).to_pandas()
 import lazy_loader
 
 import dictlearn._threads  # noqa: F401  (before torch)
+from dictlearn.core.errors import nearest as _nearest
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+_exported, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+
+
+def __getattr__(name: str) -> object:
+    if name in __all__ or name.startswith("_"):
+        return _exported(name)
+    raise AttributeError(f"dictlearn has no {name!r}; {_nearest(name, __all__)}")

@@ -48,6 +48,15 @@ def test_kinds_have_names_of_their_own():
     assert len({config.kind for config in KINDS}) == len(KINDS)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "right"), [("evalute", "evaluate"), ("TopKSaeConfig", "TopKSAEConfig")]
+)
+def test_a_misspelt_name_has_the_nearest_ones(wrong, right):
+    with pytest.raises(AttributeError, match=rf"no '{wrong}'; did you mean '{right}"):
+        getattr(dl, wrong)
+    assert not hasattr(dl, "__nothing__"), "as Python itself asks"
+
+
 def test_import_is_light():
     script = f"import sys, dictlearn; print([m for m in {SLOW_TO_IMPORT} if m in sys.modules])"
     run = subprocess.run(

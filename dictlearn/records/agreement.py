@@ -9,7 +9,7 @@ from dictlearn.core.errors import InputError, nearest
 from dictlearn.core.files import typed
 from dictlearn.core.provenance import Provenance
 from dictlearn.core.sites import Sites
-from dictlearn.records.base import FORMER_BASELINES, SavedRecords, with_nan, without_nan
+from dictlearn.records.base import FORMER_BASELINES, SavedRecords, listed, with_nan, without_nan
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -102,13 +102,14 @@ class _Settings:
     ultralow: float = 0.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class AgreementRecords(SavedRecords):
     """Agreement between the features of several dictionaries, each pair in both directions."""
 
     file: ClassVar[str] = AGREEMENT_FILE
     kind: ClassVar[str] = "agreement"
     remake: ClassVar[str] = "compare again"
+    maker: ClassVar[str] = "compare_features"
 
     settings: dict[str, Any]
     """`live_only`, `matching_limit`, `ultralow`: the threshold density."""
@@ -186,6 +187,9 @@ class AgreementRecords(SavedRecords):
             for name, summary in self.dictionaries.items()
         }
         return pd.DataFrame.from_dict(rows, orient="index").rename_axis("dictionary")
+
+    def _in_words(self) -> str:
+        return f"{len(self.pairs)} pairs of {listed(self.dictionaries)}"
 
     def _entries(self) -> dict[str, Any]:
         summaries = {

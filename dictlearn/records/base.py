@@ -2,11 +2,12 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
+from dictlearn.core.errors import InputError
 from dictlearn.core.files import entries_of, read_own_json, typed
 from dictlearn.core.metric import Metric
 from dictlearn.core.own_files import OwnFiles
@@ -41,7 +42,7 @@ class _Tokens:
     shortcuts: list[str] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SavedRecords(ABC):
     """Results measured on tokens of one model, and saved as one JSON file in a folder.
 
@@ -56,6 +57,8 @@ class SavedRecords(ABC):
     """The name of the format in messages."""
     remake: ClassVar[str]
     """Advice to the reader of a file of another version, in the imperative."""
+    maker: ClassVar[str]
+    """The function that makes them."""
 
     provenance: Provenance
     """The model and the tokens."""
@@ -80,6 +83,26 @@ class SavedRecords(ABC):
         folder: Path,
     ) -> R:
         """The records whose `_entries` are among `data`, saved in `folder`."""
+
+    @abstractmethod
+    def _in_words(self) -> str:
+        """The content, in a few words."""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._in_words()})"
+
+    @classmethod
+    def require(cls, given: object) -> None:
+        """Check that an argument is records of this kind.
+
+        Raises:
+            InputError: it is not.
+        """
+        if not isinstance(given, cls):
+            raise InputError(
+                f"required {cls.__name__}, as {cls.maker}(dictionaries, model, tokens) returns, "
+                f"got {type(given).__name__}"
+            )
 
     def _repr_html_(self) -> str:
         return self.to_pandas().to_html()
@@ -119,6 +142,17 @@ class SavedRecords(ABC):
             tokens = data["tokens"]
             typed(tokens, _Tokens)
             return cls._from_entries(provenance, tokens, data, path.parent)
+
+
+def listed(names: Iterable[str], n: int = 6) -> str:
+    """The names, of which there may be too many for a line.
+
+    >>> listed(["sae", "pca"]), listed("abc", 2), listed([])
+    ('sae, pca', 'a, b and 1 more', 'none')
+    """
+    every = list(names)
+    more = f" and {len(every) - n} more" if len(every) > n else ""
+    return f"{', '.join(every[:n]) or 'none'}{more}"
 
 
 def without_nan(entry: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from dictlearn.core.files import typed
 from dictlearn.core.provenance import Provenance
-from dictlearn.records.base import SavedRecords, with_nan, without_nan
+from dictlearn.records.base import SavedRecords, listed, with_nan, without_nan
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -72,13 +72,14 @@ class ConceptScore:
     recall_high: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ConceptRecords(SavedRecords):
     """Detectors of several concepts among the features of dictionaries, and among baselines."""
 
     file: ClassVar[str] = CONCEPTS_FILE
     kind: ClassVar[str] = "concepts"
     remake: ClassVar[str] = "evaluate again"
+    maker: ClassVar[str] = "evaluate_concepts"
 
     patterns: dict[str, str]
     """The pattern of every scored concept."""
@@ -102,6 +103,10 @@ class ConceptRecords(SavedRecords):
         import pandas as pd
 
         return pd.DataFrame([asdict(score) for score in self.scores])
+
+    def _in_words(self) -> str:
+        names = dict.fromkeys(score.dictionary for score in self.scores)
+        return f"{len(self.scores)} scores of {listed(names)}"
 
     def _entries(self) -> dict[str, Any]:
         return {

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from dictlearn.core.files import typed
 from dictlearn.core.provenance import Provenance
-from dictlearn.records.base import SavedRecords
+from dictlearn.records.base import SavedRecords, listed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -121,6 +121,7 @@ class FeatureRecords(SavedRecords):
     file: ClassVar[str] = FEATURES_FILE
     kind: ClassVar[str] = "features"
     remake: ClassVar[str] = "describe the features again"
+    maker: ClassVar[str] = "describe_features"
 
     cards: list[FeatureCard]
     left_out: dict[str, str]
@@ -134,9 +135,9 @@ class FeatureRecords(SavedRecords):
                    "promoted", "suppressed", "nearest"]  # fmt: skip
         return pd.DataFrame([_row(card) for card in self.cards], columns=columns)
 
-    def __repr__(self) -> str:
-        names = ", ".join(dict.fromkeys(card.dictionary for card in self.cards))
-        return f"FeatureRecords({len(self.cards)} cards of {names or 'no dictionary'})"
+    def _in_words(self) -> str:
+        names = dict.fromkeys(card.dictionary for card in self.cards)
+        return f"{len(self.cards)} cards of {listed(names)}"
 
     def _entries(self) -> dict[str, Any]:
         return {"left_out": self.left_out, "cards": [asdict(card) for card in self.cards]}

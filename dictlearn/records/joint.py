@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from dictlearn.core.files import typed
 from dictlearn.core.provenance import Provenance
-from dictlearn.records.base import SavedRecords, with_nan, without_nan
+from dictlearn.records.base import SavedRecords, listed, with_nan, without_nan
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,13 +34,14 @@ class SetRecord:
     """By name: as of one dictionary, where "zero" is the ablation of all targets together."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class JointRecords(SavedRecords):
     """The results of several sets of dictionaries, each in place together, on the same tokens."""
 
     file: ClassVar[str] = "joint.json"
     kind: ClassVar[str] = "results of dictionaries together"
     remake: ClassVar[str] = "evaluate together again"
+    maker: ClassVar[str] = "evaluate_together"
 
     sets: dict[str, SetRecord]
 
@@ -57,6 +58,9 @@ class JointRecords(SavedRecords):
             for name, record in self.sets.items()
         }
         return pd.DataFrame.from_dict(rows, orient="index").rename_axis("set")
+
+    def _in_words(self) -> str:
+        return listed(self.sets)
 
     def _entries(self) -> dict[str, Any]:
         return {

@@ -17,7 +17,13 @@ from dictlearn.core.metric import Metric
 from dictlearn.core.own_files import OwnFiles
 from dictlearn.core.provenance import Provenance
 from dictlearn.core.sites import Sites
-from dictlearn.records.base import FORMER_BASELINES, SavedRecords, metric_from_json, metric_to_json
+from dictlearn.records.base import (
+    FORMER_BASELINES,
+    SavedRecords,
+    listed,
+    metric_from_json,
+    metric_to_json,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,6 +54,14 @@ class DictionaryRecord:
     estimates: str = CLEAN_PASS
     """Whether spliced estimates were made in the clean pass, or in the running model itself."""
 
+    def __repr__(self) -> str:
+        shown = ("l0", "fraction_variance_unexplained")
+        numbers = (f", {key} {self.metrics[key].value:.4g}" for key in shown if key in self.metrics)
+        return (
+            f"DictionaryRecord({self.kind}, {self.n_features} features, {self.sites}"
+            f"{''.join(numbers)})"
+        )
+
     @property
     def place(self) -> str:
         """The target, and whether estimates are of the running model: losses are comparable only
@@ -61,13 +75,14 @@ class DictionaryRecord:
         return self.provenance.seed
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Records(SavedRecords):
     """The results of several dictionaries on the same tokens of one model."""
 
     file: ClassVar[str] = RESULTS_FILE
     kind: ClassVar[str] = "results"
     remake: ClassVar[str] = "evaluate again"
+    maker: ClassVar[str] = "evaluate"
 
     dictionaries: dict[str, DictionaryRecord]
 
@@ -91,6 +106,9 @@ class Records(SavedRecords):
         own.remove(RESULTS_FILE)  # or an interruption would pair old results with new sums
         own.write_tensors(SUMS_FILE, tensors, {"format": str(JSON_FORMAT)})
         return {"sums_sha256": own.sha256(SUMS_FILE)}
+
+    def _in_words(self) -> str:
+        return listed(self.dictionaries)
 
     def _entries(self) -> dict[str, Any]:
         return {

@@ -173,3 +173,10 @@ def test_figures_of_records_are_those_of_reports():
     assert dl.plot.agreement is agreement_figure
     assert dl.plot.density is density_figure
     assert dl.plot.rate_distortion is rate_distortion_figure
+
+
+@pytest.mark.untyped
+@pytest.mark.parametrize("figure", ["agreement", "density", "rate_distortion"])
+def test_figures_of_records_take_no_dictionaries(figure):
+    with pytest.raises(InputError, match=r"Records, as \w+\(dictionaries, model, tokens\) returns"):
+        getattr(dl.plot, figure)({"sae": None})

@@ -46,6 +46,7 @@ def agreement_figure(records: AgreementRecords, measure: str = "mmcs") -> go.Fig
     Raises:
         InputError: there is no such measure.
     """
+    AgreementRecords.require(records)
     compared = [pair for pair in records.pairs if math.isfinite(pair.value(measure))]
     known = {name for pair in compared for name in (pair.first, pair.second)}
     names = [name for name in ordered(records) if name in known or not known]

@@ -22,6 +22,7 @@ def density_figure(records: Records) -> go.Figure:
     bar of each histogram. Trained dictionaries come first. Dictionaries without features are left
     out; if there are many dictionaries, so are all training seeds but the first.
     """
+    Records.require(records)
     learned = trained(records)
     if len(learned) > MOST_NAMES:
         seed = next(iter(learned.values())).seed

@@ -40,6 +40,7 @@ def rate_distortion_figure(
     Raises:
         InputError: there is no such metric or rate.
     """
+    Records.require(records)
     require_rate(rate)
     require_metric(quality)
     records = in_order(at_rate(records, rate))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import dictlearn as dl
 from dictlearn.core.errors import CorruptFileError, InputError
 from dictlearn.core.metric import Metric
 from dictlearn.records.agreement import AgreementRecords
@@ -19,6 +20,21 @@ from dictlearn.records.results import Records
 SAVED = Path(__file__).parent / "saved"
 KINDS = (Records, ConceptRecords, FeatureRecords, AgreementRecords)
 each_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.kind)
+
+
+@each_kind
+def test_a_representation_is_a_line(kind):
+    shown = repr(kind.load(SAVED))
+    assert re.fullmatch(rf"{kind.__name__}\(.*\w.*\)", shown)
+    assert len(shown) < 100
+
+
+@each_kind
+def test_what_is_no_record_of_the_kind_is_refused(kind):
+    kind.require(kind.load(SAVED))
+    with pytest.raises(InputError, match=rf"{kind.__name__}, as {kind.maker}\(.* got dict$"):
+        kind.require({"sae": 1})
+    assert callable(getattr(dl, kind.maker))
 
 
 @each_kind

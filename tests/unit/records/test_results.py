@@ -37,6 +37,18 @@ def records(**dictionaries: DictionaryRecord) -> Records:
     return Records(Provenance(model="m"), TOKENS, dictionaries)
 
 
+def test_representations_fit_a_line():
+    one = record(2.5, metrics={"l0": Metric(2.5), "fraction_variance_unexplained": Metric(0.125)})
+    shown = (
+        "DictionaryRecord(sae, 4 features, in -> out, l0 2.5, fraction_variance_unexplained 0.125)"
+    )
+    assert repr(one) == shown
+    assert repr(records(a=one, b=one)) == "Records(a, b)"
+    many = records(**{f"d{i}": one for i in range(20)})
+    assert repr(many) == "Records(d0, d1, d2, d3, d4, d5 and 14 more)"
+    assert repr(records()) == "Records(none)"
+
+
 def assert_equal(a: DictionaryRecord, b: DictionaryRecord) -> None:
     assert (a.kind, a.sites, a.n_features, a.provenance) == (
         b.kind, b.sites, b.n_features, b.provenance,
