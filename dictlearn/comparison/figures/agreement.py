@@ -141,8 +141,8 @@ def _text(records: AgreementRecords, row: str, column: str, measure: str) -> str
         return ""
     level = chance(records, row, column, measure)
     shown = math.isfinite(level) and records.dictionaries[column].kind not in _CHANCE
-    small = f'<br><span style="font-size:10px">{level:.2f}</span>' if shown else ""
-    return f"{value:.2f}{small}"
+    below = f"<br><i>{level:.2f}</i>" if shown else ""
+    return f"{value:.2f}{below}"
 
 
 def _hover(records: AgreementRecords, row: str, column: str, measure: str) -> str:

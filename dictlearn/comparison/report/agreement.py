@@ -80,7 +80,7 @@ def _chance(records: AgreementRecords, measure: str) -> str:
     found = low if low == high else f"{low} to {high}"
     return (
         f"Chance level: {found} of learned features with as many random directions as the column "
-        "has features (the small number in a cell)."
+        "has features (the number in italics in a cell)."
     )
 
 

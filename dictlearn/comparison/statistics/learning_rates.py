@@ -9,8 +9,8 @@ from statistics import fmean
 import pandas as pd
 
 from dictlearn.comparison.statistics.families import families
+from dictlearn.comparison.statistics.interpolation import Family, values_by_sharers
 from dictlearn.comparison.statistics.intervals import pooled, resampled_metric
-from dictlearn.comparison.statistics.matched import Family, values_by_sharers
 from dictlearn.comparison.vocabulary import by_target
 from dictlearn.core.errors import InputError
 from dictlearn.records.results import DictionaryRecord, Records

@@ -8,13 +8,9 @@ from itertools import pairwise
 import pandas as pd
 
 from dictlearn.comparison.statistics.families import families
+from dictlearn.comparison.statistics.interpolation import Family, shared_values
 from dictlearn.comparison.statistics.learning_rates import rates_frame
-from dictlearn.comparison.statistics.matched import (
-    Family,
-    matched_frame,
-    pairs_frame,
-    shared_values,
-)
+from dictlearn.comparison.statistics.matched import matched_frame, pairs_frame
 from dictlearn.comparison.statistics.standings import LEVEL
 from dictlearn.comparison.vocabulary import by_target, listed
 from dictlearn.records.results import Records

@@ -49,7 +49,7 @@ SECTIONS = {
 NAMED = {"dictionaries", "versions", "patterns", "left_out"}
 """Entries of files whose keys are names."""
 PARTS = {"concepts": ConceptRecords, "agreement": AgreementRecords, "features": FeatureRecords}
-OURS = re.compile(r'</?b>|<br>|<extra></extra>|<span style="font-size:10px">|</span>')
+OURS = re.compile(r"</?b>|<br>|<extra></extra>|</?i>")
 """The markup in the texts of our figures."""
 
 

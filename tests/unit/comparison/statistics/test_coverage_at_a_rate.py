@@ -5,6 +5,7 @@ from functools import cache
 import pytest
 import torch
 
+from dictlearn.comparison.statistics.interpolation import Family
 from dictlearn.comparison.statistics.intervals import (
     difference,
     interval,
@@ -12,7 +13,6 @@ from dictlearn.comparison.statistics.intervals import (
     pooled,
     resampled_metric,
 )
-from dictlearn.comparison.statistics.matched import Family
 
 pytestmark = pytest.mark.untyped  # long, and of types that other tests pass
 

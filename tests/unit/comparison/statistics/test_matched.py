@@ -7,14 +7,9 @@ import pytest
 import torch
 
 from dictlearn.comparison.statistics.families import at_rate, families
+from dictlearn.comparison.statistics.interpolation import Family, shared_values, values_by_sharers
 from dictlearn.comparison.statistics.intervals import differences_frame, holm, intervals_frame
-from dictlearn.comparison.statistics.matched import (
-    Family,
-    matched_frame,
-    pairs_frame,
-    shared_values,
-    values_by_sharers,
-)
+from dictlearn.comparison.statistics.matched import matched_frame, pairs_frame
 from dictlearn.comparison.statistics.standings import matched_rows
 from dictlearn.comparison.vocabulary import by_target
 from dictlearn.core.errors import InputError
