@@ -5,7 +5,7 @@ from dataclasses import replace
 from itertools import groupby
 
 from dictlearn.comparison.statistics.families import RATES
-from dictlearn.comparison.statistics.intervals import can_resample, intervals_of
+from dictlearn.comparison.statistics.intervals import can_resample, differences_frame, intervals_of
 from dictlearn.comparison.statistics.learning_rates import learning_rate
 from dictlearn.comparison.statistics.matched import matched_frame
 from dictlearn.comparison.statistics.standings import MatchedRow, matched_rows
@@ -118,7 +118,7 @@ def _winner(rows: list[MatchedRow]) -> str:
     parts = [f"{best} recovers most ({value})"]
     tied = [family for family, standing in standings.items() if standing.ties]
     if tied:
-        parts.append(f"{listed(tied)} {'ties' if len(tied) == 1 else 'tie'} with it")
+        parts.append(_tie(tied))
     for family, standing in standings.items():
         if family != best and not standing.ties:
             less = Interval(*(-end for end in standing.behind))
@@ -145,8 +145,13 @@ def _recovered(hook: str, records: Records) -> str:
         return f"At {hook}, {best} recovers {at_l0(best)}."
     text = (
         f"Of {len(group)} trained dictionaries at {hook}, {_described(best, group)} recovers the "
-        f"largest part of the loss that zero ablation costs: {at_l0(best)}."
+        f"largest part of the loss that zero ablation costs: "
+        f"{at_l0(best)}{_ties(records, best, key)}."
     )
+    if value_of(group[best], key) > 1:
+        text += (
+            " Above 1, predictions are better with the estimate than with the activation itself."
+        )
     if sparsest == best:
         return f"{text} It is also the sparsest."
     return f"{text} The sparsest, {sparsest}, recovers {at_l0(sparsest)}."
@@ -163,7 +168,23 @@ def _reconstructs(records: Records) -> str:
     if best in spread:
         fvu = with_interval(key, spread[best])
     l0 = formatted("l0", value_of(defined[best], "l0"))
-    return f"{best} leaves the least variance unexplained (FVU {fvu} at L0 {l0})."
+    ties = _ties(records, best, key)
+    return f"{best} leaves the least variance unexplained (FVU {fvu} at L0 {l0}){ties}."
+
+
+def _ties(records: Records, best: str, metric: str) -> str:
+    """The dictionaries whose difference from the best one has an interval that holds 0."""
+    resampled = {name: r for name, r in records.dictionaries.items() if r.sums}
+    if best not in resampled:
+        return ""
+    behind = differences_frame(replace(records, dictionaries=resampled), metric, best)
+    tied = [str(name) for name in behind.index[(behind["low"] <= 0) & (behind["high"] >= 0)]]
+    return f"; {_tie(tied)}" if tied else ""
+
+
+def _tie(names: list[str]) -> str:
+    shown = listed(names) if len(names) <= _LISTED else f"{len(names)} others"
+    return f"{shown} {'ties' if len(names) == 1 else 'tie'} with it"
 
 
 def _worse_than_mean(group: dict[str, DictionaryRecord]) -> str:

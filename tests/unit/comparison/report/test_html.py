@@ -174,6 +174,25 @@ def test_verdict_says_who_wins_at_an_equal_budget(records, make):
     assert "bits per token" not in text
 
 
+def test_verdict_names_what_ties_with_the_largest_value_and_explains_one_above_1(records, make):
+    noise = torch.tensor([1.2, 0.8, 1.2, 0.8], dtype=torch.float64)
+
+    def said(spread):
+        group = {"a": make("a", spliced=1.99, fvu=0.1)}
+        for name in ("b", "c"):
+            record = make("a", l0=4.0, spliced=2.0, fvu=0.11)
+            ours = {"cross_entropy_spliced", "squared_error"} if spread else set()
+            sums = {k: v * noise if k in ours else v for k, v in record.sums.items()}
+            group[name] = replace(record, sums=sums)
+        return verdict(Records(records.provenance, records.tokens, group))[0]
+
+    text = said(spread=True)
+    assert "the densest, a, recovers the largest part of the loss that zero" in text
+    assert "at L0 8.0; b and c tie with it. Above 1, predictions are better" in text
+    assert "(FVU 0.100 ±<0.001 at L0 8.0); b and c tie with it." in text
+    assert "tie" not in said(spread=False), "a small difference in every sequence is none of chance"
+
+
 @pytest.mark.parametrize("n", [4, 6, 16])
 def test_verdict_says_what_the_intervals_of_differences_say(records, make, n):
     """A tie only where the interval holds 0; differences that are clear in few sequences too."""
@@ -364,7 +383,9 @@ def test_cards_beyond_the_first_four_are_folded(records):
 
 
 def test_what_has_no_rate_is_folded_with_its_reason(records, make):
-    group = families_that_overlap(make) | {"dense": make("sae", l0=3.0)}
+    dense = make("sae", l0=3.0)
+    sums = {name: values.repeat(4) for name, values in dense.sums.items()}
+    group = families_that_overlap(make) | {"dense": replace(dense, sums=sums)}
     group["dense"].metrics["bits"] = Metric(math.nan, "measured only with bits=True")
     html = report_html(Records(records.provenance, records.tokens, group))
     assert "<details><summary>Dictionaries without this rate: 1</summary>" in html
