@@ -99,7 +99,7 @@ def pairs_frame(
     for hook, group in by_target(at_rate(records, at)).items():
         found = {name: Family.of(group, curves, at) for name, curves in families(group, at).items()}
         there: dict[tuple, tuple[float, ...]] = {}
-        for value in values:
+        for value in map(float, values):
             seeds = {n: f.at(value) for n, f in sorted(found.items()) if not f.missing(value)}
             for one, other in itertools.combinations(seeds, 2):
                 behind, p = apart(measure, seeds[one], seeds[other])
