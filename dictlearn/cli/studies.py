@@ -13,7 +13,7 @@ from rich.table import Table
 
 from dictlearn.cli import options
 from dictlearn.cli.subject import use_device
-from dictlearn.cli.terminal import console, leftover_fields, say, show, show_times
+from dictlearn.cli.terminal import console, given_fields, say, show, show_times
 from dictlearn.core.config import in_words, matches
 from dictlearn.core.errors import InputError, nearest
 
@@ -82,9 +82,9 @@ def bench(
             table.add_row(escape(key), escape(question))
         console.print(table)
         return
+    given = given_fields(context)
     if name not in known:
         raise InputError(f"no study {name!r} in {studies or 'the package'}; {nearest(name, known)}")
-    given = leftover_fields(context.args)
     study = _made(name, known[name], given)
     if describe:
         console.print_json(data=study.to_dict())

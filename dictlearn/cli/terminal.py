@@ -11,6 +11,8 @@ from rich.markup import escape
 from dictlearn.core.errors import InputError
 
 if TYPE_CHECKING:
+    import typer
+
     from dictlearn.records.results import Records
 
 console = Console()
@@ -104,6 +106,20 @@ def numbers(text: str, option: str) -> list[int]:
             f"required {option} as a number or different ones, as in 0,1,2; got {text!r}"
         )
     return list(map(int, words))
+
+
+def given_fields(context: "typer.Context") -> dict[str, Any]:
+    """The config fields among a command's arguments (`leftover_fields`).
+
+    Raises:
+        InputError: an argument was left out, so that the first of these options stands for it.
+    """
+    for parameter in context.command.params:
+        value = str(context.params.get(parameter.name or ""))
+        if parameter.param_type_name == "argument" and value.startswith("--"):
+            usage = " ".join(context.command.get_usage(context).split()).lower()
+            raise InputError(f"required argument {parameter.name!r}, got {value!r}; {usage}")
+    return leftover_fields(context.args)
 
 
 def leftover_fields(arguments: list[str]) -> dict[str, Any]:

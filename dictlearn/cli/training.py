@@ -11,7 +11,7 @@ import typer
 
 from dictlearn.cli import options
 from dictlearn.cli.folders import show_dictionaries
-from dictlearn.cli.terminal import leftover_fields, numbers, say
+from dictlearn.cli.terminal import given_fields, numbers, say
 from dictlearn.core.errors import InputError, nearest
 
 if TYPE_CHECKING:
@@ -139,11 +139,11 @@ def train(
     from dictlearn.training.fit import fit
     from dictlearn.training.progress import LOG_FILE
 
+    fields = given_fields(context)
     if (kind is not None or init is not None) and config is not None:
         raise InputError(_EITHER)
     # A path, or "saelens:PATH" and the like.
     start = None if init is None else load(init)
-    fields = leftover_fields(context.args)
     if config is None:
         seeds = numbers(seed, "--seed")
         kind = kind or (None if start is None else start.kind)

@@ -99,6 +99,24 @@ def test_errors_of_a_config_file_name_it(text, error, words, tmp_path):
         read_config_file(tmp_path / "a.toml")
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("train --kind topk_sae --k 8,16 --steps 300 --out runs/a", "'activations', got '--k'"),
+        ("train --kind topk_sae --out runs/a --k=8", "'activations', got '--k=8'"),
+        ("bench --stepss 5", "'name', got '--stepss'"),
+    ],
+)
+def test_an_option_is_no_argument(words, told, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["dictlearn", *words.split()])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert f"required argument {told}; usage: " in said
+    assert f"{words.split()[0]} [options]" in said
+
+
 def test_lists_are_given_with_commas():
     assert leftover_fields(["--prefixes", "0.1,0.5"]) == {"prefixes": [0.1, 0.5]}
     assert leftover_fields(["--prefixes=0.1,"]) == {"prefixes": [0.1]}
