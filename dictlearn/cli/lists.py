@@ -5,6 +5,8 @@ import dataclasses
 import inspect
 import re
 import textwrap
+from collections.abc import Iterator
+from importlib.resources import files
 from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, get_type_hints
 
@@ -14,6 +16,7 @@ from rich.table import Table
 
 from dictlearn.cli.terminal import console
 from dictlearn.core.config import Config, in_words
+from dictlearn.lm.builtin import BUILTIN_MODELS
 
 if TYPE_CHECKING:
     from dictlearn.lm.hooks import LanguageModel
@@ -23,9 +26,9 @@ def models(
     model: Annotated[str | None, typer.Argument(help="Model whose hook points are listed.")] = None,
 ) -> None:
     """List the built-in models, or the hook points of a model."""
-    from dictlearn.lm.loading import BUILTIN_MODELS, load_model
-
     if model is not None:
+        from dictlearn.lm.loading import load_model
+
         _show_hooks(load_model(model, check=False))
         return
     table = Table("model", "description", box=None, pad_edge=False)
@@ -63,18 +66,49 @@ def kinds(
     ] = None,
 ) -> None:
     """List the kinds of dictionary, or the settings of one kind and of its training."""
-    from dictlearn.dictionaries.registry import KINDS, config_class
-
     if kind is None:
         table = Table("kind", "description", box=None, pad_edge=False)
-        for config in KINDS:
-            table.add_row(*map(escape, (config.kind, (config.__doc__ or "").splitlines()[0])))
+        for name, description in _registered():
+            table.add_row(*map(escape, (name, description)))
         console.print(table)
         return
+    from dictlearn.dictionaries.registry import config_class
     from dictlearn.training.config import FitConfig
 
     console.print(_fields(config_class(kind)))
     console.print("\nSettings of training, for every kind:\n", _fields(FitConfig))
+
+
+def _registered() -> Iterator[tuple[str, str]]:
+    """The registered kinds, each with a line about it.
+
+    They are read from the source, since their import is that of torch, which takes two seconds.
+    """
+    source = files("dictlearn.dictionaries")
+    registry = ast.parse((source / "registry.py").read_text())
+    homes: dict[str, str] = {}
+    for node in registry.body:
+        match node:
+            case ast.ImportFrom(module=str(module), names=names):
+                homes |= {imported.name: module.rpartition(".")[2] for imported in names}
+            case ast.AnnAssign(target=ast.Name(id="KINDS"), value=ast.Tuple(elts=listed)):
+                for entry in listed:
+                    assert isinstance(entry, ast.Name)
+                    home = ast.parse((source / f"{homes[entry.id]}.py").read_text())
+                    yield _kind_of(home, entry.id)
+
+
+def _kind_of(module: ast.Module, config: str) -> tuple[str, str]:
+    """The kind of a config class in the source of its module, and a line about it."""
+    (body,) = (n for n in module.body if isinstance(n, ast.ClassDef) and n.name == config)
+    (kind,) = (
+        statement.value.value
+        for statement in body.body
+        if isinstance(statement, ast.Assign)
+        and isinstance(statement.value, ast.Constant)
+        and [t.id for t in statement.targets if isinstance(t, ast.Name)] == ["kind"]
+    )
+    return str(kind), (ast.get_docstring(body) or "").splitlines()[0]
 
 
 def _fields(config: type[Config]) -> Table:

@@ -20,9 +20,10 @@ from dictlearn.finetuning.blocks import Sampler
 from dictlearn.finetuning.config import FinetuneConfig
 from dictlearn.interop.codebook_features import is_released, read_released
 from dictlearn.interventions.inside import Running, inside
+from dictlearn.lm.builtin import BUILTIN_MODELS
 from dictlearn.lm.hooks import LanguageModel, is_native
 from dictlearn.lm.identity import model_name, model_provenance, require_same_model
-from dictlearn.lm.loading import BUILTIN_MODELS, load_model, load_weights
+from dictlearn.lm.loading import load_model, load_weights
 from dictlearn.lm.saving import (
     MODEL_CONFIG_FILE,
     SAVED_FILE,

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.resources import as_file, files
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ import torch
 from dictlearn.core.devices import usable_device
 from dictlearn.core.errors import CorruptFileError, InputError, nearest
 from dictlearn.core.files import entries_of, read_json, read_own_json, read_tensors, typed
+from dictlearn.lm.builtin import BUILTIN_MODELS
 from dictlearn.lm.hooks import LanguageModel, require_hooks
 from dictlearn.lm.hub import has_tokenizer, located
 from dictlearn.lm.identity import parameters_of
@@ -23,11 +23,6 @@ from dictlearn.lm.saving import (
     WEIGHTS_FILE,
 )
 from dictlearn.progress import announced
-
-BUILTIN_MODELS = MappingProxyType(
-    {"builtin:stories": "a small GPT trained on short children's stories; needs no network"}
-)
-"""The models that come with the package, each with a line about it."""
 
 SEPARATOR = "<|endoftext|>"
 

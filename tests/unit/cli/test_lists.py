@@ -7,6 +7,7 @@ from typer.testing import CliRunner
 from dictlearn.cli import app
 from dictlearn.core.files import write_json
 from dictlearn.core.shortcuts import SWITCH
+from dictlearn.dictionaries.registry import KINDS
 from dictlearn.kernels import fastest, kept
 from dictlearn.kernels.fastest import Timings
 
@@ -25,6 +26,13 @@ def test_the_hook_points_of_a_model_are_listed_by_block_with_widths_and_other_na
     without = listed("models", "builtin:stories").partition("Without a vector for every token")[2]
     assert "blocks.N.attn.hook_pattern," in without
     assert "builtin:stories" in listed("models")
+
+
+def test_every_registered_kind_is_listed():
+    rows = [line.split(None, 1) for line in listed("kinds").splitlines()[1:]]
+    assert [(name, told.strip()) for name, told in rows] == [
+        (config.kind, config.__doc__.splitlines()[0]) for config in KINDS
+    ]
 
 
 def test_the_fields_of_a_kind_are_listed_with_their_defaults():

@@ -9,8 +9,9 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, models
 
 from dictlearn.core.errors import CorruptFileError, InputError
+from dictlearn.lm.builtin import BUILTIN_MODELS
 from dictlearn.lm.identity import model_name
-from dictlearn.lm.loading import BUILTIN_MODELS, boot_native_folder, load_model
+from dictlearn.lm.loading import boot_native_folder, load_model
 
 CONFIG = {
     "n_layers": 2,
