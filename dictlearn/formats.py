@@ -7,6 +7,7 @@ from pathlib import Path
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import InputError, nearest
 from dictlearn.core.files import entries_of
+from dictlearn.core.folder_sorts import EXPORTED, require_apart
 from dictlearn.core.kinds import DictionaryConfig
 from dictlearn.core.sites import Sites
 from dictlearn.dictionaries import files
@@ -54,12 +55,15 @@ def save(dictionary: FeatureDictionary, path: str | Path, *, format: str | None 
     not included, so keep a copy in the format of this package.
 
     Raises:
-        InputError: the format is unknown or cannot represent the dictionary, or it has no `config`.
+        InputError: the format is unknown or cannot represent the dictionary, it has no `config`, or
+            the folder is one of activations, of a dictionary or of a report.
         StorageError: the folder cannot be written.
     """
     if format is None:
         return files.save(dictionary, path)
-    return _format(format).write(dictionary, Path(path))
+    written = _format(format)
+    require_apart(Path(path), EXPORTED)
+    return written.write(dictionary, Path(path))
 
 
 def _format(name: str) -> Format:

@@ -2,6 +2,8 @@
 
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from types import FrameType
 from typing import Annotated, Any
@@ -22,7 +24,7 @@ from dictlearn.cli.steering import steer
 from dictlearn.cli.studies import bench, demo
 from dictlearn.cli.terminal import in_options, say
 from dictlearn.cli.training import harvest, train
-from dictlearn.core.errors import DictLearnError
+from dictlearn.core.errors import DictLearnError, InputError
 
 _OTHER_OPTIONS = {"allow_extra_args": True, "ignore_unknown_options": True}
 
@@ -34,13 +36,38 @@ def _version(wanted: bool) -> bool:
     return wanted  # typer puts what a callback returns in the place of the option
 
 
+# Click's `UsageError`; typer brings click along under a private name.
+_UsageError: Any = typer.BadParameter.__base__
+
+
 class _Commands(TyperGroup):
-    """The group of all commands, which take `--version` as the group does."""
+    """The group of all commands, which take `--version` as the group does.
+
+    A command line that is wrong is an `InputError`, like all other wrong input.
+    """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """The arguments of the command; the option may be among them."""
         _version("--version" in args)
-        return super().parse_args(ctx, args)
+        with _as_input_error():
+            return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        """The command among the arguments, parsed and run."""
+        with _as_input_error():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _as_input_error() -> Iterator[None]:
+    try:
+        yield
+    except _UsageError as error:
+        if not error.format_message():  # no arguments at all, for which help is shown
+            raise
+        told = error.format_message().rstrip(".")
+        asked = f" ({error.ctx.command_path} --help)" if error.ctx else ""
+        raise InputError(told[0].lower() + told[1:] + asked) from error
 
 
 app = typer.Typer(

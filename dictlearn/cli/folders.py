@@ -141,6 +141,7 @@ def show(
     from dictlearn.cli.results import results_in
     from dictlearn.cli.subject import beside, loaded
     from dictlearn.comparison.report.cards import cards_page
+    from dictlearn.core.folder_sorts import RESULTS, require_apart
     from dictlearn.core.own_files import OwnFiles
     from dictlearn.dictionaries.files import load_all
     from dictlearn.feature_cards import show as cards
@@ -151,6 +152,7 @@ def show(
     chosen = [] if features is None else numbers(features, "--features")
     named = load_all(dictionaries)
     if out is not None:
+        require_apart(out, RESULTS)
         results_in(out, [FEATURES_FILE, CARDS_PAGE], overwrite=overwrite)
     if prompt is not None:  # it needs no text, which the dictionaries may not know
         name = model_of(named, model)

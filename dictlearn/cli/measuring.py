@@ -57,6 +57,7 @@ def evaluate(
     from dictlearn.cli.subject import loaded as loaded_model
     from dictlearn.comparison.report.html import REPORT_FILE, report_html
     from dictlearn.comparison.tables.joint import joint_table
+    from dictlearn.core.folder_sorts import RESULTS, require_apart
     from dictlearn.dictionaries.files import load_all
     from dictlearn.evaluation.faithfulness.evaluate import evaluate as run
     from dictlearn.evaluation.joint.evaluate_together import evaluate_together, require_sets
@@ -70,6 +71,7 @@ def evaluate(
         separator=separator, include_special=include_special,
     )  # fmt: skip
     files = [RESULTS_FILE, SUMS_FILE, REPORT_FILE, *([JointRecords.file] if together else [])]
+    require_apart(out, RESULTS)
     own = results_in(out, files, overwrite=overwrite)
     read = reading(found.text, split, tokens, **found.settings)
     subject = loaded_model(found.model, check=check_model, device=device, dtype=model_dtype)

@@ -22,7 +22,11 @@ def report(
     out: Annotated[Path, typer.Option(help="Output folder for report.html and the records.")],
     parts: Annotated[
         str,
-        typer.Option(help="Parts to add, as in cards,concepts; the metrics are always there."),
+        typer.Option(
+            help="Parts to add, of bits, concepts, agreement and cards, with commas between; the "
+            "metrics are always there.",
+            show_default="all",
+        ),
     ] = _PARTS,
     cards: Annotated[int, typer.Option(help="Number of feature cards of each dictionary.")] = 6,
     title: Annotated[str | None, typer.Option(help="Title of the report.")] = None,

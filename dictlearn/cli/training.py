@@ -89,7 +89,7 @@ def train(
             "options given beside it come before what it says.",
         ),
     ] = None,
-    kind: Annotated[str | None, typer.Option(help="Kind of dictionary to train.")] = None,
+    kind: Annotated[str | None, typer.Option(help="Kind; `dictlearn kinds` lists all.")] = None,
     at: Annotated[
         list[str] | None,
         typer.Option(

@@ -13,6 +13,7 @@ class Sort(NamedTuple):
     name: str
     """What it holds, in words."""
     files: tuple[str, ...]
+    """None for what nothing has to be kept apart from."""
 
     def is_sort_of(self, folder: Path) -> bool:
         """Whether `folder` is of this sort."""
@@ -22,6 +23,8 @@ class Sort(NamedTuple):
 ACTIVATIONS = Sort("harvested activations", ("manifest.json", "shard_00000.safetensors"))
 DICTIONARY = Sort("a dictionary", ("config.json", "weights.safetensors"))
 REPORT = Sort("a report", ("report.json", LIST_FILE))
+RESULTS = Sort("results", ())
+EXPORTED = Sort("another library's files", ())
 _SORTS = (ACTIVATIONS, DICTIONARY, REPORT)
 
 

@@ -17,7 +17,7 @@ _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 class RunConfig(Config):
     """Settings of every training run: its length, schedules, log, checkpoints and device."""
 
-    steps: int = 10_000
+    steps: int = 2000
     """Batches, each seen by every dictionary."""
     batch_size: int = 4096
     """Rows in a batch, of all processes together."""
@@ -73,8 +73,8 @@ class RunConfig(Config):
             device = self.torch_device
         except RuntimeError as error:
             raise ConfigError(
-                f"{type(self).__name__}.device must name a device, got "
-                f"{self.device or default_device()!r}"
+                f"{type(self).__name__}.device must name a device, such as cpu, cuda, cuda:1 or "
+                f"mps, got {self.device or default_device()!r}"
             ) from error
         found = torch.accelerator.current_accelerator(check_available=True)
         n = torch.accelerator.device_count()

@@ -2,6 +2,7 @@
 
 import pytest
 
+from dictlearn.cli import main
 from dictlearn.cli.terminal import in_options, show_times
 
 
@@ -28,3 +29,24 @@ def test_times_of_parts_longest_first_without_those_of_a_moment(capsys):
 )  # fmt: skip
 def test_messages_name_options(message, told):
     assert in_options(message) == told
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("trian", "no such command 'trian'. Did you mean 'train'? (dictlearn --help)"),
+        ("harvest", "missing option '--out' (dictlearn harvest --help)"),
+        ("harvest --out", "option '--out' requires an argument"),
+        ("harvest --token 5", "no such option: --token "),
+        ("blind gues", "no such command 'gues'. Did you mean 'guess'? (dictlearn blind --help)"),
+        ("train a --out b --steps x", "invalid value for '--steps'"),
+        ("info nowhere", "nowhere: required a dictionary's folder"),
+    ],
+)
+def test_all_errors_have_one_form(words, told, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["dictlearn", *words.split()])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {told}")

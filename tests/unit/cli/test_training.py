@@ -6,19 +6,21 @@ from typing import get_type_hints
 
 import pytest
 import torch
+from typer.main import get_command
 
 import dictlearn as dl
 from dictlearn.activations.store import write_store
-from dictlearn.cli import main
+from dictlearn.cli import app, main
 from dictlearn.cli.lists import kinds
 from dictlearn.cli.terminal import leftover_fields
-from dictlearn.cli.training import _at
+from dictlearn.cli.training import _FIT, _at
 from dictlearn.config_files import read_config_file
 from dictlearn.core.batches import Rows
 from dictlearn.core.config import matches
 from dictlearn.core.errors import ConfigError, CorruptFileError, InputError
 from dictlearn.core.provenance import Provenance
 from dictlearn.dictionaries.registry import KINDS
+from dictlearn.training.config import FitConfig
 
 IN, OUT, OTHER = (dl.Site(f"blocks.{hook}", 4) for hook in ("0.in", "0.out", "1.out"))
 MLP, SAME, NEXT = dl.Sites(IN, OUT), dl.Sites(OUT, OUT), dl.Sites(IN, OTHER)
@@ -115,6 +117,14 @@ def test_an_option_is_no_argument(words, told, monkeypatch, capsys):
     said = capsys.readouterr().err
     assert f"required argument {told}; usage: " in said
     assert f"{words.split()[0]} [options]" in said
+
+
+def test_defaults_of_training_are_those_of_python():
+    options = {one.name: one.default for one in get_command(app).commands["train"].params}
+    fields = {one.name: one.default for one in dataclasses.fields(FitConfig)}
+    shared = options.keys() & fields.keys() - {"seed"}  # which may be several
+    assert shared == set(_FIT)
+    assert {name: options[name] for name in shared} == {name: fields[name] for name in shared}
 
 
 def test_lists_are_given_with_commas():

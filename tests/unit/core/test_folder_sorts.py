@@ -6,6 +6,9 @@ from itertools import permutations
 import pytest
 import torch
 
+import dictlearn as dl
+from dictlearn.cli.folders import show
+from dictlearn.cli.measuring import evaluate
 from dictlearn.core.errors import InputError
 from dictlearn.core.folder_sorts import ACTIVATIONS, DICTIONARY, REPORT, require_apart
 from dictlearn.core.sites import Site, Sites
@@ -72,4 +75,10 @@ def test_training_saving_and_harvesting_ask_before_they_write(tmp_path):
     for out in (trained, trained / "acts"):
         with pytest.raises(InputError, match="topk holds a dictionary"):
             write(out)
+        with pytest.raises(InputError, match=r"topk holds a .* another library's files"):
+            dl.save(dl.load(trained), out, format="saelens")
+        with pytest.raises(InputError, match=r"topk holds a dictionary.* for results"):
+            evaluate([trained], out)
+        with pytest.raises(InputError, match=r"topk holds a dictionary.* for results"):
+            show([trained], features="1", out=out)
     assert sorted(tmp_path.rglob("*")) == before, "nor is a folder made"
