@@ -79,6 +79,8 @@ window.addEventListener("load", () => setTimeout(async () => {
   const boxes = [...document.querySelectorAll(".scroll")].map((box) =>
     [box.closest("section")?.id, box.querySelector("th")?.textContent, box.scrollWidth,
      box.clientWidth]);
+  const unsaid = [...document.querySelectorAll(".plot")].filter((box) =>
+    box.scrollWidth > box.clientWidth && !box.previousElementSibling?.matches(".sideways"));
   const legends = drawn.filter((plot) => plot.querySelector(".legend")).map((plot) => {
     const [legend, whole] = [plot.querySelector(".legend"), plot]
       .map((element) => element.getBoundingClientRect());
@@ -109,7 +111,7 @@ window.addEventListener("load", () => setTimeout(async () => {
   const found = {errors, plots: plots.length, drawn: drawn.length, hovers, texts, violations,
                  hit: typeof window.hit,
                  links: document.querySelectorAll("a:not([href^='#'])").length,
-                 width, window: window.innerWidth, smallest, boxes, legends};
+                 width, window: window.innerWidth, smallest, boxes, legends, unsaid: unsaid.length};
   parent.postMessage(JSON.stringify(found), "*");
 }, 3000));
 </script>

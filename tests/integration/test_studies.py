@@ -190,6 +190,7 @@ def test_the_report_works_in_a_browser(monkeypatch, capsys, tmp_path, file, look
         if width == 1280:
             assert all(inside <= box for *_, inside, box in concepts), "without scrolling"
         else:
+            assert seen["unsaid"] == 0, "a figure that is cut says that it scrolls"
             for axes, top, bottom, end in seen["legends"]:
                 assert axes < top < bottom <= end, "below the figure, and on the page"
 

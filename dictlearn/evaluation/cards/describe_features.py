@@ -110,6 +110,8 @@ def describe_features(
         for first in range(0, len(chosen[name]), _CARDS_AT_ONCE)
         for card in maker.cards(name, top, chosen[name][first : first + _CARDS_AT_ONCE])
     ]
+    if further and not isinstance(features, Mapping):
+        rule += ", and those that another section or the caller names"
     described = tokens.describe() | {"exclude_special": exclude_special, "seed": seed} | transfer
     silent = "none of its features is active" if not named else "none was asked for"
     left_out = {name: silent for name, some in chosen.items() if not some}
