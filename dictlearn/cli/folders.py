@@ -81,9 +81,10 @@ def show_dictionaries(paths: list[Path]) -> None:
         if frame[name].nunique(dropna=False) == 1
     ]  # fmt: skip
     told = {name: frame[name].iloc[0] for name in shared}
-    table = terminal_table(
-        "Dictionaries", "; ".join(f"{k} {v}" for k, v in told.items() if v not in ("", None))
-    )
+    caption = "; ".join(f"{k} {v}" for k, v in told.items() if v not in ("", None))
+    if not frame["l0"].isna().all():
+        caption += "\nl0, fvu and dead are in-sample: those of the last batch of training"
+    table = terminal_table("Dictionaries", caption)
     frame = frame.drop(columns=shared).dropna(axis="columns", how="all").reset_index()
     for name in frame.columns:
         table.add_column(name)

@@ -107,7 +107,8 @@ def finetune(
 
     def finish(outcome: Outcome) -> Finetuned:
         found = learner.finish()
-        with_origin(model, found, tokens, config)
+        rows = config.steps * run.blocks.ids(0).numel()
+        with_origin(model, found, tokens, config, rows, outcome.final.get(LEARNER, {}))
         result = Finetuned(model, found, dict(run.description), learner.trains_model)
         group.all_succeed(lambda: run.write(result))
         return result

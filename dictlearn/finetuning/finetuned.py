@@ -1,5 +1,6 @@
 """A model with the dictionaries that were trained in it, in memory and in a folder."""
 
+import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
@@ -189,15 +190,23 @@ def with_origin(
     dictionaries: Mapping[str, FeatureDictionary],
     tokens: Tokens | Sampler,
     config: FinetuneConfig,
+    rows: int,
+    final: Mapping[str, float],
 ) -> None:
-    """Give the dictionaries their provenance: the model as it is now, the text and the settings."""
+    """Give the dictionaries their provenance: the model as it is now, text, settings and training.
+
+    `rows` are those that each was trained on; `final` has the last numbers of the log, each under
+    "NAME/METRIC".
+    """
     origin = replace(model_provenance(model), exclude_special=False)
     if isinstance(tokens, Tokens):
         origin = origin.on(tokens, exclude_special=False)
-    for dictionary in dictionaries.values():
-        kind = dictionary.config
+    for name, dictionary in dictionaries.items():
+        kind, start = dictionary.config, f"{name}/"
         assert isinstance(kind, GradientConfig)
+        own = {key.removeprefix(start): v for key, v in final.items() if key.startswith(start)}
         dictionary.provenance = origin.trained(
             config.seed, finetune_config=config.to_dict(),
-            learning_rate=config.peak_learning_rate(kind),
+            learning_rate=config.peak_learning_rate(kind), rows=rows,
+            final={key: value for key, value in own.items() if math.isfinite(value)},
         )  # fmt: skip

@@ -16,8 +16,9 @@ _LONGEST = 20
 CAPTION = (
     "The best feature for each concept, by average precision, with 95 % intervals over other text. "
     "Precision and recall are those at its threshold. Chance level: fraction of tokens with the "
-    "concept. The control is the best of the baseline's candidates; \N{ALMOST EQUAL TO} 0: the "
-    "95 % interval of the difference holds 0. Hover over precision or recall for its interval."
+    "concept. Each feature is compared with the best candidate of the baseline; "
+    "\N{ALMOST EQUAL TO} 0: the 95 % interval of the difference holds 0. Hover over precision or "
+    "recall for its interval."
 )
 
 
@@ -28,7 +29,7 @@ PRECISION_CAPTION = (
     "candidate of each baseline are selected on one half of the text and scored on the other. "
     "The baseline “random” has as many features with the same L0, which were never trained: the "
     "best of many finds something by chance, and what training adds is the difference to random. "
-    "The difference has its 95 % interval over concepts; \N{ALMOST EQUAL TO} 0: that holds 0. "
+    "The difference has its 95 % interval over concepts; \N{ALMOST EQUAL TO} 0: it holds 0. "
     "“Random better” is the fraction of concepts for which it, too, beats the baseline of the row. "
     "Significantly: the 95 % interval of the difference over other text excludes 0. Precision is "
     "that of each detector at its own threshold, with the recall there."
@@ -44,9 +45,9 @@ _BEHIND = {
     "significantly_worse": ("significantly worse", ".0%"),
     "random_better": ("random better", ".0%"),
     "precision": ("precision of features", ".3f"),
-    "recall": ("recall", ".3f"),
+    "recall": ("recall of features", ".3f"),
     "baseline_precision": ("precision of baseline", ".3f"),
-    "baseline_recall": ("recall", ".3f"),
+    "baseline_recall": ("recall of baseline", ".3f"),
 }
 """Headings and formats of the columns of `precision_frame` before and behind the difference."""
 

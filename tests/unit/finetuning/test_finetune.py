@@ -279,6 +279,8 @@ def test_a_run_is_loaded_from_its_folder(tmp_path):
     assert again.settings["finetune_config"]["model_learning_rate"] == RUN.model_learning_rate
     told = again.dictionaries["tc"].provenance.training
     assert told["finetune_config"]["steps"] == RUN.steps
+    assert told["rows"] == RUN.steps * Counting().sample(RUN.batch_size, 0).numel()
+    assert told["final"] == last_of_log(tmp_path, "tc")
     assert told["learning_rate"] == RUN.peak_learning_rate(again.dictionaries["tc"].config)
     with pytest.raises(InputError, match="already in"):
         run(tmp_path, RUN)
@@ -287,6 +289,12 @@ def test_a_run_is_loaded_from_its_folder(tmp_path):
     assert Finetuned.load(tmp_path).dictionaries == {}
     with pytest.raises(CorruptFileError, match="use load"):
         Finetuned.load(dl_folder(tmp_path / "d"))
+
+
+def last_of_log(folder, name):
+    (*_, line) = (folder / "train.jsonl").read_text().splitlines()
+    start = f"model/{name}/"
+    return {k.removeprefix(start): v for k, v in json.loads(line).items() if k.startswith(start)}
 
 
 def dl_folder(path):
