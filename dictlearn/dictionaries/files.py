@@ -1,5 +1,6 @@
 """A dictionary on disk: `config.json`, `weights.safetensors`, and nothing executable."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -180,11 +181,18 @@ def folders_of(paths: str | Path | Sequence[str | Path]) -> dict[str, Path]:
 
 
 def dictionaries_in(path: Path) -> list[Path]:
-    """The folder itself if it is a dictionary's, or else those of dictionaries in it, if any."""
+    """The folder itself if it is a dictionary's, or else those of dictionaries in it, if any.
+
+    They are in the order of their names, in which k8 is before k16.
+    """
     if (path / CONFIG_FILE).exists():
         return [path]
-    inner = sorted(p.parent for p in path.glob(f"*/{CONFIG_FILE}"))
-    return inner or sorted(p.parent for p in path.glob(f"seed*/*/{CONFIG_FILE}"))
+    inner = list(path.glob(f"*/{CONFIG_FILE}")) or path.glob(f"seed*/*/{CONFIG_FILE}")
+    return sorted((found.parent for found in inner), key=_in_order)
+
+
+def _in_order(path: Path) -> list[tuple[str, int]]:
+    return [(text, int(number or 0)) for text, number in re.findall(r"(\D*)(\d*)", str(path))]
 
 
 def _require_one(folder: Path) -> None:
