@@ -134,9 +134,9 @@ def require_same(
     Raises:
         InputError: they differ; the message says in what.
     """
-    if changed := differences(begun, now):
+    if changed := [f"{what}.{name}" for name in differences(begun, now)]:
         raise InputError(
-            f"{own.path} holds a run of another {own.run.split()[-1]}: its {what} differs in "
+            f"{own.path} holds a run of another {own.run.split()[-1]}: it differs in "
             f"{', '.join(changed)}; choose another folder, or overwrite that run (overwrite=True, "
             "--overwrite) once what you have edited there is moved away"
         )

@@ -186,12 +186,12 @@ def test_another_description_is_refused_or_replaced(subject, swept, tmp_path):
     moved = dl.load(swept / "topk_sae_k2")
     next(iter(moved.parameters())).data[0, 0] += 1
     for change, told in (
-        ({"tokens": fewer}, "its tokens differs in hash"),
-        ({"n_cards": 2}, "its setting differs in cards.n_cards"),
-        ({"dictionaries": {"k2": both["k2"]}}, "its dictionaries differs in k4"),
-        ({"dictionaries": {**both, "k2": moved}}, r"differs in k2\.weights_sha256"),
-        ({"dictionaries": {**both, "k2": other}}, r"differs in k2\.config\.k"),
-        ({"exclude_special": False}, r"its tokens differs in exclude_special"),
+        ({"tokens": fewer}, r"it differs in tokens\.hash"),
+        ({"n_cards": 2}, r"it differs in setting\.cards\.n_cards"),
+        ({"dictionaries": {"k2": both["k2"]}}, r"it differs in dictionaries\.k4"),
+        ({"dictionaries": {**both, "k2": moved}}, r"differs in dictionaries\.k2\.weights_sha256"),
+        ({"dictionaries": {**both, "k2": other}}, r"differs in dictionaries\.k2\.config\.k"),
+        ({"exclude_special": False}, r"it differs in tokens\.exclude_special"),
     ):
         arguments = {"dictionaries": both, "tokens": tokens, "n_cards": 1, **change}
         with pytest.raises(InputError, match=f"another report.*{told}.*overwrite=True"):

@@ -101,6 +101,7 @@ def test_errors_of_a_config_file_name_it(text, error, words, tmp_path):
         read_config_file(tmp_path / "a.toml")
 
 
+@pytest.mark.untyped  # typer gives a command another class of context than it declares
 @pytest.mark.parametrize(
     ("words", "told"),
     [
