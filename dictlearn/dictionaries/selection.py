@@ -1,5 +1,6 @@
 """Selection of coefficients from scores, and base classes of kinds that select."""
 
+import logging
 from abc import ABC, abstractmethod
 from copy import copy
 
@@ -14,6 +15,8 @@ from dictlearn.distributed.process_group import SINGLE, ProcessGroup
 from dictlearn.kernels import fastest
 from dictlearn.kernels.search import Search, exact_top_k, int8_top_k
 
+_logger = logging.getLogger(__name__)
+
 
 def top_k(scores: Float[Tensor, "n feature"], k: int) -> Float[Tensor, "n feature"]:
     """The `k` largest positive scores of each row, zero elsewhere."""
@@ -25,20 +28,6 @@ def largest_k(scores: Float[Tensor, "n feature"], k: int) -> Float[Tensor, "n fe
     """The `k` scores of largest magnitude in each row, sign kept, zero elsewhere."""
     indices = scores.abs().topk(k, dim=1, sorted=False).indices
     return torch.zeros_like(scores).scatter(1, indices, scores.gather(1, indices))
-
-
-def require_fast_int8(device: torch.device) -> None:
-    """Raise a `ConfigError` on a CPU where an int8 search is slower than an exact one.
-
-    On a GPU it is exact anyway.
-    """
-    if device.type != "cpu" or (found := fastest.timings()).int8_search_pays():
-        return
-    raise ConfigError(
-        "FitConfig.int8_search on a CPU needs one where it takes less time than an exact search; "
-        f"here ({found.machine}) {found.of_int8_search()}. Leave it off "
-        "(int8_search=False, --int8-search false): an exact search misses nothing"
-    )
 
 
 class Searching(FeatureDictionary, ABC):
@@ -93,3 +82,26 @@ class Choosing(FeatureDictionary, ABC):
     def _encode_sparse(self, z: Float[Tensor, "n d_in"]) -> SparseActs:
         chosen = self._chosen(z)
         return SparseActs.from_top(z.new_ones(chosen.shape), chosen, self.n_features)
+
+
+def search_with_int8_(dictionary: Searching, device: torch.device) -> None:
+    """Let a dictionary on `device` search with int8 products, unless it is so small that an exact
+    search takes less time. On a GPU the search is exact anyway.
+
+    Raises:
+        ConfigError: an exact search takes less time on this CPU whatever the size.
+    """
+    if device.type == "cpu" and not (found := fastest.timings()).int8_search_pays():
+        raise ConfigError(
+            "FitConfig.int8_search on a CPU needs one where it takes less time than an exact "
+            f"search; here ({found.machine}) {found.of_int8_search()}. Leave it off "
+            "(int8_search=False, --int8-search false): an exact search misses nothing"
+        )
+    n_weights = dictionary.sites.source.d * dictionary.n_features
+    if device.type == "cpu" and n_weights < fastest.INT8_WEIGHTS:
+        _logger.warning(
+            "int8_search is not used for %s: with fewer than %s weights (width times features), an "
+            "exact search takes less time", dictionary, f"{fastest.INT8_WEIGHTS:,}",
+        )  # fmt: skip
+        return
+    dictionary.search_inexactly_()

@@ -25,13 +25,16 @@ from dictlearn.kernels.rounding import MOST_WIDE, Tiles, bfloat16_tiles, int8_ti
 
 _PAYS = 0.95
 """The time, over that of the plain search, below which another search is used."""
-_ROUNDED_WIDTH = 128
+_MIN_WIDTH = 256
 """Narrower inputs make a product too cheap for bounds to pay."""
-_MIN_ROWS = 64
+_MIN_WEIGHTS = 1 << 21
+"""Of fewer weights (512 inputs, 4,096 features), bounds cost as much as they spare, or more: twice
+the whole search at 128 inputs and 1,024 features."""
+INT8_WEIGHTS = 1 << 20
+"""Weights from which the int8 search takes less time than that by all scores."""
+_MIN_ROWS = 512
 """Fewer rows do not pay for rounding the weights."""
-_MIN_PRODUCTS = 1 << 26
-"""Fewer multiplications (a millisecond) are not worth a choice."""
-_TRIAL = (2048, 512, 4096)
+_TRIAL = (2048, 512, 8192)
 """Rows, width and features of the searches that are timed."""
 _ROUNDS = 5
 
@@ -79,9 +82,9 @@ def rounding(x: Float[Tensor, "n d_in"], W: Float[Tensor, "d_in feature"]) -> Ti
         shortcuts_allowed()
         and is_native(x, W)
         and x.dtype == W.dtype == torch.float32
-        and _ROUNDED_WIDTH <= x.shape[1] <= MOST_WIDE
+        and _MIN_WIDTH <= x.shape[1] <= MOST_WIDE
         and len(x) >= _MIN_ROWS
-        and len(x) * W.numel() >= _MIN_PRODUCTS
+        and W.numel() >= _MIN_WEIGHTS
     ):
         return None
     return timings().exact()
@@ -147,7 +150,7 @@ def _seconds(search: Callable[[], object]) -> float:
 def _sums_exactly() -> bool:
     """Whether int8 products are right where 16 bits could not hold the sums of two of them."""
     make = torch.Generator().manual_seed(0)
-    signs = torch.ones(128, _ROUNDED_WIDTH)
+    signs = torch.ones(128, _MIN_WIDTH)
     signs[2:] -= 2 * torch.randint(2, signs[2:].shape, generator=make)
     signs[1] = -1
     products = [tile.products for _, tile in int8_tiles(signs, signs)]

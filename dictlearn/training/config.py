@@ -131,7 +131,8 @@ class FitConfig(RunConfig):
 
     Faster, and the features found are scored exactly, but a few may be missed: the log's `recall`
     says how many of the right ones are found. Refused on CPUs where an exact search is as fast
-    (`dictlearn doctor` shows it); without effect on GPUs.
+    (`dictlearn doctor` shows it), not used for dictionaries so small that it is, and without effect
+    on GPUs.
     """
     mixed_precision: bool = True
     """Whether CUDA runs in float32 multiply in bfloat16; elsewhere it has no effect."""

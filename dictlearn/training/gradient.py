@@ -12,7 +12,7 @@ from dictlearn.core.errors import ConfigError
 from dictlearn.core.kinds import GradientConfig
 from dictlearn.core.learning import Learner, TrainableDictionary
 from dictlearn.core.sites import Sites
-from dictlearn.dictionaries.selection import Searching, require_fast_int8
+from dictlearn.dictionaries.selection import Searching, search_with_int8_
 from dictlearn.distributed.process_group import SINGLE, ProcessGroup
 from dictlearn.distributed.sharding import (
     clip_,
@@ -56,8 +56,8 @@ class GradientLearner(Learner):
         dictionary = self._build()
         assert isinstance(dictionary, TrainableDictionary)
         if fit_config.int8_search:
-            require_fast_int8(fit_config.torch_device)
-            _require_searching(config, dictionary).search_inexactly_()
+            searching = _require_searching(config, dictionary)
+            search_with_int8_(searching, fit_config.torch_device)
         divide_(dictionary, features)
         if fit_config.dtype == "float64":  # kinds are made in float32
             dictionary.double()

@@ -69,12 +69,12 @@ def test_where_nothing_can_be_kept_a_process_times_for_itself(folder):
 
 def test_rounding_is_for_wide_and_long_float32(folder, monkeypatch):
     monkeypatch.setattr(fastest, "timings", lambda: Timings("x", int8=0.5))
-    x, W = torch.ones(512, 128), torch.ones(128, 1024)
+    x, W = torch.ones(512, 256), torch.ones(256, 8192)
     assert fastest.rounding(x, W) is int8_tiles
     for a, c in (
-        (x[:63].repeat(1, 8), W.repeat(8, 1)),
-        (x[:, :127], W[:127].repeat(1, 2)),
-        (x, W[:, :1023]),
+        (x[:511], W),
+        (x[:, :255], W[:255].repeat(1, 2)),
+        (x, W[:, :8191]),
         (x.double(), W.double()),
     ):
         assert fastest.rounding(a, c) is None

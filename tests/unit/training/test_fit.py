@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from dictlearn.activations.tensors import TensorActivations
-from dictlearn.core.batches import Rows
+from dictlearn.core.batches import Batch, Rows
 from dictlearn.core.errors import (
     ConfigError,
     CorruptFileError,
@@ -29,10 +29,12 @@ from dictlearn.dictionaries.topk_sae import TopKSAEConfig
 from dictlearn.dictionaries.transcoder import TranscoderConfig
 from dictlearn.kernels import fastest
 from dictlearn.kernels.fastest import Timings
-from dictlearn.kernels.search import exact_top_k
+from dictlearn.kernels.search import exact_top_k, int8_top_k
 from dictlearn.training.config import FitConfig
 from dictlearn.training.fit import fit
+from dictlearn.training.gradient import GradientLearner
 from dictlearn.training.progress import LiveView
+from dictlearn.training.standardize import Standardization, fit_units
 
 CONFIGS = {
     "sae": SAEConfig(n_features=16, resample_steps=(20, 40), resample_window=5, resample_rows=200),
@@ -329,7 +331,7 @@ def test_rows_may_be_an_array():
         (lambda: FitConfig(batch_size=0), "batch_size"),
         (lambda: FitConfig(warmup_fraction=0.9, decay_fraction=0.2), "decay_fraction"),
         (lambda: FitConfig(step=5), "did you mean 'steps'"),
-        (lambda: FitConfig(device="gpu9"), "must name a device, got 'gpu9'"),
+        (lambda: FitConfig(device="gpu9"), "must name a device, such as .*, got 'gpu9'"),
         (lambda: FitConfig(device="cuda:99"), r"can use here \(cpu.*, got 'cuda:99'; set device="),
         (lambda: FitConfig(device="meta"), r"can use here \(cpu.*, got 'meta'; set device='cpu'"),
         (lambda: FitConfig(dtype="float16"), "dtype must be one of float32, float64"),
@@ -385,7 +387,9 @@ def test_schedules_rise_hold_and_fall():
 
 @pytest.fixture
 def fast_int8(monkeypatch):
-    """A processor that is fast at int8, or taken for one: what is found does not depend on it."""
+    """A processor that is fast at int8 whatever the size, or taken for one: what is found does not
+    depend on it."""
+    monkeypatch.setattr(fastest, "INT8_WEIGHTS", 0)
     monkeypatch.setattr(fastest, "timings", lambda: Timings("this one", int8=0.8, int8_search=0.7))
 
 
@@ -431,6 +435,18 @@ def test_int8_search_is_refused_where_it_would_be_slower(monkeypatch, tmp_path):
 
 
 @pytest.mark.usefixtures("fast_int8")
+def test_a_small_dictionary_keeps_the_exact_search(monkeypatch, caplog):
+    monkeypatch.setattr(fastest, "INT8_WEIGHTS", 64)
+    run = FitConfig(steps=1, batch_size=8, standardize_rows=8, int8_search=True)
+    site, rows = Site("h", 8), Batch(torch.eye(8), torch.eye(8))
+    units = Standardization(fit_units(site, [rows.x]), fit_units(site, [rows.x]))
+    for n, used in ((8, int8_top_k), (7, exact_top_k)):
+        config = TopKSAEConfig(n_features=n, k=2)
+        learner = GradientLearner(config, Sites(site, site), run, units, lambda step: rows)
+        assert learner.dictionary.search is used
+    assert "int8_search is not used for topk_sae(7 features" in caplog.text
+
+
 def test_int8_search_is_refused_where_no_number_of_features_is_fixed():
     with pytest.raises(ConfigError, match=r"'sae'.*has none"):
         fit(SAEConfig(n_features=8), torch.randn(64, 4), FitConfig(steps=1, int8_search=True))
