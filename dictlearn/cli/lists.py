@@ -85,7 +85,7 @@ def _registered() -> Iterator[tuple[str, str]]:
     They are read from the source, since their import is that of torch, which takes two seconds.
     """
     source = files("dictlearn.dictionaries")
-    registry = ast.parse((source / "registry.py").read_text())
+    registry = ast.parse((source / "registry.py").read_text("utf-8"))
     homes: dict[str, str] = {}
     for node in registry.body:
         match node:
@@ -94,7 +94,7 @@ def _registered() -> Iterator[tuple[str, str]]:
             case ast.AnnAssign(target=ast.Name(id="KINDS"), value=ast.Tuple(elts=listed)):
                 for entry in listed:
                     assert isinstance(entry, ast.Name)
-                    home = ast.parse((source / f"{homes[entry.id]}.py").read_text())
+                    home = ast.parse((source / f"{homes[entry.id]}.py").read_text("utf-8"))
                     yield _kind_of(home, entry.id)
 
 

@@ -89,14 +89,8 @@ def search_with_int8_(dictionary: Searching, device: torch.device) -> None:
     search takes less time. On a GPU the search is exact anyway.
 
     Raises:
-        ConfigError: an exact search takes less time on this CPU whatever the size.
+        ConfigError: an exact search takes less time on this CPU for large ones, too.
     """
-    if device.type == "cpu" and not (found := fastest.timings()).int8_search_pays():
-        raise ConfigError(
-            "FitConfig.int8_search on a CPU needs one where it takes less time than an exact "
-            f"search; here ({found.machine}) {found.of_int8_search()}. Leave it off "
-            "(int8_search=False, --int8-search false): an exact search misses nothing"
-        )
     n_weights = dictionary.sites.source.d * dictionary.n_features
     if device.type == "cpu" and n_weights < fastest.INT8_WEIGHTS:
         _logger.warning(
@@ -104,4 +98,10 @@ def search_with_int8_(dictionary: Searching, device: torch.device) -> None:
             "exact search takes less time", dictionary, f"{fastest.INT8_WEIGHTS:,}",
         )  # fmt: skip
         return
+    if device.type == "cpu" and not (found := fastest.timings()).int8_search_pays():
+        raise ConfigError(
+            "FitConfig.int8_search on a CPU needs one where it takes less time than an exact "
+            f"search; here ({found.machine}) {found.of_int8_search()}. Leave it off "
+            "(int8_search=False, --int8-search false): an exact search misses nothing"
+        )
     dictionary.search_inexactly_()

@@ -428,6 +428,7 @@ def test_recall_is_the_share_of_the_right_features():
 
 def test_int8_search_is_refused_where_it_would_be_slower(monkeypatch, tmp_path):
     monkeypatch.setattr(fastest, "timings", lambda: Timings("this one", int8=0.8, int8_search=1.2))
+    monkeypatch.setattr(fastest, "INT8_WEIGHTS", 0)
     run = FitConfig(steps=1, batch_size=8, standardize_rows=8, int8_search=True)
     with pytest.raises(ConfigError, match=r"this one\) it takes 1.50 times.*int8_search=False"):
         fit(TopKSAEConfig(n_features=8, k=2), torch.eye(8), run, out=tmp_path, progress=False)
