@@ -50,7 +50,7 @@ A Llama of 135 million parameters with random weights (30 layers, grouped querie
 ON_TIMES = """CPU time on one thread, over that of the bare passes that the part needs, which end at
 layer 14 where nothing behind it is needed and compute attention as the model does. The two are
 measured in turn, once; nothing was tried or remembered before, so fixed costs are included; so is
-the compilation of loops, some ten seconds, in the first `evaluate` of an installation.
+the compilation of loops in the first `evaluate` of an installation.
 `harvest` writes rows to disk; `evaluate` scores one dictionary of 1,024 features (two passes to the
 layer, one whole, four from the layer to the end); `cards` describes 20 features."""
 ON_MEMORY = """The highest resident memory above that of the loaded model, of one block, each in a
