@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from dictlearn.core.errors import InputError
+from dictlearn.core.errors import InputError, nearest
 from dictlearn.core.named import Dictionaries, by_name
 from dictlearn.core.sparse_acts import SparseActs
 from dictlearn.evaluation.stream.activations import ActivationStream
@@ -42,6 +42,8 @@ class ActiveFeatures:
 
     tokens: tuple[str, ...]
     features: tuple[ActiveFeature, ...]
+    dictionaries: tuple[str, ...]
+    """The names of all dictionaries, those without an active feature included."""
 
     def to_pandas(self) -> "pd.DataFrame":
         """Coefficients, one row for each token and one column for each feature."""
@@ -56,7 +58,15 @@ class ActiveFeatures:
         return pd.DataFrame(list(values), index=rows, columns=columns)
 
     def of(self, dictionary: str) -> list[ActiveFeature]:
-        """The features of one dictionary, the strongest first."""
+        """The features of one dictionary, the strongest first; none if none is active.
+
+        Raises:
+            InputError: the text was not read with such a dictionary.
+        """
+        if dictionary not in self.dictionaries:
+            raise InputError(
+                f"there is no dictionary {dictionary!r}; {nearest(dictionary, self.dictionaries)}"
+            )
         return [one for one in self.features if one.dictionary == dictionary]
 
     def _repr_html_(self) -> str:
@@ -98,7 +108,12 @@ def activating(
     """
     dictionaries = by_name(dictionaries)
     if not dictionaries or n_features < 1:
-        raise InputError("required a dictionary, and n_features of 1 or more")
+        raise InputError(
+            f"required a dictionary and n_features of 1 or more, got {len(dictionaries)} and "
+            f"{n_features}"
+        )
+    if not isinstance(text, str):
+        raise InputError(f"required one text, got {text!r:.80}")
     if not allow_other_model:
         require_same_model(model, dictionaries)
     ids, n_special = prompt_ids(model.tokenizer, text)
@@ -120,7 +135,7 @@ def activating(
             for feature, own in zip(chosen.tolist(), acts.columns(chosen).T.cpu(), strict=True):
                 context = _context(tokens, n_special, own)
                 found.append(ActiveFeature(name, feature, context))
-    return ActiveFeatures(tokens, tuple(found))
+    return ActiveFeatures(tokens, tuple(found), tuple(dictionaries))
 
 
 def _strongest(acts: SparseActs, n: int) -> Int[Tensor, " m"]:

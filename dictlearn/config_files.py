@@ -1,5 +1,6 @@
 """Dictionaries to train: sweeps of settings, and TOML files, for `dictlearn train --config`."""
 
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
@@ -135,9 +136,15 @@ def swept(kind: type[DictionaryConfig], fields: Mapping[str, Any]) -> dict[str, 
     They are named by the kind and those values, as "topk_sae_k8"; one config is named by the kind.
 
     Raises:
-        ConfigError: a field is unknown, or a value is out of range.
+        ConfigError: a field is unknown, or a value is out of range or given twice.
     """
     hints = get_type_hints(kind)
+    for name, values in fields.items():
+        several = isinstance(values, list) and get_origin(hints.get(name)) is not tuple
+        if several and not 0 < len({*map(repr, values)}) == len(values):
+            raise ConfigError(
+                f"{kind.__name__}.{name} must be a value or several different ones, got {values}"
+            )
     axes = {
         name: values
         for name, values in fields.items()
@@ -169,6 +176,9 @@ def _hooks(value: Any) -> list[str]:
 
 
 _NONE = ("none", "null")
+"""What TOML has no word for."""
+_NUMBER = re.compile(r"[+-]?(\d+\.|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
+"""A number with nothing before or behind its point, which TOML does not take."""
 
 
 def parse_value(text: str) -> Any:
@@ -181,6 +191,8 @@ def parse_value(text: str) -> Any:
     ([0.1, 0.5], [8], 'this, that')
     >>> parse_value("none"), parse_value("8,none"), parse_value('"none"')
     (None, [8, None], 'none')
+    >>> parse_value(".01"), parse_value(".1,.5"), parse_value("1.,2")
+    (0.01, [0.1, 0.5], [1.0, 2])
     """
     if text.strip().lower() in _NONE:
         return None
@@ -189,7 +201,9 @@ def parse_value(text: str) -> Any:
             return tomllib.loads(f"value = {written}")["value"]
         except tomllib.TOMLDecodeError:
             pass
+    if _NUMBER.fullmatch(text.strip()):
+        return float(text)
     items = text.split(",")
-    if any(item.strip().lower() in _NONE for item in items):  # TOML has no word for it
+    if any(item.strip().lower() in _NONE or _NUMBER.fullmatch(item.strip()) for item in items):
         return [parse_value(item.strip()) for item in items]
     return text

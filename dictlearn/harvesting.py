@@ -33,6 +33,15 @@ from dictlearn.progress import progress as progress_bar
 from dictlearn.progress import timed
 
 
+def require_dtype(dtype: str) -> None:
+    """Raise an `InputError` unless rows can be stored in `dtype`."""
+    if dtype not in DTYPES:
+        raise InputError(
+            f"dtype (--dtype) must be one of {', '.join(DTYPES)}, got {dtype!r}; "
+            f"{nearest(dtype, DTYPES)}"
+        )
+
+
 @timed("harvest")
 def harvest(
     model: LanguageModel,
@@ -66,9 +75,7 @@ def harvest(
     """
     require_readable(model, tokens)
     offered = _distinct(model, sites)
-    if dtype not in DTYPES:
-        raise InputError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}; "
-                         f"{nearest(dtype, DTYPES)}")  # fmt: skip
+    require_dtype(dtype)
     if batch_size is None:
         batch_size = default_batch_size(model, tokens.ids.shape[1])
     if batch_size < 1:

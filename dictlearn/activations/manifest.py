@@ -119,8 +119,12 @@ class Manifest:
         """
         path = folder / MANIFEST_FILE
         if not path.is_file():
-            found = "the harvest did not finish" if folder.is_dir() else "there is no such folder"
-            raise CorruptFileError(f"{path}: absent, so this is not a store: {found}")
+            found = (
+                f"it has no {MANIFEST_FILE}: it is none, or the harvest did not finish"
+                if folder.is_dir()
+                else "there is no such folder"
+            )
+            raise CorruptFileError(f"{folder}: required a folder of activations; {found}")
         data = read_own_json(path, "store", _HARVEST_AGAIN)
         with entries_of(path):
             manifest = cls._from_json(data, folder)

@@ -26,6 +26,7 @@ from dictlearn.core.batches import Activations, Rows, require_finite
 from dictlearn.core.errors import CorruptFileError, InputError
 from dictlearn.core.files import writable_folder
 from dictlearn.core.folder_sorts import ACTIVATIONS, require_apart
+from dictlearn.core.folders import require_writable
 from dictlearn.core.mlp_weights import MLPWeights
 from dictlearn.core.own_files import OwnFiles
 from dictlearn.core.provenance import Provenance
@@ -148,13 +149,16 @@ def estimated_bytes(
 
 
 def require_no_store(out: str | Path, *, overwrite: bool) -> None:
-    """Raise an `InputError` if there is no place for a store in the folder `out`.
+    """Check that there is a place for a store in the folder `out`.
 
-    It holds one that may not be replaced, or is a folder of dictionaries or of a report, or inside
-    such a folder.
+    Raises:
+        InputError: it holds one that may not be replaced, or is a folder of dictionaries or of a
+            report, or inside such a folder.
+        StorageError: it cannot be written.
     """
     own = OwnFiles(Path(out), "harvest")
     require_apart(own.path, ACTIVATIONS)
+    require_writable(own.path)
     if not overwrite and own.lists(MANIFEST_FILE) and (own.path / MANIFEST_FILE).exists():
         raise InputError(
             f"{own.path} holds a store already; choose another folder, or replace that one "

@@ -87,7 +87,7 @@ def show_dictionaries(paths: list[Path]) -> None:
     table = terminal_table("Dictionaries", caption)
     frame = frame.drop(columns=shared).dropna(axis="columns", how="all").reset_index()
     for name in frame.columns:
-        table.add_column(name)
+        table.add_column(name, overflow="fold")
     for row in frame.itertuples(index=False):
         table.add_row(*(escape(_cell(value)) for value in row))
     console.print(table)
@@ -150,6 +150,8 @@ def show(
 
     if (features is None) == (prompt is None) or (prompt is not None and out is not None):
         raise InputError("required either --features, with or without --out, or --prompt")
+    if n_features < 1 or prompt == "":
+        raise InputError("required --strongest of at least 1, and a --prompt that is not empty")
     chosen = [] if features is None else numbers(features, "--features")
     named = load_all(dictionaries)
     if out is not None:

@@ -103,7 +103,8 @@ def numbers(text: str, option: str) -> list[int]:
     words = text.replace(" ", "").split(",")
     if not all(word.isdecimal() for word in words) or len(set(words)) < len(words):
         raise InputError(
-            f"required {option} as a number or different ones, as in 0,1,2; got {text!r}"
+            f"required {option} as a whole number from 0 on, or several different ones, as in "
+            f"0,1,2; got {text!r}"
         )
     return list(map(int, words))
 

@@ -54,14 +54,15 @@ def harvest(
 
     Several are read in one pass: --mlp 0 --mlp 1.
     """
+    import dictlearn.harvesting as harvesting
     from dictlearn.activations.store import require_no_store
     from dictlearn.cli.reading import reading
     from dictlearn.cli.subject import loaded
-    from dictlearn.harvesting import harvest as run
 
     if not hook and not mlp:
         raise InputError("harvest needs --hook NAME or --mlp LAYER, or several of them")
-    require_no_store(out, overwrite=overwrite)  # before the model is loaded
+    require_no_store(out, overwrite=overwrite)  # this and the next before the model is loaded
+    harvesting.require_dtype(dtype)
     read = reading(
         text, split, tokens, context=context, whole_documents=whole_documents, column=column,
         ids_column=ids_column, dataset_split=dataset_split, control_tokens=control_tokens,
@@ -69,7 +70,7 @@ def harvest(
     )  # fmt: skip
     subject = loaded(model, check=check_model, device=device, dtype=model_dtype)
     sites = _sites(subject, hook or (), mlp or ())
-    store = run(
+    store = harvesting.harvest(
         subject, read(subject), sites, out, dtype=dtype, exclude_special=not include_special,
         overwrite=overwrite,
     )  # fmt: skip
@@ -142,8 +143,7 @@ def train(
     fields = given_fields(context)
     if (kind is not None or init is not None) and config is not None:
         raise InputError(_EITHER)
-    # A path, or "saelens:PATH" and the like.
-    start = None if init is None else load(init)
+    start = None if init is None else load(init)  # a path, or "saelens:PATH" and the like
     if config is None:
         seeds = numbers(seed, "--seed")
         kind = kind or (None if start is None else start.kind)

@@ -14,14 +14,17 @@ class Sort(NamedTuple):
     """What it holds, in words."""
     files: tuple[str, ...]
     """None for what nothing has to be kept apart from."""
+    lacks: str = ""
+    """A file that folders of another sort have besides."""
 
     def is_sort_of(self, folder: Path) -> bool:
         """Whether `folder` is of this sort."""
-        return all((folder / name).is_file() for name in self.files)
+        has_all = all((folder / name).is_file() for name in self.files)
+        return has_all and not (self.lacks and (folder / self.lacks).is_file())
 
 
 ACTIVATIONS = Sort("harvested activations", ("manifest.json", "shard_00000.safetensors"))
-DICTIONARY = Sort("a dictionary", ("config.json", "weights.safetensors"))
+DICTIONARY = Sort("a dictionary", ("config.json", "weights.safetensors"), "saved_model.json")
 REPORT = Sort("a report", ("report.json", LIST_FILE))
 RESULTS = Sort("results", ())
 EXPORTED = Sort("another library's files", ())
@@ -31,21 +34,20 @@ _SORTS = (ACTIVATIONS, DICTIONARY, REPORT)
 def require_apart(folder: Path, sort: Sort) -> None:
     """Check that `folder` is neither of another sort than `sort`, nor inside such a folder.
 
-    A folder of several dictionaries may lie around any other, but what is not a dictionary has no
-    place on top of it.
+    Nothing has a place on top of a folder of several dictionaries, which would hide them, or within
+    a dictionary's folder.
 
     Raises:
         InputError: it is.
     """
-    others = [other for other in _SORTS if other != sort]
     for place in (folder, *folder.resolve().parents):
-        for other in others:
-            if other.is_sort_of(place):
+        for other in _SORTS:
+            may_be = other == sort and (place == folder or other != DICTIONARY)
+            if not may_be and other.is_sort_of(place):
                 raise _refusal(place, other, sort, folder)
-    if sort != DICTIONARY:
-        inner = (p.parent for at in ("*", "seed*/*") for p in folder.glob(f"{at}/config.json"))
-        if any(map(DICTIONARY.is_sort_of, inner)):
-            raise _refusal(folder, Sort("dictionaries", ()), sort, folder)
+    inner = (p.parent for at in ("*", "seed*/*") for p in folder.glob(f"{at}/config.json"))
+    if any(map(DICTIONARY.is_sort_of, inner)):
+        raise _refusal(folder, Sort("dictionaries", ()), sort, folder)
 
 
 def _refusal(place: Path, held: Sort, sort: Sort, folder: Path) -> InputError:

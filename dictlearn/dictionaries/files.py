@@ -204,8 +204,8 @@ def _require_one(folder: Path) -> None:
         names = ", ".join(str(p.relative_to(folder)) for p in inner[:8])
         raise InputError(
             f"{folder} holds {len(inner)} dictionaries ({names}{', …' * (len(inner) > 8)}), and "
-            f"one is required: load_all({str(folder)!r}) gives them all by name, "
-            f"load({str(inner[0])!r}) the first"
+            f"one is required, such as {inner[0]} (in Python, load_all({str(folder)!r}) gives them "
+            "all by name)"
         )
 
 

@@ -31,8 +31,8 @@ def mlp_sites(model: LanguageModel, layer: int) -> Sites:
     n_layers = model.cfg.n_layers
     if not isinstance(layer, Integral) or isinstance(layer, bool) or not 0 <= layer < n_layers:
         raise InputError(
-            f"required a layer from 0 to {n_layers - 1}, got {layer!r:.80}; for several layers, "
-            "call mlp_sites for each"
+            f"required a layer from 0 to {n_layers - 1}, got {layer!r:.80} (in Python, for several "
+            "layers, call mlp_sites for each)"
         )
     found = []
     for source, target in _mlp_hooks(model, layer):

@@ -80,7 +80,8 @@ def require_sites(model: LanguageModel, users: Mapping[str, Sites]) -> None:
         if part.d != width:
             raise InputError(
                 f"{user} was made for width {part.d} at {part.hook!r}, and this model has width "
-                f"{width} there; use the model it belongs to, or make the sites from this one"
+                f"{width} there; use the model it belongs to (in Python, or make the sites from "
+                "this one)"
             )
 
 

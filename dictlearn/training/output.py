@@ -41,7 +41,7 @@ def prepare(run: Run, *, overwrite: bool) -> None:
     own, learners = run.written, run.learners
     if own is None:
         return
-    for place in (own, *run.places()):
+    for place in run.places():
         require_apart(place.path, DICTIONARY)
     # Weights and two moments in a checkpoint, twice while it is replaced, and the result.
     weights = sum(t.nbytes for learner in learners.values() for t in learner.learned().values())

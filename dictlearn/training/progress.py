@@ -94,11 +94,14 @@ class LiveView:
         self._task = self._progress.add_task("", total=steps, completed=from_step, speed="")
         self._names = list(names)
         self._live = Live(console=Console(stderr=True), transient=True, refresh_per_second=4)
+        self._from_step = from_step
         self._pace, self._numbers = Pace("training", steps, from_step), ""
         self._show, self._drawn = show, show and in_terminal()
         self._held = ExitStack()
 
     def __enter__(self) -> "LiveView":
+        if self._show and self._from_step:
+            self._live.console.print(f"continued from step {self._from_step:,}", highlight=False)
         if self._drawn:
             self._held.enter_context(self._live)
             self._live.update(self._progress)

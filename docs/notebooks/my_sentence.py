@@ -17,7 +17,8 @@ trained = dl.fit(configs, dl.harvest(model, train, dl.mlp_sites(model, 1)), dl.F
 
 # %% [markdown]
 # The strongest features of each dictionary. Strengths are in raw units of each dictionary, so they
-# compare within a dictionary, not between them.
+# compare within a dictionary, not between them. A code is chosen or not: all have strength 1, and
+# the codes shown are the first of those chosen.
 
 # %%
 (active := dl.activating(trained, model, "Lily and Tom went to the park to play.", n_features=2))

@@ -90,3 +90,15 @@ def test_texts_and_models_that_do_not_fit_are_refused(model, both):
     with pytest.raises(ProvenanceError, match="trained on model 'other'"):
         dl.activating(other, model, TEXT)
     assert dl.activating(other, model, TEXT, allow_other_model=True).features
+
+
+@pytest.mark.untyped  # types checked at run time refuse it before
+def test_what_is_no_dictionary_or_no_text_is_refused(model, both):
+    with pytest.raises(InputError, match=r"required a dictionary, or several by name.*got 'tc'"):
+        dl.activating("tc", model, TEXT)
+    for text in ([TEXT, TEXT], 5):
+        with pytest.raises(InputError, match=r"required one text, got"):
+            dl.activating(both, model, text)
+    found = dl.activating({"sae": both["t"]}, model, TEXT)
+    with pytest.raises(InputError, match="no dictionary 'sea'; did you mean 'sae'"):
+        found.of("sea")

@@ -60,7 +60,9 @@ def rate_distortion_figure(
     _add_marks(figure, on_axis, (rate, quality), style, limits, spread)
     _add_references(figure, lines, limits, quality)
     ends = (_ends(value_of(record, rate), spread[rate].get(name)) for name, record in marks.items())
-    figure.update_xaxes(title=RATES[rate], **log_axis([end for found in ends for end in found]))
+    figure.update_xaxes(
+        title=f"{RATES[rate]} (log scale)", **log_axis([end for found in ends for end in found])
+    )
     figure.update_yaxes(title=LABELS[quality], range=limits)
     return styled(figure, height=480)
 

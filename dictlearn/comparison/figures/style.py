@@ -155,11 +155,13 @@ def stacked(
     return figure.update_layout(showlegend=False, margin={"t": 30, "l": 14})
 
 
+_MIN_TICKS = 4
+
+
 def log_axis(values: list[float]) -> dict[str, Any]:
     """A logarithmic axis for those of the `values` that are positive.
 
-    Ticks are at 1, 2 and 5 times powers of ten, or at powers of ten only if there are many, and
-    closer where there would be less than two.
+    Ticks are at powers of ten, and at as many numbers between them as it takes for four ticks.
     """
     values = [value for value in values if value > 0]
     if not values:
@@ -170,8 +172,9 @@ def log_axis(values: list[float]) -> dict[str, Any]:
     def multiples(*steps: float) -> list[float]:
         return [step * 10.0**decade for decade in decades for step in steps]
 
-    ticks = multiples(1.0, 2.0, 5.0) if high - low < 2.5 else multiples(1.0)
-    if sum(low <= math.log10(tick) <= high for tick in ticks) < 2:
-        ticks = multiples(1.0, 1.5, *map(float, range(2, 10)))
+    for between in ((), (2.0, 5.0), (2.0, 3.0, 5.0, 7.0), (1.5, *map(float, range(2, 10)))):
+        ticks = multiples(1.0, *between)
+        if sum(low <= math.log10(tick) <= high for tick in ticks) >= _MIN_TICKS:
+            break
     labels = [f"{tick:,g}" for tick in ticks]
     return {"type": "log", "range": (low, high), "tickvals": ticks, "ticktext": labels}

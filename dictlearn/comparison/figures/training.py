@@ -97,6 +97,7 @@ def training_figure(
         ]
         log = quantity in ("loss", "l0") and min(values) > 0
         title = QUANTITIES[quantity] + f"<br>{plain(kind)}" * (several and bool(kind))
+        title += " (log)" * log
         axis = log_axis(values) if log else {"rangemode": "tozero"}
         figure.update_yaxes(title=title, row=row, **axis)
     figure.update_xaxes(title="training step", row=len(panels))

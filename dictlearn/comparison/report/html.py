@@ -152,6 +152,7 @@ def report_html(
         cautions=cautions(records),
         verdict=verdict(records),
         curves=curves,
+        several_hooks=len({record.sites.target for record in trained(records).values()}) > 1,
         matched=matched,
         reported=[_METRICS[name] for name in columns],
         **_results(records, columns),

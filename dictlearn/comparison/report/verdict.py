@@ -131,10 +131,10 @@ def _recovered(hook: str, records: Records) -> str:
     group, key = records.dictionaries, "loss_recovered_zero"
     spread = intervals_of(records, [key])[key]
 
-    def at_l0(name: str) -> str:
+    def at_l0(name: str, of: str = "of it") -> str:
         value = value_of(group[name], key)
         part = with_interval(key, spread.get(name, Interval(value, math.nan, math.nan)))
-        return f"{part} of it at L0 {formatted('l0', value_of(group[name], 'l0'))}"
+        return f"{part} {of} at L0 {formatted('l0', value_of(group[name], 'l0'))}"
 
     defined = _defined(group, "loss_recovered_zero")
     if not defined:
@@ -142,7 +142,8 @@ def _recovered(hook: str, records: Records) -> str:
     best = max(defined, key=lambda name: value_of(defined[name], "loss_recovered_zero"))
     sparsest = min(defined, key=lambda name: value_of(defined[name], "l0"))
     if len(defined) == 1:
-        return f"At {hook}, {best} recovers {at_l0(best)}."
+        part = at_l0(best, "of the loss that zero ablation costs")
+        return f"At {hook}, {best} recovers {part}."
     text = (
         f"Of {len(group)} trained dictionaries at {hook}, {_described(best, group)} recovers the "
         f"largest part of the loss that zero ablation costs: "

@@ -111,7 +111,7 @@ def describe_features(
         for card in maker.cards(name, top, chosen[name][first : first + _CARDS_AT_ONCE])
     ]
     if further and not isinstance(features, Mapping):
-        rule += ", and those that another section or the caller names"
+        rule += ", and others that were asked for (in a report, those that detect a concept best)"
     described = tokens.describe() | {"exclude_special": exclude_special, "seed": seed} | transfer
     silent = "none of its features is active" if not named else "none was asked for"
     left_out = {name: silent for name, some in chosen.items() if not some}

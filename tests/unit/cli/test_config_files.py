@@ -58,6 +58,8 @@ def test_a_sweep_of_kinds_gives_each_the_settings_that_it_has():
         ((dl.SAEConfig,), {"n_featurs": 8}, "did you mean 'n_features'"),
         ((dl.PCAConfig, dl.SAEConfig), {"k": [2]}, "SAEConfig needs a value for n_features"),
         ((dl.PCAConfig,), {"k": [2, 0]}, "k"),
+        ((dl.PCAConfig,), {"k": [2, 2]}, r"PCAConfig\.k must be a value or several different ones"),
+        ((dl.PCAConfig,), {"k": []}, r"PCAConfig\.k must be a value or several different ones"),
         ((), {}, "classes of configs, such as TopKSAEConfig, got none"),
     ],
 )

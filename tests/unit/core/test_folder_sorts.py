@@ -14,6 +14,7 @@ from dictlearn.core.folder_sorts import ACTIVATIONS, DICTIONARY, REPORT, require
 from dictlearn.core.sites import Site, Sites
 from dictlearn.dictionaries.files import save
 from dictlearn.dictionaries.topk_sae import TopKSAEConfig
+from dictlearn.lm.saving import SAVED_FILE
 from dictlearn.training.config import FitConfig
 from dictlearn.training.fit import fit
 from tests.unit.activations.test_store import write
@@ -45,13 +46,26 @@ def test_another_sort_has_no_place_there_or_inside(tmp_path, held, new):
 
 
 @pytest.mark.parametrize("inner", ["topk", "seed0/topk"])
-def test_a_folder_of_several_dictionaries_takes_more_of_them_alone(tmp_path, inner):
+def test_a_folder_of_several_dictionaries_takes_more_of_them_in_folders_alone(tmp_path, inner):
     made(tmp_path / inner, DICTIONARY)
-    require_apart(tmp_path, DICTIONARY)
-    for sort in (ACTIVATIONS, REPORT):
+    require_apart(tmp_path / "more", DICTIONARY)
+    for sort in (ACTIVATIONS, DICTIONARY, REPORT):
         with pytest.raises(InputError, match=f"holds dictionaries, among .* for {sort.name}"):
             require_apart(tmp_path, sort)
         require_apart(tmp_path / "apart", sort)
+
+
+def test_a_dictionary_has_no_place_within_another(tmp_path):
+    folder = made(tmp_path / "first", DICTIONARY)
+    with pytest.raises(InputError, match=r"first holds a dictionary, .* \(in "):
+        require_apart(folder / "second", DICTIONARY)
+
+
+def test_a_saved_model_is_no_dictionary(tmp_path):
+    folder = made(tmp_path / "model", DICTIONARY)
+    (folder / SAVED_FILE).touch()
+    require_apart(tmp_path, DICTIONARY)
+    require_apart(folder / "acts", ACTIVATIONS)
 
 
 def test_a_config_of_others_is_no_dictionary(tmp_path):

@@ -73,7 +73,7 @@ def test_bits_are_an_axis_like_l0(records):
     assert "identity" in marks, "what is dense has a price like any other"
     assert "codes" not in marks, "nothing can be marked at 0 on a logarithmic axis"
     assert [note.text for note in figure.layout.annotations] == ["mean 1.000"]
-    assert figure.layout.xaxis.title.text == "bits per token"
+    assert figure.layout.xaxis.title.text == "bits per token (log scale)"
 
 
 def test_against_bits_the_quality_is_what_the_bits_buy(records):

@@ -39,8 +39,8 @@ def test_training_curves_by_dictionary_and_quantity():
     l0, loss = figure.data
     assert (loss.name, loss.x, loss.y) == ("a/sae", (10, 20), (2.0, 1.5))
     assert (l0.x, l0.y, loss.showlegend) == ((20,), (8.0,), False)
-    assert figure.layout.yaxis.title.text == "L0"
-    assert figure.layout.yaxis2.title.text == "loss"
+    assert figure.layout.yaxis.title.text == "L0 (log)"
+    assert figure.layout.yaxis2.title.text == "loss (log)"
 
 
 def test_losses_of_different_kinds_have_panels_of_their_own():
@@ -51,9 +51,9 @@ def test_losses_of_different_kinds_have_panels_of_their_own():
     assert axes["sae", 0.5] == axes["codes", 0.4] == "y"
     assert {axes["sae", 1.0], axes["codes", 50.0]} == {"y2", "y3"}
     titles = [figure.layout[axis].title.text for axis in ("yaxis", "yaxis2", "yaxis3")]
-    assert titles == ["FVU", "loss<br>sae", "loss<br>codebook"]
+    assert titles == ["FVU", "loss<br>sae (log)", "loss<br>codebook (log)"]
     alike = training_figure({"": rows}, kinds={"sae": "sae", "codes": "sae"})
-    assert alike.layout.yaxis2.title.text == "loss"
+    assert alike.layout.yaxis2.title.text == "loss (log)"
     assert "yaxis3" not in alike.layout
 
 

@@ -137,7 +137,9 @@ def test_verdict_never_mixes_hooks(records, make):
         Records(records.provenance, records.tokens, records.dictionaries | late)
     )
     assert "late" not in first
-    assert second.startswith("At blocks.1.hook_mlp_out, late recovers 0.250 ±<0.001")
+    assert second.startswith(
+        "At blocks.1.hook_mlp_out, late recovers 0.250 ±<0.001 of the loss that "
+    )
     assert "Worse than predicting the mean activation: late." in second
 
 

@@ -301,7 +301,7 @@ def test_a_sample_is_spread_over_densities(model, sites, tokens):
     d = {"d": at_positions(sites, table)}
     both = look(d, model, tokens, 2, also={"d": [10, drawn[0]]})
     assert [card.feature for card in both.cards] == [*drawn, 10], "once, with contexts or without"
-    assert both.tokens["chosen"].endswith("and those that another section or the caller names")
+    assert both.tokens["chosen"].endswith("those that detect a concept best)")
     named = look(d, model, tokens, {"d": [3]}, also={"d": [1, 3]})
     assert named.tokens["chosen"] == "by name"
     assert named.cards == look(d, model, tokens, {"d": [3, 1]}).cards
