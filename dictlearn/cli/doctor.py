@@ -18,6 +18,7 @@ def doctor(
     """
     from dictlearn.core.shortcuts import SWITCH, shortcuts_allowed
     from dictlearn.kernels import fastest, gathering
+    from dictlearn.kernels.kept import is_kept
     from dictlearn.kernels.rounding import bfloat16_tiles, int8_tiles
 
     if again:
@@ -37,14 +38,21 @@ def doctor(
         told = "not on this processor" if time is None else f"{time:.2f}"
         if is_used is None:
             verdict = (
-                "on request" if found.int8_search_pays() else "refused: " + found.of_int8_search()
-            )
+                "no" if not shortcuts_allowed()
+                else "on request" if found.int8_search_pays()
+                else "refused: " + found.of_int8_search()
+            )  # fmt: skip
         else:
             verdict = "yes" if is_used else "no"
         table.add_row(*map(escape, (name, told, verdict)))
     say(found.machine)
     console.print(table)
-    say(f"Times are in units of the first. They are kept in {fastest.path()}")
+    kept_there = is_kept(fastest.path())
+    say(
+        "Times are in units of the first. They are "
+        f"{'kept in' if kept_there else 'not kept: it cannot be written,'} {fastest.path()}"
+    )
+    say(fastest.SIZES)
     for told in gathering.told():
         say(told)
     if not shortcuts_allowed():

@@ -104,6 +104,11 @@ class Codebook(Quantizer):
         self.norm_weight = nn.Parameter(torch.ones(shape[0], shape[2])) if input_norm else None
         self.norm_bias = nn.Parameter(torch.zeros(shape[0], shape[2])) if input_norm else None
 
+    @property
+    def search_weights(self) -> int:
+        """Weights of one search: the width of a group times its codes."""
+        return super().search_weights // self.n_groups
+
     def choose_(self, k: int) -> None:
         """Choose `k` codes in each group from now on."""
         self.k, self.weight = k, 1 / k if self._mean else 1.0

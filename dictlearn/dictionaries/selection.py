@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dictlearn.core.dictionary import FeatureDictionary
 from dictlearn.core.errors import ConfigError
+from dictlearn.core.shortcuts import shortcuts_allowed
 from dictlearn.core.sparse_acts import SparseActs
 from dictlearn.distributed.process_group import SINGLE, ProcessGroup
 from dictlearn.kernels import fastest
@@ -32,6 +33,11 @@ def largest_k(scores: Float[Tensor, "n feature"], k: int) -> Float[Tensor, "n fe
 
 class Searching(FeatureDictionary, ABC):
     """A kind that finds the features with the best scores by `search`."""
+
+    @property
+    def search_weights(self) -> int:
+        """Weights of one search: inputs times the features that it chooses among."""
+        return self.sites.source.d * self.n_features // self.traits.n_groups
 
     search: Search = staticmethod(exact_top_k)
     """The search for the features with the largest scores."""
@@ -84,18 +90,21 @@ class Choosing(FeatureDictionary, ABC):
         return SparseActs.from_top(z.new_ones(chosen.shape), chosen, self.n_features)
 
 
-def search_with_int8_(dictionary: Searching, device: torch.device) -> None:
-    """Let a dictionary on `device` search with int8 products, unless it is so small that an exact
-    search takes less time. On a GPU the search is exact anyway.
+def search_with_int8_(dictionary: Searching, device: torch.device, n_rows: int) -> None:
+    """Let a dictionary on `device` search with int8 products, unless its searches, of `n_rows`
+    rows, are so small that an exact one takes less time. On a GPU the search is exact anyway.
 
     Raises:
         ConfigError: an exact search takes less time on this CPU for large ones, too.
     """
-    n_weights = dictionary.sites.source.d * dictionary.n_features
-    if device.type == "cpu" and n_weights < fastest.INT8_WEIGHTS:
+    if not shortcuts_allowed():
+        return
+    large = dictionary.search_weights >= fastest.INT8_WEIGHTS and n_rows >= fastest.MIN_ROWS
+    if device.type == "cpu" and not large:
         _logger.warning(
-            "int8_search is not used for %s: with fewer than %s weights (width times features), an "
-            "exact search takes less time", dictionary, f"{fastest.INT8_WEIGHTS:,}",
+            "int8_search is not used for %s: with fewer than %s weights in a search (width times "
+            "features) or %d rows in a batch, an exact search takes less time", dictionary,
+            f"{fastest.INT8_WEIGHTS:,}", fastest.MIN_ROWS,
         )  # fmt: skip
         return
     if device.type == "cpu" and not (found := fastest.timings()).int8_search_pays():

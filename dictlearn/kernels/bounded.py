@@ -108,7 +108,7 @@ def bounded_above(
     bound: float,
     tiles: Tiles,
 ) -> SparseActs:
-    """The same by bounds from rounded products."""
+    """The same by bounds from rounded products, but for scores within rounding of `bound`."""
     weights, parts = W.T.contiguous(), []
     for rows, tile in tiles(x, weights):
         candidates = _reaching(tile, b, x.new_full((rows.stop - rows.start,), bound))

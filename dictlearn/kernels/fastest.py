@@ -1,9 +1,10 @@
 """The search that takes least time on this processor: timed once, and kept in a file.
 
-All exact searches find the same, so a stopwatch may choose between them; but their scores differ in
-the last bits, by the order of sums. So a choice, once made, is kept for the machine: the same run
-gives the same bits whether the machine is busy or not. What is timed is processor time, of searches
-in turn, so that a busy machine slows all alike.
+All exact searches find the same features (those above a bound: but for scores that rounding puts
+on either side of it), so a stopwatch may choose between them; but their scores differ in the last
+bits, by the order of sums. So a choice, once made, is kept for the machine: the same run gives the
+same bits whether the machine is busy or not. What is timed is processor time, of searches in turn,
+so that a busy machine slows all alike.
 """
 
 import time
@@ -30,10 +31,19 @@ _MIN_WIDTH = 256
 _MIN_WEIGHTS = 1 << 21
 """Of fewer weights (512 inputs, 4,096 features), bounds cost as much as they spare, or more: twice
 the whole search at 128 inputs and 1,024 features."""
+_WEIGHTS_PER_CHOICE = 1 << 16
+"""So many weights are needed for each of the k features that are searched for: the more are chosen,
+the more scores are close to the k-th."""
 INT8_WEIGHTS = 1 << 20
 """Weights from which the int8 search takes less time than that by all scores."""
-_MIN_ROWS = 512
+MIN_ROWS = 512
 """Fewer rows do not pay for rounding the weights."""
+SIZES = (
+    f"Bounds are used from {_MIN_WEIGHTS:,} weights (width times features) on, "
+    f"{_WEIGHTS_PER_CHOICE:,} for each chosen feature, width {_MIN_WIDTH} and {MIN_ROWS} rows; "
+    f"int8_search from {INT8_WEIGHTS:,} weights and as many rows on."
+)
+"""What is large enough for which search, in words."""
 _TRIAL = (2048, 512, 8192)
 """Rows, width and features of the searches that are timed."""
 _ROUNDS = 5
@@ -76,15 +86,20 @@ class Timings:
         return min(t for t in (self.bfloat16, self.int8, 1.0) if t is not None)
 
 
-def rounding(x: Float[Tensor, "n d_in"], W: Float[Tensor, "d_in feature"]) -> Tiles | None:
-    """The rounded products whose bounds make an exact search faster, if any do."""
+def rounding(
+    x: Float[Tensor, "n d_in"], W: Float[Tensor, "d_in feature"], k: int = 0
+) -> Tiles | None:
+    """The rounded products whose bounds make an exact search faster, if any do.
+
+    `k` is the number of features that are searched for in each row, if it is fixed.
+    """
     if not (
         shortcuts_allowed()
         and is_native(x, W)
         and x.dtype == W.dtype == torch.float32
         and _MIN_WIDTH <= x.shape[1] <= MOST_WIDE
-        and len(x) >= _MIN_ROWS
-        and W.numel() >= _MIN_WEIGHTS
+        and len(x) >= MIN_ROWS
+        and W.numel() >= max(_MIN_WEIGHTS, k * _WEIGHTS_PER_CHOICE)
     ):
         return None
     return timings().exact()
@@ -106,8 +121,11 @@ def read(file: Path) -> Timings:
 
 
 def forget() -> None:
-    """Remove the timings that are kept, so that the next search that asks for them times again."""
-    path().unlink(missing_ok=True)
+    """Remove the timings that are kept, so that the next search that asks for them times again.
+
+    Where they cannot be removed, they stay.
+    """
+    kept.remove(path())
     timings.cache_clear()
 
 

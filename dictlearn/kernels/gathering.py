@@ -76,7 +76,7 @@ def timings(device: torch.device) -> GPUTimings:
 def forget() -> None:
     """Remove the timings kept of all GPUs of this machine."""
     for index in range(torch.cuda.device_count()):
-        path(torch.device("cuda", index)).unlink(missing_ok=True)
+        kept.remove(path(torch.device("cuda", index)))
     timings.cache_clear()
 
 

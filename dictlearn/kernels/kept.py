@@ -31,13 +31,30 @@ def kept_or_measured(file: Path, measure: Callable[[], _T], kind: type[_T]) -> _
     found = _kept(file, kind)
     if found is None:
         found = measure()
-        _logger.info("timed on this machine: %s; kept in %s", found, file)
-        with suppress(StorageError, OSError):  # no such folder: every process times for itself
+        try:
             file.parent.mkdir(parents=True, exist_ok=True)
             if _kept(file, kind) is None:  # another process was first: all follow it
                 write_json(file, asdict(found))  # type: ignore[call-overload]
             found = _kept(file, kind) or found
+            _logger.info("timed on this machine: %s; kept in %s", found, file)
+        except (StorageError, OSError):
+            _logger.warning(
+                "timed on this machine: %s; %s cannot be written, so every process times for "
+                "itself, and runs may differ in the last bits: name another folder (%s)",
+                found, file, FOLDER,
+            )  # fmt: skip
     return found
+
+
+def is_kept(file: Path) -> bool:
+    """Whether there is such a file that can be read."""
+    return os.access(file, os.R_OK) and file.is_file()
+
+
+def remove(file: Path) -> None:
+    """Remove a file of timings, if it can be."""
+    with suppress(OSError):
+        file.unlink()
 
 
 def read(file: Path, kind: type[_T]) -> _T:
@@ -46,7 +63,7 @@ def read(file: Path, kind: type[_T]) -> _T:
     Raises:
         CorruptFileError: the file is absent, of another format, or altered since it was written.
     """
-    data = read_own_json(file, "timings", "delete it, and they will be taken again")
+    data = read_own_json(file, "timings", "they are taken again")
     with entries_of(file):
         return typed({name: value for name, value in data.items() if name != "format"}, kind)
 
@@ -55,6 +72,6 @@ def _kept(file: Path, kind: type[_T]) -> _T | None:
     """The timings in a file; None if there is none, or one that is of no use, which is logged."""
     try:
         return read(file, kind) if file.exists() else None
-    except CorruptFileError as error:
+    except (CorruptFileError, OSError) as error:
         _logger.warning("timings are not used: %s", error)
         return None

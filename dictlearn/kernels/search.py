@@ -47,7 +47,7 @@ def exact_top_k(
     Where products of rounded factors are faster, they bound every score from both sides, and only
     scores that the bounds do not exclude are computed (`fastest.rounding`).
     """
-    tiles = fastest.rounding(x, W)
+    tiles = fastest.rounding(x, W, k)
     return bounded_top_k(x, W, b, k, tiles) if tiles else dense_top_k(x, W, b, k)
 
 

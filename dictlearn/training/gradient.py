@@ -57,7 +57,8 @@ class GradientLearner(Learner):
         assert isinstance(dictionary, TrainableDictionary)
         if fit_config.int8_search:
             searching = _require_searching(config, dictionary)
-            search_with_int8_(searching, fit_config.torch_device)
+            rows = fit_config.batch_size // self.group.world_size
+            search_with_int8_(searching, fit_config.torch_device, rows)
         divide_(dictionary, features)
         if fit_config.dtype == "float64":  # kinds are made in float32
             dictionary.double()

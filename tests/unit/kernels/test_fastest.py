@@ -70,7 +70,8 @@ def test_where_nothing_can_be_kept_a_process_times_for_itself(folder):
 def test_rounding_is_for_wide_and_long_float32(folder, monkeypatch):
     monkeypatch.setattr(fastest, "timings", lambda: Timings("x", int8=0.5))
     x, W = torch.ones(512, 256), torch.ones(256, 8192)
-    assert fastest.rounding(x, W) is int8_tiles
+    assert fastest.rounding(x, W, 32) is int8_tiles
+    assert fastest.rounding(x, W, 33) is None, "many are chosen of few"
     for a, c in (
         (x[:511], W),
         (x[:, :255], W[:255].repeat(1, 2)),
@@ -88,3 +89,19 @@ def test_sums_that_saturate_are_noticed(monkeypatch, levels):
     exact = levels <= processor.int8_levels()
     monkeypatch.setattr(processor, "int8_levels", lambda: levels)
     assert fastest._sums_exactly() is exact
+
+
+def test_a_folder_that_cannot_be_looked_into_holds_no_timings(folder, monkeypatch, caplog):
+    def closed(self, **options):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(fastest.Path, "exists", closed)
+    monkeypatch.setattr(kept, "write_json", closed)
+    assert fastest.timings().machine
+    assert "every process times for itself" in caplog.text
+
+
+def test_what_cannot_be_removed_stays(folder):
+    folder.write_text("not a folder")
+    fastest.forget()
+    assert not kept.is_kept(fastest.path())

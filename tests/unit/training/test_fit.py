@@ -390,6 +390,7 @@ def fast_int8(monkeypatch):
     """A processor that is fast at int8 whatever the size, or taken for one: what is found does not
     depend on it."""
     monkeypatch.setattr(fastest, "INT8_WEIGHTS", 0)
+    monkeypatch.setattr(fastest, "MIN_ROWS", 0)
     monkeypatch.setattr(fastest, "timings", lambda: Timings("this one", int8=0.8, int8_search=0.7))
 
 
@@ -428,6 +429,7 @@ def test_recall_is_the_share_of_the_right_features():
 
 def test_int8_search_is_refused_where_it_would_be_slower(monkeypatch, tmp_path):
     monkeypatch.setattr(fastest, "timings", lambda: Timings("this one", int8=0.8, int8_search=1.2))
+    monkeypatch.setattr(fastest, "MIN_ROWS", 0)
     monkeypatch.setattr(fastest, "INT8_WEIGHTS", 0)
     run = FitConfig(steps=1, batch_size=8, standardize_rows=8, int8_search=True)
     with pytest.raises(ConfigError, match=r"this one\) it takes 1.50 times.*int8_search=False"):
@@ -446,6 +448,12 @@ def test_a_small_dictionary_keeps_the_exact_search(monkeypatch, caplog):
         learner = GradientLearner(config, Sites(site, site), run, units, lambda step: rows)
         assert learner.dictionary.search is used
     assert "int8_search is not used for topk_sae(7 features" in caplog.text
+    codes = CodebookConfig(n_codes=16, k=2, n_groups=2)  # searches of 4 inputs, 16 codes
+    fast = GradientLearner(codes, Sites(site, site), run, units, lambda step: rows)
+    assert fast.dictionary.search is int8_top_k
+    monkeypatch.setattr(fastest, "INT8_WEIGHTS", 65)
+    slow = GradientLearner(codes, Sites(site, site), run, units, lambda step: rows)
+    assert slow.dictionary.search is exact_top_k
 
 
 def test_int8_search_is_refused_where_no_number_of_features_is_fixed():
