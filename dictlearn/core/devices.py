@@ -33,8 +33,10 @@ def usable_device(device: str | torch.device | None = None) -> torch.device:
         found = torch.device(name)
         torch.zeros(1, device=found).tolist()
     except (RuntimeError, AssertionError, NotImplementedError) as error:  # without CUDA it asserts
+        named_there = "" if device else f" (named by {DEVICE})"
+        why = f"{str(error).splitlines()[0]:.80}"
         raise InputError(
-            f"the device {str(name)!r} cannot be used ({str(error).splitlines()[0]}); use 'cpu', "
-            "or leave it out for the best there is"
+            f"the device {str(name)!r}{named_there} cannot be used ({why}); use 'cpu', or leave it "
+            "out for the best there is"
         ) from error
     return found

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from dictlearn.core.config import Config
-from dictlearn.core.devices import default_device
+from dictlearn.core.devices import DEVICE, default_device
 from dictlearn.core.errors import ConfigError
 from dictlearn.core.kinds import GradientConfig
 
@@ -69,12 +69,13 @@ class RunConfig(Config):
         self._require_device()
 
     def _require_device(self) -> None:
+        named_there = "" if self.device else f" (named by {DEVICE})"
         try:
             device = self.torch_device
         except RuntimeError as error:
             raise ConfigError(
-                f"{type(self).__name__}.device must name a device, such as cpu, cuda, cuda:1 or "
-                f"mps, got {self.device or default_device()!r}"
+                f"{type(self).__name__}.device{named_there} must name a device, such as cpu, cuda, "
+                f"cuda:1 or mps, got {self.device or default_device()!r}"
             ) from error
         found = torch.accelerator.current_accelerator(check_available=True)
         n = torch.accelerator.device_count()
@@ -83,8 +84,8 @@ class RunConfig(Config):
         ):
             here = f"cpu and {n} of {found.type}" if found else "cpu"
             raise ConfigError(
-                f"{type(self).__name__}.device must be a device that torch can use here ({here}), "
-                f"got {str(device)!r}; set device='cpu'"
+                f"{type(self).__name__}.device{named_there} must be one that torch can use here "
+                f"({here}), got {str(device)!r}; name another, such as cpu"
             )
 
     @property

@@ -40,5 +40,7 @@ def test_a_device_that_cannot_compute_is_refused(name, monkeypatch):
     with pytest.raises(InputError, match=f"the device '{name}' cannot be used"):
         usable_device(name)
     monkeypatch.setenv(DEVICE, name)
-    with pytest.raises(InputError, match=f"the device '{name}' cannot be used"):
+    with pytest.raises(
+        InputError, match=rf"the device '{name}' \(named by {DEVICE}\) cannot be used"
+    ):
         usable_device()

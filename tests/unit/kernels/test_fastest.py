@@ -92,7 +92,7 @@ def test_sums_that_saturate_are_noticed(monkeypatch, levels):
 
 
 def test_a_folder_that_cannot_be_looked_into_holds_no_timings(folder, monkeypatch, caplog):
-    def closed(self, **options):
+    def closed(*arguments, **options):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(fastest.Path, "exists", closed)

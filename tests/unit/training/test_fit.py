@@ -332,8 +332,8 @@ def test_rows_may_be_an_array():
         (lambda: FitConfig(warmup_fraction=0.9, decay_fraction=0.2), "decay_fraction"),
         (lambda: FitConfig(step=5), "did you mean 'steps'"),
         (lambda: FitConfig(device="gpu9"), "must name a device, such as .*, got 'gpu9'"),
-        (lambda: FitConfig(device="cuda:99"), r"can use here \(cpu.*, got 'cuda:99'; set device="),
-        (lambda: FitConfig(device="meta"), r"can use here \(cpu.*, got 'meta'; set device='cpu'"),
+        (lambda: FitConfig(device="cuda:99"), r"can use here \(cpu.*, got 'cuda:99'; name another"),
+        (lambda: FitConfig(device="meta"), r"can use here \(cpu.*, got 'meta'; name another"),
         (lambda: FitConfig(dtype="float16"), "dtype must be one of float32, float64"),
         pytest.param(
             lambda: fit(SAEConfig(n_features=8), data()[0], {"steps": 3}),
