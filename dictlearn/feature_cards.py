@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 from dictlearn.core.errors import InputError
@@ -52,8 +53,10 @@ def show(
     dictionary = by_name(dictionary)
     if not dictionary:
         raise InputError("required a dictionary, got none")
-    chosen = features if isinstance(features, Iterable) else [features]
-    named = {next(iter(dictionary)): list(chosen)}
+    chosen = list(features) if isinstance(features, Iterable) else [features]
+    if not all(isinstance(feature, Integral) for feature in chosen):
+        raise InputError(f"required the index of a feature, or several, got {features!r:.80}")
+    named = {next(iter(dictionary)): chosen}
     return Shown(describe_features(dictionary, model, tokens, named, **options))
 
 

@@ -207,7 +207,7 @@ class _Run:
             require_same(self.own, what, begun.get(what, {}), described)
         begun["parts"] = settings | begun.get("parts", {})
         before = {name: begun["parts"][name] for name in settings}
-        require_same(self.own, "setting", before, settings)
+        require_same(self.own, "parts", before, settings)
         self.own.write_json(DESCRIPTION_FILE, continued(begun, code()))
 
     def _settings(self, parts: set[Part]) -> dict[str, Any]:

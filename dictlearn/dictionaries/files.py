@@ -196,10 +196,10 @@ def _in_order(path: Path) -> list[tuple[str, int]]:
 
 
 def _require_one(folder: Path) -> None:
-    """Raise an `InputError` unless `folder` exists and is not one of several dictionaries."""
-    if not folder.exists():
-        raise InputError(f"{folder}: required a dictionary's folder; {_got(folder)}")
+    """Raise an `InputError` unless `folder` has files of a dictionary, and not of several."""
     inner = dictionaries_in(folder)
+    if not inner and not (folder / WEIGHTS_FILE).exists():
+        raise InputError(f"{folder}: required a dictionary's folder; {_got(folder)}")
     if inner not in ([], [folder]):
         names = ", ".join(str(p.relative_to(folder)) for p in inner[:8])
         raise InputError(

@@ -65,3 +65,5 @@ def test_a_feature_is_shown_as_text_and_as_html(model, tokens, dictionaries):
     assert "nearest: identity" in repr(both)
     with pytest.raises(InputError, match="features 0 to"):
         dl.show(dictionaries, 10**6, model, tokens)
+    with pytest.raises(InputError, match=r"the index of a feature, or several, got 1\.5"):
+        dl.show(dictionaries, 1.5, model, tokens)

@@ -187,7 +187,7 @@ def test_another_description_is_refused_or_replaced(subject, swept, tmp_path):
     next(iter(moved.parameters())).data[0, 0] += 1
     for change, told in (
         ({"tokens": fewer}, r"it differs in tokens\.hash"),
-        ({"n_cards": 2}, r"it differs in setting\.cards\.n_cards"),
+        ({"n_cards": 2}, r"it differs in parts\.cards\.n_cards"),
         ({"dictionaries": {"k2": both["k2"]}}, r"it differs in dictionaries\.k4"),
         ({"dictionaries": {**both, "k2": moved}}, r"differs in dictionaries\.k2\.weights_sha256"),
         ({"dictionaries": {**both, "k2": other}}, r"differs in dictionaries\.k2\.config\.k"),

@@ -1,6 +1,7 @@
 """Heatmaps and histograms of the similarity between the features of dictionaries."""
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import plotly.graph_objects as go
@@ -61,8 +62,9 @@ def agreement_figure(records: AgreementRecords, measure: str = "mmcs") -> go.Fig
             hovertemplate="%{customdata}<extra></extra>",
         )
     )  # fmt: skip
-    labels = [plain(_short(name)) for name in names]
-    margin = 50 + 7 * max((len(_short(name)) for name in names), default=0)
+    parts = [textwrap.wrap(name, _LONGEST_NAME) for name in names]
+    labels = ["<br>".join(map(plain, lines)) for lines in parts]
+    margin = 50 + 7 * max((len(line) for lines in parts for line in lines), default=0)
     size = _CELL * len(names) + margin
     figure = styled(figure, height=size + 14)
     ticks = {"tickvals": list(range(len(names))), "ticktext": labels, "showgrid": False}

@@ -92,7 +92,11 @@ def test_an_absent_folder_is_named(saved, read):
         read(saved.parent / "no" / "deep")
 
 
-def test_a_folder_without_a_dictionary_lacks_its_config(tmp_path):
+def test_a_folder_of_something_else_and_one_without_a_config_are_told_apart(tmp_path):
+    (tmp_path / "manifest.json").touch()
+    with pytest.raises(InputError, match=r"a dictionary's folder; this one has manifest\.json"):
+        load(tmp_path)
+    (tmp_path / "weights.safetensors").touch()
     with pytest.raises(CorruptFileError, match=r"config\.json: cannot be read"):
         load(tmp_path)
 

@@ -459,3 +459,13 @@ def test_a_small_dictionary_keeps_the_exact_search(monkeypatch, caplog):
 def test_int8_search_is_refused_where_no_number_of_features_is_fixed():
     with pytest.raises(ConfigError, match=r"'sae'.*has none"):
         fit(SAEConfig(n_features=8), torch.randn(64, 4), FitConfig(steps=1, int8_search=True))
+
+
+@pytest.mark.parametrize(("start", "told"), [(0, ""), (1500, "continued from step 1,500\n")])
+def test_a_continued_run_says_so(start, told, capsys):
+    with LiveView(["a"], 2000, start, show=True):
+        pass
+    assert capsys.readouterr().err.startswith(told)
+    with LiveView(["a"], 2000, start, show=False):
+        pass
+    assert not capsys.readouterr().err

@@ -37,6 +37,12 @@ def test_rows_are_looked_for_in_columns(agreement, hostile):
     assert hostile not in str(drawn.customdata)
 
 
+def test_long_names_are_whole_in_several_lines(make_agreement):
+    names = {"rows of data blocks.2.hook_resid_post": "rows of data", "codes": "codebook"}
+    labels = agreement_figure(make_agreement(names, {})).layout.xaxis.ticktext
+    assert set(labels) == {"rows of data<br>blocks.2.hook_resid_post", "codes"}
+
+
 def test_every_measure_has_a_map(agreement):
     assert set(MEASURE_LABELS) == set(MEASURES)
     shares = agreement_figure(agreement, "matched_share").data[0]
