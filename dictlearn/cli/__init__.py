@@ -22,7 +22,7 @@ from dictlearn.cli.measuring import compare, evaluate
 from dictlearn.cli.reporting import report
 from dictlearn.cli.steering import steer
 from dictlearn.cli.studies import bench, demo
-from dictlearn.cli.terminal import in_options, say
+from dictlearn.cli.terminal import in_options, say, with_times
 from dictlearn.cli.training import harvest, train
 from dictlearn.core.errors import DictLearnError, InputError
 
@@ -96,13 +96,13 @@ app.command()(demo)
 app.command()(models)
 app.command()(kinds)
 app.command()(doctor)
-app.command()(harvest)
+app.command()(with_times(harvest))
 app.command(
     context_settings=_OTHER_OPTIONS,
     epilog="All other options are hyperparameters of the kind; `dictlearn kinds KIND` lists them.",
 )(train)
-app.command()(evaluate)
-app.command()(report)
+app.command()(with_times(evaluate))
+app.command()(with_times(report))
 app.command()(compare)
 app.command()(info)
 app.command()(show)

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from dictlearn.core.errors import InputError, nearest
+from dictlearn.progress import timed
 
 if TYPE_CHECKING:
     from dictlearn.core.dictionary import FeatureDictionary
@@ -24,7 +25,8 @@ def loaded(name: str, *, check: bool, device: str | None, dtype: str) -> "Langua
             f"--model-dtype must be one of {', '.join(DTYPES)}, got {dtype!r}; "
             f"{nearest(dtype, DTYPES)}"
         )
-    return load_model(name, device, getattr(torch, dtype), check=check)
+    with timed("load the model"):
+        return load_model(name, device, getattr(torch, dtype), check=check)
 
 
 def beside(

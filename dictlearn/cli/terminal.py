@@ -2,7 +2,8 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -44,6 +45,20 @@ def show_times(seconds: Mapping[str, float]) -> None:
         if own >= 0.1:
             table.add_row(escape(part), in_words(own))
     console.print(table)
+
+
+def with_times(command: Callable[..., None]) -> Callable[..., None]:
+    """A command that ends with a table of the seconds of its parts (`progress.timed`)."""
+
+    @wraps(command)
+    def timed_command(*arguments: Any, **options: Any) -> None:
+        from dictlearn.progress import measured
+
+        with measured() as seconds:
+            command(*arguments, **options)
+        show_times(seconds)
+
+    return timed_command
 
 
 _PYTHON = r"\b\w+=\w*"

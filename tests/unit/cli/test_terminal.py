@@ -1,9 +1,12 @@
 """What commands print, apart from what it is about."""
 
+import time
+
 import pytest
 
 from dictlearn.cli import main
-from dictlearn.cli.terminal import in_options, show_times
+from dictlearn.cli.terminal import in_options, show_times, with_times
+from dictlearn.progress import timed
 
 
 def test_times_of_parts_longest_first_without_those_of_a_moment(capsys):
@@ -50,3 +53,17 @@ def test_all_errors_have_one_form(words, told, monkeypatch, capsys):
     assert ended.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: {told}")
+
+
+def test_a_command_ends_with_the_times_of_its_parts(capsys):
+    @with_times
+    def command(name: str) -> None:
+        """Told."""
+        with timed("a part"):
+            time.sleep(0.2)
+        print(name)
+
+    command("done")
+    name, head, part, *_ = capsys.readouterr().out.splitlines()
+    assert (name, head.split(), part.split()[:2]) == ("done", ["part", "time"], ["a", "part"])
+    assert command.__doc__ == "Told."
