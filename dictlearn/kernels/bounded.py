@@ -57,7 +57,8 @@ def bounded_top_k(
 
     The k best by estimate are computed first: no score whose upper bound is below all of theirs is
     among the k best. Close calls are decided as by all scores (`kernels.contested`), so that the
-    features are the same.
+    features are the same: but for batches of few rows (68 or less), which products of all scores
+    may sum in another order.
     """
     top = _empty_top(x, k)
     weights = W.T.contiguous()
