@@ -9,8 +9,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from dictlearn.core.errors import InputError, nearest
-from dictlearn.core.named import Dictionaries, by_name
+from dictlearn.core.named import Dictionaries
 from dictlearn.core.sparse_acts import SparseActs
+from dictlearn.evaluation.origins import required_dictionaries
 from dictlearn.evaluation.stream.activations import ActivationStream
 from dictlearn.lm.hooks import LanguageModel
 from dictlearn.lm.identity import require_same_model
@@ -106,12 +107,9 @@ def activating(
             a fast one.
         ProvenanceError: a dictionary was trained on another model.
     """
-    dictionaries = by_name(dictionaries)
-    if not dictionaries or n_features < 1:
-        raise InputError(
-            f"required a dictionary and n_features of 1 or more, got {len(dictionaries)} and "
-            f"{n_features}"
-        )
+    dictionaries = required_dictionaries("activating", dictionaries)
+    if n_features < 1:
+        raise InputError(f"required n_features of 1 or more, got {n_features}")
     if not isinstance(text, str):
         raise InputError(f"required one text, got {text!r:.80}")
     if not allow_other_model:

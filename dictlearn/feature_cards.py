@@ -6,9 +6,10 @@ from numbers import Integral
 from typing import Any
 
 from dictlearn.core.errors import InputError
-from dictlearn.core.named import Dictionaries, by_name
+from dictlearn.core.named import Dictionaries
 from dictlearn.core.tokens import Tokens
 from dictlearn.evaluation.cards.describe_features import describe_features
+from dictlearn.evaluation.origins import required_dictionaries
 from dictlearn.lm.hooks import LanguageModel
 from dictlearn.records.features import FeatureCard, FeatureRecords
 
@@ -50,9 +51,7 @@ def show(
     Raises:
         InputError: a feature does not exist, or `describe_features` rejects an argument.
     """
-    dictionary = by_name(dictionary)
-    if not dictionary:
-        raise InputError("required a dictionary, got none")
+    dictionary = required_dictionaries("show", dictionary)
     chosen = list(features) if isinstance(features, Iterable) else [features]
     if not all(isinstance(feature, Integral) for feature in chosen):
         raise InputError(f"required the index of a feature, or several, got {features!r:.80}")

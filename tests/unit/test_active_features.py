@@ -83,7 +83,7 @@ def test_texts_and_models_that_do_not_fit_are_refused(model, both):
         dl.activating(both, model, "")
     with pytest.raises(InputError, match="required a text of 1 to"):
         dl.activating(both, model, "and " * model.cfg.n_ctx)
-    with pytest.raises(InputError, match="required a dictionary"):
+    with pytest.raises(InputError, match="activating needs a dictionary"):
         dl.activating({}, model, TEXT)
     other = dl.SAEConfig(n_features=4).build(both["<b>"].sites)
     other.provenance = Provenance(model="other", model_hash="0" * 64)
@@ -94,7 +94,7 @@ def test_texts_and_models_that_do_not_fit_are_refused(model, both):
 
 @pytest.mark.untyped  # types checked at run time refuse it before
 def test_what_is_no_dictionary_or_no_text_is_refused(model, both):
-    with pytest.raises(InputError, match=r"required a dictionary, or several by name.*got 'tc'"):
+    with pytest.raises(InputError, match=r"activating needs a dictionary, or several .*got 'tc'"):
         dl.activating("tc", model, TEXT)
     for text in ([TEXT, TEXT], 5):
         with pytest.raises(InputError, match=r"required one text, got"):
