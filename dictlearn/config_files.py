@@ -139,17 +139,16 @@ def swept(kind: type[DictionaryConfig], fields: Mapping[str, Any]) -> dict[str, 
         ConfigError: a field is unknown, or a value is out of range or given twice.
     """
     hints = get_type_hints(kind)
-    for name, values in fields.items():
-        several = isinstance(values, list) and get_origin(hints.get(name)) is not tuple
-        if several and not 0 < len({*map(repr, values)}) == len(values):
-            raise ConfigError(
-                f"{kind.__name__}.{name} must be a value or several different ones, got {values}"
-            )
     axes = {
         name: values
         for name, values in fields.items()
         if isinstance(values, list) and get_origin(hints.get(name)) is not tuple
     }
+    for name, values in axes.items():
+        if not 0 < len({*map(repr, values)}) == len(values):
+            raise ConfigError(
+                f"{kind.__name__}.{name} must be a value or several different ones, got {values}"
+            )
     found = {}
     for chosen in product(*axes.values()):
         own = dict(zip(axes, chosen, strict=True))

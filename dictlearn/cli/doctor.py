@@ -47,11 +47,9 @@ def doctor(
         table.add_row(*map(escape, (name, told, verdict)))
     say(found.machine)
     console.print(table)
-    kept_there = is_kept(fastest.path())
-    say(
-        "Times are in units of the first. They are "
-        f"{'kept in' if kept_there else 'not kept: it cannot be written,'} {fastest.path()}"
-    )
+    file = fastest.path()
+    where = f"kept in {file}" if is_kept(file) else f"not kept, for {file} cannot be written"
+    say(f"Times are in units of the first. They are {where}")
     say(fastest.SIZES)
     for told in gathering.told():
         say(told)

@@ -19,6 +19,11 @@ def default_device() -> str:
     return os.environ.get(DEVICE) or ("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def naming(device: str | torch.device | None) -> str:
+    """The words for a message about a device that was not given itself; empty for one that was."""
+    return "" if device else f" (named by {DEVICE})"
+
+
 def usable_device(device: str | torch.device | None = None) -> torch.device:
     """The device of this name, or the default one, after checking that torch can compute on it.
 
@@ -33,10 +38,9 @@ def usable_device(device: str | torch.device | None = None) -> torch.device:
         found = torch.device(name)
         torch.zeros(1, device=found).tolist()
     except (RuntimeError, AssertionError, NotImplementedError) as error:  # without CUDA it asserts
-        named_there = "" if device else f" (named by {DEVICE})"
         why = f"{str(error).splitlines()[0]:.80}"
         raise InputError(
-            f"the device {str(name)!r}{named_there} cannot be used ({why}); use 'cpu', or leave it "
-            "out for the best there is"
+            f"the device {str(name)!r}{naming(device)} cannot be used ({why}); use 'cpu', or "
+            "leave it out for the best there is"
         ) from error
     return found

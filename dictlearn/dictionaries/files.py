@@ -210,7 +210,7 @@ def _require_one(folder: Path) -> None:
 
 
 def _got(path: Path) -> str:
-    """What is at a path that has no dictionary, and the nearest names of folders that have one."""
+    """The content of a path without a dictionary, and the nearest names of folders with one."""
     if path.is_dir():
         names = sorted(own.name for own in path.iterdir())
         return f"this one has {', '.join(names[:5]) or 'nothing in it'}{', …' * (len(names) > 5)}"

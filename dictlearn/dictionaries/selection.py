@@ -34,13 +34,13 @@ def largest_k(scores: Float[Tensor, "n feature"], k: int) -> Float[Tensor, "n fe
 class Searching(FeatureDictionary, ABC):
     """A kind that finds the features with the best scores by `search`."""
 
+    search: Search = staticmethod(exact_top_k)
+    """The search for the features with the largest scores."""
+
     @property
     def search_weights(self) -> int:
         """Weights of one search: inputs times the features that it chooses among."""
         return self.sites.source.d * self.n_features // self.traits.n_groups
-
-    search: Search = staticmethod(exact_top_k)
-    """The search for the features with the largest scores."""
 
     def search_exactly_(self) -> None:
         """Use the exact search, which is the default."""
@@ -99,18 +99,18 @@ def search_with_int8_(dictionary: Searching, device: torch.device, n_rows: int) 
     """
     if not shortcuts_allowed():
         return
-    large = dictionary.search_weights >= fastest.INT8_WEIGHTS and n_rows >= fastest.MIN_ROWS
-    if device.type == "cpu" and not large:
-        _logger.warning(
-            "int8_search is not used for %s: with fewer than %s weights in a search (width times "
-            "features) or %d rows in a batch, an exact search takes less time", dictionary,
-            f"{fastest.INT8_WEIGHTS:,}", fastest.MIN_ROWS,
-        )  # fmt: skip
-        return
-    if device.type == "cpu" and not (found := fastest.timings()).int8_search_pays():
-        raise ConfigError(
-            "FitConfig.int8_search on a CPU needs one where it takes less time than an exact "
-            f"search; here ({found.machine}) {found.of_int8_search()}. Leave it off "
-            "(int8_search=False, --int8-search false): an exact search misses nothing"
-        )
+    if device.type == "cpu":
+        if dictionary.search_weights < fastest.INT8_WEIGHTS or n_rows < fastest.MIN_ROWS:
+            _logger.warning(
+                "int8_search is not used for %s: with fewer than %s weights in a search (width "
+                "times features) or %d rows in a batch, an exact search takes less time",
+                dictionary, f"{fastest.INT8_WEIGHTS:,}", fastest.MIN_ROWS,
+            )  # fmt: skip
+            return
+        if not (found := fastest.timings()).int8_search_pays():
+            raise ConfigError(
+                "FitConfig.int8_search on a CPU needs one where it takes less time than an exact "
+                f"search; here ({found.machine}) {found.of_int8_search()}. Leave it off "
+                "(int8_search=False, --int8-search false): an exact search misses nothing"
+            )
     dictionary.search_inexactly_()

@@ -29,8 +29,7 @@ _PAYS = 0.95
 _MIN_WIDTH = 256
 """Narrower inputs make a product too cheap for bounds to pay."""
 _MIN_WEIGHTS = 1 << 21
-"""Of fewer weights (512 inputs, 4,096 features), bounds cost as much as they spare, or more: twice
-the whole search at 128 inputs and 1,024 features."""
+"""Of fewer weights (512 inputs, 4,096 features), bounds cost as much as they spare, or more."""
 _WEIGHTS_PER_CHOICE = 1 << 16
 """So many weights are needed for each of the k features that are searched for: the more are chosen,
 the more scores are close to the k-th."""

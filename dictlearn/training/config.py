@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from dictlearn.core.config import Config
-from dictlearn.core.devices import DEVICE, default_device
+from dictlearn.core.devices import default_device, naming
 from dictlearn.core.errors import ConfigError
 from dictlearn.core.kinds import GradientConfig
 
@@ -69,13 +69,12 @@ class RunConfig(Config):
         self._require_device()
 
     def _require_device(self) -> None:
-        named_there = "" if self.device else f" (named by {DEVICE})"
         try:
             device = self.torch_device
         except RuntimeError as error:
             raise ConfigError(
-                f"{type(self).__name__}.device{named_there} must name a device, such as cpu, cuda, "
-                f"cuda:1 or mps, got {self.device or default_device()!r}"
+                f"{type(self).__name__}.device{naming(self.device)} must name a device, such as "
+                f"cpu, cuda, cuda:1 or mps, got {self.device or default_device()!r}"
             ) from error
         found = torch.accelerator.current_accelerator(check_available=True)
         n = torch.accelerator.device_count()
@@ -84,8 +83,8 @@ class RunConfig(Config):
         ):
             here = f"cpu and {n} of {found.type}" if found else "cpu"
             raise ConfigError(
-                f"{type(self).__name__}.device{named_there} must be one that torch can use here "
-                f"({here}), got {str(device)!r}; name another, such as cpu"
+                f"{type(self).__name__}.device{naming(self.device)} must be one that torch can use "
+                f"here ({here}), got {str(device)!r}; name another, such as cpu"
             )
 
     @property

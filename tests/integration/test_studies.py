@@ -137,7 +137,7 @@ def test_a_study_leaves_everything_and_continues(monkeypatch, capsys, tmp_path, 
     refused = bench(monkeypatch, capsys, "small", "--out", out, *file, fails=True)
     assert "it differs in held_out.hash" in refused
     refused = bench(monkeypatch, capsys, "small", "--steps", 9, "--out", out, *file, fails=True)
-    assert ".fit.steps" in refused
+    assert "it differs in study.fit.steps" in refused
 
 
 def test_overwriting_removes_what_the_study_wrote_and_nothing_else(tmp_path):

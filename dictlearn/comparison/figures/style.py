@@ -155,13 +155,17 @@ def stacked(
     return figure.update_layout(showlegend=False, margin={"t": 30, "l": 14})
 
 
+_MANY_DECADES = 2.5
 _MIN_TICKS = 4
+_BETWEEN = ((2.0, 5.0), (2.0, 3.0, 5.0, 7.0), (1.5, *map(float, range(2, 10))))
+"""Ticks between powers of ten, as multiples of the lower one, the fewest first."""
 
 
 def log_axis(values: list[float]) -> dict[str, Any]:
     """A logarithmic axis for those of the `values` that are positive.
 
-    Ticks are at powers of ten, and at as many numbers between them as it takes for four ticks.
+    Ticks are at powers of ten if there are many, and else also at as many numbers between them as
+    it takes for four ticks.
     """
     values = [value for value in values if value > 0]
     if not values:
@@ -172,7 +176,8 @@ def log_axis(values: list[float]) -> dict[str, Any]:
     def multiples(*steps: float) -> list[float]:
         return [step * 10.0**decade for decade in decades for step in steps]
 
-    for between in ((), (2.0, 5.0), (2.0, 3.0, 5.0, 7.0), (1.5, *map(float, range(2, 10)))):
+    ticks = multiples(1.0)
+    for between in _BETWEEN if high - low < _MANY_DECADES else ():
         ticks = multiples(1.0, *between)
         if sum(low <= math.log10(tick) <= high for tick in ticks) >= _MIN_TICKS:
             break

@@ -132,7 +132,7 @@ def changes_of_order(pairs: pd.DataFrame) -> list[str]:
 
 
 def _changes_sign(apart: pd.DataFrame) -> pd.DataFrame:
-    """Where a difference has the opposite sign of the last one before it."""
+    """Whether each difference has the opposite sign of the last one before it."""
     return apart * apart.ffill(axis="columns").shift(axis="columns") < 0
 
 

@@ -4,7 +4,6 @@ import time
 
 import pytest
 
-from dictlearn.cli import main
 from dictlearn.cli.terminal import in_options, show_times, with_times
 from dictlearn.progress import timed
 
@@ -46,12 +45,8 @@ def test_messages_name_options(message, told):
         ("info nowhere", "nowhere: required a dictionary's folder"),
     ],
 )
-def test_all_errors_have_one_form(words, told, monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["dictlearn", *words.split()])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    assert ended.value.code == 2
-    (line,) = capsys.readouterr().err.splitlines()
+def test_all_errors_have_one_form(words, told, refused):
+    (line,) = refused(words).splitlines()
     assert line.startswith(f"error: {told}")
 
 

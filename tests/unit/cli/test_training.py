@@ -110,12 +110,8 @@ def test_errors_of_a_config_file_name_it(text, error, words, tmp_path):
         ("bench --stepss 5", "'name', got '--stepss'"),
     ],
 )
-def test_an_option_is_no_argument(words, told, monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["dictlearn", *words.split()])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    assert ended.value.code == 2
-    said = capsys.readouterr().err
+def test_an_option_is_no_argument(words, told, refused):
+    said = refused(words)
     assert f"required argument {told}; usage: " in said
     assert f"{words.split()[0]} [options]" in said
 

@@ -465,7 +465,9 @@ def test_int8_search_is_refused_where_no_number_of_features_is_fixed():
 def test_a_continued_run_says_so(start, told, capsys):
     with LiveView(["a"], 2000, start, show=True):
         pass
-    assert capsys.readouterr().err.startswith(told)
+    said = capsys.readouterr().err
+    assert said.startswith(told)
+    assert ("continued" in said) is (start > 0)
     with LiveView(["a"], 2000, start, show=False):
         pass
     assert not capsys.readouterr().err
