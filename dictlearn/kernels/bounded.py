@@ -12,14 +12,17 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from dictlearn.core.sparse_acts import SparseActs
-from dictlearn.kernels import compiled, compiled_rounded, contested
+from dictlearn.kernels import compiled, compiled_candidates, compiled_rounded, contested
 from dictlearn.kernels.entries import by_feature
 from dictlearn.kernels.native import is_native, run
 from dictlearn.kernels.rounding import RoundedTile, Tiles, int8_tiles
 from dictlearn.kernels.tiles import score_tiles
 
 _MOST_CANDIDATES = 1 / 16
-"""The fraction of scores computed one by one beyond which a product of all takes less time."""
+"""The fraction of scores that may be computed one by one."""
+_MARGIN = 1 / 8
+"""By how much less than the k-th best estimate the k-th best score is taken to be, as a fraction of
+what it may be at most. Roundings have signs, which cancel: the more terms, the more so."""
 
 
 class Top(NamedTuple):
@@ -55,20 +58,27 @@ def bounded_top_k(
 ) -> Top:
     """The same by bounds from rounded products.
 
-    The k best by estimate are computed first: no score whose upper bound is below all of theirs is
-    among the k best. Close calls are decided as by all scores (`kernels.contested`), so that the
-    features are the same: but for batches of few rows (68 or less), which products of all scores
-    may sum in another order.
+    Scores whose upper bounds reach about the k-th best estimate are computed. Where the k-th best
+    of those is lower than that, so are those whose upper bounds reach it: no other is among the k
+    best. Close calls are decided as by all scores (`kernels.contested`), so that the features are
+    the same: but for batches of few rows (68 or less), which products of all scores may sum in
+    another order.
     """
     top = _empty_top(x, k)
     weights = W.T.contiguous()
     for rows, tile in tiles(x, weights):
-        best = _rescored(_best_estimates(tile, b, k), x[rows], weights, b)
-        bounds = contested.least_of_best(best, tile, b, k, x.shape[1])
-        candidates = _reaching(tile, b, bounds)
-        scored = _rescored(candidates, x[rows], weights, b)
-        _top_k_of_(contested.decided(scored, tile, x[rows], weights, b, k), top, rows)
-        if rows.start == 0 and not _exclude_enough(candidates):
+        bounds, candidates = _likely(tile, b, k)
+        found, least = _best_of(candidates, tile, x[rows], weights, b, k)
+        n_computed = len(candidates.indices)
+        lower = (least < bounds).nonzero()[:, 0]
+        if len(lower):
+            own = tile.select(lower)
+            candidates = _reaching(own, b, least[lower])
+            again, _ = _best_of(candidates, own, x[rows][lower], weights, b, k)
+            found.scores[lower], found.features[lower] = again
+            n_computed += len(candidates.indices)
+        top.scores[rows], top.features[rows] = found
+        if rows.start == 0 and _are_many(n_computed, tile):
             rest = slice(rows.stop, None)
             top.scores[rest], top.features[rest] = dense_top_k(x[rest], W, b, k)
             break
@@ -85,9 +95,8 @@ def rescored_top_k(
     top = _empty_top(x, k)
     weights, n_candidates = W.T.contiguous(), min(len(b), max(2 * k, k + 16))
     for rows, tile in int8_tiles(x, weights):
-        _top_k_of_(
-            _rescored(_best_estimates(tile, b, n_candidates), x[rows], weights, b), top, rows
-        )
+        candidates = _rescored(_best_estimates(tile, b, n_candidates), x[rows], weights, b)
+        _top_k_of_(candidates, Top(top.scores[rows], top.features[rows]))
     return top
 
 
@@ -113,7 +122,7 @@ def bounded_above(
     weights, parts = W.T.contiguous(), []
     for rows, tile in tiles(x, weights):
         candidates = _reaching(tile, b, x.new_full((rows.stop - rows.start,), bound))
-        if rows.start == 0 and not _exclude_enough(candidates):
+        if rows.start == 0 and _are_many(len(candidates.indices), tile):
             return dense_above(x, W, b, bound)
         scored = _rescored(candidates, x[rows], weights, b)
         parts.append(scored.where(scored.values > bound))
@@ -144,6 +153,19 @@ def _best_estimates(tile: RoundedTile, b: Float[Tensor, " feature"], k: int) -> 
     return _packed(counts, places, b)
 
 
+def _likely(
+    tile: RoundedTile, b: Float[Tensor, " feature"], k: int
+) -> tuple[Float[Tensor, " n"], SparseActs]:
+    """A bound for each row, which about k scores reach; and as `_reaching` those that may."""
+    bounds, usual = torch.empty_like(tile.x_scales), (tile.w_errors, tile.w_norms)
+    margin = _MARGIN, *(float(of_features.median()) for of_features in usual)
+    counts = torch.empty(len(bounds), dtype=torch.long)
+    places = torch.empty(len(bounds), len(b), dtype=torch.int32)
+    out = bounds, counts, places
+    run(compiled_rounded.likely, *tile, b, k, _lanes(k, len(b)), *margin, *out)
+    return bounds, _packed(counts, places, b)
+
+
 def _reaching(
     tile: RoundedTile, b: Float[Tensor, " feature"], bounds: Float[Tensor, " n"]
 ) -> SparseActs:
@@ -161,7 +183,7 @@ def _packed(
     total = int(counts.sum())
     features = torch.empty(total, dtype=torch.long)
     packed = SparseActs.from_counts(counts, features, b.new_empty(total), len(b))
-    run(compiled_rounded.pack, places, packed.offsets, features)
+    run(compiled_candidates.pack, places, packed.offsets, features)
     return packed
 
 
@@ -176,18 +198,37 @@ def _rescored(
     return candidates.with_values(scores + b[candidates.indices])
 
 
-def _top_k_of_(candidates: SparseActs, top: Top, rows: slice) -> None:
-    """Write the best candidates of these rows."""
-    run(
-        compiled_rounded.top_k_of_candidates, candidates.offsets, candidates.indices,
-        candidates.values, top.scores.shape[1], top.scores[rows], top.features[rows],
-    )  # fmt: skip
+def _best_of(
+    candidates: SparseActs,
+    tile: RoundedTile,
+    x: Float[Tensor, "n d_in"],
+    weights: Float[Tensor, "feature d_in"],
+    b: Float[Tensor, " feature"],
+    k: int,
+) -> tuple[Top, Float[Tensor, " n"]]:
+    """The k best candidates of each row, and a bound that the scores of as many reach."""
+    scored, top = _rescored(candidates, x, weights, b), _empty_top(x, k)
+    n_found = _top_k_of_(scored, top)
+    least = contested.least_of_best(*top, n_found, tile, b, x.shape[1])
+    decided, rows = contested.decided(scored, tile, x, weights, b, top.scores)
+    _top_k_of_(decided, top, rows)
+    return top, least
 
 
-def _exclude_enough(candidates: SparseActs) -> bool:
-    """Whether so few candidates are left that computing them one by one pays."""
-    n_scores = len(candidates) * candidates.n_features
-    return len(candidates.indices) <= _MOST_CANDIDATES * n_scores
+def _top_k_of_(
+    candidates: SparseActs, top: Top, rows: Int[Tensor, " m"] | None = None
+) -> Int[Tensor, " n"]:
+    """Write the best candidates of some rows, or of all; how many of a row are numbers."""
+    rows = torch.arange(len(candidates)) if rows is None else rows
+    n_found = torch.empty(len(candidates), dtype=torch.long)
+    run(compiled_candidates.top_k_of_candidates, rows, candidates.offsets, candidates.indices,
+        candidates.values, top.scores.shape[1], *top, n_found)  # fmt: skip
+    return n_found
+
+
+def _are_many(n_computed: int, tile: RoundedTile) -> bool:
+    """Whether so many scores are computed one by one that a product of all takes less time."""
+    return n_computed > _MOST_CANDIDATES * tile.products.numel()
 
 
 def _lanes(k: int, n_features: int) -> int:

@@ -1,4 +1,4 @@
-"""Compiled loops over products of rounded factors: candidates from those, exact scores for them.
+"""Compiled loops that round factors, and that find candidates by products of such.
 
 As in `kernels.compiled`, every row belongs to one thread.
 """
@@ -15,7 +15,6 @@ from dictlearn.kernels.compiled import (
     collect,
     keep_largest,
     kth_bound,
-    nth_largest,
     places_of,
 )
 from dictlearn.kernels.native import loop
@@ -142,24 +141,63 @@ def best_estimates(
 
 
 @loop()
-def _reaching_of_row(
-    products: np.ndarray, x_scale: float, precision: float, x_error: float, x_norm: float,
-    w_errors: np.ndarray, w_norms: np.ndarray, b: np.ndarray, bound: float, places: np.ndarray,
-) -> int:  # fmt: skip
-    """Write the places of scores that may reach `bound`; how many there are.
+def _slack(
+    score: np.float32, bias: np.float32, precision: np.float32, x_error: np.float32,
+    x_norm: np.float32, w_error: np.float32, w_norm: np.float32,
+) -> np.float32:  # fmt: skip
+    """By how much a score may differ from its estimate `score`.
 
     With roundings e of x and f of w, `x . w - (x - e) . (w - f) = e . w + (x - e) . f`, which is
-    at most `|e| |w| + |x - e| |f|`; products, and their sums with biases, are rounded as well. All
-    of a score that is NaN may.
+    at most `|e| |w| + |x - e| |f|`; products, and their sums with biases, are rounded as well.
     """
-    rounded, relative = _in_float32(products), np.float32(precision)
-    hits = np.empty(len(products), np.uint8)
-    for j in range(len(products)):
-        score = rounded[j] * x_scale + b[j]
-        slack = x_error * w_norms[j] + x_norm * w_errors[j]
-        upper = score + (slack + relative * (abs(score) + abs(b[j])))
-        hits[j] = not upper < bound
-    return places_of(hits, places)
+    return (x_error * w_norm + x_norm * w_error) + precision * (abs(score) + abs(bias))
+
+
+@loop()
+def _mark_reaching(
+    scores: np.ndarray, b: np.ndarray, precision: np.float32, x_error: np.float32,
+    x_norm: np.float32, w_errors: np.ndarray, w_norms: np.ndarray, bound: np.float32,
+    hits: np.ndarray,
+) -> None:  # fmt: skip
+    """Mark the estimates of scores that may reach `bound`. All of a score that is NaN may."""
+    for j in range(len(scores)):
+        slack = _slack(scores[j], b[j], precision, x_error, x_norm, w_errors[j], w_norms[j])
+        hits[j] = not scores[j] + slack < bound
+
+
+@loop()
+def _likely_of_row(
+    products: np.ndarray, x_scale: float, precision: np.float32, x_error: float, x_norm: float,
+    w_errors: np.ndarray, w_norms: np.ndarray, b: np.ndarray, k: int, lanes: int,
+    margin: np.float32, w_error: float, w_norm: float, places: np.ndarray,
+) -> tuple[float, int]:  # fmt: skip
+    scores, hits = np.empty(len(products), np.float32), np.empty(len(products), np.uint8)
+    _estimate(products, x_scale, b, scores)
+    kth = kth_bound(scores, k, lanes)
+    bound = kth - margin * _slack(kth, kth, precision, x_error, x_norm, w_error, w_norm)
+    _mark_reaching(scores, b, precision, x_error, x_norm, w_errors, w_norms, bound, hits)
+    return bound, places_of(hits, places)
+
+
+@loop(parallel=True)
+def likely(
+    products: np.ndarray, x_scales: np.ndarray, precision: float,
+    x_errors: np.ndarray, x_norms: np.ndarray, w_errors: np.ndarray, w_norms: np.ndarray,
+    b: np.ndarray, k: int, lanes: int, margin: float, w_error: float, w_norm: float,
+    bounds: np.ndarray, counts: np.ndarray, places: np.ndarray,
+) -> None:  # fmt: skip
+    """For each row a bound, and as in `reaching` the places of scores that may reach it.
+
+    The bound is the `k`-th best estimate less `margin` times the slack of such a score of a feature
+    with `w_error` and `w_norm`. A row is searched by a function of its own, which is compiled to
+    faster code.
+    """
+    for i in prange(len(products)):
+        bounds[i], counts[i] = _likely_of_row(
+            products[i], x_scales[i], np.float32(precision), x_errors[i], x_norms[i],
+            w_errors, w_norms, b, k, lanes, np.float32(margin), np.float32(w_error),
+            np.float32(w_norm), places[i],
+        )  # fmt: skip
 
 
 @loop(parallel=True)
@@ -168,93 +206,13 @@ def reaching(
     x_errors: np.ndarray, x_norms: np.ndarray, w_errors: np.ndarray, w_norms: np.ndarray,
     b: np.ndarray, bounds: np.ndarray, counts: np.ndarray, places: np.ndarray,
 ) -> None:  # fmt: skip
-    """`_reaching_of_row` for every row."""
+    """The places of scores that may reach the bound of their row, and how many they are."""
+    size = products.shape[1]
     for i in prange(len(products)):
-        counts[i] = _reaching_of_row(
-            products[i], x_scales[i], precision, x_errors[i], x_norms[i], w_errors, w_norms,
-            b, bounds[i], places[i],
+        scores, hits = np.empty(size, np.float32), np.empty(size, np.uint8)
+        _estimate(products[i], x_scales[i], b, scores)
+        _mark_reaching(
+            scores, b, np.float32(precision), x_errors[i], x_norms[i], w_errors, w_norms,
+            bounds[i], hits,
         )  # fmt: skip
-
-
-@loop(parallel=True)
-def pack(places: np.ndarray, offsets: np.ndarray, out: np.ndarray) -> None:
-    """The first entries of each row of `places`, one row's after the other's."""
-    for i in prange(len(places)):
-        for c in range(offsets[i + 1] - offsets[i]):
-            out[offsets[i] + c] = places[i, c]
-
-
-@loop(parallel=True)
-def top_k_of_candidates(
-    offsets: np.ndarray, places: np.ndarray, values: np.ndarray, k: int,
-    out_values: np.ndarray, out_places: np.ndarray,
-) -> None:  # fmt: skip
-    """`top_k` among some places of each row, in order, with their scores; NaN has no rank."""
-    for i in prange(len(offsets) - 1):
-        start, n = offsets[i], offsets[i + 1] - offsets[i]
-        numbers, their_places = np.empty(n, values.dtype), np.empty(n, places.dtype)
-        m = 0
-        for e in range(start, start + n):
-            if not np.isnan(values[e]):
-                numbers[m], their_places[m] = values[e], places[e]
-                m += 1
-        keep_largest(numbers, their_places, m, k, out_values[i], out_places[i])
-
-
-@loop(parallel=True)
-def least_of_best(
-    offsets: np.ndarray, places: np.ndarray, values: np.ndarray, relative: float,
-    x_norms: np.ndarray, w_norms: np.ndarray, b: np.ndarray, k: int, out: np.ndarray,
-) -> None:  # fmt: skip
-    """For each row of `k` entries the least that one may be in another order of sums.
-
-    That is minus infinity where there are fewer entries, or where one is NaN.
-    """
-    unit = np.float32(relative)
-    for i in prange(len(out)):
-        least = np.float32(np.inf if offsets[i + 1] - offsets[i] == k else -np.inf)
-        for e in range(offsets[i], offsets[i + 1]):
-            j = places[e]
-            lower = values[e] - unit * (x_norms[i] * w_norms[j] + abs(b[j]))
-            least = min(least, lower if lower == lower else np.float32(-np.inf))
-        out[i] = least
-
-
-@loop()
-def _close_calls_of_row(
-    places: np.ndarray, values: np.ndarray, relative: np.float32, x_norm: float,
-    w_norms: np.ndarray, b: np.ndarray, k: int, out: np.ndarray,
-) -> None:  # fmt: skip
-    n, m = len(values), 0
-    lower, upper = np.empty(n, values.dtype), np.empty(n, values.dtype)
-    for e in range(n):
-        j = places[e]
-        slack = relative * (x_norm * w_norms[j] + abs(b[j]))
-        lower[m], upper[m] = values[e] - slack, values[e] + slack
-        m += lower[m] <= upper[m]  # neither is NaN
-    if m <= k:
-        return
-    least, most = nth_largest(lower[:m], k), nth_largest(upper[:m], k)
-    n_possible = 0
-    for e in range(m):
-        n_possible += upper[e] >= least
-    if n_possible <= k:
-        return
-    for e in range(n):
-        j = places[e]
-        slack = relative * (x_norm * w_norms[j] + abs(b[j]))
-        out[e] = values[e] + slack >= least and values[e] - slack <= most
-
-
-@loop(parallel=True)
-def close_calls(
-    offsets: np.ndarray, places: np.ndarray, values: np.ndarray, relative: float,
-    x_norms: np.ndarray, w_norms: np.ndarray, b: np.ndarray, k: int, out: np.ndarray,
-) -> None:  # fmt: skip
-    """Mark the entries that are among the `k` best of their row in one order of sums and may not be
-    in another; none of a row in which every order has the same. `out` comes in without marks."""
-    for i in prange(len(offsets) - 1):
-        own = slice(offsets[i], offsets[i + 1])
-        _close_calls_of_row(
-            places[own], values[own], np.float32(relative), x_norms[i], w_norms, b, k, out[own]
-        )
+        counts[i] = places_of(hits, places[i])

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from dictlearn.core.sparse_acts import SparseActs
-from dictlearn.kernels import compiled_rounded
+from dictlearn.kernels import compiled_candidates
 from dictlearn.kernels.native import run
 from dictlearn.kernels.rounding import RoundedTile
 
@@ -22,15 +22,19 @@ _LEAST = 16
 
 
 def least_of_best(
-    best: SparseActs, tile: RoundedTile, b: Float[Tensor, " feature"], k: int, d: int
+    scores: Float[Tensor, "n k"],
+    features: Int[Tensor, "n k"],
+    n_found: Int[Tensor, " n"],
+    tile: RoundedTile,
+    b: Float[Tensor, " feature"],
+    d: int,
 ) -> Float[Tensor, " n"]:
-    """A bound that `k` scores of a row of `d` terms reach in whatever order they are added.
+    """A bound that these `k` scores of a row, of `d` terms, reach in whatever order they are added.
 
-    Minus infinity where `best`, some scores of each row, are not as many.
+    Minus infinity where only fewer were found.
     """
-    out = b.new_empty(len(best))
-    run(compiled_rounded.least_of_best, best.offsets, best.indices, best.values,
-        *_slack(tile, d), b, k, out)  # fmt: skip
+    out = b.new_empty(len(scores))
+    run(compiled_candidates.least_of_best, scores, features, n_found, *_slack(tile, d), b, out)
     return out
 
 
@@ -40,22 +44,27 @@ def decided(
     x: Float[Tensor, "n d_in"],
     weights: Float[Tensor, "feature d_in"],
     b: Float[Tensor, " feature"],
-    k: int,
-) -> SparseActs:
+    kept: Float[Tensor, "n k"],
+) -> tuple[SparseActs, Int[Tensor, " m"]]:
     """The candidates, those that may be among the k best by one order of sums and not by another
-    with their scores by a product of matrices."""
-    contested = torch.zeros(len(candidates.values), dtype=torch.bool)
-    run(compiled_rounded.close_calls, candidates.offsets, candidates.indices, candidates.values,
-        *_slack(tile, x.shape[1]), b, k, contested)  # fmt: skip
+    with their scores by a product of matrices; and the rows that have such.
+
+    `kept` are the k best scores of each row as they are.
+    """
+    contested = torch.empty(len(candidates.values), dtype=torch.bool)
+    in_rows = torch.empty(len(candidates), dtype=torch.bool)
+    run(compiled_candidates.close_calls, candidates.offsets, candidates.indices, candidates.values,
+        *_slack(tile, x.shape[1]), b, kept, in_rows, contested)  # fmt: skip
+    rows = in_rows.nonzero()[:, 0]
+    if not len(rows):
+        return candidates, rows
     entries = contested.nonzero()[:, 0]
-    if not len(entries):
-        return candidates
     own_rows = torch.searchsorted(candidates.offsets, entries, right=True) - 1
-    some_rows, row = own_rows.unique(return_inverse=True)
     some_features, column = candidates.indices[entries].unique(return_inverse=True)
-    some_rows, some_features = _enough(some_rows), _enough(some_features)
+    some_rows, some_features = _enough(rows), _enough(some_features)
     scores = torch.addmm(b[some_features], x[some_rows], weights[some_features].T)
-    return candidates.with_values(candidates.values.index_copy(0, entries, scores[row, column]))
+    decided = scores[torch.searchsorted(rows, own_rows), column]
+    return candidates.with_values(candidates.values.index_copy(0, entries, decided)), rows
 
 
 def _slack(tile: RoundedTile, d: int) -> tuple[float, Tensor, Tensor]:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple, TypeAlias
 
 import torch
-from jaxtyping import Float, Int8, Shaped
+from jaxtyping import Float, Int, Int8, Shaped
 from torch import Tensor
 
 from dictlearn.kernels import compiled_rounded, processor
@@ -39,6 +39,11 @@ class RoundedTile(NamedTuple):
     x_norms: Float[Tensor, " m"]
     w_errors: Float[Tensor, " feature"]
     w_norms: Float[Tensor, " feature"]
+
+    def select(self, rows: Int[Tensor, " l"]) -> "RoundedTile":
+        """The tile of these rows."""
+        own = {name: getattr(self, name)[rows] for name in ("x_scales", "x_errors", "x_norms")}
+        return self._replace(products=self.products[rows], **own)
 
 
 Tiles: TypeAlias = Callable[[Tensor, Tensor], Iterator[tuple[slice, RoundedTile]]]

@@ -23,6 +23,7 @@ from dictlearn.distributed.sharding import (
     part,
     whole,
 )
+from dictlearn.training.adam import Adam
 from dictlearn.training.config import FitConfig
 from dictlearn.training.moments import load_moments_, moments
 from dictlearn.training.standardize import Standardization
@@ -74,7 +75,7 @@ class GradientLearner(Learner):
         else:
             self._load_dictionary(start.state_dict())
         self.dictionary.project_()
-        self._optimizer = torch.optim.Adam(
+        self._optimizer = Adam(
             [
                 {"params": [parameter], "rate": self.dictionary.rates.get(name, 1.0)}
                 for name, parameter in self.dictionary.named_parameters()

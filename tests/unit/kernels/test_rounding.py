@@ -65,3 +65,22 @@ def test_where_bounds_exclude_too_few_the_rest_is_searched_by_all_scores(
     )
     assert torch.equal(found.to_dense(), all_scores.to_dense())
     assert torch.equal(found.offsets, all_scores.offsets)
+
+
+@each
+@pytest.mark.parametrize("margin", [-3.0, 0.0, 3.0])
+def test_the_margin_changes_no_result(monkeypatch, margin, rounded):
+    """A bound that fewer than k scores reach is noticed, and a lower one taken."""
+    monkeypatch.setattr(bounded, "_MARGIN", margin)
+    monkeypatch.setattr(bounded, "_MOST_CANDIDATES", 1.0)
+    repeated, reaching = [], bounded._reaching
+    monkeypatch.setattr(bounded, "_reaching", lambda *a: repeated.append(a) or reaching(*a))
+    make = torch.Generator().manual_seed(0)
+    x, W, b = (
+        (torch.randn(s, generator=make) * 64).round() / 64 for s in ((40, 200), (200, 90), (90,))
+    )
+    x[7] = torch.nan
+    found, plain = bounded.bounded_top_k(x, W, b, 7, rounded), bounded.dense_top_k(x, W, b, 7)
+    assert torch.equal(found.features, plain.features)
+    torch.testing.assert_close(found.scores, plain.scores, rtol=1e-6, atol=1e-6)
+    assert margin == 0.0 or bool(repeated) == (margin < 0)

@@ -1,0 +1,120 @@
+"""Compiled loops over the candidates of a search, as compressed sparse rows.
+
+As in `kernels.compiled`, every row belongs to one thread.
+"""
+
+import numpy as np
+from numba import prange
+
+from dictlearn.kernels.compiled import keep_largest, nth_largest
+from dictlearn.kernels.native import loop
+
+
+@loop(parallel=True)
+def pack(places: np.ndarray, offsets: np.ndarray, out: np.ndarray) -> None:
+    """The first entries of each row of `places`, one row's after the other's."""
+    for i in prange(len(places)):
+        for c in range(offsets[i + 1] - offsets[i]):
+            out[offsets[i] + c] = places[i, c]
+
+
+@loop(parallel=True)
+def top_k_of_candidates(
+    rows: np.ndarray, offsets: np.ndarray, places: np.ndarray, values: np.ndarray, k: int,
+    out_values: np.ndarray, out_places: np.ndarray, n_found: np.ndarray,
+) -> None:  # fmt: skip
+    """`top_k` of these `rows` among some places, in order, with their scores; NaN has no rank.
+
+    `n_found` is the number of scores that have, which may be less than `k`.
+    """
+    for r in prange(len(rows)):
+        i = rows[r]
+        start, n = offsets[i], offsets[i + 1] - offsets[i]
+        numbers, their_places = np.empty(n, values.dtype), np.empty(n, places.dtype)
+        m = 0
+        for e in range(start, start + n):
+            if not np.isnan(values[e]):
+                numbers[m], their_places[m] = values[e], places[e]
+                m += 1
+        keep_largest(numbers, their_places, m, k, out_values[i], out_places[i])
+        n_found[i] = m
+
+
+@loop(parallel=True)
+def least_of_best(
+    scores: np.ndarray, places: np.ndarray, n_found: np.ndarray, relative: float,
+    x_norms: np.ndarray, w_norms: np.ndarray, b: np.ndarray, out: np.ndarray,
+) -> None:  # fmt: skip
+    """For each row the least that one of its `k` scores may be in another order of sums.
+
+    That is minus infinity where fewer were found, or where it is NaN.
+    """
+    unit, k = np.float32(relative), scores.shape[1]
+    for i in prange(len(out)):
+        least = np.float32(np.inf if n_found[i] >= k else -np.inf)
+        for c in range(k):
+            j = places[i, c]
+            lower = scores[i, c] - unit * (x_norms[i] * w_norms[j] + abs(b[j]))
+            least = min(least, lower if lower == lower else np.float32(-np.inf))
+        out[i] = least
+
+
+@loop()
+def _close_calls_of_row(
+    places: np.ndarray, values: np.ndarray, relative: np.float32, x_norm: float,
+    w_norms: np.ndarray, b: np.ndarray, kept: np.ndarray, out: np.ndarray,
+) -> bool:  # fmt: skip
+    k, n, m = len(kept), len(values), 0
+    slacks, most = np.empty(n, values.dtype), values.dtype.type(0)
+    for e in range(n):
+        j = places[e]
+        slacks[e] = relative * (x_norm * w_norms[j] + abs(b[j]))
+        most = max(most, slacks[e] if slacks[e] == slacks[e] else np.float32(np.inf))
+    # In whatever order, k scores reach the least one kept less the largest slack; a score lower
+    # than that by another such slack does not (a third one is for rounding).
+    least, n_near = kept.min() - np.float32(3) * most, 0
+    for e in range(n):
+        n_near += not values[e] < least
+    out[:] = False
+    if n_near <= k:
+        return False
+    lower, upper = np.empty(n, values.dtype), np.empty(n, values.dtype)
+    for e in range(n):
+        lower[m], upper[m] = values[e] - slacks[e], values[e] + slacks[e]
+        m += lower[m] <= upper[m]  # neither is NaN
+    if m <= k:
+        return False
+    least, greatest = nth_largest(lower[:m], k), nth_largest(upper[:m], k)
+    n_possible = 0
+    for e in range(m):
+        n_possible += upper[e] >= least
+    if n_possible <= k:
+        return False
+    for e in range(n):
+        out[e] = values[e] + slacks[e] >= least and values[e] - slacks[e] <= greatest
+    return True
+
+
+@loop(parallel=True)
+def close_calls(
+    offsets: np.ndarray, places: np.ndarray, values: np.ndarray, relative: float,
+    x_norms: np.ndarray, w_norms: np.ndarray, b: np.ndarray, kept: np.ndarray,
+    rows: np.ndarray, out: np.ndarray,
+) -> None:  # fmt: skip
+    """Mark the entries that are among the k best of their row in one order of sums and may not be
+    in another, and the `rows` with such; none of a row in which every order has the same.
+
+    `kept` are the k best scores of each row.
+    """
+    for i in prange(len(offsets) - 1):
+        own = slice(offsets[i], offsets[i + 1])
+        rows[i] = _close_calls_of_row(
+            places[own],
+            values[own],
+            np.float32(relative),
+            x_norms[i],
+            w_norms,
+            b,
+            kept[i],
+            out[own],
+        )
