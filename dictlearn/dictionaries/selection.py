@@ -103,8 +103,8 @@ def search_with_int8_(dictionary: Searching, device: torch.device, n_rows: int) 
         if dictionary.search_weights < fastest.INT8_WEIGHTS or n_rows < fastest.MIN_ROWS:
             _logger.warning(
                 "int8_search is not used for %s: with fewer than %s weights in a search (width "
-                "times features) or %d rows in a batch, an exact search takes less time",
-                dictionary, f"{fastest.INT8_WEIGHTS:,}", fastest.MIN_ROWS,
+                "times features) or %s rows in a batch, an exact search takes less time",
+                dictionary, f"{fastest.INT8_WEIGHTS:,}", f"{fastest.MIN_ROWS:,}",
             )  # fmt: skip
             return
         if not (found := fastest.timings()).int8_search_pays():

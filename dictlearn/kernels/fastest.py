@@ -24,6 +24,7 @@ from dictlearn.kernels.bounded import Top, bounded_top_k, dense_top_k, rescored_
 from dictlearn.kernels.native import is_native
 from dictlearn.kernels.rounding import MOST_WIDE, Tiles, bfloat16_tiles, int8_tiles
 
+# The sizes below are read off the table that `python -m benchmarks.bounds` prints.
 _PAYS = 0.95
 """The time, over that of the plain search, below which another search is used."""
 _MIN_WIDTH = 256
@@ -35,11 +36,11 @@ _WEIGHTS_PER_CHOICE = 1 << 16
 the more scores are close to the k-th."""
 INT8_WEIGHTS = 1 << 20
 """Weights from which the int8 search takes less time than that by all scores."""
-MIN_ROWS = 512
+MIN_ROWS = 1024
 """Fewer rows do not pay for rounding the weights."""
 SIZES = (
     f"Bounds are used from {_MIN_WEIGHTS:,} weights (width times features) on, "
-    f"{_WEIGHTS_PER_CHOICE:,} for each chosen feature, width {_MIN_WIDTH} and {MIN_ROWS} rows; "
+    f"{_WEIGHTS_PER_CHOICE:,} for each chosen feature, width {_MIN_WIDTH} and {MIN_ROWS:,} rows; "
     f"int8_search from {INT8_WEIGHTS:,} weights and as many rows on."
 )
 """What is large enough for which search, in words."""
@@ -90,7 +91,8 @@ def rounding(
 ) -> Tiles | None:
     """The rounded products whose bounds make an exact search faster, if any do.
 
-    `k` is the number of features that are searched for in each row, if it is fixed.
+    `k` is the number of features that are searched for in each row, or in the mean row; 0 where it
+    is not known.
     """
     if not (
         shortcuts_allowed()

@@ -77,9 +77,11 @@ def above(
     W: Float[Tensor, "d_in feature"],
     b: Float[Tensor, " feature"],
     bound: float = 0.0,
+    k: int = 0,
 ) -> SparseActs:
-    """The entries of `x @ W + b` that are greater than `bound`."""
-    tiles = fastest.rounding(x, W)
+    """The entries of `x @ W + b` that are greater than `bound`: in the mean row about `k`, if that
+    is known."""
+    tiles = fastest.rounding(x, W, k)
     return bounded_above(x, W, b, bound, tiles) if tiles else dense_above(x, W, b, bound)
 
 
@@ -113,7 +115,7 @@ def batch_top_k(
     for generosity in (1.5, 6.0, 24.0, math.inf):
         rank = min(generosity * k * len(x[:_SAMPLE_ROWS]), sample.numel())
         bound = max(0.0, _nth_largest(sample, int(rank))) if math.isfinite(generosity) else 0.0
-        found = above(x, W, b, bound)
+        found = above(x, W, b, bound, k)
         if bound == 0.0 or len(found.indices) >= wanted:
             break
     return found if len(found.indices) <= wanted else _largest(found, wanted)

@@ -69,11 +69,11 @@ def test_where_nothing_can_be_kept_a_process_times_for_itself(folder):
 
 def test_rounding_is_for_wide_and_long_float32(folder, monkeypatch):
     monkeypatch.setattr(fastest, "timings", lambda: Timings("x", int8=0.5))
-    x, W = torch.ones(512, 256), torch.ones(256, 8192)
+    x, W = torch.ones(1024, 256), torch.ones(256, 8192)
     assert fastest.rounding(x, W, 32) is int8_tiles
     assert fastest.rounding(x, W, 33) is None, "many are chosen of few"
     for a, c in (
-        (x[:511], W),
+        (x[:1023], W),
         (x[:, :255], W[:255].repeat(1, 2)),
         (x, W[:, :8191]),
         (x.double(), W.double()),
