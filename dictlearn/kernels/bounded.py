@@ -39,7 +39,7 @@ def dense_top_k(
     k: int,
 ) -> Top:
     """The `k` largest entries of each row of `x @ W + b`, of which all are computed."""
-    top = _empty_top(x, k)
+    top = _empty_top(x, len(x), k)
     for rows, scores in score_tiles(x, W, b):
         if is_native(scores):
             out = top.scores[rows], top.features[rows]
@@ -64,10 +64,11 @@ def bounded_top_k(
     the same: but for batches of few rows (68 or less), which products of all scores may sum in
     another order.
     """
-    top = _empty_top(x, k)
-    weights = W.T.contiguous()
+    top = _empty_top(x, len(x), k)
+    weights, usual = W.T.contiguous(), None
     for rows, tile in tiles(x, weights):
-        bounds, candidates = _likely(tile, b, k)
+        usual = usual or (float(tile.w_errors.median()), float(tile.w_norms.median()))
+        bounds, candidates = _likely(tile, b, k, usual)
         found, least = _best_of(candidates, tile, x[rows], weights, b, k)
         n_computed = len(candidates.indices)
         lower = (least < bounds).nonzero()[:, 0]
@@ -92,11 +93,11 @@ def rescored_top_k(
     k: int,
 ) -> Top:
     """The same among twice as many features, those that an int8 product ranks highest."""
-    top = _empty_top(x, k)
+    top = _empty_top(x, len(x), k)
     weights, n_candidates = W.T.contiguous(), min(len(b), max(2 * k, k + 16))
     for rows, tile in int8_tiles(x, weights):
         candidates = _rescored(_best_estimates(tile, b, n_candidates), x[rows], weights, b)
-        _top_k_of_(candidates, Top(top.scores[rows], top.features[rows]))
+        (top.scores[rows], top.features[rows]), _ = _top_k_of(candidates, k)
     return top
 
 
@@ -154,11 +155,13 @@ def _best_estimates(tile: RoundedTile, b: Float[Tensor, " feature"], k: int) -> 
 
 
 def _likely(
-    tile: RoundedTile, b: Float[Tensor, " feature"], k: int
+    tile: RoundedTile, b: Float[Tensor, " feature"], k: int, usual: tuple[float, float]
 ) -> tuple[Float[Tensor, " n"], SparseActs]:
-    """A bound for each row, which about k scores reach; and as `_reaching` those that may."""
-    bounds, usual = torch.empty_like(tile.x_scales), (tile.w_errors, tile.w_norms)
-    margin = _MARGIN, *(float(of_features.median()) for of_features in usual)
+    """A bound for each row, which about k scores reach; and as `_reaching` those that may.
+
+    `usual` are error and norm of a feature in the middle.
+    """
+    bounds, margin = torch.empty_like(tile.x_scales), (_MARGIN, *usual)
     counts = torch.empty(len(bounds), dtype=torch.long)
     places = torch.empty(len(bounds), len(b), dtype=torch.int32)
     out = bounds, counts, places
@@ -207,23 +210,20 @@ def _best_of(
     k: int,
 ) -> tuple[Top, Float[Tensor, " n"]]:
     """The k best candidates of each row, and a bound that the scores of as many reach."""
-    scored, top = _rescored(candidates, x, weights, b), _empty_top(x, k)
-    n_found = _top_k_of_(scored, top)
+    scored = _rescored(candidates, x, weights, b)
+    top, n_found = _top_k_of(scored, k)
     least = contested.least_of_best(*top, n_found, tile, b, x.shape[1])
-    decided, rows = contested.decided(scored, tile, x, weights, b, top.scores)
-    _top_k_of_(decided, top, rows)
+    rows, decided = contested.decided(scored, tile, x, weights, b, top.scores)
+    (top.scores[rows], top.features[rows]), _ = _top_k_of(decided, k)
     return top, least
 
 
-def _top_k_of_(
-    candidates: SparseActs, top: Top, rows: Int[Tensor, " m"] | None = None
-) -> Int[Tensor, " n"]:
-    """Write the best candidates of some rows, or of all; how many of a row are numbers."""
-    rows = torch.arange(len(candidates)) if rows is None else rows
-    n_found = torch.empty(len(candidates), dtype=torch.long)
-    run(compiled_candidates.top_k_of_candidates, rows, candidates.offsets, candidates.indices,
-        candidates.values, top.scores.shape[1], *top, n_found)  # fmt: skip
-    return n_found
+def _top_k_of(candidates: SparseActs, k: int) -> tuple[Top, Int[Tensor, " n"]]:
+    """The best candidates of each row, zeros if too few are numbers, and how many are."""
+    top, n_found = _empty_top(candidates.values, len(candidates), k), candidates.l0()
+    run(compiled_candidates.top_k_of_candidates, candidates.offsets, candidates.indices,
+        candidates.values, k, *top, n_found)  # fmt: skip
+    return top, n_found
 
 
 def _are_many(n_computed: int, tile: RoundedTile) -> bool:
@@ -236,6 +236,6 @@ def _lanes(k: int, n_features: int) -> int:
     return min(n_features, max(128, 8 * k))
 
 
-def _empty_top(x: Float[Tensor, "n d_in"], k: int) -> Top:
-    shape = (len(x), k)
-    return Top(x.new_empty(shape), torch.empty(shape, dtype=torch.long, device=x.device))
+def _empty_top(x: Float[Tensor, "*any"], n: int, k: int) -> Top:
+    """Room for `n` rows, in the dtype and on the device of `x`."""
+    return Top(x.new_empty(n, k), torch.empty((n, k), dtype=torch.long, device=x.device))

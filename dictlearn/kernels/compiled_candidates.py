@@ -20,15 +20,14 @@ def pack(places: np.ndarray, offsets: np.ndarray, out: np.ndarray) -> None:
 
 @loop(parallel=True)
 def top_k_of_candidates(
-    rows: np.ndarray, offsets: np.ndarray, places: np.ndarray, values: np.ndarray, k: int,
+    offsets: np.ndarray, places: np.ndarray, values: np.ndarray, k: int,
     out_values: np.ndarray, out_places: np.ndarray, n_found: np.ndarray,
 ) -> None:  # fmt: skip
-    """`top_k` of these `rows` among some places, in order, with their scores; NaN has no rank.
+    """`top_k` among some places of each row, in order, with their scores; NaN has no rank.
 
     `n_found` is the number of scores that have, which may be less than `k`.
     """
-    for r in prange(len(rows)):
-        i = rows[r]
+    for i in prange(len(offsets) - 1):
         start, n = offsets[i], offsets[i + 1] - offsets[i]
         numbers, their_places = np.empty(n, values.dtype), np.empty(n, places.dtype)
         m = 0
@@ -59,62 +58,64 @@ def least_of_best(
         out[i] = least
 
 
+@loop(parallel=True)
+def are_close(
+    offsets: np.ndarray, places: np.ndarray, values: np.ndarray, relative: float,
+    x_norms: np.ndarray, w_norms: np.ndarray, b: np.ndarray, kept: np.ndarray, out: np.ndarray,
+) -> None:  # fmt: skip
+    """Mark the rows that may have close calls (`close_calls`); `kept` are their k best scores.
+
+    In whatever order, k scores reach the least one kept less the largest slack; a score lower than
+    that by another such slack does not (a third one is for rounding).
+    """
+    unit, k = np.float32(relative), kept.shape[1]
+    for i in prange(len(out)):
+        most = np.float32(0)
+        for e in range(offsets[i], offsets[i + 1]):
+            j = places[e]
+            slack = unit * (x_norms[i] * w_norms[j] + abs(b[j]))
+            most = max(most, slack if slack == slack else np.float32(np.inf))
+        least, n_near = kept[i].min() - np.float32(3) * most, 0
+        for e in range(offsets[i], offsets[i + 1]):
+            n_near += not values[e] < least
+        out[i] = n_near > k
+
+
 @loop()
 def _close_calls_of_row(
     places: np.ndarray, values: np.ndarray, relative: np.float32, x_norm: float,
-    w_norms: np.ndarray, b: np.ndarray, kept: np.ndarray, out: np.ndarray,
-) -> bool:  # fmt: skip
-    k, n, m = len(kept), len(values), 0
-    slacks, most = np.empty(n, values.dtype), values.dtype.type(0)
-    for e in range(n):
-        j = places[e]
-        slacks[e] = relative * (x_norm * w_norms[j] + abs(b[j]))
-        most = max(most, slacks[e] if slacks[e] == slacks[e] else np.float32(np.inf))
-    # In whatever order, k scores reach the least one kept less the largest slack; a score lower
-    # than that by another such slack does not (a third one is for rounding).
-    least, n_near = kept.min() - np.float32(3) * most, 0
-    for e in range(n):
-        n_near += not values[e] < least
-    out[:] = False
-    if n_near <= k:
-        return False
+    w_norms: np.ndarray, b: np.ndarray, k: int, out: np.ndarray,
+) -> None:  # fmt: skip
+    n, m = len(values), 0
     lower, upper = np.empty(n, values.dtype), np.empty(n, values.dtype)
     for e in range(n):
-        lower[m], upper[m] = values[e] - slacks[e], values[e] + slacks[e]
+        j = places[e]
+        slack = relative * (x_norm * w_norms[j] + abs(b[j]))
+        lower[m], upper[m] = values[e] - slack, values[e] + slack
         m += lower[m] <= upper[m]  # neither is NaN
     if m <= k:
-        return False
-    least, greatest = nth_largest(lower[:m], k), nth_largest(upper[:m], k)
+        return
+    least, most = nth_largest(lower[:m], k), nth_largest(upper[:m], k)
     n_possible = 0
     for e in range(m):
         n_possible += upper[e] >= least
     if n_possible <= k:
-        return False
+        return
     for e in range(n):
-        out[e] = values[e] + slacks[e] >= least and values[e] - slacks[e] <= greatest
-    return True
+        j = places[e]
+        slack = relative * (x_norm * w_norms[j] + abs(b[j]))
+        out[e] = values[e] + slack >= least and values[e] - slack <= most
 
 
 @loop(parallel=True)
 def close_calls(
     offsets: np.ndarray, places: np.ndarray, values: np.ndarray, relative: float,
-    x_norms: np.ndarray, w_norms: np.ndarray, b: np.ndarray, kept: np.ndarray,
-    rows: np.ndarray, out: np.ndarray,
+    x_norms: np.ndarray, w_norms: np.ndarray, b: np.ndarray, k: int, out: np.ndarray,
 ) -> None:  # fmt: skip
-    """Mark the entries that are among the k best of their row in one order of sums and may not be
-    in another, and the `rows` with such; none of a row in which every order has the same.
-
-    `kept` are the k best scores of each row.
-    """
+    """Mark the entries that are among the `k` best of their row in one order of sums and may not be
+    in another; none of a row in which every order has the same. `out` comes in without marks."""
     for i in prange(len(offsets) - 1):
         own = slice(offsets[i], offsets[i + 1])
-        rows[i] = _close_calls_of_row(
-            places[own],
-            values[own],
-            np.float32(relative),
-            x_norms[i],
-            w_norms,
-            b,
-            kept[i],
-            out[own],
+        _close_calls_of_row(
+            places[own], values[own], np.float32(relative), x_norms[i], w_norms, b, k, out[own]
         )

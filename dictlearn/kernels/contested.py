@@ -45,26 +45,29 @@ def decided(
     weights: Float[Tensor, "feature d_in"],
     b: Float[Tensor, " feature"],
     kept: Float[Tensor, "n k"],
-) -> tuple[SparseActs, Int[Tensor, " m"]]:
-    """The candidates, those that may be among the k best by one order of sums and not by another
-    with their scores by a product of matrices; and the rows that have such.
+) -> tuple[Int[Tensor, " m"], SparseActs]:
+    """The rows that may have close calls, and their candidates: those that are among the k best by
+    one order of sums and may not be by another with their scores by a product of matrices.
 
     `kept` are the k best scores of each row as they are.
     """
-    contested = torch.empty(len(candidates.values), dtype=torch.bool)
-    in_rows = torch.empty(len(candidates), dtype=torch.bool)
-    run(compiled_candidates.close_calls, candidates.offsets, candidates.indices, candidates.values,
-        *_slack(tile, x.shape[1]), b, kept, in_rows, contested)  # fmt: skip
-    rows = in_rows.nonzero()[:, 0]
-    if not len(rows):
-        return candidates, rows
+    is_close, slack = torch.empty(len(candidates), dtype=torch.bool), _slack(tile, x.shape[1])
+    run(compiled_candidates.are_close, candidates.offsets, candidates.indices, candidates.values,
+        *slack, b, kept, is_close)  # fmt: skip
+    rows = is_close.nonzero()[:, 0]
+    own = candidates.select(rows)
+    contested = torch.zeros(len(own.values), dtype=torch.bool)
+    relative, x_norms, w_norms = slack
+    run(compiled_candidates.close_calls, own.offsets, own.indices, own.values,
+        relative, x_norms[rows], w_norms, b, kept.shape[1], contested)  # fmt: skip
     entries = contested.nonzero()[:, 0]
-    own_rows = torch.searchsorted(candidates.offsets, entries, right=True) - 1
-    some_features, column = candidates.indices[entries].unique(return_inverse=True)
-    some_rows, some_features = _enough(rows), _enough(some_features)
+    if not len(entries):
+        return rows, own
+    some_rows, row = own.rows()[entries].unique(return_inverse=True)
+    some_features, column = own.indices[entries].unique(return_inverse=True)
+    some_rows, some_features = _enough(rows[some_rows]), _enough(some_features)
     scores = torch.addmm(b[some_features], x[some_rows], weights[some_features].T)
-    decided = scores[torch.searchsorted(rows, own_rows), column]
-    return candidates.with_values(candidates.values.index_copy(0, entries, decided)), rows
+    return rows, own.with_values(own.values.index_copy(0, entries, scores[row, column]))
 
 
 def _slack(tile: RoundedTile, d: int) -> tuple[float, Tensor, Tensor]:
