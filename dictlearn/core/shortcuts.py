@@ -8,15 +8,26 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from dictlearn.core.errors import ConfigError
+
 SWITCH = "DICTLEARN_SHORTCUTS"
-"""The environment variable that turns shortcuts off when it is "off" or "0"."""
+"""The environment variable that turns shortcuts on or off; unset, they are on."""
+_MEANINGS = {"": True} | dict.fromkeys(("on", "1", "yes", "true"), True)
+_MEANINGS |= dict.fromkeys(("off", "0", "no", "false"), False)
 
 _forbidden = 0
 
 
 def shortcuts_allowed() -> bool:
-    """Whether shortcuts may be used."""
-    return not _forbidden and os.environ.get(SWITCH, "on").lower() not in ("off", "0", "no")
+    """Whether shortcuts may be used.
+
+    Raises:
+        ConfigError: the environment variable is neither "on" nor "off".
+    """
+    value = os.environ.get(SWITCH, "")
+    if value.lower() not in _MEANINGS:
+        raise ConfigError(f'the environment variable {SWITCH} needs "on" or "off", got {value!r}')
+    return not _forbidden and _MEANINGS[value.lower()]
 
 
 @contextmanager
