@@ -61,14 +61,15 @@ def bounded_top_k(
     Scores whose upper bounds reach about the k-th best estimate are computed. Where the k-th best
     of those is lower than that, so are those whose upper bounds reach it: no other is among the k
     best. Close calls are decided as by all scores (`kernels.contested`), so that the features are
-    the same: but for batches of few rows (68 or less), which products of all scores may sum in
-    another order.
+    the same wherever scores are finite: but for fewer than 76 rows or 12 features, which products
+    of all scores may sum in another order.
     """
     top = _empty_top(x, len(x), k)
-    weights, usual = W.T.contiguous(), None
+    weights, median = W.T.contiguous(), None
     for rows, tile in tiles(x, weights):
-        usual = usual or (float(tile.w_errors.median()), float(tile.w_norms.median()))
-        bounds, candidates = _likely(tile, b, k, usual)
+        if median is None:  # features are the same in all tiles
+            median = float(tile.w_errors.nanmedian()), float(tile.w_norms.nanmedian())
+        bounds, candidates = _likely(tile, b, k, *median)
         found, least = _best_of(candidates, tile, x[rows], weights, b, k)
         n_computed = len(candidates.indices)
         lower = (least < bounds).nonzero()[:, 0]
@@ -155,17 +156,17 @@ def _best_estimates(tile: RoundedTile, b: Float[Tensor, " feature"], k: int) -> 
 
 
 def _likely(
-    tile: RoundedTile, b: Float[Tensor, " feature"], k: int, usual: tuple[float, float]
+    tile: RoundedTile, b: Float[Tensor, " feature"], k: int, w_error: float, w_norm: float
 ) -> tuple[Float[Tensor, " n"], SparseActs]:
-    """A bound for each row, which about k scores reach; and as `_reaching` those that may.
+    """A bound for each row that k scores are likely to reach, and all features that may reach it.
 
-    `usual` are error and norm of a feature in the middle.
+    `w_error` and `w_norm` are those of a typical feature. Values are not set, as in `_reaching`.
     """
-    bounds, margin = torch.empty_like(tile.x_scales), (_MARGIN, *usual)
+    bounds = torch.empty_like(tile.x_scales)
     counts = torch.empty(len(bounds), dtype=torch.long)
     places = torch.empty(len(bounds), len(b), dtype=torch.int32)
     out = bounds, counts, places
-    run(compiled_rounded.likely, *tile, b, k, _lanes(k, len(b)), *margin, *out)
+    run(compiled_rounded.likely, *tile, b, k, _lanes(k, len(b)), _MARGIN, w_error, w_norm, *out)
     return bounds, _packed(counts, places, b)
 
 

@@ -12,8 +12,9 @@ from dictlearn.kernels.native import loop
 
 _BLOCK = 64
 """Scores tested at once for whether any of them matters: enough that the test is vectorized."""
-_HALVINGS = 10
-"""Halvings of a range of scores; what they leave open lets a few more candidates in."""
+_HALVINGS = 20
+"""Most halvings of a range of scores; what they leave open lets a few more candidates in. One score
+far above all others makes the range long."""
 REASSOCIATED = {"reassoc", "contract", "nsz"}
 """Liberties that let a dot product use vector registers; NaN and infinity keep their meaning."""
 
@@ -55,9 +56,12 @@ def kth_bound(row: np.ndarray, k: int, lanes: int) -> float:
 
     Entries are dealt out to `lanes >= k` lanes; k lanes whose best entry reaches the bound hold
     k different entries that do. Halving the range of those best entries, with a count at each
-    halving, takes a few vector instructions where sorting them would take many branches.
+    halving, takes a few vector instructions where sorting them would take many branches. NaN is not
+    an entry.
     """
-    best, better = row[:lanes].copy(), np.empty(lanes, row.dtype)
+    best, better = np.empty(lanes, row.dtype), np.empty(lanes, row.dtype)
+    for j in range(lanes):
+        best[j] = row[j] if row[j] == row[j] else row.dtype.type(-np.inf)
     n_full = len(row) // lanes
     for c in range(1, n_full):
         part = row[c * lanes : (c + 1) * lanes]
@@ -65,7 +69,8 @@ def kth_bound(row: np.ndarray, k: int, lanes: int) -> float:
             better[j] = part[j] if part[j] > best[j] else best[j]
         best, better = better, best
     for j in range(len(row) - n_full * lanes):
-        best[j] = max(best[j], row[n_full * lanes + j])
+        other = row[n_full * lanes + j]
+        best[j] = other if other > best[j] else best[j]
     low, high = best[0], best[0]
     for j in range(1, lanes):
         low, high = min(low, best[j]), max(high, best[j])
@@ -77,7 +82,9 @@ def kth_bound(row: np.ndarray, k: int, lanes: int) -> float:
         reached = np.int32(0)
         for j in range(lanes):
             reached += np.int32(best[j] >= middle)
-        if reached >= k:
+        if reached == k:
+            return middle
+        if reached > k:
             low = middle
         else:
             high = middle
@@ -113,10 +120,10 @@ def places_of(hits: np.ndarray, places: np.ndarray) -> int:
         if words[w]:
             for j in range(8 * w, 8 * w + 8):
                 places[n] = j
-                n += hits[j]
+                n += int(hits[j])
     for j in range(8 * len(words), size):
         places[n] = j
-        n += hits[j]
+        n += int(hits[j])
     return n
 
 

@@ -46,7 +46,7 @@ def least_of_best(
 ) -> None:  # fmt: skip
     """For each row the least that one of its `k` scores may be in another order of sums.
 
-    That is minus infinity where fewer were found, or where it is NaN.
+    That is minus infinity where fewer were found, or where a bound of a score is NaN.
     """
     unit, k = np.float32(relative), scores.shape[1]
     for i in prange(len(out)):
@@ -65,8 +65,8 @@ def are_close(
 ) -> None:  # fmt: skip
     """Mark the rows that may have close calls (`close_calls`); `kept` are their k best scores.
 
-    In whatever order, k scores reach the least one kept less the largest slack; a score lower than
-    that by another such slack does not (a third one is for rounding).
+    A row has none if only k scores are above the least one kept less twice the largest slack: in
+    whatever order terms are added, all others stay below these. (Three times it, for rounding.)
     """
     unit, k = np.float32(relative), kept.shape[1]
     for i in prange(len(out)):

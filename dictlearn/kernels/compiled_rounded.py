@@ -149,6 +149,7 @@ def _slack(
 
     With roundings e of x and f of w, `x . w - (x - e) . (w - f) = e . w + (x - e) . f`, which is
     at most `|e| |w| + |x - e| |f|`; products, and their sums with biases, are rounded as well.
+    (What float32 loses in sums of many terms is in `x_error`: `rounding._tile`.)
     """
     return (x_error * w_norm + x_norm * w_error) + precision * (abs(score) + abs(bias))
 
@@ -174,7 +175,8 @@ def _likely_of_row(
     scores, hits = np.empty(len(products), np.float32), np.empty(len(products), np.uint8)
     _estimate(products, x_scale, b, scores)
     kth = kth_bound(scores, k, lanes)
-    bound = kth - margin * _slack(kth, kth, precision, x_error, x_norm, w_error, w_norm)
+    none = np.float32(0)  # the bias, whose rounding is a small part of the slack
+    bound = kth - margin * _slack(kth, none, precision, x_error, x_norm, w_error, w_norm)
     _mark_reaching(scores, b, precision, x_error, x_norm, w_errors, w_norms, bound, hits)
     return bound, places_of(hits, places)
 

@@ -1,10 +1,10 @@
 """The search that takes least time on this processor: timed once, and kept in a file.
 
-All exact searches find the same features (those above a bound: but for scores that rounding puts
-on either side of it), so a stopwatch may choose between them; but their scores differ in the last
-bits, by the order of sums. So a choice, once made, is kept for the machine: the same run gives the
-same bits whether the machine is busy or not. What is timed is processor time, of searches in turn,
-so that a busy machine slows all alike.
+All exact searches of these sizes find the same features of finite scores (those above a bound: but
+for scores that rounding puts on either side of it), so a stopwatch may choose between them; but
+their scores differ in the last bits, by the order of sums. So a choice, once made, is kept for the
+machine: the same run gives the same bits whether the machine is busy or not. What is timed is
+processor time, of searches in turn, so that a busy machine slows all alike.
 """
 
 import time
@@ -96,6 +96,7 @@ def rounding(
     """
     if not (
         shortcuts_allowed()
+        and not torch.is_autocast_enabled("cpu")  # under which products of scores are rounded too
         and is_native(x, W)
         and x.dtype == W.dtype == torch.float32
         and _MIN_WIDTH <= x.shape[1] <= MOST_WIDE

@@ -5,20 +5,23 @@ from torch import Tensor
 
 
 class Adam(torch.optim.Adam):
-    """Fused Adam, which reads and writes a matrix kept by columns as it lies in memory.
+    """Fused Adam for parameters in any order of memory, above all matrices kept by columns.
 
-    torch's loop for the CPU works on row-major copies: of such a matrix (an encoder, which is kept
-    feature by feature), its gradient and both moments, of which three are copied back. That takes
-    three times as long as the step. Entries are updated one by one, so transposes do as well.
+    torch's loop for the CPU goes through memory, whatever strides say, and clones a gradient that
+    is not row-major, which takes longer than the step. Here a gradient has the strides of its
+    parameter, and a matrix kept by columns (an encoder, which is kept feature by feature) goes
+    to that loop as its transpose.
     """
 
     def _init_group(
         self, group: dict[str, object], parameters: list[Tensor], *others: list[Tensor]
     ) -> bool:
         has_complex: bool = super()._init_group(group, parameters, *others)
-        *alike, _steps = (parameters, *others)
+        gradients, *moments, _steps = others
         for i, parameter in enumerate(parameters):
+            if gradients[i].stride() != parameter.stride():
+                gradients[i] = torch.empty_like(parameter).copy_(gradients[i])
             if parameter.dim() == 2 and not parameter.is_contiguous():
-                for tensors in filter(None, alike):
+                for tensors in filter(None, (parameters, gradients, *moments)):
                     tensors[i] = tensors[i].T
         return has_complex

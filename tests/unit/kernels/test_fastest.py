@@ -81,6 +81,8 @@ def test_rounding_is_for_wide_and_long_float32(folder, monkeypatch):
         assert fastest.rounding(a, c) is None
     with without_shortcuts():
         assert fastest.rounding(x, W) is None
+    with torch.autocast("cpu", torch.bfloat16):
+        assert fastest.rounding(x, W) is None
 
 
 @pytest.mark.skipif(not processor.has_int8(), reason="torch has no int8 product here")

@@ -80,6 +80,20 @@ def test_of_equal_scores_exactly_k_are_kept_and_the_first_of_them():
     assert exact_top_k(x, W * 0, b, 1).features.tolist() == [[0]] * 3
 
 
+@pytest.mark.parametrize("n_nan", [1, 130, 990])
+def test_the_bound_of_scores_is_that_of_numbers(n_nan):
+    row = torch.randn(1000, generator=torch.Generator().manual_seed(0))
+    row[:n_nan] = torch.nan
+    bound = compiled.kth_bound(row.numpy(), 8, 128)
+    assert 8 <= (row >= bound).sum() < 16
+
+
+def test_one_huge_score_leaves_the_bound_of_others_tight():
+    row = torch.randn(1000, generator=torch.Generator().manual_seed(0))
+    row[500] = 1e5
+    assert 8 <= (row >= compiled.kth_bound(row.numpy(), 8, 128)).sum() < 20
+
+
 def test_the_bound_of_one_score_is_the_largest():
     row = torch.randn(1000, generator=torch.Generator().manual_seed(0)).numpy()
     assert compiled.kth_bound(row, 1, 128) == row.max()
@@ -197,14 +211,15 @@ def test_awkward_rows_and_features_are_found_like_all_others():
     assert torch.equal(over, x @ weights.T > 1.0)
 
 
-@pytest.mark.parametrize("rounded", ROUNDED.values(), ids=ROUNDED)
-def test_a_score_that_is_no_number_hides_no_other(rounded):
+@pytest.mark.parametrize("place", [0, 30])
+@pytest.mark.parametrize("rounded", [None, *ROUNDED.values()], ids=["all scores", *ROUNDED])
+def test_a_score_that_is_no_number_hides_no_other(rounded, place):
     x, W, b = problem(n=6, d=9)
     W[0].clamp_(min=0.5)
-    W[2, 30] = torch.nan
+    W[2, place] = torch.nan
     x[4, 0], x[5, 0] = torch.nan, torch.inf
-    found = bounded_top_k(x, W, b, 5, rounded)
-    numbers = [j for j in range(70) if j != 30]
+    found = bounded_top_k(x, W, b, 5, rounded) if rounded else dense_top_k(x, W, b, 5)
+    numbers = [j for j in range(70) if j != place]
     expected = torch.addmm(b, x, W)[:, numbers].topk(5, dim=1).values
     rows = [0, 1, 2, 3, 5]
     assert_equal(found.scores.sort(dim=1, descending=True).values[rows], expected[rows])

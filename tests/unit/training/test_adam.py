@@ -1,4 +1,4 @@
-"""Adam in the order of memory: the same steps as torch's."""
+"""Adam in the order of memory: the same steps as torch's loop over parameters."""
 
 import pytest
 import torch
@@ -6,47 +6,52 @@ from torch import nn
 
 from dictlearn.training.adam import Adam
 
-SHAPES = {"rows": (5, 7), "columns": (5, 7), "vector": (9,), "number": ()}
+ORDERS = {
+    "rows": lambda t: t,
+    "columns": lambda t: t.T.contiguous().T,
+    "wide": lambda t: t.repeat(1, 2)[:, : t.shape[1]],  # a part of a larger matrix
+}
 
 
-def parameters(dtype):
-    make = torch.Generator().manual_seed(0)
-    found = [nn.Parameter(torch.randn(s, generator=make, dtype=dtype)) for s in SHAPES.values()]
-    found[1] = nn.Parameter(found[1].detach().T.contiguous().T)
-    return found
+def in_order(order, seed, dtype=torch.float64):
+    make = torch.Generator().manual_seed(seed)
+    return ORDERS[order](torch.randn(5, 7, generator=make, dtype=dtype))
 
 
+@pytest.mark.parametrize("of_parameter", ["rows", "columns"])
+@pytest.mark.parametrize("of_gradient", ORDERS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_steps_and_moments_are_those_of_torch(dtype):
-    ours, theirs = parameters(dtype), parameters(dtype)
-    optimizers = [
-        kind([{"params": [p], "lr": 0.01 * (i + 1)} for i, p in enumerate(own)], fused=True)
-        for kind, own in ((Adam, ours), (torch.optim.Adam, theirs))
-    ]
-    make = torch.Generator().manual_seed(1)
+def test_steps_are_those_of_torch_whatever_the_order_of_gradients(of_parameter, of_gradient, dtype):
+    ours, theirs = (nn.Parameter(in_order(of_parameter, 0, dtype).clone()) for _ in "ab")
+    assert ours.is_contiguous() == (of_parameter == "rows")
+    optimizers = Adam([ours], lr=0.1, fused=True), torch.optim.Adam([theirs], lr=0.1, foreach=False)
     for step in range(4):
-        for i, pair in enumerate(zip(ours, theirs, strict=True)):
-            gradient = torch.randn(SHAPES[[*SHAPES][i]], generator=make, dtype=dtype)
-            for parameter in pair:
-                parameter.grad = None if (step, i) == (1, 0) else gradient.clone()
-        for optimizer in optimizers:
+        for parameter, optimizer in zip((ours, theirs), optimizers, strict=True):
+            parameter.grad = in_order(of_gradient, 1 + step, dtype)
             optimizer.step()
-    for own, other in zip(ours, theirs, strict=True):
-        assert own.stride() == other.stride()
-        torch.testing.assert_close(own, other, rtol=1e-6, atol=1e-7)
-        moments = (
-            optimizer.state[p] for optimizer, p in zip(optimizers, (own, other), strict=True)
-        )
-        for found, expected in zip(*(state.items() for state in moments), strict=True):
-            assert found[0] == expected[0]
-            torch.testing.assert_close(found[1], expected[1], rtol=1e-6, atol=1e-7)
+    assert ours.stride() == theirs.stride()
+    torch.testing.assert_close(ours, theirs)
+    found, expected = (o.state[p] for o, p in zip(optimizers, (ours, theirs), strict=True))
+    assert [*found] == [*expected]
+    for key in found:
+        torch.testing.assert_close(found[key], expected[key])
 
 
-def test_a_matrix_kept_by_columns_is_not_copied(monkeypatch):
-    """torch's own loop asks for row-major memory, and is given it."""
+def test_parameters_of_all_shapes_and_without_gradient():
+    shapes = ((), (9,), (3, 4), (2, 3, 4))
+    ours, theirs = ([nn.Parameter(torch.ones(shape)) for shape in shapes] for _ in "ab")
+    optimizers = Adam(ours, lr=0.1, fused=True), torch.optim.Adam(theirs, lr=0.1, foreach=False)
+    for parameters, optimizer in zip((ours, theirs), optimizers, strict=True):
+        for parameter in parameters[1:]:
+            parameter.grad = torch.linspace(-1, 1, parameter.numel()).view(parameter.shape)
+        optimizer.step()
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_torch_is_given_what_is_contiguous(monkeypatch):
     seen = []
     column_major = nn.Parameter(torch.ones(3, 4).T)
-    column_major.grad = torch.ones(3, 4).T
+    column_major.grad = torch.ones(4, 3)
     optimizer = Adam([column_major], lr=0.1, fused=True)
     fused = torch._fused_adam_
 
