@@ -44,9 +44,9 @@ SIZES = (
     f"int8_search from {INT8_WEIGHTS:,} weights and as many rows on."
 )
 """What is large enough for which search, in words."""
-_TRIAL = (2048, 512, 8192)
-"""Rows, width and features of the searches that are timed."""
-_ROUNDS = 5
+_TRIAL = (2048, 512, 8192, 32)
+"""Rows, width, features and k of the searches that are timed."""
+_ROUNDS = 8
 
 
 @dataclass(frozen=True)
@@ -139,9 +139,9 @@ def path() -> Path:
 def measure() -> Timings:
     """Time the searches in turn, on random rows; a few seconds."""
     make = torch.Generator().manual_seed(0)
-    n, d, n_features = _TRIAL
+    n, d, n_features, k = _TRIAL
     x, W = torch.randn(n, d, generator=make), torch.randn(n_features, d, generator=make).T
-    b, k = torch.zeros(n_features), 8
+    b = torch.zeros(n_features)
     searches: dict[str, Callable[[Tensor, Tensor, Tensor, int], Top]] = {}
     if processor.multiplies_bfloat16():
         searches["bfloat16"] = partial(bounded_top_k, tiles=bfloat16_tiles)

@@ -57,6 +57,6 @@ def test_doctor_shows_searches_and_which_of_them_is_used(monkeypatch, tmp_path):
     lines = listed("doctor").splitlines()
     assert lines[2].rstrip().endswith("yes")
     assert SWITCH in "".join(lines[6:])
-    monkeypatch.setattr(fastest, "_TRIAL", (64, 128, 64))
+    monkeypatch.setattr(fastest, "_TRIAL", (64, 128, 64, 8))
     assert listed("doctor", "--again").splitlines()[0] != "this processor"
     fastest.timings.cache_clear()

@@ -15,7 +15,7 @@ from dictlearn.kernels.rounding import bfloat16_tiles, int8_tiles
 def folder(monkeypatch, tmp_path):
     """An empty cache, and searches so small that timing them takes no time."""
     monkeypatch.setenv(kept.FOLDER, str(tmp_path / "cache"))
-    monkeypatch.setattr(fastest, "_TRIAL", (64, 128, 64))
+    monkeypatch.setattr(fastest, "_TRIAL", (64, 128, 64, 8))
     timings = fastest.timings  # tests put others in their place
     timings.cache_clear()
     yield tmp_path / "cache"
