@@ -52,18 +52,15 @@ def nth_largest(values: np.ndarray, n: int) -> float:
 
 @loop()
 def kth_bound(row: np.ndarray, k: int, lanes: int) -> float:
-    """A lower bound of the `k`-th largest entry, and a tight one.
+    """A lower bound of the `k`-th largest entry, and a tight one; NaN does not count.
 
     Entries are dealt out to `lanes >= k` lanes; k lanes whose best entry reaches the bound hold
     k different entries that do. Halving the range of those best entries, with a count at each
-    halving, takes a few vector instructions where sorting them would take many branches. NaN is not
-    an entry.
+    halving, takes a few vector instructions where sorting them would take many branches.
     """
-    best, better = np.empty(lanes, row.dtype), np.empty(lanes, row.dtype)
-    for j in range(lanes):
-        best[j] = row[j] if row[j] == row[j] else row.dtype.type(-np.inf)
+    best, better = np.full(lanes, -np.inf, row.dtype), np.empty(lanes, row.dtype)
     n_full = len(row) // lanes
-    for c in range(1, n_full):
+    for c in range(n_full):
         part = row[c * lanes : (c + 1) * lanes]
         for j in range(lanes):  # in place, it would be stored under a mask, which takes longer
             better[j] = part[j] if part[j] > best[j] else best[j]
