@@ -20,11 +20,10 @@ from rich.table import Table
 
 from benchmarks.peers import machine
 from benchmarks.peers.measure import digits, in_turn
-from dictlearn.kernels import fastest, processor
-from dictlearn.kernels.bounded import bounded_top_k, dense_top_k, rescored_top_k
-from dictlearn.kernels.rounding import bfloat16_tiles, int8_tiles
+from dictlearn.kernels import fastest
+from dictlearn.kernels.bounded import dense_top_k
 
-ALL, INT8_SEARCH = "by all scores", "int8_search"
+ALL = "by all scores"
 
 
 class Case(NamedTuple):
@@ -50,14 +49,9 @@ def searches(case: Case) -> dict[str, Callable[[], object]]:
     make = torch.Generator().manual_seed(0)
     x = torch.randn(case.rows, case.width, generator=make)
     W = torch.randn(case.features, case.width, generator=make).T
+    kinds = {ALL: dense_top_k, **fastest.searches()}
     given = x, W, torch.zeros(case.features), case.k
-    found: dict[str, Callable[[], object]] = {ALL: partial(dense_top_k, *given)}
-    if processor.multiplies_bfloat16():
-        found["bfloat16"] = partial(bounded_top_k, *given, tiles=bfloat16_tiles)
-    if processor.has_int8():
-        found["int8"] = partial(bounded_top_k, *given, tiles=int8_tiles)
-        found[INT8_SEARCH] = partial(rescored_top_k, *given)
-    return found
+    return {name: partial(search, *given) for name, search in kinds.items()}
 
 
 def bounds_are_used(case: Case) -> bool:

@@ -12,8 +12,7 @@ from dictlearn.core.errors import ConfigError
 
 SWITCH = "DICTLEARN_SHORTCUTS"
 """The environment variable that turns shortcuts on or off; unset, they are on."""
-_MEANINGS = {"": True} | dict.fromkeys(("on", "1", "yes", "true"), True)
-_MEANINGS |= dict.fromkeys(("off", "0", "no", "false"), False)
+_ON, _OFF = ("", "on", "1", "yes", "true"), ("off", "0", "no", "false")
 
 _forbidden = 0
 
@@ -25,9 +24,9 @@ def shortcuts_allowed() -> bool:
         ConfigError: the environment variable is neither "on" nor "off".
     """
     value = os.environ.get(SWITCH, "")
-    if value.lower() not in _MEANINGS:
+    if value.lower() not in _ON + _OFF:
         raise ConfigError(f'the environment variable {SWITCH} needs "on" or "off", got {value!r}')
-    return not _forbidden and _MEANINGS[value.lower()]
+    return not _forbidden and value.lower() in _ON
 
 
 @contextmanager

@@ -39,6 +39,12 @@ def top_k_of_candidates(
         n_found[i] = m
 
 
+@loop()
+def _slack(relative: np.float32, x_norm: float, w_norm: float, bias: float) -> np.float32:
+    """By how much a score may differ between two orders of its sum (`contested._slack`)."""
+    return relative * (x_norm * w_norm + abs(bias))
+
+
 @loop(parallel=True)
 def least_of_best(
     scores: np.ndarray, places: np.ndarray, n_found: np.ndarray, relative: float,
@@ -53,7 +59,7 @@ def least_of_best(
         least = np.float32(np.inf if n_found[i] >= k else -np.inf)
         for c in range(k):
             j = places[i, c]
-            lower = scores[i, c] - unit * (x_norms[i] * w_norms[j] + abs(b[j]))
+            lower = scores[i, c] - _slack(unit, x_norms[i], w_norms[j], b[j])
             least = min(least, lower if lower == lower else np.float32(-np.inf))
         out[i] = least
 
@@ -73,7 +79,7 @@ def are_close(
         most = np.float32(0)
         for e in range(offsets[i], offsets[i + 1]):
             j = places[e]
-            slack = unit * (x_norms[i] * w_norms[j] + abs(b[j]))
+            slack = _slack(unit, x_norms[i], w_norms[j], b[j])
             most = max(most, slack if slack == slack else np.float32(np.inf))
         least, n_near = kept[i].min() - np.float32(3) * most, 0
         for e in range(offsets[i], offsets[i + 1]):
@@ -90,7 +96,7 @@ def _close_calls_of_row(
     lower, upper = np.empty(n, values.dtype), np.empty(n, values.dtype)
     for e in range(n):
         j = places[e]
-        slack = relative * (x_norm * w_norms[j] + abs(b[j]))
+        slack = _slack(relative, x_norm, w_norms[j], b[j])
         lower[m], upper[m] = values[e] - slack, values[e] + slack
         m += lower[m] <= upper[m]  # neither is NaN
     if m <= k:
@@ -103,7 +109,7 @@ def _close_calls_of_row(
         return
     for e in range(n):
         j = places[e]
-        slack = relative * (x_norm * w_norms[j] + abs(b[j]))
+        slack = _slack(relative, x_norm, w_norms[j], b[j])
         out[e] = values[e] + slack >= least and values[e] - slack <= most
 
 

@@ -24,9 +24,9 @@ from dictlearn.kernels.bounded import Top, bounded_top_k, dense_top_k, rescored_
 from dictlearn.kernels.native import is_native
 from dictlearn.kernels.rounding import MOST_WIDE, Tiles, bfloat16_tiles, int8_tiles
 
-# The sizes below are read off the table that `python -m benchmarks.bounds` prints.
 _PAYS = 0.95
 """The time, over that of the plain search, below which another search is used."""
+# These sizes are read off the table that `python -m benchmarks.bounds` prints.
 _MIN_WIDTH = 256
 """Narrower inputs make a product too cheap for bounds to pay."""
 _MIN_WEIGHTS = 1 << 21
@@ -136,24 +136,27 @@ def path() -> Path:
     return kept.file_of("searches", processor.described())
 
 
+def searches() -> dict[str, Callable[[Tensor, Tensor, Tensor, int], Top]]:
+    """The searches of this processor besides that by all scores, by their names in `Timings`."""
+    found: dict[str, Callable[[Tensor, Tensor, Tensor, int], Top]] = {}
+    if processor.multiplies_bfloat16():
+        found["bfloat16"] = partial(bounded_top_k, tiles=bfloat16_tiles)
+    if processor.has_int8() and _sums_exactly():
+        found["int8"] = partial(bounded_top_k, tiles=int8_tiles)
+        found["int8_search"] = rescored_top_k
+    return found
+
+
 def measure() -> Timings:
     """Time the searches in turn, on random rows; a few seconds."""
     make = torch.Generator().manual_seed(0)
     n, d, n_features, k = _TRIAL
     x, W = torch.randn(n, d, generator=make), torch.randn(n_features, d, generator=make).T
-    b = torch.zeros(n_features)
-    searches: dict[str, Callable[[Tensor, Tensor, Tensor, int], Top]] = {}
-    if processor.multiplies_bfloat16():
-        searches["bfloat16"] = partial(bounded_top_k, tiles=bfloat16_tiles)
-    if processor.has_int8() and _sums_exactly():
-        searches |= {
-            "int8": partial(bounded_top_k, tiles=int8_tiles),
-            "int8_search": rescored_top_k,
-        }
-    ratios: dict[str, list[float]] = {name: [] for name in searches}
-    for turn in range(_ROUNDS if searches else 0):
+    b, others = torch.zeros(n_features), searches()
+    ratios: dict[str, list[float]] = {name: [] for name in others}
+    for turn in range(_ROUNDS if others else 0):
         plain = _seconds(partial(dense_top_k, x, W, b, k))
-        for name, search in searches.items():
+        for name, search in others.items():
             took = _seconds(partial(search, x, W, b, k))
             if turn:  # the first compiles
                 ratios[name].append(took / plain)

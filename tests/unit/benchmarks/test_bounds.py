@@ -5,13 +5,13 @@ import sys
 import torch
 
 from benchmarks import bounds
-from benchmarks.bounds import ALL, INT8_SEARCH, Case, searches
+from benchmarks.bounds import ALL, Case, searches
 
 
 def test_exact_searches_of_a_case_find_the_same_features():
     found = {name: search() for name, search in searches(Case(70, 16, 200, 4)).items()}
     everything = found.pop(ALL).features
-    found.pop(INT8_SEARCH, None)
+    found.pop("int8_search", None)
     for name, top in found.items():
         assert torch.equal(top.features, everything), name
 
